@@ -1,0 +1,151 @@
+"""Who computes logits: what the engine asks of a model, and the flat ragged batch in which it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.cache.paged import KVLayout, PagedCache
+from specdec.kernels.attention import SequenceKeys
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceRows:
+    """One sequence's part of a pass.
+
+    The cache holds `committed` tokens of the sequence, and after them reserved slots. The reserved rows form a tree
+    given by `parents`: a chain of tokens not yet cached, a draft tree below it, or both. The pass runs the reserved
+    rows from `first` on; rows before `first` were run earlier in the same step and are only attended to.
+
+    Args:
+        tokens: token id of each row that is run.
+        slots: int64 [committed + rows], cache slot of every token in storage order.
+        committed: number of tokens that the cache holds for good.
+        parents: for each reserved row the reserved row it follows, -1 for the last committed token; None for a chain.
+        first: number of reserved rows that have been run already.
+        logit_rows: which of the rows that are run need logits, counted from `first`.
+    """
+
+    tokens: Sequence[int]
+    slots: Tensor
+    committed: int
+    parents: Sequence[int] | None = None
+    first: int = 0
+    logit_rows: Sequence[int] = ()
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """Logical position, relative to `committed`, of every reserved row up to the last one that is run."""
+        total = self.first + len(self.tokens)
+        if self.parents is None:
+            return list(range(total))
+        depths: list[int] = []
+        for parent in self.parents[:total]:
+            depths.append(0 if parent < 0 else depths[parent] + 1)
+        return depths
+
+    def visible(self) -> Tensor | None:
+        """bool [rows run, committed + reserved rows]: each row's own path; None if every row sees everything."""
+        run, total = len(self.tokens), self.first + len(self.tokens)
+        if self.parents is None:
+            if run == 1:
+                return None
+            ancestors = torch.ones(total, total, dtype=torch.bool).tril_()
+        else:
+            ancestors = torch.zeros(total, total, dtype=torch.bool)
+            for row, parent in enumerate(self.parents[:total]):
+                if parent >= 0:
+                    ancestors[row] = ancestors[parent]
+                ancestors[row, row] = True
+        visible = torch.ones(run, self.committed + total, dtype=torch.bool)
+        visible[:, self.committed :] = ancestors[self.first :]
+        return visible
+
+
+@dataclass(frozen=True, eq=False)
+class RaggedBatch:
+    """One pass over any mixture of prefill chunks, plain decoding and verification.
+
+    Args:
+        token_ids: int64 [T].
+        positions: int64 [T], logical position of each row (a tree node's depth, not its place in the batch).
+        write_slots: int64 [T], cache slot that receives each row's key and value.
+        logit_rows: int64 [R], rows of the flat batch whose logits are wanted, in order.
+        sequences: what each sequence's rows attend to.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    write_slots: Tensor
+    logit_rows: Tensor
+    sequences: Sequence[SequenceKeys]
+
+    @classmethod
+    def build(cls, parts: Sequence[SequenceRows], device: torch.device | str = "cpu") -> RaggedBatch:
+        """Packs the sequences' rows one after the other."""
+        tokens: list[int] = []
+        logit_rows: list[int] = []
+        positions: list[Tensor] = []
+        write_slots: list[Tensor] = []
+        sequences: list[SequenceKeys] = []
+        for part in parts:
+            start, run = len(tokens), len(part.tokens)
+            reserved = torch.tensor(part.depths, dtype=torch.int64) + part.committed
+            key_positions = torch.cat([torch.arange(part.committed), reserved]).to(device)
+            slots = part.slots[: part.committed + part.first + run]
+            visible = part.visible()
+            tokens.extend(part.tokens)
+            logit_rows.extend(start + row for row in part.logit_rows)
+            positions.append(key_positions[-run:])
+            write_slots.append(slots[-run:])
+            sequences.append(
+                SequenceKeys(
+                    rows=slice(start, start + run),
+                    slots=slots,
+                    positions=key_positions,
+                    query_positions=key_positions[-run:],
+                    visible=None if visible is None else visible.to(device),
+                )
+            )
+        return cls(
+            token_ids=torch.tensor(tokens, dtype=torch.int64, device=device),
+            positions=torch.cat(positions),
+            write_slots=torch.cat(write_slots),
+            logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
+            sequences=sequences,
+        )
+
+
+class CausalLM(Protocol):
+    """A model that runs a ragged batch over a paged cache."""
+
+    @property
+    def name(self) -> str:
+        """What to call the model in messages and reports."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits per row."""
+
+    @property
+    def max_context(self) -> int:
+        """Largest number of tokens in a sequence."""
+
+    @property
+    def kv_layout(self) -> KVLayout:
+        """What one token costs in the cache."""
+
+    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
+        """Runs the batch, writes its keys and values into the cache, returns logits, float32 [R, vocab_size]."""
+
+    def truncated(self, num_layers: int) -> CausalLM:
+        """The same weights with only the first `num_layers` layers, then the final norm and head.
+
+        Raises:
+            UnsupportedModelError: if the model's layers cannot be told apart from the rest.
+        """

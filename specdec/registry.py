@@ -1,0 +1,83 @@
+"""Names → implementations, imported on first use, and open to other packages through entry points."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from inspect import signature
+from typing import Any, Generic, TypeVar
+
+from specdec.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The valid names of one kind of plugin.
+
+    Args:
+        kind: what the names stand for, used in messages ("drafter").
+        group: entry-point group through which other packages add names ("specdec.drafters").
+        builtin: name → "module:Class" for our own.
+    """
+
+    def __init__(self, kind: str, group: str, builtin: dict[str, str]) -> None:
+        self.kind, self.group, self._targets = kind, group, dict(builtin)
+
+    def names(self) -> list[str]:
+        """Every valid name, ours and those of installed packages."""
+        return sorted({*self._targets, *(entry.name for entry in entry_points(group=self.group))})
+
+    def get(self, name: str) -> type[T]:
+        """The class called `name`.
+
+        Raises:
+            ConfigError: if there is none; lists the valid names.
+        """
+        if name in self._targets:
+            module, _, attribute = self._targets[name].partition(":")
+            found: type[T] = getattr(import_module(module), attribute)
+            return found
+        for entry in entry_points(group=self.group, name=name):
+            loaded: type[T] = entry.load()
+            return loaded
+        raise ConfigError(f"Unknown {self.kind} {name!r}. Valid names: {', '.join(self.names())}.")
+
+    def create(self, name: str, **options: Any) -> T:
+        """An instance of `name`, made with `options`.
+
+        Raises:
+            ConfigError: for an unknown name or an option that the class does not take.
+        """
+        cls = self.get(name)
+        try:
+            signature(cls).bind(**options)
+        except TypeError as error:
+            raise ConfigError(f"{self.kind.capitalize()} {name!r} cannot be made with {options}: {error}.") from error
+        return cls(**options)
+
+
+def _build() -> tuple[Registry[Any], Registry[Any]]:
+    drafters = Registry[Any](
+        "drafter",
+        "specdec.drafters",
+        {
+            "none": "specdec.drafters.none:NoDrafter",
+            "ngram": "specdec.drafters.ngram:NgramDrafter",
+            "model": "specdec.drafters.model:ModelDrafter",
+            "early_exit": "specdec.drafters.early_exit:EarlyExitDrafter",
+        },
+    )
+    rules = Registry[Any](
+        "rule",
+        "specdec.rules",
+        {
+            "greedy": "specdec.verify.greedy:GreedyRule",
+            "token": "specdec.verify.token:TokenRule",
+            "gumbel": "specdec.verify.gumbel:GumbelRule",
+        },
+    )
+    return drafters, rules
+
+
+DRAFTERS, RULES = _build()

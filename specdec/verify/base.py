@@ -1,0 +1,116 @@
+"""What an acceptance rule is: how a draft token is drawn from q, and which drafted tokens the target keeps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from specdec.errors import SpecdecError
+from specdec.randomness import RandomSource
+from specdec.verify.tree import DraftTree
+
+
+@dataclass(frozen=True)
+class StepKey:
+    """Which random numbers a sequence uses in one step.
+
+    Args:
+        random: the request's own source.
+        anchor: number of committed tokens when the step began, which is the absolute position that a draft node of
+            depth 0 would take.
+    """
+
+    random: RandomSource
+    anchor: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one sequence emits in one step: the tokens of `path`, then `next_token` (correction or bonus)."""
+
+    path: tuple[int, ...]
+    next_token: int
+
+    def num_tested(self, tree: DraftTree) -> int:
+        """Draft positions that were tested: all accepted ones, and the one where every candidate was refused."""
+        last = self.path[-1] if self.path else -1
+        return len(self.path) + bool(tree.children(last))
+
+    def tokens(self, tree: DraftTree) -> tuple[int, ...]:
+        """The emitted token ids, in order."""
+        return (*(tree.tokens[node] for node in self.path), self.next_token)
+
+
+class Rule(ABC):
+    """Decides which draft tokens the target keeps, and emits one more.
+
+    `scores` are log-probabilities up to a constant per row, after the request's sampling transform, -inf where the
+    probability is zero. A sequence with N draft nodes has N + 1 rows: row 0 follows the last committed token, row
+    n + 1 follows node n. A rule holds no state: everything it uses comes in by its arguments.
+    """
+
+    name: ClassVar[str]
+    lossless: ClassVar[bool] = True
+    needs_q: ClassVar[bool] = False
+    """Whether `draw` returns the distribution it drew from. Without it drafts count as deterministic."""
+
+    @abstractmethod
+    def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor | None]:
+        """Draws draft candidates for one node, the way this rule's proof asks for.
+
+        Args:
+            scores: float32 [V], the drafter's scores after the sampling transform.
+            key: the step's random numbers.
+            depth: depth of the candidates in the tree.
+            lanes: node number of each candidate; sets both how many are drawn and their random numbers.
+
+        Returns:
+            One token per lane (fewer if fewer tokens have mass), and q, float32 [V], if `needs_q`.
+        """
+
+    @abstractmethod
+    def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
+        """The verdict for one sequence. `scores`: float32 [N + 1, V]."""
+
+    def accept(self, trees: Sequence[DraftTree], scores: Tensor, keys: Sequence[StepKey]) -> list[Verdict]:
+        """Verdicts for a ragged batch.
+
+        Args:
+            trees: one draft per sequence, possibly empty.
+            scores: float32 [sum(N_s + 1), V], the sequences' rows one after the other.
+            keys: one per sequence.
+
+        Raises:
+            SpecdecError: if the rows do not match the trees.
+            NumericalError: if a row has no mass to draw from.
+        """
+        sizes = [len(tree) + 1 for tree in trees]
+        if sum(sizes) != len(scores) or len(keys) != len(trees):
+            raise SpecdecError(
+                f"Rule {self.name!r}: {len(trees)} trees need {sum(sizes)} rows and {len(trees)} keys, "
+                f"got {len(scores)} rows and {len(keys)} keys."
+            )
+        parts = scores.split(sizes)
+        return [self.accept_one(*problem) for problem in zip(trees, parts, keys, strict=True)]
+
+
+def walk_matching(tree: DraftTree, emit: Sequence[int]) -> Verdict:
+    """Follows the branch that agrees with the target's own token at every node.
+
+    Args:
+        tree: the draft.
+        emit: the token that the target emits after each row; indexable by row number.
+    """
+    path: list[int] = []
+    node = -1
+    while True:
+        token = emit[node + 1]
+        match = next((child for child in tree.children(node) if tree.tokens[child] == token), None)
+        if match is None:
+            return Verdict(tuple(path), token)
+        path.append(match)
+        node = match

@@ -1,0 +1,49 @@
+"""Gumbel coupling: draft and target share their noise, and the output depends on the target alone.
+
+Source: Daliri, Musco and Suresh, "Coupling without communication and drafter-invariant speculative decoding" (2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.verify.base import Rule, StepKey, Verdict, walk_matching
+from specdec.verify.tree import DraftTree
+
+
+class GumbelRule(Rule):
+    """Emits argmax(log p + g) with g = g(seed, position, token), and keeps drafted tokens while they agree.
+
+    The emitted token never looks at the draft, so the text is a function of (seed, prompt, p): the same with any
+    drafter, any number of draft tokens, and none. For a one-hot q it accepts with probability p(x), as rejection does.
+    """
+
+    name = "gumbel"
+
+    def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:
+        """The tokens with the largest log q + g, best first: those the target's own draw will most likely hit."""
+        noisy = scores + key.random.gumbel(key.anchor + depth, scores.shape[-1]).to(scores.device)
+        best = noisy.topk(min(len(lanes), int(torch.isfinite(scores).sum())))
+        return best.indices.tolist(), None
+
+    def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
+        """Walks down the tree along the target's own perturbed argmax, drawing only for the rows it visits."""
+        return walk_matching(tree, _PerturbedArgmax(tree, scores, key))
+
+
+class _PerturbedArgmax(Sequence[int]):
+    """Row → argmax(log p + g), computed on demand: the noise of rows below a rejection is never made."""
+
+    def __init__(self, tree: DraftTree, scores: Tensor, key: StepKey) -> None:
+        self._positions = [key.anchor, *(key.anchor + depth + 1 for depth in tree.depths)]
+        self._scores, self._random = scores, key.random
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, row: int) -> int:  # type: ignore[override]
+        noise = self._random.gumbel(self._positions[row], self._scores.shape[-1]).to(self._scores.device)
+        return int((self._scores[row] + noise).argmax())

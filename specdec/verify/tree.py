@@ -1,0 +1,110 @@
+"""The draft: a tree of guessed tokens. A chain is a tree with one branch.
+
+Nodes are numbered so that parents come before children; siblings stand in the order in which they were drawn, which is
+the order in which a rule tests them. The root is not a node: it is the last committed token, written `ROOT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from specdec.errors import SpecdecError
+
+ROOT = -1
+
+
+@dataclass(frozen=True, eq=False)
+class DraftTree:
+    """Tokens guessed for one sequence in one step.
+
+    Args:
+        tokens: token id of each of the N nodes.
+        parents: index of each node's parent, `ROOT` for children of the last committed token.
+        q: float32 [N, V], the distribution that each node was drawn from, or None for a deterministic drafter
+            (its q is one-hot, and no dense form is needed).
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    q: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.parents):
+            raise SpecdecError(f"Draft tree: {len(self.tokens)} tokens but {len(self.parents)} parents.")
+        for node, parent in enumerate(self.parents):
+            if not ROOT <= parent < node:
+                raise SpecdecError(
+                    f"Draft tree: node {node} has parent {parent}; parents must come before their children."
+                )
+        if self.q is not None and len(self.q) != len(self.tokens):
+            raise SpecdecError(f"Draft tree: {len(self.tokens)} nodes but q has {len(self.q)} rows.")
+
+    @classmethod
+    def chain(cls, tokens: Iterable[int], q: Tensor | None = None) -> DraftTree:
+        """One branch: each token is the child of the one before it."""
+        tokens = tuple(tokens)
+        return cls(tokens, tuple(range(ROOT, len(tokens) - 1)), q)
+
+    @classmethod
+    def from_chains(cls, chains: Iterable[Sequence[int]]) -> DraftTree:
+        """The trie of several deterministic chains: common prefixes are shared, earlier chains are tested first."""
+        tokens: list[int] = []
+        parents: list[int] = []
+        children: dict[tuple[int, int], int] = {}
+        for chain in chains:
+            parent = ROOT
+            for token in chain:
+                node = children.setdefault((parent, token), len(tokens))
+                if node == len(tokens):
+                    tokens.append(token)
+                    parents.append(parent)
+                parent = node
+        return cls(tuple(tokens), tuple(parents))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Depth of each node: 0 for a child of the root."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent == ROOT else depths[parent] + 1)
+        return tuple(depths)
+
+    @property
+    def depth(self) -> int:
+        """Number of tokens on the longest branch."""
+        return max(self.depths, default=-1) + 1
+
+    def children(self, node: int) -> list[int]:
+        """Children of `node` (or of `ROOT`) in the order in which they were drawn."""
+        return [child for child, parent in enumerate(self.parents) if parent == node]
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """Nodes from the first token to `node`, itself included; empty for `ROOT`."""
+        nodes: list[int] = []
+        while node != ROOT:
+            nodes.append(node)
+            node = self.parents[node]
+        return tuple(reversed(nodes))
+
+    def prefix(self, node: int) -> tuple[int, ...]:
+        """Tokens on the path to `node`, its own included."""
+        return tuple(self.tokens[n] for n in self.path(node))
+
+    def truncated(self, depth: int) -> DraftTree:
+        """The nodes of depth less than `depth`. Depends on the shape alone, never on the tokens drawn."""
+        if self.depth <= depth:
+            return self
+        kept = [node for node, d in enumerate(self.depths) if d < depth]
+        index = {ROOT: ROOT} | {old: new for new, old in enumerate(kept)}
+        return DraftTree(
+            tuple(self.tokens[n] for n in kept),
+            tuple(index[self.parents[n]] for n in kept),
+            None if self.q is None else self.q[kept],
+        )
