@@ -1,6 +1,6 @@
 """Counter-based random numbers: each one is a pure function of what it is for.
 
-There is no generator state, so nothing depends on batch order, on preemption or on how often a number is asked for.
+There is no generator state, so nothing depends on batch order, on preemption, or on who asks how often.
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011), Philox-4x32-10.
 """
 
@@ -55,17 +55,17 @@ class RandomSource:
     A number is named by the counter (position, anchor, stream, lane), under the key `seed`:
 
     - position: absolute position of the token that it decides;
-    - anchor: number of committed tokens when the step began. A position that was drafted and refused is drafted anew
-      in the next step and must not meet its old numbers again. With token-level rejection the reuse would be harmless,
-      but block and traversal verification let a later position decide whether an earlier one is accepted, so the old
-      numbers are not independent of the text that the next step continues;
+    - anchor: number of committed tokens when the step began. A position that was drafted and refused is
+      drafted anew in the next step and must not meet its old numbers again. With token-level rejection the
+      reuse would be harmless, but block and traversal verification let a later position decide whether an
+      earlier one is accepted, so the text that the next step continues is not independent of the old numbers;
     - lane: tells candidates of one position apart.
 
     Args:
         seed: the key, in [0, 2**64).
 
     Raises:
-        ConfigError: if the seed is out of range; in the methods, if a word of the counter is not in [0, 2**32).
+        ConfigError: if the seed is out of range; in the methods, if a counter word is not in [0, 2**32).
     """
 
     seed: int
@@ -81,7 +81,7 @@ class RandomSource:
     def uniform(self, stream: Stream, position: int, anchor: int = 0, lane: int = 0) -> float:
         """One float64 uniform on a grid of 2**32 midpoints, never 0 or 1."""
         _require_words((position, anchor, lane))
-        # Plain integers: for one number they are ten times as fast as arrays, and Philox is the same code for both.
+        # Plain integers: for one number they are ten times as fast as arrays, and the code is the same.
         words = _philox([int(position), int(anchor), int(stream), int(lane)], self._key)
         return float((words[0] + 0.5) / WORD)
 
@@ -89,22 +89,21 @@ class RandomSource:
         """`uniform(stream, positions[i], anchor, lanes[i])` for every i, float64 [n]."""
         _require_words((*positions, anchor, *lanes))
         if len(positions) != len(lanes):
-            raise ConfigError(f"{len(positions)} positions and {len(lanes)} lanes: give one lane per position.")
-        same = np.ones(len(positions), np.uint64)
-        words = [np.asarray(positions, np.uint64), same * anchor, same * int(stream), np.asarray(lanes, np.uint64)]
-        return torch.from_numpy((_philox(words, self._key)[0] + 0.5) / WORD)
+            raise ConfigError(f"{len(positions)} positions, {len(lanes)} lanes: give one lane per position.")
+        counter = [np.asarray(positions, np.uint64), int(anchor), int(stream), np.asarray(lanes, np.uint64)]
+        return torch.from_numpy((_philox(counter, self._key)[0] + 0.5) / WORD)
 
     def gumbel(self, position: int, size: int) -> Tensor:
         """Standard Gumbel noise -log(-log(u)) for the tokens 0 .. size - 1 of one position, float64 [size].
 
-        Token i has word i % 4 of lane i // 4, so its noise is a function of (seed, position, i) alone. The anchor is
-        left out on purpose: the same noise whatever was drafted is what makes the emitted text independent of the
-        drafter (Daliri, Musco and Suresh 2025).
+        Token i has word i % 4 of lane i // 4, so its noise is a function of (seed, position, i) alone. The
+        anchor is left out on purpose: the same noise whatever was drafted is what makes the emitted text
+        independent of the drafter (Daliri, Musco and Suresh 2025).
         """
         _require_words((position, size))
         lanes = np.arange(-(-size // 4), dtype=np.uint64)
         noise = np.empty((len(lanes), 4))
-        for i, word in enumerate(_philox([position, 0, int(Stream.GUMBEL), lanes], self._key)):
+        for i, word in enumerate(_philox([int(position), 0, int(Stream.GUMBEL), lanes], self._key)):
             noise[:, i] = word
         noise += 0.5
         noise /= WORD
@@ -130,4 +129,4 @@ def _require_words(values: Iterable[int]) -> None:
     """A wrapped counter would silently repeat the numbers of another one."""
     for value in values:
         if not 0 <= value < WORD:
-            raise ConfigError(f"Random counter word {value} is not in [0, 2**32): positions and lanes count from 0.")
+            raise ConfigError(f"Counter word {value} is not in [0, 2**32): count positions and lanes from 0.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,13 +62,7 @@ class TransformersModel:
         clone = copy.copy(self)
         clone.name = f"{self.name}[:{num_layers}]"
         clone.module = _with_layers(self.module, num_layers)
-        clone.kv_layout = KVLayout(
-            num_layers,
-            self.kv_layout.num_kv_heads,
-            self.kv_layout.head_dim,
-            self.kv_layout.dtype,
-            self.kv_layout.device,
-        )
+        clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)
         return clone
 
 

@@ -76,26 +76,26 @@ class Rule(ABC):
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """The verdict for one sequence. `scores`: float32 [N + 1, V]."""
 
-    def accept(self, trees: Sequence[DraftTree], scores: Tensor, keys: Sequence[StepKey]) -> list[Verdict]:
-        """Verdicts for a ragged batch.
+    def accept(
+        self, trees: Sequence[DraftTree], scores: Sequence[Tensor], keys: Sequence[StepKey]
+    ) -> list[Verdict]:
+        """Verdicts for a ragged batch; each is a function of its own tree, scores and key.
 
         Args:
             trees: one draft per sequence, possibly empty.
-            scores: float32 [sum(N_s + 1), V], the sequences' rows one after the other.
+            scores: float32 [N_s + 1, V], one per sequence.
             keys: one per sequence.
 
         Raises:
             SpecdecError: if the rows do not match the trees.
             NumericalError: if a row has no mass to draw from.
         """
-        sizes = [len(tree) + 1 for tree in trees]
-        if sum(sizes) != len(scores) or len(keys) != len(trees):
-            raise SpecdecError(
-                f"Rule {self.name!r}: {len(trees)} trees need {sum(sizes)} rows and {len(trees)} keys, "
-                f"got {len(scores)} rows and {len(keys)} keys."
-            )
-        parts = scores.split(sizes)
-        return [self.accept_one(*problem) for problem in zip(trees, parts, keys, strict=True)]
+        for tree, rows in zip(trees, scores, strict=True):
+            if len(rows) != len(tree) + 1:
+                raise SpecdecError(
+                    f"Rule {self.name!r}: a tree of {len(tree)} nodes needs {len(tree) + 1} rows of scores, got {len(rows)}."
+                )
+        return [self.accept_one(*problem) for problem in zip(trees, scores, keys, strict=True)]
 
 
 def walk_matching(tree: DraftTree, emit: Sequence[int]) -> Verdict:

@@ -1,0 +1,1 @@
+"""Studies: one runnable module each, `python -m experiments.<name> [key=value ...]`."""

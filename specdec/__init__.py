@@ -1,0 +1,40 @@
+"""specdec: speculative decoding that can be invented, proved, measured and compared in one place."""
+
+from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
+from specdec.engine import Engine, EngineConfig
+from specdec.errors import (
+    ConfigError,
+    InvalidRequestError,
+    NumericalError,
+    OutOfBlocksError,
+    SpecdecError,
+    UnsupportedModelError,
+)
+from specdec.generator import BatchError, Generation, SpeculativeGenerator, StreamEvent
+from specdec.sampling import SamplingParams
+from specdec.verify import DraftTree, Rule, StepKey, Verdict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BatchError",
+    "ConfigError",
+    "DraftRequest",
+    "DraftTree",
+    "Drafter",
+    "Engine",
+    "EngineConfig",
+    "Generation",
+    "InvalidRequestError",
+    "NumericalError",
+    "OutOfBlocksError",
+    "Rule",
+    "SamplingParams",
+    "SpecdecError",
+    "SpeculativeGenerator",
+    "StepKey",
+    "StreamEvent",
+    "TargetHandle",
+    "UnsupportedModelError",
+    "Verdict",
+]

@@ -1,0 +1,6 @@
+"""Who remembers: a paged KV cache with reference-counted blocks."""
+
+from specdec.cache.blocks import BlockAllocator
+from specdec.cache.paged import CacheUsage, KVLayout, PagedCache
+
+__all__ = ["BlockAllocator", "CacheUsage", "KVLayout", "PagedCache"]

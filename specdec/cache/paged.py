@@ -1,0 +1,247 @@
+"""Keys and values of every sequence in fixed-size blocks (PagedAttention, Kwon et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from specdec.cache.blocks import BlockAllocator
+from specdec.errors import OutOfBlocksError, SpecdecError
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """What one token costs in the cache."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class CacheUsage:
+    """Slots in the cache, in blocks that are held, and used by committed tokens (shared ones counted once)."""
+
+    total_slots: int
+    allocated_slots: int
+    used_slots: int
+
+    @property
+    def waste(self) -> float:
+        """Share of the allocated slots that hold no token."""
+        return 1 - self.used_slots / self.allocated_slots if self.allocated_slots else 0.0
+
+
+@dataclass
+class _Sequence:
+    """Block table, committed tokens, and rows reserved after them."""
+
+    table: list[int] = field(default_factory=list)
+    length: int = 0
+    reserved: int = 0
+    slots: Tensor | None = None
+    """Slot of every position of the table; None after the table changed."""
+
+
+class PagedCache:
+    """A pool of slots, and the sequences that use them.
+
+    A sequence has committed tokens and, during a step, reserved rows after them: rows are written to reserved slots,
+    then either committed or rolled back. Sequences may share committed blocks (`fork`); a shared block is copied
+    before it is written to.
+
+    Args:
+        layout: shape and dtype of one token's entry.
+        num_blocks, block_size: the pool holds num_blocks · block_size tokens.
+
+    Raises:
+        OutOfBlocksError: if the memory cannot be had.
+    """
+
+    def __init__(self, layout: KVLayout, num_blocks: int, block_size: int = 16) -> None:
+        self.layout, self.num_blocks, self.block_size = layout, num_blocks, block_size
+        self._allocator = BlockAllocator(num_blocks)
+        self._sequences: dict[int, _Sequence] = {}
+        shape = (num_blocks * block_size, layout.num_kv_heads, layout.head_dim)
+        try:
+            tensors = [
+                torch.empty(shape, dtype=layout.dtype, device=layout.device) for _ in range(2 * layout.num_layers)
+            ]
+        except (RuntimeError, MemoryError) as error:
+            size = num_blocks * block_size * layout.bytes_per_token() / 2**30
+            raise OutOfBlocksError(
+                num_blocks, 0, 0, f"They would take {size:.1f} GiB, which could not be allocated. Lower num_blocks."
+            ) from error
+        self.keys: list[Tensor] = tensors[0::2]
+        """One tensor per layer, [num_blocks · block_size slots, KV heads, head size]."""
+        self.values: list[Tensor] = tensors[1::2]
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no sequence holds."""
+        return self._allocator.num_free
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._sequences
+
+    def add(self, seq: int) -> None:
+        """Starts an empty sequence."""
+        if seq in self._sequences:
+            raise SpecdecError(f"Sequence {seq} is in the cache already; free it first.")
+        self._sequences[seq] = _Sequence()
+
+    def length(self, seq: int) -> int:
+        """Committed tokens."""
+        return self._get(seq).length
+
+    def blocks_needed(self, seq: int, n: int) -> int:
+        """New blocks that `reserve(seq, n)` would take, copies of shared blocks included."""
+        sequence = self._sequences.get(seq) or _Sequence()
+        kept = self._blocks(sequence.length)
+        copies = int(n > 0 and self._must_copy(sequence))
+        return self._blocks(sequence.length + n) - kept + copies
+
+    def reserve(self, seq: int, n: int) -> None:
+        """Makes room for `n` rows after the committed tokens, in place of any earlier reservation.
+
+        Raises:
+            OutOfBlocksError: if there are not enough free blocks; the sequence then keeps what it had.
+        """
+        sequence = self._get(seq)
+        if n < 0:
+            raise SpecdecError(f"Cannot reserve {n} rows.")
+        kept, wanted = self._blocks(sequence.length), self._blocks(sequence.length + n)
+        copies = n > 0 and self._must_copy(sequence)
+        spare = sequence.table[kept:]
+        missing = wanted - kept + copies - len(spare)
+        if missing > 0:
+            fresh = [*spare, *self._allocator.allocate(missing)]
+        else:
+            fresh = spare[: wanted - kept + copies]
+            self._allocator.release(spare[len(fresh) :])
+        if not copies and fresh == spare:
+            sequence.reserved = n
+            return
+        table = sequence.table[:kept]
+        if copies:
+            self._copy_block(table[-1], fresh[0])
+            self._allocator.release(table[-1:])
+            table[-1] = fresh.pop(0)
+        sequence.table, sequence.slots, sequence.reserved = [*table, *fresh], None, n
+
+    def slots(self, seq: int) -> Tensor:
+        """Slot of every committed and reserved row in storage order, int64 [length + reserved]."""
+        sequence = self._get(seq)
+        if sequence.slots is None:
+            table = torch.tensor(sequence.table, dtype=torch.int64)
+            slots = (table[:, None] * self.block_size + torch.arange(self.block_size)).flatten()
+            sequence.slots = slots.to(self.layout.device)
+        return sequence.slots[: sequence.length + sequence.reserved]
+
+    def commit(self, seq: int, n: int) -> None:
+        """Keeps the first `n` reserved rows, rolls the others back, and returns blocks that are not needed."""
+        sequence = self._get(seq)
+        if not 0 <= n <= sequence.reserved:
+            raise SpecdecError(f"Cannot commit {n} rows of sequence {seq}: {sequence.reserved} are reserved.")
+        self._shrink(sequence, sequence.length + n)
+
+    def commit_path(self, seq: int, rows: Sequence[int]) -> None:
+        """Keeps the given reserved rows (an accepted path through a tree), moved together; rolls the others back.
+
+        Args:
+            rows: strictly increasing indices into the reserved rows.
+        """
+        sequence = self._get(seq)
+        rows = list(rows)
+        if any(b <= a for a, b in zip([-1, *rows], rows)) or (rows and rows[-1] >= sequence.reserved):
+            raise SpecdecError(
+                f"Path {rows} of sequence {seq} must be strictly increasing and below {sequence.reserved} reserved rows."
+            )
+        if moved := [(to, row) for to, row in enumerate(rows) if to != row]:
+            slots = self.slots(seq)[sequence.length :]
+            target, source = (slots[list(side)] for side in zip(*moved, strict=True))
+            for tensor in (*self.keys, *self.values):
+                # The right-hand side is gathered whole before anything is written: the two may overlap.
+                tensor[target] = tensor[source]
+        self.commit(seq, len(rows))
+
+    def truncate(self, seq: int, length: int) -> None:
+        """Forgets committed tokens from `length` on, and any reservation."""
+        sequence = self._get(seq)
+        if not 0 <= length <= sequence.length:
+            raise SpecdecError(f"Cannot cut sequence {seq} of {sequence.length} tokens to {length}.")
+        self._shrink(sequence, length)
+
+    def fork(self, parent: int, child: int) -> None:
+        """Starts `child` with the parent's committed tokens; their blocks are shared until one side writes."""
+        source = self._get(parent)
+        self.add(child)
+        table = source.table[: self._blocks(source.length)]
+        self._allocator.retain(table)
+        self._sequences[child] = _Sequence(table, source.length)
+
+    def free(self, seq: int) -> None:
+        """Drops a sequence and its hold on its blocks."""
+        self._allocator.release(self._get(seq).table)
+        del self._sequences[seq]
+
+    def usage(self) -> CacheUsage:
+        """How many slots are allocated, and how many of those hold a token."""
+        filled: dict[int, int] = {}
+        for sequence in self._sequences.values():
+            for index, block in enumerate(sequence.table):
+                tokens = min(max(sequence.length - index * self.block_size, 0), self.block_size)
+                filled[block] = max(filled.get(block, 0), tokens)
+        return CacheUsage(
+            self.num_blocks * self.block_size, len(filled) * self.block_size, sum(filled.values())
+        )
+
+    def check_integrity(self) -> None:
+        """Raises SpecdecError unless tables, counts and lengths fit together and no reserved slot is shared."""
+        self._allocator.check_integrity(sequence.table for sequence in self._sequences.values())
+        for seq, sequence in self._sequences.items():
+            if len(sequence.table) != self._blocks(sequence.length + sequence.reserved):
+                raise SpecdecError(
+                    f"Sequence {seq}: {len(sequence.table)} blocks for {sequence.length} + {sequence.reserved} rows."
+                )
+            writable = sequence.table[sequence.length // self.block_size :] if sequence.reserved else []
+            for block in writable:
+                if self._allocator.ref_count(block) != 1:
+                    raise SpecdecError(f"Sequence {seq} may write to block {block}, which others share.")
+
+    def _get(self, seq: int) -> _Sequence:
+        try:
+            return self._sequences[seq]
+        except KeyError:
+            raise SpecdecError(f"Sequence {seq} is not in the cache; add it first.") from None
+
+    def _blocks(self, rows: int) -> int:
+        return -(-rows // self.block_size)
+
+    def _must_copy(self, sequence: _Sequence) -> bool:
+        """Whether the next row goes into a partly filled block that others share."""
+        full, rest = divmod(sequence.length, self.block_size)
+        return rest > 0 and self._allocator.ref_count(sequence.table[full]) > 1
+
+    def _copy_block(self, source: int, target: int) -> None:
+        size = self.block_size
+        for tensor in (*self.keys, *self.values):
+            tensor[target * size : (target + 1) * size] = tensor[source * size : (source + 1) * size]
+
+    def _shrink(self, sequence: _Sequence, length: int) -> None:
+        kept = self._blocks(length)
+        self._allocator.release(sequence.table[kept:])
+        # Cut off, not rebuilt: the slots of the blocks that stay are the same.
+        if sequence.slots is not None:
+            sequence.slots = sequence.slots[: kept * self.block_size]
+        del sequence.table[kept:]
+        sequence.length, sequence.reserved = length, 0

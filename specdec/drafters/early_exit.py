@@ -1,0 +1,56 @@
+"""Self-speculation: the target's first layers draft, its own cache serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.drafters.autoregressive import GrowingTree, grow_trees
+from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
+from specdec.errors import ConfigError
+from specdec.models.base import CausalLM
+from specdec.verify.tree import DraftTree
+
+
+class EarlyExitDrafter(Drafter):
+    """Drafts with the target's first k layers, then its final norm and head (Elhoushi et al. 2024, LayerSkip).
+
+    The keys and values of those layers are the target's own, so nothing is cached twice and nothing must be caught up:
+    draft rows are written to the slots in which the verification pass writes the same tokens, for all layers.
+
+    Args:
+        num_draft_tokens: γ, length of a branch.
+        num_layers: k; None takes a third of the target's layers.
+        branches: candidates for the first drafted token, each continued as a chain.
+    """
+
+    name = "early_exit"
+    deterministic = False
+    reads_target_cache = True
+
+    def __init__(self, num_draft_tokens: int = 3, num_layers: int | None = None, branches: int = 1) -> None:
+        super().__init__(num_draft_tokens, branches)
+        self.num_layers = num_layers
+        self._target: TargetHandle | None = None
+        self._model: CausalLM | None = None
+
+    def bind(self, target: TargetHandle) -> None:
+        """Cuts the target after `num_layers` layers; the weights are shared."""
+        total = target.model.kv_layout.num_layers
+        self._target = target
+        self._model = target.model.truncated(max(1, total // 3) if self.num_layers is None else self.num_layers)
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """Grows every request's tree on the target's cache."""
+        if self._target is None or self._model is None:
+            raise ConfigError("The early_exit drafter was used before bind(); pass it to a SpeculativeGenerator.")
+        cache = self._target.cache
+        trees = [
+            GrowingTree(
+                request,
+                tail=request.tokens[-1:],
+                committed=cache.length(request.request_id),
+                depth=min(self.num_draft_tokens, request.num_draft_tokens),
+            )
+            for request in requests
+        ]
+        return grow_trees(trees, self._model, cache, self.branches)

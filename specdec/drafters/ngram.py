@@ -1,0 +1,90 @@
+"""Prompt lookup: what followed the last few tokens before will follow them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.drafters.base import Drafter, DraftRequest
+from specdec.errors import ConfigError
+from specdec.verify.tree import DraftTree
+
+
+class NgramDrafter(Drafter):
+    """Copies the continuation of the latest earlier occurrence of the current suffix.
+
+    Source: Saxena, "Prompt lookup decoding" (2023). The longest suffix with an earlier occurrence wins; a tree holds the
+    continuations of the latest `branches` occurrences. Every n-gram is indexed once, when its next token is known, so
+    a proposal costs O(max_match), whatever the length of the context.
+
+    Args:
+        num_draft_tokens: γ, tokens copied.
+        min_match, max_match: shortest and longest suffix that is looked up.
+        branches: number of earlier occurrences that are followed.
+
+    Raises:
+        ConfigError: unless 1 <= min_match <= max_match.
+    """
+
+    name = "ngram"
+
+    def __init__(
+        self, num_draft_tokens: int = 5, min_match: int = 2, max_match: int = 4, branches: int = 1
+    ) -> None:
+        super().__init__(num_draft_tokens, branches)
+        if not 1 <= min_match <= max_match:
+            raise ConfigError(f"ngram needs 1 <= min_match <= max_match, got min_match={min_match}, {max_match=}.")
+        self.min_match, self.max_match = min_match, max_match
+        self._indexes: dict[int, _NgramIndex] = {}
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """One chain, or the trie of several, per request; empty where the suffix is new."""
+        return [self._propose(request) for request in requests]
+
+    def release(self, request_id: int) -> None:
+        """Drops the request's index."""
+        self._indexes.pop(request_id, None)
+
+    def _propose(self, request: DraftRequest) -> DraftTree:
+        index = self._indexes.get(request.request_id)
+        if index is None:
+            index = self._indexes[request.request_id] = _NgramIndex(self.min_match, self.max_match, self.branches)
+        index.extend(request.tokens)
+        length = min(self.num_draft_tokens, request.num_draft_tokens)
+        chains = [_copy(request.tokens, start, length) for start in index.lookup(request.tokens)]
+        return DraftTree.from_chains(chains)
+
+
+class _NgramIndex:
+    """n-gram → where its latest occurrences ended, latest first."""
+
+    def __init__(self, min_match: int, max_match: int, keep: int) -> None:
+        self._sizes = range(min_match, max_match + 1)
+        self._keep = keep
+        self._ends: dict[tuple[int, ...], list[int]] = {}
+        self._indexed = 0
+        """n-grams that end at or before this position are in the index."""
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Adds the n-grams whose next token has become known since the last call."""
+        for end in range(self._indexed + 1, len(tokens)):
+            for size in self._sizes:
+                if size > end:
+                    break
+                ends = self._ends.setdefault(tuple(tokens[end - size : end]), [])
+                ends.insert(0, end)
+                del ends[self._keep :]
+        self._indexed = max(self._indexed, len(tokens) - 1)
+
+    def lookup(self, tokens: Sequence[int]) -> list[int]:
+        """Positions that follow the latest earlier occurrences of the longest known suffix."""
+        for size in reversed(self._sizes):
+            if size <= len(tokens) and (ends := self._ends.get(tuple(tokens[-size:]))):
+                return ends
+        return []
+
+
+def _copy(tokens: Sequence[int], start: int, length: int) -> list[int]:
+    """`length` tokens from `start` on. Where the copy reaches the end of the text it goes on reading itself, which
+    continues a repetition with its own period."""
+    period = len(tokens) - start
+    return [tokens[start + i % period] for i in range(length)]

@@ -1,0 +1,22 @@
+"""Plain decoding: the baseline is the same engine with nothing to verify."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.drafters.base import Drafter, DraftRequest
+from specdec.verify.tree import DraftTree
+
+
+class NoDrafter(Drafter):
+    """Proposes nothing."""
+
+    name = "none"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_draft_tokens = 0
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """Empty trees."""
+        return [DraftTree() for _ in requests]

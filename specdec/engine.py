@@ -1,0 +1,339 @@
+"""The step: schedule → draft → one target pass → accept → commit. And nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdec.cache.paged import PagedCache
+from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
+from specdec.errors import ConfigError, InvalidRequestError, NumericalError, SpecdecError
+from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
+from specdec.randomness import RandomSource
+from specdec.request import Request, TextPiece
+from specdec.sampling import LogitsTransform, SamplingParams, log_probability
+from specdec.scheduler import Scheduled, Scheduler
+from specdec.text import TextStream
+from specdec.tracking.clock import Share, StepClock
+from specdec.verify.base import Rule, Verdict
+from specdec.verify.select import AUTO, select_rule
+from specdec.verify.tree import DraftTree
+
+DEFAULT_KV_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Sizes of the engine.
+
+    Args:
+        block_size: tokens per cache block.
+        num_blocks: blocks in the cache; None takes what `max_num_seqs` full contexts need, at most 1 GiB.
+        max_batch_tokens: rows of one target pass. Longer prompts are read in several passes.
+        max_num_seqs: requests that run at the same time; others wait.
+    """
+
+    block_size: int = 16
+    num_blocks: int | None = None
+    max_batch_tokens: int = 512
+    max_num_seqs: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "num_blocks", "max_batch_tokens", "max_num_seqs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be at least 1.")
+
+    def blocks_for(self, model: CausalLM) -> int:
+        """Number of cache blocks to allocate for `model`."""
+        if self.num_blocks is not None:
+            return self.num_blocks
+        wanted = self.max_num_seqs * -(-model.max_context // self.block_size)
+        return max(1, min(wanted, DEFAULT_KV_BYTES // (model.kv_layout.bytes_per_token() * self.block_size)))
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one request gained in one step.
+
+    Args:
+        request: the request; `request.finished` tells whether this was its last step.
+        tokens: token ids that were appended.
+        pieces: text that became certain, in order.
+    """
+
+    request: Request
+    tokens: list[int]
+    pieces: list[TextPiece] = field(default_factory=list)
+
+
+class Engine:
+    """Generates for many requests at once; requests join and leave between any two steps.
+
+    Args:
+        model: the target.
+        drafter: proposes; it is bound to the target here.
+        rule: name of an acceptance rule, "auto", or a rule.
+        config: sizes.
+        tokenizer: turns tokens into text; without it requests yield token ids and cannot have stop strings.
+        eos: token ids that end a text.
+
+    Raises:
+        ConfigError, OutOfBlocksError: if the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        drafter: Drafter,
+        rule: str | Rule = AUTO,
+        config: EngineConfig | None = None,
+        tokenizer: Any = None,
+        eos: Sequence[int] = (),
+    ) -> None:
+        self.config = config or EngineConfig()
+        self.model, self.drafter, self.rule, self.tokenizer = model, drafter, rule, tokenizer
+        self.eos = frozenset(eos)
+        self.cache = PagedCache(model.kv_layout, self.config.blocks_for(model), self.config.block_size)
+        self.scheduler = Scheduler(self.cache, drafter, self.config.max_batch_tokens, self.config.max_num_seqs)
+        drafter.bind(TargetHandle(model, self.cache, tokenizer, self.config.max_batch_tokens))
+        self._ids = itertools.count()
+        self._clock = StepClock()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is running or waiting."""
+        return bool(self.scheduler.running or self.scheduler.waiting)
+
+    def add(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+        """Queues a request.
+
+        Args:
+            prompt: token ids.
+            params: how to sample.
+
+        Raises:
+            InvalidRequestError, ConfigError, OutOfBlocksError: if it cannot be served; nothing was queued then.
+        """
+        request = self.make_request(prompt, params)
+        self.scheduler.add(request)
+        return request
+
+    def make_request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+        """Checks a request without queueing it; raises as `add` does."""
+        context = self.model.max_context
+        if not prompt:
+            raise InvalidRequestError("The prompt is empty. Give at least one token.")
+        if len(prompt) >= context:
+            raise InvalidRequestError(
+                f"The prompt has {len(prompt)} tokens; {self.model.name} takes at most {context - 1} and needs room for "
+                "one more. Shorten it."
+            )
+        if bad := [token for token in prompt if not 0 <= token < self.model.vocab_size]:
+            raise InvalidRequestError(
+                f"Token id {bad[0]} is outside the vocabulary of {self.model.vocab_size}. Use the target's tokenizer."
+            )
+        if params.stop and self.tokenizer is None:
+            raise InvalidRequestError("Stop strings need a tokenizer, and this engine has none.")
+        request = Request(
+            id=next(self._ids),
+            prompt=list(prompt),
+            params=params,
+            rule=select_rule(self.rule, params, self.drafter.deterministic),
+            transform=LogitsTransform(params, prompt, self.model.vocab_size, self._bad_words(params)),
+            random=RandomSource(secrets.randbits(64) if params.seed is None else params.seed),
+            text=TextStream(self.tokenizer, params.stop) if self.tokenizer is not None else None,
+            eos=self.eos,
+            max_length=min(len(prompt) + params.max_tokens, context),
+        )
+        request.stats.prompt_tokens = len(prompt)
+        self.scheduler.check_fits(request)
+        return request
+
+    def abort(self, request: Request) -> None:
+        """Ends a request now, whatever its state."""
+        if not request.finished:
+            request.finish_reason = "aborted"
+            self.scheduler.finish(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[StepOutput]:
+        """Runs one pass. Returns what each request that decoded, or failed, gained; prefilling ones are silent."""
+        self._clock.start()
+        plan = self.scheduler.schedule()
+        if not plan:
+            return []
+        with self._clock.measure("draft"):
+            trees = self._draft(plan)
+        with self._clock.measure("verify"):
+            logits = self._forward(plan, trees)
+        outputs: list[StepOutput] = []
+        decoding: list[_Decoded] = []
+        for part, tree, rows in zip(plan, trees, logits, strict=True):
+            if not part.decodes:
+                self.cache.commit(part.request.id, len(part.tail))
+            elif error := _numerical_error(part.request, rows):
+                outputs.append(self._fail(part.request, error))
+            else:
+                decoding.append(_Decoded(part, tree, rows))
+        outputs.extend(self._decide(decoding))
+        self._clock.divide([_share(part, tree) for part, tree in zip(plan, trees, strict=True)])
+        return outputs
+
+    def _draft(self, plan: Sequence[Scheduled]) -> list[DraftTree]:
+        """One tree per scheduled request; empty for those that prefill or may not draft."""
+        asking = [index for index, part in enumerate(plan) if part.num_draft_tokens > 0]
+        requests = [_draft_request(plan[index]) for index in asking]
+        trees = [DraftTree()] * len(plan)
+        proposals = self.drafter.propose(requests) if requests else []
+        for index, tree in zip(asking, proposals, strict=True):
+            trees[index] = _checked(self.drafter, tree, plan[index])
+        return trees
+
+    def _forward(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree]) -> list[Tensor]:
+        """Logits of each request: [N + 1, V], the last committed token's row and the draft nodes'; [0, V] in prefill."""
+        parts = [_rows(part, tree, self.cache) for part, tree in zip(plan, trees, strict=True)]
+        batch = RaggedBatch.build(parts, self.cache.keys[0].device)
+        logits = self.model.forward(batch, self.cache)
+        return list(logits.split([len(part.logit_rows) for part in parts]))
+
+    def _decide(self, decoding: Sequence[_Decoded]) -> list[StepOutput]:
+        """Lets each request's rule judge its tree, then commits what it keeps."""
+        outputs: list[StepOutput] = []
+        groups: dict[int, list[_Decoded]] = {}
+        for item in decoding:
+            try:
+                item.score()
+            except NumericalError as error:
+                outputs.append(self._fail(item.request, error))
+            else:
+                groups.setdefault(id(item.request.rule), []).append(item)
+        for group in groups.values():
+            rule = group[0].request.rule
+            verdicts = rule.accept(
+                [item.tree for item in group], [item.scores for item in group], [item.request.key() for item in group]
+            )
+            outputs.extend(self._commit(item, verdict) for item, verdict in zip(group, verdicts, strict=True))
+        return outputs
+
+    def _commit(self, item: _Decoded, verdict: Verdict) -> StepOutput:
+        """Keeps the accepted path in the cache, appends its tokens, and tells the drafter."""
+        request, tree, path = item.request, item.tree, verdict.path
+        tail = len(item.part.tail)
+        self.cache.commit_path(request.id, [*range(tail), *(tail + node for node in path)])
+        emitted = verdict.tokens(tree)
+        before = len(request.tokens)
+        pieces = request.commit(emitted, num_drafted=len(path))
+        tokens = request.tokens[before:]
+        if request.params.logprobs:
+            rows = [0, *(node + 1 for node in path)][: len(tokens)]
+            request.logprobs.extend(log_probability(item.logits[rows], tokens).tolist())
+        request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path))
+        if request.finished:
+            self.scheduler.finish(request)
+        elif item.part.num_draft_tokens:
+            self.drafter.observe(request.id, tree, path)
+        return StepOutput(request, tokens, pieces)
+
+    def _fail(self, request: Request, error: SpecdecError) -> StepOutput:
+        """Ends one request; its neighbours go on."""
+        pieces = request.fail(error)
+        self.scheduler.finish(request)
+        return StepOutput(request, [], pieces)
+
+    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
+        """Token ids of the bad words; a word is banned at the start of a text and after a space."""
+        words: list[list[int]] = []
+        for word in params.bad_words:
+            if not isinstance(word, str):
+                words.append(list(word))
+                continue
+            if self.tokenizer is None:
+                raise InvalidRequestError(f"Bad word {word!r} needs a tokenizer; without one give token ids.")
+            for text in (word, " " + word.lstrip()):
+                if (ids := self.tokenizer.encode(text, add_special_tokens=False)) not in words:
+                    words.append(ids)
+        return words
+
+
+@dataclass(eq=False)
+class _Decoded:
+    """A request between the target pass and its verdict."""
+
+    part: Scheduled
+    tree: DraftTree
+    logits: Tensor
+    scores: Tensor = field(init=False)
+
+    @property
+    def request(self) -> Request:
+        return self.part.request
+
+    def score(self) -> None:
+        """Applies the request's sampling transform to every row, each with its own history."""
+        paths = [(), *(self.tree.prefix(node) for node in range(len(self.tree)))]
+        self.scores = self.request.transform.scores(self.logits, paths)
+
+
+def _draft_request(part: Scheduled) -> DraftRequest:
+    request = part.request
+    return DraftRequest(
+        request_id=request.id,
+        tokens=request.tokens,
+        num_draft_tokens=part.num_draft_tokens,
+        transform=request.transform,
+        rule=request.rule,
+        key=request.key(),
+    )
+
+
+def _checked(drafter: Drafter, tree: DraftTree, part: Scheduled) -> DraftTree:
+    """A tree that keeps within what was asked for: slots were reserved for no more."""
+    limit = drafter.max_nodes(part.num_draft_tokens)
+    if len(tree) > limit or tree.depth > part.num_draft_tokens:
+        raise SpecdecError(
+            f"Drafter {drafter.name!r} proposed {len(tree)} nodes of depth {tree.depth}; asked for were at most {limit} "
+            f"nodes (its own max_nodes) of depth {part.num_draft_tokens}."
+        )
+    return tree
+
+
+def _rows(part: Scheduled, tree: DraftTree, cache: PagedCache) -> SequenceRows:
+    """Tail and tree as reserved rows: node n is row len(tail) + n, and hangs on the tail's last row if it is a root's."""
+    tail = len(part.tail)
+    parents = None
+    if tree.parents != tuple(range(-1, len(tree) - 1)):
+        parents = [*range(-1, tail - 1), *(tail + parent for parent in tree.parents)]
+    return SequenceRows(
+        tokens=[*part.tail, *tree.tokens],
+        slots=cache.slots(part.request.id),
+        committed=cache.length(part.request.id),
+        parents=parents,
+        logit_rows=range(tail - 1, tail + len(tree)) if part.decodes else (),
+    )
+
+
+def _numerical_error(request: Request, logits: Tensor) -> NumericalError | None:
+    """The error for logits that no token can be drawn from, or None."""
+    highest = logits.amax(-1)
+    bad = (torch.isnan(highest) | torch.isinf(highest)).nonzero()
+    if not len(bad):
+        return None
+    row = int(bad[0])
+    return NumericalError(
+        f"The target's logits are {float(highest[row])} at position {len(request.tokens) + row} of request {request.id} "
+        f"(row {row} of {len(logits)} in the pass). Check the weights, or use a wider dtype (dtype='float32')."
+    )
+
+
+def _share(part: Scheduled, tree: DraftTree) -> Share:
+    """Tail rows before the last one are prefill; the last one and the draft's are what decoding costs."""
+    if not part.decodes:
+        return Share(part.request.stats, prefill_rows=len(part.tail), decode_rows=0)
+    return Share(part.request.stats, prefill_rows=len(part.tail) - 1, decode_rows=1 + len(tree))

@@ -1,0 +1,326 @@
+"""`SpeculativeGenerator`: the public face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from specdec.drafters.base import Drafter
+from specdec.engine import Engine, EngineConfig, StepOutput
+from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
+from specdec.models.loading import LoadedModel, load
+from specdec.registry import DRAFTERS, RULES
+from specdec.request import FinishReason, Request, TextPiece
+from specdec.sampling import SamplingParams
+from specdec.tracking.metrics import DecodingStats
+from specdec.verify.base import Rule
+from specdec.verify.select import AUTO
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+"""A text, token ids, or chat messages (mappings with `role` and `content`)."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came of one prompt.
+
+    Args:
+        text: the generated text.
+        token_ids: the generated tokens; an end token is included, a stop string's tokens too.
+        logprobs: natural log-probability of each token under the target itself, before the sampling transform; None
+            unless `SamplingParams.logprobs` was set.
+        finish_reason: "stop" (end token or stop string), "length", "error" or "aborted".
+        seed: seed of the request's random numbers; the same seed gives the same text again.
+        stats: τ, α, acceptance by position, time split.
+        error: what went wrong, if `finish_reason` is "error".
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float] | None
+    finish_reason: FinishReason
+    seed: int
+    stats: DecodingStats
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """What one prompt gained in one step; `generation` is set with its last event.
+
+    Text is never taken back: all `pieces` of a prompt, put together, are its text.
+    """
+
+    index: int
+    pieces: list[TextPiece]
+    token_ids: list[int]
+    generation: Generation | None = None
+
+    @property
+    def text(self) -> str:
+        """The pieces' text."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+class BatchError(SpecdecError):
+    """Some requests of a batch failed while the others finished.
+
+    Attributes:
+        generations: one per prompt; the failed ones carry their error.
+    """
+
+    def __init__(self, generations: list[Generation]) -> None:
+        self.generations = generations
+        failed = {i: g.error for i, g in enumerate(generations) if g.error is not None}
+        first = next(iter(failed))
+        super().__init__(
+            f"{len(failed)} of {len(generations)} requests failed; prompt {first}: {failed[first]} "
+            "The others' results are in the `generations` attribute of this error."
+        )
+
+
+class SpeculativeGenerator:
+    """Generates text with a target model and a drafter; the output is the target's own.
+
+    >>> from specdec import SamplingParams, SpeculativeGenerator
+    >>> with SpeculativeGenerator.from_pretrained(drafter="ngram") as generator:
+    ...     [generation] = generator.generate("Count: 1 2 3 1 2 3 1 2 3", SamplingParams(max_tokens=8))
+    >>> generation.text
+    ' 1 2 3 1'
+    >>> generation.stats.mean_accepted_length > 1
+    True
+
+    Args:
+        loaded: target, tokenizer and end tokens.
+        drafter: a name, or a drafter.
+        rule: a name, "auto", or a rule.
+        drafter_options: keyword arguments for a drafter given by name.
+        config: sizes of the engine.
+
+    Raises:
+        ConfigError: for an unknown name, or parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        drafter: str | Drafter = "ngram",
+        rule: str | Rule = AUTO,
+        drafter_options: Mapping[str, Any] | None = None,
+        config: EngineConfig | None = None,
+    ) -> None:
+        drafter = _make_drafter(drafter, drafter_options)
+        if isinstance(rule, str) and rule != AUTO:
+            RULES.get(rule)  # an unknown name fails here, not at the first request
+        self.loaded, self.tokenizer = loaded, loaded.tokenizer
+        self.engine = Engine(loaded.model, drafter, rule, config, loaded.tokenizer, loaded.eos)
+        self._mail: dict[int, list[StepOutput]] = {}
+        """Request id → outputs not yet yielded: two streams may share the engine, and either one may run its steps."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        target: str | None = None,
+        drafter: str | Drafter = "ngram",
+        rule: str | Rule = AUTO,
+        dtype: str = "float32",
+        device: str = "cpu",
+        *,
+        num_draft_tokens: int | None = None,
+        drafter_options: Mapping[str, Any] | None = None,
+        config: EngineConfig | None = None,
+        **load_options: Any,
+    ) -> SpeculativeGenerator:
+        """Loads the target and sets everything up.
+
+        Args:
+            target: local folder, GGUF file or hub id; None takes the embedded SmolLM2-135M-Instruct.
+            drafter, rule, drafter_options, config: see the class.
+            dtype, device: of the target.
+            num_draft_tokens: γ, if `drafter` is a name.
+            load_options: see `specdec.models.loading.load` (allow_pickle, trust_remote_code, revision).
+
+        Raises:
+            ConfigError, UnsupportedModelError, OutOfBlocksError: see `load` and the class.
+        """
+        options = dict(drafter_options or {})
+        if num_draft_tokens is not None:
+            options["num_draft_tokens"] = num_draft_tokens
+        drafter = _make_drafter(drafter, options)
+        return cls(load(target, dtype=dtype, device=device, **load_options), drafter, rule, config=config)
+
+    def with_drafter(
+        self, drafter: str | Drafter, rule: str | Rule = AUTO, drafter_options: Mapping[str, Any] | None = None
+    ) -> SpeculativeGenerator:
+        """A second generator over the same weights, with an engine and a cache of its own."""
+        return SpeculativeGenerator(self.loaded, drafter, rule, drafter_options, self.engine.config)
+
+    def __enter__(self) -> SpeculativeGenerator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Aborts what is still running and frees its cache blocks."""
+        for request in [*self.engine.scheduler.running, *self.engine.scheduler.waiting]:
+            self.engine.abort(request)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        on_error: Literal["raise", "return"] = "raise",
+        progress: bool | None = None,
+    ) -> list[Generation]:
+        """Generates for one prompt or many, batched.
+
+        Args:
+            prompts: a text, chat messages or token ids, or a list of them.
+            params: for all prompts, or one per prompt; the default is greedy.
+            on_error: "raise" refuses a batch with a bad prompt before any work is done, and raises a `BatchError` after
+                the others have finished if a request fails on the way; "return" puts errors into the generations.
+            progress: show a progress bar; None shows one for more than 16 prompts.
+
+        Returns:
+            One generation per prompt, in order.
+
+        Raises:
+            InvalidRequestError, ConfigError, OutOfBlocksError, BatchError: see `on_error`.
+        """
+        requests = self._make_requests(prompts, params, on_error)
+        done: dict[int, Generation] = {}
+        with _progress_bar(len(requests), progress) as advance:
+            for event in self._run(requests):
+                if event.generation is not None:
+                    done[event.index] = event.generation
+                    advance()
+        generations = [done[index] for index in range(len(requests))]
+        if on_error == "raise" and any(generation.error is not None for generation in generations):
+            raise BatchError(generations)
+        return generations
+
+    def stream(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> Iterator[StreamEvent]:
+        """As `generate`, but yields every request's text as soon as it is certain.
+
+        Prompts are checked at once; leaving the loop early aborts what is still running.
+        """
+        return self._run(self._make_requests(prompts, params, "raise"))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; chat messages go through the tokenizer's chat template.
+
+        Raises:
+            InvalidRequestError: if it is empty, or no chat template is there.
+        """
+        if isinstance(prompt, str):
+            return list(self.tokenizer.encode(prompt))
+        if all(isinstance(item, Mapping) for item in prompt) and len(prompt):
+            if not self.tokenizer.chat_template:
+                raise InvalidRequestError("Chat messages need a chat template, and this tokenizer has none. Send text.")
+            text = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return [int(token) for token in prompt]  # type: ignore[arg-type]
+
+    def _make_requests(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        on_error: Literal["raise", "return"],
+    ) -> list[Request | SpecdecError]:
+        """Checks every prompt before any is queued."""
+        listed = [prompts] if _is_one_prompt(prompts) else list(prompts)
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or SamplingParams()] * len(listed)
+        if len(params) != len(listed):
+            raise InvalidRequestError(f"{len(listed)} prompts but {len(params)} sampling parameters. Give one, or one each.")
+        made: list[Request | SpecdecError] = []
+        for index, (prompt, each) in enumerate(zip(listed, params, strict=True)):
+            try:
+                made.append(self.engine.make_request(self.encode(prompt), each))  # type: ignore[arg-type]
+            except SpecdecError as error:
+                error.args = (f"Prompt {index}: {error}",)
+                if on_error == "raise":
+                    raise
+                made.append(error)
+        return made
+
+    def _run(self, requests: Sequence[Request | SpecdecError]) -> Iterator[StreamEvent]:
+        mine: list[tuple[int, Request]] = []
+        for index, request in enumerate(requests):
+            if isinstance(request, Request):
+                mine.append((index, request))
+                self._mail[request.id] = []
+                self.engine.scheduler.add(request)
+            else:
+                yield StreamEvent(index, [], [], Generation("", [], None, "error", 0, DecodingStats(), request))
+        texts = {index: "" for index, _ in mine}
+        try:
+            while mine:
+                if not any(self._mail[request.id] for _, request in mine):
+                    self._step()
+                for index, request in list(mine):
+                    for output in self._mail[request.id]:
+                        texts[index] += "".join(piece.text for piece in output.pieces)
+                        yield StreamEvent(index, output.pieces, output.tokens)
+                    self._mail[request.id].clear()
+                    if request.finished:
+                        mine.remove((index, request))
+                        yield StreamEvent(index, [], [], _generation(request, texts[index]))
+        finally:
+            for request in requests:
+                if isinstance(request, Request):
+                    self.engine.abort(request)
+                    self._mail.pop(request.id, None)
+
+    def _step(self) -> None:
+        """Runs one engine step and puts every output where its stream finds it."""
+        for output in self.engine.step():
+            if output.request.id in self._mail:
+                self._mail[output.request.id].append(output)
+
+
+def _make_drafter(drafter: str | Drafter, options: Mapping[str, Any] | None) -> Drafter:
+    if isinstance(drafter, Drafter):
+        if options:
+            raise ConfigError(f"Options {dict(options)} go with a drafter's name; this one is made already.")
+        return drafter
+    made: Drafter = DRAFTERS.create(drafter, **(options or {}))
+    return made
+
+
+def _is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
+    """A text, a list of token ids, or one chat; otherwise a list of those. An empty list is a batch of none."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | Mapping))
+
+
+@contextmanager
+def _progress_bar(total: int, show: bool | None) -> Iterator[Callable[[], object]]:
+    """Yields what to call when a prompt is done."""
+    with Progress(TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                  disable=not (total > 16 if show is None else show)) as progress:  # fmt: skip
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
+
+
+def _generation(request: Request, text: str) -> Generation:
+    assert request.finish_reason is not None
+    return Generation(
+        text=text,
+        token_ids=request.output,
+        logprobs=request.logprobs if request.params.logprobs else None,
+        finish_reason=request.finish_reason,
+        seed=request.random.seed,
+        stats=request.stats,
+        error=request.error,
+    )

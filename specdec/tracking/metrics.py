@@ -1,0 +1,103 @@
+"""Every number that is reported, defined once.
+
+Symbols: τ (`mean_accepted_length`) is tokens emitted per target pass, the correction or bonus token included; plain
+decoding has τ = 1. α (`acceptance_rate`) is the share of tested draft positions that were accepted; a position is
+tested if all positions before it were accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DecodingStats:
+    """Counts and times of one request, or of several added up.
+
+    Times are in seconds. A step that serves several requests is divided among them by their rows in the pass, so that
+    the sum over requests is the time that passed.
+    """
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    passes: int = 0
+    """Target passes that emitted tokens (a pass that only prefills is not one)."""
+    drafted_tokens: int = 0
+    """Draft nodes that were verified."""
+    tested_at: list[int] = field(default_factory=list)
+    """tested_at[i]: steps in which draft position i was tested."""
+    accepted_at: list[int] = field(default_factory=list)
+    """accepted_at[i]: steps in which draft position i was accepted."""
+    preemptions: int = 0
+    prefill_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    host_seconds: float = 0.0
+
+    def record_step(self, emitted: int, drafted: int, tested: int, accepted: int) -> None:
+        """Adds one verified step.
+
+        Args:
+            emitted: tokens that were appended to the output.
+            drafted: draft nodes that were verified.
+            tested, accepted: draft positions, counted from the first.
+        """
+        self.passes += 1
+        self.output_tokens += emitted
+        self.drafted_tokens += drafted
+        for counts, reached in ((self.tested_at, tested), (self.accepted_at, accepted)):
+            counts.extend([0] * (tested - len(counts)))
+            for position in range(reached):
+                counts[position] += 1
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Draft tokens that were accepted."""
+        return sum(self.accepted_at)
+
+    @property
+    def mean_accepted_length(self) -> float:
+        """τ, tokens per target pass; 0 before the first."""
+        return self.output_tokens / self.passes if self.passes else 0.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """α, accepted / tested draft positions; 0 if none was tested."""
+        tested = sum(self.tested_at)
+        return self.accepted_tokens / tested if tested else 0.0
+
+    @property
+    def acceptance_by_position(self) -> list[float]:
+        """Share accepted at each draft position, given that all before it were accepted."""
+        return [a / t if t else 0.0 for a, t in zip(self.accepted_at, self.tested_at, strict=True)]
+
+    @property
+    def decode_seconds(self) -> float:
+        """Time of the steps that emitted tokens: drafting, verifying and the host's work around them."""
+        return self.draft_seconds + self.verify_seconds + self.host_seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Output tokens per second of decoding; the prompt's prefill is not in it."""
+        return self.output_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+    def __add__(self, other: DecodingStats) -> DecodingStats:
+        """Counts and times of both."""
+        return DecodingStats(
+            **{
+                name: _longer_sum(a, b) if isinstance(a, list) else a + b
+                for name, a in vars(self).items()
+                for b in [getattr(other, name)]
+            }
+        )
+
+    @classmethod
+    def total(cls, stats: Iterable[DecodingStats]) -> DecodingStats:
+        """The sum of any number of them."""
+        return sum(stats, cls())
+
+
+def _longer_sum(a: list[int], b: list[int]) -> list[int]:
+    size = max(len(a), len(b))
+    return [x + y for x, y in zip(a + [0] * (size - len(a)), b + [0] * (size - len(b)), strict=True)]
