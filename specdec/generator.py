@@ -243,7 +243,9 @@ class SpeculativeGenerator:
         if params is None or isinstance(params, SamplingParams):
             params = [params or SamplingParams()] * len(listed)
         if len(params) != len(listed):
-            raise InvalidRequestError(f"{len(listed)} prompts but {len(params)} sampling parameters. Give one, or one each.")
+            raise InvalidRequestError(
+                f"{len(listed)} prompts but {len(params)} sampling parameters. Give one, or one each."
+            )
         made: list[Request | SpecdecError] = []
         for index, (prompt, each) in enumerate(zip(listed, params, strict=True)):
             try:

@@ -13,6 +13,7 @@ from specdec.errors import ConfigError, NumericalError
 
 FLOAT32_MAX = float(torch.finfo(torch.float32).max)
 MIN_TEMPERATURE = 1e-5
+LIKELY = 1e-4
 REMEDIES = {
     "max_tokens": "an integer >= 1",
     "temperature": f"0 for greedy decoding, or a finite number >= {MIN_TEMPERATURE}",
@@ -249,7 +250,7 @@ class LogitsTransform:
     def _check_ids(self, what: str, ids: Iterable[int]) -> None:
         for token in ids:
             if not 0 <= token < self.vocab_size:
-                raise ConfigError(f"Token id {token} in {what} is unknown. Give ids below {self.vocab_size}.")
+                raise ConfigError(f"Token id {token} in {what}: give ids in [0, {self.vocab_size}).")
 
     def _require_mass(self, scores: Tensor) -> None:
         largest = scores.amax(dim=-1)
@@ -257,13 +258,10 @@ class LogitsTransform:
             return
         row = int((~torch.isfinite(largest)).nonzero()[0])
         if largest[row] == -math.inf:
-            raise NumericalError(
-                f"Row {row}: every token is banned. Relax the request's bad_words"
-                f"{' and logit_bias' if len(self._bias) else ''}, or the mask that the logits came with."
-            )
+            raise NumericalError(f"Row {row}: every token is banned. Relax bad_words or the logit mask.")
         raise NumericalError(
-            f"Row {row}: the largest logit is {float(largest[row])}. Run the model in a wider dtype, and bring the "
-            "request's penalties and logit_bias closer to their defaults."
+            f"Row {row}: the largest logit is {float(largest[row])}. Run the model in a wider dtype, or "
+            "bring the penalties and logit_bias closer to their defaults."
         )
 
 
@@ -290,24 +288,25 @@ def sample_from_weights(weights: Tensor, u: float) -> int:
     if not (0 < total < math.inf and bool((weights >= 0).all())):
         raise NumericalError(
             f"No token can be drawn from weights of total {total}, smallest {float(weights.min())}. "
-            "Look for NaN logits, a distribution with everything masked, or an empty residual."
+            "Look for NaN logits, a mask that bans every token, or an empty residual."
         )
     # The first entry above the point is where the sum grew, so its weight is not 0.
     point = min(u * total, math.nextafter(total, 0.0))
     return int(torch.searchsorted(cumulative, point, right=True))
 
 
-def log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+def log_probability(logits: Tensor, tokens: Tensor | Sequence[int]) -> Tensor:
     """Log-softmax of each row at one token, without the softmax of the others.
 
     Args:
         logits: float [R, V].
-        tokens: int64 [R].
+        tokens: int64 [R], or R token ids.
 
     Returns:
         float32 [R], in nats. A row's result is the same bits whatever rows share the call.
     """
-    chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(torch.float32)
+    columns = torch.as_tensor(tokens, dtype=torch.long, device=logits.device).unsqueeze(-1)
+    chosen = logits.gather(-1, columns).squeeze(-1).to(torch.float32)
     # Row by row: a reduction over all rows at once may split its sums by their number.
     normalizers = [torch.logsumexp(row.to(torch.float32), dim=0) for row in logits]
     return chosen - torch.stack(normalizers) if normalizers else chosen
@@ -320,18 +319,21 @@ def _keep_top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def _keep_top_p(scores: Tensor, top_p: float) -> Tensor:
-    """Keeps the fewest largest scores of each row whose probability reaches top_p. Source: Holtzman et al. 2020.
+    """Keeps each row's fewest largest scores whose probability reaches top_p. Source: Holtzman et al. 2020.
 
     Of tied scores the lower token id comes first, as with argmax.
     """
     output = torch.full_like(scores, -math.inf)
     for row, mass, kept in zip(scores, probabilities(scores), output, strict=True):
-        # Tokens below this floor hold less than 1 - top_p together. The others, often few, are all that is sorted.
-        candidates = (mass >= (1 - top_p) / len(row)).nonzero().squeeze(-1)
+        # Sorting a whole vocabulary takes as long as a small model's pass, so only likely tokens are sorted.
+        # Those below the last floor hold less than 1 - top_p together, so the nucleus is always above it.
+        for floor in (LIKELY, (1 - top_p) / len(row)):
+            candidates = (mass >= floor).nonzero().squeeze(-1)
+            if mass[candidates].sum(dtype=torch.float64) >= top_p:
+                break
         ranked = candidates[row[candidates].sort(descending=True, stable=True).indices]
         reached = mass[ranked].cumsum(dim=0, dtype=torch.float64)
-        wanted = top_p * mass.sum(dtype=torch.float64)
-        nucleus = ranked[: int(torch.searchsorted(reached, wanted)) + 1]
+        nucleus = ranked[: int(torch.searchsorted(reached, top_p)) + 1]
         kept[nucleus] = row[nucleus]
     return output
 

@@ -58,6 +58,8 @@ class BlockAllocator:
         """Raises SpecdecError unless `tables` explain every count, and the rest is free exactly once."""
         held = Counter(block for table in tables for block in table)
         free = Counter(self._free)
+        if unknown := (held.keys() | free.keys()) - set(range(self.num_blocks)):
+            raise SpecdecError(f"Block {min(unknown)} is in a table or free, but there are {self.num_blocks} blocks.")
         for block, count in enumerate(self._counts):
             if count != held[block]:
                 raise SpecdecError(f"Block {block} has count {count}, but {held[block]} tables hold it.")

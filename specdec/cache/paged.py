@@ -65,17 +65,21 @@ class PagedCache:
 
     Raises:
         OutOfBlocksError: if the memory cannot be had.
+        SpecdecError: if num_blocks or block_size is below one.
     """
 
     def __init__(self, layout: KVLayout, num_blocks: int, block_size: int = 16) -> None:
+        if num_blocks < 1 or block_size < 1:
+            raise SpecdecError(f"A cache needs at least one slot, got {num_blocks=} and {block_size=}.")
         self.layout, self.num_blocks, self.block_size = layout, num_blocks, block_size
-        self._allocator = BlockAllocator(num_blocks)
         self._sequences: dict[int, _Sequence] = {}
         shape = (num_blocks * block_size, layout.num_kv_heads, layout.head_dim)
         try:
             tensors = [
                 torch.empty(shape, dtype=layout.dtype, device=layout.device) for _ in range(2 * layout.num_layers)
             ]
+            # Last: its free list is in real memory, and an absurd num_blocks must fail before that fills up.
+            self._allocator = BlockAllocator(num_blocks)
         except (RuntimeError, MemoryError) as error:
             size = num_blocks * block_size * layout.bytes_per_token() / 2**30
             raise OutOfBlocksError(
@@ -182,8 +186,16 @@ class PagedCache:
         self._shrink(sequence, length)
 
     def fork(self, parent: int, child: int) -> None:
-        """Starts `child` with the parent's committed tokens; their blocks are shared until one side writes."""
+        """Starts `child` with the parent's committed tokens; their blocks are shared until one side writes.
+
+        Raises:
+            SpecdecError: if the parent has reserved rows, which it might write to a block that is shared then.
+        """
         source = self._get(parent)
+        if source.reserved:
+            raise SpecdecError(
+                f"Sequence {parent} has {source.reserved} reserved rows; commit or roll them back before a fork."
+            )
         self.add(child)
         table = source.table[: self._blocks(source.length)]
         self._allocator.retain(table)
@@ -201,9 +213,7 @@ class PagedCache:
             for index, block in enumerate(sequence.table):
                 tokens = min(max(sequence.length - index * self.block_size, 0), self.block_size)
                 filled[block] = max(filled.get(block, 0), tokens)
-        return CacheUsage(
-            self.num_blocks * self.block_size, len(filled) * self.block_size, sum(filled.values())
-        )
+        return CacheUsage(self.num_blocks * self.block_size, len(filled) * self.block_size, sum(filled.values()))
 
     def check_integrity(self) -> None:
         """Raises SpecdecError unless tables, counts and lengths fit together and no reserved slot is shared."""

@@ -71,7 +71,9 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, cache: PagedCache,
     """
     device = cache.keys[0].device
     level = 0
-    while active := [tree for tree in trees if tree.depth > level and (level == 0 or tree.level_start < len(tree.tokens))]:
+    while active := [
+        tree for tree in trees if tree.depth > level and (level == 0 or tree.level_start < len(tree.tokens))
+    ]:
         batch = RaggedBatch.build([tree.rows(cache) for tree in active], device)
         logits = model.forward(batch, cache)
         counts = [1 if not tree.tokens else len(tree.tokens) - tree.level_start for tree in active]

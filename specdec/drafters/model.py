@@ -59,7 +59,11 @@ class ModelDrafter(Drafter):
                 f"Draft {model.name} has {model.vocab_size} tokens, target {target.model.name} has "
                 f"{target.model.vocab_size}. Choose a draft with the target's tokenizer, or drafter='ngram'."
             )
-        if tokenizer is not None and target.tokenizer is not None and tokenizer.get_vocab() != target.tokenizer.get_vocab():
+        if (
+            tokenizer is not None
+            and target.tokenizer is not None
+            and tokenizer.get_vocab() != target.tokenizer.get_vocab()
+        ):
             raise ConfigError(
                 f"Draft {model.name} and target {target.model.name} give different ids to the same tokens. "
                 "Choose a draft with the target's tokenizer, or drafter='ngram'."

@@ -27,9 +27,7 @@ class NgramDrafter(Drafter):
 
     name = "ngram"
 
-    def __init__(
-        self, num_draft_tokens: int = 5, min_match: int = 2, max_match: int = 4, branches: int = 1
-    ) -> None:
+    def __init__(self, num_draft_tokens: int = 5, min_match: int = 2, max_match: int = 4, branches: int = 1) -> None:
         super().__init__(num_draft_tokens, branches)
         if not 1 <= min_match <= max_match:
             raise ConfigError(f"ngram needs 1 <= min_match <= max_match, got min_match={min_match}, {max_match=}.")

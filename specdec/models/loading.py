@@ -88,7 +88,9 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={device!r} cannot be used: {str(error).splitlines()[0]} Use device='cpu'.") from error
+        raise ConfigError(
+            f"device={device!r} cannot be used: {str(error).splitlines()[0]} Use device='cpu'."
+        ) from error
 
 
 def _check_format(folder: Path, allow_pickle: bool) -> None:

@@ -47,4 +47,6 @@ def _parse(text: str, name: str) -> Iterator[PromptRecord]:
             row = json.loads(line)
             yield PromptRecord(str(row["question_id"]), str(row["category"]), str(row["prompt"]))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(f"{name}, line {number}: {error!r}. Expected question_id, category and prompt.") from error
+            raise ConfigError(
+                f"{name}, line {number}: {error!r}. Expected question_id, category and prompt."
+            ) from error

@@ -42,7 +42,16 @@ class ConsoleReport:
         """Prints the figures of every prompt and of all together."""
         table = Table(title="Plain and speculative decoding, same engine, interleaved")
         table.add_column("prompt")
-        columns = ["tokens/s plain", "tokens/s spec.", "ratio", "τ", "α", "α by position", "draft/verify/host", "identical"]
+        columns = [
+            "tokens/s plain",
+            "tokens/s spec.",
+            "ratio",
+            "τ",
+            "α",
+            "α by position",
+            "draft/verify/host",
+            "identical",
+        ]
         for column in columns:
             table.add_column(column, justify="right")
         for pair in comparison.pairs:

