@@ -10,7 +10,8 @@ from specdec.errors import (
     SpecdecError,
     UnsupportedModelError,
 )
-from specdec.generator import BatchError, Generation, SpeculativeGenerator, StreamEvent
+from specdec.generator import SpeculativeGenerator
+from specdec.results import BatchError, Generation, StreamEvent
 from specdec.sampling import SamplingParams
 from specdec.verify import DraftTree, Rule, StepKey, Verdict
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import hydra
 import torch
+import transformers
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 
 from specdec.engine import EngineConfig
 from specdec.errors import ConfigError, SpecdecError
-from specdec.generator import Prompt, SpeculativeGenerator
+from specdec.generator import SpeculativeGenerator
 from specdec.models.loading import load
 from specdec.prompts import load_prompts
 from specdec.sampling import SamplingParams
@@ -28,7 +29,7 @@ def config_dir() -> str:
     return str(next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()))
 
 
-@hydra.main(version_base=None, config_path=config_dir(), config_name="generate")
+@hydra.main(version_base=None, config_path=config_dir(), config_name="generate")  # type: ignore[untyped-decorator]
 def generate(config: DictConfig) -> None:
     """Decodes prompts plainly and speculatively and prints what it cost; settings are in configs/generate.yaml."""
     try:
@@ -40,6 +41,7 @@ def generate(config: DictConfig) -> None:
 
 
 def _generate(config: DictConfig) -> None:
+    transformers.logging.disable_progress_bar()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     params = _dataclass(SamplingParams, config.sampling)

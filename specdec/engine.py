@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,17 +10,16 @@ import torch
 from torch import Tensor
 
 from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
-from specdec.errors import ConfigError, InvalidRequestError, NumericalError, SpecdecError
-from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
-from specdec.randomness import RandomSource
+from specdec.drafters.base import Drafter, TargetHandle
+from specdec.errors import ConfigError, NumericalError, SpecdecError
+from specdec.intake import Intake
+from specdec.models.base import CausalLM, RaggedBatch
 from specdec.request import Request, TextPiece
-from specdec.sampling import LogitsTransform, SamplingParams, log_probability
+from specdec.sampling import SamplingParams, log_probability
 from specdec.scheduler import Scheduled, Scheduler
-from specdec.text import TextStream
-from specdec.tracking.clock import Share, StepClock
+from specdec.tracking.clock import StepClock
 from specdec.verify.base import Rule, Verdict
-from specdec.verify.select import AUTO, select_rule
+from specdec.verify.select import AUTO
 from specdec.verify.tree import DraftTree
 
 DEFAULT_KV_BYTES = 1 << 30
@@ -98,12 +95,11 @@ class Engine:
         eos: Sequence[int] = (),
     ) -> None:
         self.config = config or EngineConfig()
-        self.model, self.drafter, self.rule, self.tokenizer = model, drafter, rule, tokenizer
-        self.eos = frozenset(eos)
+        self.model, self.drafter = model, drafter
         self.cache = PagedCache(model.kv_layout, self.config.blocks_for(model), self.config.block_size)
         self.scheduler = Scheduler(self.cache, drafter, self.config.max_batch_tokens, self.config.max_num_seqs)
         drafter.bind(TargetHandle(model, self.cache, tokenizer, self.config.max_batch_tokens))
-        self._ids = itertools.count()
+        self._intake = Intake(model, tokenizer, eos, rule, drafter.deterministic)
         self._clock = StepClock()
 
     @property
@@ -127,32 +123,7 @@ class Engine:
 
     def make_request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
         """Checks a request without queueing it; raises as `add` does."""
-        context = self.model.max_context
-        if not prompt:
-            raise InvalidRequestError("The prompt is empty. Give at least one token.")
-        if len(prompt) >= context:
-            raise InvalidRequestError(
-                f"The prompt has {len(prompt)} tokens; {self.model.name} takes at most {context - 1} and needs room for "
-                "one more. Shorten it."
-            )
-        if bad := [token for token in prompt if not 0 <= token < self.model.vocab_size]:
-            raise InvalidRequestError(
-                f"Token id {bad[0]} is outside the vocabulary of {self.model.vocab_size}. Use the target's tokenizer."
-            )
-        if params.stop and self.tokenizer is None:
-            raise InvalidRequestError("Stop strings need a tokenizer, and this engine has none.")
-        request = Request(
-            id=next(self._ids),
-            prompt=list(prompt),
-            params=params,
-            rule=select_rule(self.rule, params, self.drafter.deterministic),
-            transform=LogitsTransform(params, prompt, self.model.vocab_size, self._bad_words(params)),
-            random=RandomSource(secrets.randbits(64) if params.seed is None else params.seed),
-            text=TextStream(self.tokenizer, params.stop) if self.tokenizer is not None else None,
-            eos=self.eos,
-            max_length=min(len(prompt) + params.max_tokens, context),
-        )
-        request.stats.prompt_tokens = len(prompt)
+        request = self._intake.make(prompt, params)
         self.scheduler.check_fits(request)
         return request
 
@@ -183,13 +154,13 @@ class Engine:
             else:
                 decoding.append(_Decoded(part, tree, rows))
         outputs.extend(self._decide(decoding))
-        self._clock.divide([_share(part, tree) for part, tree in zip(plan, trees, strict=True)])
+        self._clock.divide([part.share(tree) for part, tree in zip(plan, trees, strict=True)])
         return outputs
 
     def _draft(self, plan: Sequence[Scheduled]) -> list[DraftTree]:
         """One tree per scheduled request; empty for those that prefill or may not draft."""
         asking = [index for index, part in enumerate(plan) if part.num_draft_tokens > 0]
-        requests = [_draft_request(plan[index]) for index in asking]
+        requests = [plan[index].draft_request() for index in asking]
         trees = [DraftTree()] * len(plan)
         proposals = self.drafter.propose(requests) if requests else []
         for index, tree in zip(asking, proposals, strict=True):
@@ -197,11 +168,11 @@ class Engine:
         return trees
 
     def _forward(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree]) -> list[Tensor]:
-        """Logits of each request: [N + 1, V], the last committed token's row and the draft nodes'; [0, V] in prefill."""
-        parts = [_rows(part, tree, self.cache) for part, tree in zip(plan, trees, strict=True)]
+        """Logits of each request: [N + 1, V] for the last committed token and the draft nodes; [0, V] in prefill."""
+        parts = [part.rows(tree, self.cache) for part, tree in zip(plan, trees, strict=True)]
         batch = RaggedBatch.build(parts, self.cache.keys[0].device)
         logits = self.model.forward(batch, self.cache)
-        return list(logits.split([len(part.logit_rows) for part in parts]))
+        return list(torch.split(logits, [len(part.logit_rows) for part in parts]))
 
     def _decide(self, decoding: Sequence[_Decoded]) -> list[StepOutput]:
         """Lets each request's rule judge its tree, then commits what it keeps."""
@@ -247,20 +218,6 @@ class Engine:
         self.scheduler.finish(request)
         return StepOutput(request, [], pieces)
 
-    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
-        """Token ids of the bad words; a word is banned at the start of a text and after a space."""
-        words: list[list[int]] = []
-        for word in params.bad_words:
-            if not isinstance(word, str):
-                words.append(list(word))
-                continue
-            if self.tokenizer is None:
-                raise InvalidRequestError(f"Bad word {word!r} needs a tokenizer; without one give token ids.")
-            for text in (word, " " + word.lstrip()):
-                if (ids := self.tokenizer.encode(text, add_special_tokens=False)) not in words:
-                    words.append(ids)
-        return words
-
 
 @dataclass(eq=False)
 class _Decoded:
@@ -281,42 +238,15 @@ class _Decoded:
         self.scores = self.request.transform.scores(self.logits, paths)
 
 
-def _draft_request(part: Scheduled) -> DraftRequest:
-    request = part.request
-    return DraftRequest(
-        request_id=request.id,
-        tokens=request.tokens,
-        num_draft_tokens=part.num_draft_tokens,
-        transform=request.transform,
-        rule=request.rule,
-        key=request.key(),
-    )
-
-
 def _checked(drafter: Drafter, tree: DraftTree, part: Scheduled) -> DraftTree:
     """A tree that keeps within what was asked for: slots were reserved for no more."""
     limit = drafter.max_nodes(part.num_draft_tokens)
     if len(tree) > limit or tree.depth > part.num_draft_tokens:
         raise SpecdecError(
-            f"Drafter {drafter.name!r} proposed {len(tree)} nodes of depth {tree.depth}; asked for were at most {limit} "
-            f"nodes (its own max_nodes) of depth {part.num_draft_tokens}."
+            f"Drafter {drafter.name!r} proposed {len(tree)} nodes of depth {tree.depth}; asked for were at most "
+            f"{limit} nodes (its own max_nodes) of depth {part.num_draft_tokens}."
         )
     return tree
-
-
-def _rows(part: Scheduled, tree: DraftTree, cache: PagedCache) -> SequenceRows:
-    """Tail and tree as reserved rows: node n is row len(tail) + n, and hangs on the tail's last row if it is a root's."""
-    tail = len(part.tail)
-    parents = None
-    if tree.parents != tuple(range(-1, len(tree) - 1)):
-        parents = [*range(-1, tail - 1), *(tail + parent for parent in tree.parents)]
-    return SequenceRows(
-        tokens=[*part.tail, *tree.tokens],
-        slots=cache.slots(part.request.id),
-        committed=cache.length(part.request.id),
-        parents=parents,
-        logit_rows=range(tail - 1, tail + len(tree)) if part.decodes else (),
-    )
 
 
 def _numerical_error(request: Request, logits: Tensor) -> NumericalError | None:
@@ -327,13 +257,6 @@ def _numerical_error(request: Request, logits: Tensor) -> NumericalError | None:
         return None
     row = int(bad[0])
     return NumericalError(
-        f"The target's logits are {float(highest[row])} at position {len(request.tokens) + row} of request {request.id} "
-        f"(row {row} of {len(logits)} in the pass). Check the weights, or use a wider dtype (dtype='float32')."
+        f"The target's logits are {float(highest[row])} in row {row} of {len(logits)} of request {request.id} after "
+        f"{len(request.tokens)} tokens. Check the weights, or use a wider dtype (dtype='float32')."
     )
-
-
-def _share(part: Scheduled, tree: DraftTree) -> Share:
-    """Tail rows before the last one are prefill; the last one and the draft's are what decoding costs."""
-    if not part.decodes:
-        return Share(part.request.stats, prefill_rows=len(part.tail), decode_rows=0)
-    return Share(part.request.stats, prefill_rows=len(part.tail) - 1, decode_rows=1 + len(tree))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
@@ -15,73 +14,14 @@ from specdec.engine import Engine, EngineConfig, StepOutput
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
 from specdec.models.loading import LoadedModel, load
 from specdec.registry import DRAFTERS, RULES
-from specdec.request import FinishReason, Request, TextPiece
+from specdec.request import Request
+from specdec.results import BatchError, Generation, StreamEvent
 from specdec.sampling import SamplingParams
-from specdec.tracking.metrics import DecodingStats
 from specdec.verify.base import Rule
 from specdec.verify.select import AUTO
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """A text, token ids, or chat messages (mappings with `role` and `content`)."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What came of one prompt.
-
-    Args:
-        text: the generated text.
-        token_ids: the generated tokens; an end token is included, a stop string's tokens too.
-        logprobs: natural log-probability of each token under the target itself, before the sampling transform; None
-            unless `SamplingParams.logprobs` was set.
-        finish_reason: "stop" (end token or stop string), "length", "error" or "aborted".
-        seed: seed of the request's random numbers; the same seed gives the same text again.
-        stats: τ, α, acceptance by position, time split.
-        error: what went wrong, if `finish_reason` is "error".
-    """
-
-    text: str
-    token_ids: list[int]
-    logprobs: list[float] | None
-    finish_reason: FinishReason
-    seed: int
-    stats: DecodingStats
-    error: Exception | None = None
-
-
-@dataclass(frozen=True)
-class StreamEvent:
-    """What one prompt gained in one step; `generation` is set with its last event.
-
-    Text is never taken back: all `pieces` of a prompt, put together, are its text.
-    """
-
-    index: int
-    pieces: list[TextPiece]
-    token_ids: list[int]
-    generation: Generation | None = None
-
-    @property
-    def text(self) -> str:
-        """The pieces' text."""
-        return "".join(piece.text for piece in self.pieces)
-
-
-class BatchError(SpecdecError):
-    """Some requests of a batch failed while the others finished.
-
-    Attributes:
-        generations: one per prompt; the failed ones carry their error.
-    """
-
-    def __init__(self, generations: list[Generation]) -> None:
-        self.generations = generations
-        failed = {i: g.error for i, g in enumerate(generations) if g.error is not None}
-        first = next(iter(failed))
-        super().__init__(
-            f"{len(failed)} of {len(generations)} requests failed; prompt {first}: {failed[first]} "
-            "The others' results are in the `generations` attribute of this error."
-        )
 
 
 class SpeculativeGenerator:
@@ -265,7 +205,7 @@ class SpeculativeGenerator:
                 self._mail[request.id] = []
                 self.engine.scheduler.add(request)
             else:
-                yield StreamEvent(index, [], [], Generation("", [], None, "error", 0, DecodingStats(), request))
+                yield StreamEvent(index, [], [], Generation.refused(request))
         texts = {index: "" for index, _ in mine}
         try:
             while mine:
@@ -278,7 +218,7 @@ class SpeculativeGenerator:
                     self._mail[request.id].clear()
                     if request.finished:
                         mine.remove((index, request))
-                        yield StreamEvent(index, [], [], _generation(request, texts[index]))
+                        yield StreamEvent(index, [], [], Generation.of(request, texts[index]))
         finally:
             for request in requests:
                 if isinstance(request, Request):
@@ -313,16 +253,3 @@ def _progress_bar(total: int, show: bool | None) -> Iterator[Callable[[], object
                   disable=not (total > 16 if show is None else show)) as progress:  # fmt: skip
         task = progress.add_task("", total=total)
         yield lambda: progress.advance(task)
-
-
-def _generation(request: Request, text: str) -> Generation:
-    assert request.finish_reason is not None
-    return Generation(
-        text=text,
-        token_ids=request.output,
-        logprobs=request.logprobs if request.params.logprobs else None,
-        finish_reason=request.finish_reason,
-        seed=request.random.seed,
-        stats=request.stats,
-        error=request.error,
-    )

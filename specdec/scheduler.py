@@ -6,9 +6,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter
+from specdec.drafters.base import Drafter, DraftRequest
 from specdec.errors import ConfigError, OutOfBlocksError
+from specdec.models.base import SequenceRows
 from specdec.request import Request
+from specdec.tracking.clock import Share
+from specdec.verify.tree import DraftTree
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,39 @@ class Scheduled:
     tail: list[int]
     num_draft_tokens: int
     decodes: bool
+
+    def draft_request(self) -> DraftRequest:
+        """What the drafter is asked."""
+        request = self.request
+        return DraftRequest(
+            request_id=request.id,
+            tokens=request.tokens,
+            num_draft_tokens=self.num_draft_tokens,
+            transform=request.transform,
+            rule=request.rule,
+            key=request.key(),
+        )
+
+    def rows(self, tree: DraftTree, cache: PagedCache) -> SequenceRows:
+        """Tail and tree as reserved rows: node n is row len(tail) + n, and hangs on the tail's last row if it is a
+        child of the root."""
+        tail = len(self.tail)
+        parents = None
+        if not tree.is_chain:
+            parents = [*range(-1, tail - 1), *(tail + parent for parent in tree.parents)]
+        return SequenceRows(
+            tokens=[*self.tail, *tree.tokens],
+            slots=cache.slots(self.request.id),
+            committed=cache.length(self.request.id),
+            parents=parents,
+            logit_rows=range(tail - 1, tail + len(tree)) if self.decodes else (),
+        )
+
+    def share(self, tree: DraftTree) -> Share:
+        """Tail rows before the last one are prefill; the last one and the draft's are what decoding costs."""
+        if not self.decodes:
+            return Share(self.request.stats, prefill_rows=len(self.tail), decode_rows=0)
+        return Share(self.request.stats, prefill_rows=len(self.tail) - 1, decode_rows=1 + len(tree))
 
 
 class Scheduler:

@@ -166,9 +166,9 @@ class PagedCache:
         """
         sequence = self._get(seq)
         rows = list(rows)
-        if any(b <= a for a, b in zip([-1, *rows], rows)) or (rows and rows[-1] >= sequence.reserved):
+        if any(b <= a for a, b in zip([-1, *rows], rows, strict=False)) or (rows and rows[-1] >= sequence.reserved):
             raise SpecdecError(
-                f"Path {rows} of sequence {seq} must be strictly increasing and below {sequence.reserved} reserved rows."
+                f"Path {rows} of sequence {seq} must increase strictly and stay below its {sequence.reserved} rows."
             )
         if moved := [(to, row) for to, row in enumerate(rows) if to != row]:
             slots = self.slots(seq)[sequence.length :]

@@ -77,7 +77,7 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, cache: PagedCache,
         batch = RaggedBatch.build([tree.rows(cache) for tree in active], device)
         logits = model.forward(batch, cache)
         counts = [1 if not tree.tokens else len(tree.tokens) - tree.level_start for tree in active]
-        for tree, rows in zip(active, logits.split(counts), strict=True):
+        for tree, rows in zip(active, torch.split(logits, counts), strict=True):
             tree.grow(rows, branches)
         level += 1
     return [tree.tree() for tree in trees]

@@ -12,9 +12,9 @@ from specdec.verify.tree import DraftTree
 class NgramDrafter(Drafter):
     """Copies the continuation of the latest earlier occurrence of the current suffix.
 
-    Source: Saxena, "Prompt lookup decoding" (2023). The longest suffix with an earlier occurrence wins; a tree holds the
-    continuations of the latest `branches` occurrences. Every n-gram is indexed once, when its next token is known, so
-    a proposal costs O(max_match), whatever the length of the context.
+    Source: Saxena, "Prompt lookup decoding" (2023). The longest suffix with an earlier occurrence wins; a tree holds
+    the continuations of its latest `branches` occurrences. Every n-gram is indexed once, when its next token is known,
+    so a proposal costs O(max_match), whatever the length of the context.
 
     Args:
         num_draft_tokens: γ, tokens copied.

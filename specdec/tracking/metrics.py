@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -84,13 +85,11 @@ class DecodingStats:
 
     def __add__(self, other: DecodingStats) -> DecodingStats:
         """Counts and times of both."""
-        return DecodingStats(
-            **{
-                name: _longer_sum(a, b) if isinstance(a, list) else a + b
-                for name, a in vars(self).items()
-                for b in [getattr(other, name)]
-            }
-        )
+        added: dict[str, Any] = {}
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            added[name] = _longer_sum(mine, theirs) if isinstance(mine, list) else mine + theirs
+        return DecodingStats(**added)
 
     @classmethod
     def total(cls, stats: Iterable[DecodingStats]) -> DecodingStats:

@@ -91,7 +91,7 @@ class Rule(ABC):
         for tree, rows in zip(trees, scores, strict=True):
             if len(rows) != len(tree) + 1:
                 raise SpecdecError(
-                    f"Rule {self.name!r}: a tree of {len(tree)} nodes needs {len(tree) + 1} rows of scores, got {len(rows)}."
+                    f"Rule {self.name!r}: {len(tree)} nodes need {len(tree) + 1} rows of scores, got {len(rows)}."
                 )
         return [self.accept_one(*problem) for problem in zip(trees, scores, keys, strict=True)]
 

@@ -17,7 +17,7 @@ def select_rule(rule: str | Rule, params: SamplingParams, deterministic_drafter:
     """The rule for one request.
 
     At temperature 0 every lossless rule is the exact match. `auto` takes `gumbel` for deterministic drafters, where it
-    accepts exactly as often as rejection and gives the text of plain decoding with the same seed, and `token` otherwise.
+    accepts as often as rejection and gives the text of plain decoding with the same seed, and `token` otherwise.
 
     Args:
         rule: a name, "auto", or a rule of one's own.

@@ -77,6 +77,11 @@ class DraftTree:
         return tuple(depths)
 
     @property
+    def is_chain(self) -> bool:
+        """Whether every node follows the one before it; true for the empty tree."""
+        return self.parents == tuple(range(ROOT, len(self) - 1))
+
+    @property
     def depth(self) -> int:
         """Number of tokens on the longest branch."""
         return max(self.depths, default=-1) + 1

@@ -1,0 +1,7 @@
+"""From logits to the distribution a request asked for, one way for the target (p) and the drafter (q)."""
+
+from specdec.sampling.draws import log_probability, probabilities, sample_from_weights
+from specdec.sampling.params import SamplingParams
+from specdec.sampling.transform import LogitsTransform
+
+__all__ = ["LogitsTransform", "SamplingParams", "log_probability", "probabilities", "sample_from_weights"]

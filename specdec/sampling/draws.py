@@ -1,0 +1,58 @@
+"""Scores → probabilities, and tokens drawn from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.errors import NumericalError
+
+
+def probabilities(scores: Tensor) -> Tensor:
+    """Softmax over the last dimension, float [..., V] → float32 [..., V]; NaN in rows of -inf alone."""
+    return torch.softmax(scores, dim=-1, dtype=torch.float32)
+
+
+def sample_from_weights(weights: Tensor, u: float) -> int:
+    """Draws a token by inverting the cumulative distribution, in float64.
+
+    Args:
+        weights: float [V], not negative; they need not sum to 1.
+        u: uniform in (0, 1).
+
+    Returns:
+        A token whose weight is not 0.
+
+    Raises:
+        NumericalError: if the weights have a NaN, an infinity, a negative entry, or no mass.
+    """
+    cumulative = weights.to(torch.float64).cumsum(dim=0)
+    total = float(cumulative[-1])
+    if not (0 < total < math.inf and bool((weights >= 0).all())):
+        raise NumericalError(
+            f"No token can be drawn from weights of total {total}, smallest {float(weights.min())}. "
+            "Look for NaN logits, a mask that bans every token, or an empty residual."
+        )
+    # The first entry above the point is where the sum grew, so its weight is not 0.
+    point = min(u * total, math.nextafter(total, 0.0))
+    return int(torch.searchsorted(cumulative, point, right=True))
+
+
+def log_probability(logits: Tensor, tokens: Tensor | Sequence[int]) -> Tensor:
+    """Log-softmax of each row at one token, without the softmax of the others.
+
+    Args:
+        logits: float [R, V].
+        tokens: int64 [R], or R token ids.
+
+    Returns:
+        float32 [R], in nats. A row's result is the same bits whatever rows share the call.
+    """
+    columns = torch.as_tensor(tokens, dtype=torch.long, device=logits.device).unsqueeze(-1)
+    chosen = logits.gather(-1, columns).squeeze(-1).to(torch.float32)
+    # Row by row: a reduction over all rows at once may split its sums by their number.
+    normalizers = [torch.logsumexp(row.to(torch.float32), dim=0) for row in logits]
+    return chosen - torch.stack(normalizers) if normalizers else chosen

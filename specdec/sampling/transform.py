@@ -1,0 +1,171 @@
+"""Logits → scores: penalties, bias and bans, then temperature and the filters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.errors import ConfigError, NumericalError
+from specdec.sampling.filters import keep_min_p, keep_top_k, keep_top_p
+from specdec.sampling.params import SamplingParams
+
+
+class LogitsTransform:
+    """One request's map from logits to scores. Target and drafter share it, which keeps p and q comparable.
+
+    In this order, each step only if it is on: repetition penalty, presence and frequency penalties, logit
+    bias, bad words; then, unless greedy, temperature, top-k, top-p, min-p. Every row is computed on its own:
+    its scores are the same bits whatever rows share the call, and whether its last tokens are drafted or
+    committed.
+
+    Args:
+        params: the request's settings.
+        prompt: the request's prompt.
+        vocab_size: V.
+        bad_words: token ids of the entries that `params.bad_words` holds as strings. Those that it holds as
+            token ids are banned too.
+
+    Raises:
+        ConfigError: if a token id is not in [0, V), or if strings in `params.bad_words` were not tokenized.
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        vocab_size: int,
+        bad_words: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.params, self.vocab_size = params, vocab_size
+        if not bad_words and any(isinstance(word, str) for word in params.bad_words):
+            raise ConfigError("bad_words holds strings: tokenize them and pass their ids to LogitsTransform.")
+        words = [*(word for word in params.bad_words if not isinstance(word, str)), *map(tuple, bad_words)]
+        self._check_ids("bad_words", (token for word in words for token in word))
+        self._check_ids("logit_bias", params.logit_bias or ())
+        self._check_ids("prompt", prompt)
+
+        bias = params.logit_bias or {}
+        self._bias_ids = torch.tensor(list(bias), dtype=torch.long)
+        self._bias = torch.tensor(list(bias.values()), dtype=torch.float32)
+        self._banned_after: dict[tuple[int, ...], list[int]] = {}
+        for word in words:
+            self._banned_after.setdefault(tuple(word[:-1]), []).append(word[-1])
+        self._prefix_lengths = sorted({len(prefix) for prefix in self._banned_after})
+
+        penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
+        self._penalizes = penalties != (1, 0, 0)
+        self._edits = self._penalizes or bool(bias) or bool(words)
+        # Keys: every token in the prompt or the output. Values: how often it is in the output.
+        self._counts: dict[int, int] = dict.fromkeys(prompt, 0) if self._penalizes else {}
+        self._count_tensors: tuple[Tensor, Tensor] | None = None
+        self._tail = self._end_of(prompt)
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Commits output tokens: later rows follow them.
+
+        Raises:
+            ConfigError: if a token id is not in [0, V).
+        """
+        self._check_ids("output", tokens)
+        self._tail = self._end_of([*self._tail, *tokens])
+        if self._penalizes:
+            for token in tokens:
+                self._counts[token] = self._counts.get(token, 0) + 1
+            self._count_tensors = None
+
+    def scores(self, logits: Tensor, paths: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities up to a constant per row, -inf where the probability is 0.
+
+        Args:
+            logits: any float dtype [R, V]; never modified. Returned as it is if float32 with every step off.
+            paths: R paths; row r follows the committed tokens and then the draft tokens `paths[r]`.
+
+        Returns:
+            float32 [R, V].
+
+        Raises:
+            ConfigError: if the shapes do not fit.
+            NumericalError: if a row has NaN or +inf, or no token left.
+        """
+        if logits.shape != (len(paths), self.vocab_size):
+            raise ConfigError(
+                f"Logits {tuple(logits.shape)} for {len(paths)} paths and a vocabulary of {self.vocab_size}. "
+                "Give one row per path, as wide as the vocabulary."
+            )
+        scores = logits.to(torch.float32, copy=self._edits)
+        if self._penalizes:
+            self._penalize_rows(scores, paths)
+        if len(self._bias):
+            scores[:, self._bias_ids.to(scores.device)] += self._bias.to(scores.device)
+        if self._banned_after:
+            for r, path in enumerate(paths):
+                scores[r, self._banned(path)] = -math.inf
+        self._require_mass(scores)
+        return scores if self.params.greedy else self._warp(scores)
+
+    def _warp(self, scores: Tensor) -> Tensor:
+        params = self.params
+        if params.temperature != 1:
+            scores = scores / params.temperature
+        if params.top_k:
+            scores = keep_top_k(scores, params.top_k)
+        if params.top_p < 1:
+            scores = keep_top_p(scores, params.top_p)
+        if params.min_p > 0:
+            scores = keep_min_p(scores, params.min_p)
+        return scores
+
+    def _penalize_rows(self, scores: Tensor, paths: Sequence[Sequence[int]]) -> None:
+        """Changes `scores` in place.
+
+        Path tokens start again from their logit with their full count, for the bits that they will have when
+        committed.
+        """
+        in_paths = [list(dict.fromkeys(path)) for path in paths]
+        logits_in_paths = [scores[r, ids] for r, ids in enumerate(in_paths)]
+        if self._count_tensors is None:
+            self._count_tensors = (
+                torch.tensor(list(self._counts), dtype=torch.long),
+                torch.tensor(list(self._counts.values()), dtype=torch.float32),
+            )
+        committed, committed_counts = (tensor.to(scores.device) for tensor in self._count_tensors)
+        scores[:, committed] = self._penalized(scores[:, committed], committed_counts)
+        for r, (path, ids, logits) in enumerate(zip(paths, in_paths, logits_in_paths, strict=True)):
+            counts = [self._counts.get(token, 0) + path.count(token) for token in ids]
+            scores[r, ids] = self._penalized(logits, logits.new_tensor(counts))
+
+    def _penalized(self, logits: Tensor, counts: Tensor) -> Tensor:
+        """Logits of tokens seen before; counts: float32, how often each is in the output."""
+        params, penalty = self.params, self.params.repetition_penalty
+        repeated = torch.where(logits < 0, logits * penalty, logits / penalty)
+        return repeated - ((counts > 0) * params.presence_penalty + counts * params.frequency_penalty)
+
+    def _banned(self, path: Sequence[int]) -> list[int]:
+        history = self._end_of([*self._tail, *path])
+        prefixes = (tuple(history[len(history) - n :]) for n in self._prefix_lengths if n <= len(history))
+        return [token for prefix in prefixes for token in self._banned_after.get(prefix, ())]
+
+    def _end_of(self, tokens: Sequence[int]) -> list[int]:
+        """As many of the last tokens as the longest bad word looks back on."""
+        longest = max(self._prefix_lengths, default=0)
+        return list(tokens[max(len(tokens) - longest, 0) :])
+
+    def _check_ids(self, what: str, ids: Iterable[int]) -> None:
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise ConfigError(f"Token id {token} in {what}: give ids in [0, {self.vocab_size}).")
+
+    def _require_mass(self, scores: Tensor) -> None:
+        largest = scores.amax(dim=-1)
+        if bool(torch.isfinite(largest).all()):
+            return
+        row = int((~torch.isfinite(largest)).nonzero()[0])
+        if largest[row] == -math.inf:
+            raise NumericalError(f"Row {row}: every token is banned. Relax bad_words or the logit mask.")
+        raise NumericalError(
+            f"Row {row}: the largest logit is {float(largest[row])}. Run the model in a wider dtype, or "
+            "bring the penalties and logit_bias closer to their defaults."
+        )
