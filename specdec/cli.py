@@ -12,6 +12,7 @@ import torch
 import transformers
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from rich.console import Console
 
 from specdec.engine import EngineConfig
 from specdec.errors import ConfigError, SpecdecError
@@ -49,11 +50,13 @@ def _generate(config: DictConfig) -> None:
     drafter = hydra.utils.instantiate(config.drafter)
     prompts = _prompts(config)
     generator = SpeculativeGenerator(load(**_plain(config.target)), drafter, config.rule, config=engine)
-    report = ConsoleReport()
+    report = ConsoleReport(Console(record=config.svg is not None))
     report.legend(drafter.name, config.rule)
     if config.chat and generator.tokenizer.chat_template:
         prompts = [(label, [{"role": "user", "content": text}]) for label, text in prompts]
     report.table(compare(generator, prompts, params, report.prompt, report.event))
+    if config.svg is not None:
+        report.console.save_svg(config.svg, title="specdec generate")
 
 
 def _prompts(config: DictConfig) -> list[tuple[str, Any]]:

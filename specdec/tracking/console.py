@@ -21,8 +21,8 @@ DRAFTED_STYLE = "bold green"
 class ConsoleReport:
     """Prints a comparison as it runs, and its result at the end."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(self, console: Console) -> None:
+        self.console = console
 
     def legend(self, drafter: str, rule: str) -> None:
         """Says what the colours mean."""

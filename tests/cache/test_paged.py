@@ -91,11 +91,7 @@ def test_slots_are_int64_in_storage_order_for_committed_and_reserved_rows() -> N
     slots = cache.slots(0)
     first, second = blocks(cache, 0)
     assert slots.dtype == torch.int64
-    assert slots.tolist() == [first * 4, first * 4 + 1, first * 4 + 2, first * 4 + 3] + [
-        second * 4,
-        second * 4 + 1,
-        second * 4 + 2,
-    ]
+    assert slots.tolist() == [*(first * 4 + i for i in range(4)), *(second * 4 + i for i in range(3))]
     cache.commit(0, 1)
     assert cache.slots(0).tolist() == slots[:4].tolist()
 

@@ -121,15 +121,15 @@ class CacheMachine(RuleBasedStateMachine):
         rows, size = len(self.committed[seq]), self.cache.block_size
         spare = -(-(rows + len(self.reserved[seq])) // size) - -(-rows // size)
         last = self.cache.slots(seq)[rows - 1] // size if rows else None
-        try:
-            self.cache.reserve(seq, n)
-        except OutOfBlocksError as error:
-            assert needed > free + spare
+        if needed > free + spare:
+            with pytest.raises(OutOfBlocksError) as caught:
+                self.cache.reserve(seq, n)
+            error = caught.value
             assert (error.wanted, error.free, error.total) == (needed - spare, free, NUM_BLOCKS)
             assert self.snapshot() == before
             self.seen[f"refused a {'later' if held else 'first'} reservation"] += 1
             return False
-        assert needed <= free + spare
+        self.cache.reserve(seq, n)
         assert free - self.cache.num_free_blocks == needed - spare
         slots = self.cache.slots(seq)
         assert len(slots) == rows + n

@@ -1,0 +1,5 @@
+"""`python -m specdec` is the console script."""
+
+from specdec.cli import main
+
+main()

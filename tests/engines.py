@@ -1,0 +1,86 @@
+"""Running engines in tests, and drafters that no one would ship."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from specdec import Drafter, DraftRequest, DraftTree, Engine, EngineConfig, SamplingParams
+from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.model import ModelDrafter
+from specdec.drafters.ngram import NgramDrafter
+from specdec.drafters.none import NoDrafter
+from specdec.request import Request
+from tests.tiny import llama
+
+
+class NonsenseDrafter(Drafter):
+    """Full-length drafts that have nothing to do with the text."""
+
+    name = "nonsense"
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """Tokens by arithmetic."""
+        return [
+            DraftTree.chain((len(r.tokens) * 7 + i * 3) % r.transform.vocab_size for i in range(r.num_draft_tokens))
+            for r in requests
+        ]
+
+
+class ProphetDrafter(Drafter):
+    """Knows what the target will say."""
+
+    name = "prophet"
+
+    def __init__(self, texts: Sequence[Sequence[int]], num_draft_tokens: int = 4) -> None:
+        super().__init__(num_draft_tokens)
+        self._texts = texts
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """The next tokens of the text that begins like the request."""
+        trees = []
+        for request in requests:
+            have = list(request.tokens)
+            text = next((t for t in self._texts if list(t[: len(have)]) == have), [])
+            trees.append(DraftTree.chain(text[len(have) : len(have) + request.num_draft_tokens]))
+        return trees
+
+
+DRAFTERS: dict[str, Callable[[], Drafter]] = {
+    "none": NoDrafter,
+    "ngram": lambda: NgramDrafter(num_draft_tokens=4, min_match=1),
+    "ngram tree": lambda: NgramDrafter(num_draft_tokens=3, min_match=1, branches=3),
+    "model": lambda: ModelDrafter(llama(seed=1), num_draft_tokens=3),
+    "model tree": lambda: ModelDrafter(llama(seed=1), num_draft_tokens=3, branches=3),
+    "early exit": lambda: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
+    "early exit tree": lambda: EarlyExitDrafter(num_draft_tokens=2, num_layers=1, branches=2),
+    "nonsense": NonsenseDrafter,
+}
+
+
+def drain(engine: Engine) -> None:
+    """Steps until nothing is left; the cache must be sound after every step and empty at the end."""
+    while engine.has_work:
+        engine.step()
+        engine.cache.check_integrity()
+    assert engine.cache.num_free_blocks == engine.cache.num_blocks
+
+
+def run(
+    engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+) -> list[Request]:
+    """All prompts together."""
+    each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+    requests = [engine.add(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
+    drain(engine)
+    return requests
+
+
+def outputs(requests: Sequence[Request]) -> list[list[int]]:
+    """Generated token ids."""
+    return [request.output for request in requests]
+
+
+def small_engine(drafter: Drafter, rule: str = "auto", seed: int = 0, **sizes: int) -> Engine:
+    """A tiny target with small blocks, so that borders are met often."""
+    config = EngineConfig(**{"block_size": 4, "num_blocks": 256, "max_batch_tokens": 128, **sizes})
+    return Engine(llama(seed), drafter, rule, config)

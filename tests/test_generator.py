@@ -1,0 +1,160 @@
+"""The public face, on the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from specdec import (
+    BatchError,
+    ConfigError,
+    EngineConfig,
+    InvalidRequestError,
+    NumericalError,
+    SamplingParams,
+    SpeculativeGenerator,
+)
+from specdec.models.loading import LoadedModel
+from tests.engines import NonsenseDrafter
+
+REPEAT = "Count: 1 2 3 1 2 3 1 2 3"
+CHAT = [{"role": "user", "content": "Say the word tree three times."}]
+SHORT = SamplingParams(max_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def generator(embedded: LoadedModel) -> Iterator[SpeculativeGenerator]:
+    with SpeculativeGenerator(embedded, config=EngineConfig(num_blocks=256, max_num_seqs=4)) as generator:
+        yield generator
+
+
+def test_text_chat_and_token_ids_are_prompts(generator: SpeculativeGenerator) -> None:
+    ids = generator.tokenizer.encode(REPEAT)
+    text = generator.tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
+    chat_ids = generator.tokenizer.encode(text, add_special_tokens=False)
+    by_text, by_ids, by_chat, by_chat_ids = generator.generate([REPEAT, ids, CHAT, chat_ids], SHORT)
+    assert by_text.token_ids == by_ids.token_ids
+    assert by_chat.token_ids == by_chat_ids.token_ids
+    assert by_text.text == generator.tokenizer.decode(by_text.token_ids, skip_special_tokens=True)
+    assert "tree" in by_chat.text.lower()
+
+
+def test_one_prompt_of_each_kind_needs_no_list(generator: SpeculativeGenerator) -> None:
+    params = SamplingParams(max_tokens=3)
+    for prompt in (REPEAT, CHAT, generator.tokenizer.encode(REPEAT)):
+        assert len(generator.generate(prompt, params)) == 1
+    assert generator.generate([], params) == []
+
+
+def test_streams_say_what_generate_says(generator: SpeculativeGenerator) -> None:
+    prompts = [REPEAT, "Once upon a time", "🙂🙂🙂 means"]
+    expected = generator.generate(prompts, SHORT)
+    texts, tokens = ["", "", ""], [[], [], []]  # type: ignore[var-annotated]
+    for event in generator.stream(prompts, SHORT):
+        texts[event.index] += event.text
+        tokens[event.index] += event.token_ids
+        if event.generation is not None:
+            assert event.generation.text == texts[event.index]
+    assert texts == [generation.text for generation in expected]
+    assert tokens == [generation.token_ids for generation in expected]
+
+
+def test_pieces_tell_drafted_tokens_from_the_targets_own(generator: SpeculativeGenerator) -> None:
+    events = list(generator.stream(REPEAT, SHORT))
+    drafted = "".join(p.text for event in events for p in event.pieces if p.drafted)
+    own = "".join(p.text for event in events for p in event.pieces if not p.drafted)
+    generation = events[-1].generation
+    assert generation is not None
+    assert len(drafted) + len(own) == len(generation.text)
+    assert len(generator.tokenizer.encode(drafted)) >= generation.stats.accepted_tokens > 0
+
+
+def test_two_streams_share_one_engine(generator: SpeculativeGenerator) -> None:
+    want = [generation.text for generation in generator.generate([REPEAT, "Once upon a time"], SHORT)]
+    first, second = generator.stream(REPEAT, SHORT), generator.stream("Once upon a time", SHORT)
+    texts = ["", ""]
+    for a, b in zip(first, second, strict=False):
+        texts[0] += a.text
+        texts[1] += b.text
+    texts[0] += "".join(event.text for event in first)
+    texts[1] += "".join(event.text for event in second)
+    assert texts == want
+
+
+def test_leaving_a_stream_frees_its_blocks(generator: SpeculativeGenerator) -> None:
+    for _ in generator.stream([REPEAT, REPEAT], SamplingParams(max_tokens=50)):
+        break
+    assert not generator.engine.has_work
+    assert generator.engine.cache.num_free_blocks == 256
+
+
+def test_stop_strings_end_the_text_also_across_tokens(generator: SpeculativeGenerator) -> None:
+    [full] = generator.generate(REPEAT, SHORT)
+    [stopped] = generator.generate(REPEAT, SamplingParams(max_tokens=12, stop=["2 3"]))
+    assert stopped.text == full.text[: full.text.index("2 3")]
+    assert stopped.finish_reason == "stop"
+    assert len(generator.tokenizer.encode("2 3")) > 1
+    assert stopped.token_ids == full.token_ids[: len(stopped.token_ids)]
+
+
+def test_bad_words_stay_out(generator: SpeculativeGenerator) -> None:
+    [free] = generator.generate(REPEAT, SHORT)
+    [clean] = generator.generate(REPEAT, SamplingParams(max_tokens=12, bad_words=["2"]))
+    assert "2" in free.text
+    assert "2" not in clean.text
+
+
+def test_a_bad_prompt_stops_the_batch_before_any_work(generator: SpeculativeGenerator) -> None:
+    with pytest.raises(InvalidRequestError, match="Prompt 1: The prompt is empty"):
+        generator.generate([REPEAT, ""], SHORT)
+    with pytest.raises(InvalidRequestError, match="2 prompts but 1 sampling parameters"):
+        generator.generate([REPEAT, REPEAT], [SHORT])
+    with pytest.raises(InvalidRequestError, match="Prompt 0"):
+        generator.stream(["", REPEAT], SHORT)  # at the call, not at the first event
+    assert not generator.engine.has_work
+
+
+def test_errors_can_be_returned_beside_the_results(generator: SpeculativeGenerator) -> None:
+    good, bad = generator.generate([REPEAT, ""], SHORT, on_error="return")
+    assert good.error is None
+    assert good.text
+    assert isinstance(bad.error, InvalidRequestError)
+    assert bad.finish_reason == "error"
+
+
+def test_a_request_that_fails_on_the_way_does_not_lose_the_others(generator: SpeculativeGenerator) -> None:
+    vocabulary = range(generator.loaded.model.vocab_size)
+    hopeless = SamplingParams(max_tokens=12, bad_words=[[token] for token in vocabulary])
+    with pytest.raises(BatchError, match=r"1 of 2 requests failed; prompt 1: .* every token is banned") as caught:
+        generator.generate([REPEAT, REPEAT], [SHORT, hopeless])
+    good, bad = caught.value.generations
+    assert good.text == generator.generate(REPEAT, SHORT)[0].text
+    assert isinstance(bad.error, NumericalError)
+
+
+def test_a_second_drafter_shares_the_weights(generator: SpeculativeGenerator) -> None:
+    other = generator.with_drafter(NonsenseDrafter())
+    assert other.loaded.model is generator.loaded.model
+    assert other.generate(REPEAT, SHORT)[0].token_ids == generator.generate(REPEAT, SHORT)[0].token_ids
+
+
+def test_many_prompts_show_a_progress_bar(generator: SpeculativeGenerator, capsys: pytest.CaptureFixture[str]) -> None:
+    one = SamplingParams(max_tokens=1)
+    generator.generate([REPEAT], one)
+    assert "generating" not in capsys.readouterr().out
+    generator.generate([REPEAT], one, progress=True)
+    assert "1/1" in capsys.readouterr().out
+
+
+def test_unknown_names_and_options_are_refused_with_the_valid_ones(embedded: LoadedModel) -> None:
+    with pytest.raises(ConfigError, match=r"Unknown drafter 'ngrams'. Valid names: early_exit, model, ngram, none"):
+        SpeculativeGenerator(embedded, "ngrams")
+    with pytest.raises(ConfigError, match=r"Unknown rule 'tokens'. Valid names: "):
+        SpeculativeGenerator(embedded, rule="tokens")
+    with pytest.raises(ConfigError, match="num_drafts"):
+        SpeculativeGenerator(embedded, "ngram", drafter_options={"num_drafts": 3})
+    with pytest.raises(ConfigError, match="made already"):
+        SpeculativeGenerator(embedded, NonsenseDrafter(), drafter_options={"num_draft_tokens": 3})
+    with pytest.raises(ConfigError, match="temperature"):
+        SpeculativeGenerator(embedded, rule="greedy").generate(REPEAT, SamplingParams(temperature=1.0))
