@@ -99,7 +99,7 @@ class Engine:
         self.cache = PagedCache(model.kv_layout, self.config.blocks_for(model), self.config.block_size)
         self.scheduler = Scheduler(self.cache, drafter, self.config.max_batch_tokens, self.config.max_num_seqs)
         drafter.bind(TargetHandle(model, self.cache, tokenizer, self.config.max_batch_tokens))
-        self._intake = Intake(model, tokenizer, eos, rule, drafter.deterministic)
+        self._intake = Intake(model, tokenizer, eos, rule, drafter)
         self._clock = StepClock()
 
     @property

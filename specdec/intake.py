@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+from specdec.drafters.base import Drafter
 from specdec.errors import InvalidRequestError
 from specdec.models.base import CausalLM
 from specdec.randomness import RandomSource
@@ -25,14 +26,12 @@ class Intake:
         tokenizer: turns tokens into text, and bad words into tokens; None when callers want token ids alone.
         eos: token ids that end a text.
         rule: name of an acceptance rule, "auto", or a rule.
-        deterministic_drafter: whether the drafter's q is one-hot.
+        drafter: whose drafts the rule will judge.
     """
 
-    def __init__(
-        self, model: CausalLM, tokenizer: Any, eos: Sequence[int], rule: str | Rule, deterministic_drafter: bool
-    ) -> None:
+    def __init__(self, model: CausalLM, tokenizer: Any, eos: Sequence[int], rule: str | Rule, drafter: Drafter) -> None:
         self._model, self._tokenizer, self._eos = model, tokenizer, frozenset(eos)
-        self._rule, self._deterministic_drafter = rule, deterministic_drafter
+        self._rule, self._drafter = rule, drafter
         self._ids = itertools.count()
 
     def make(self, prompt: Sequence[int], params: SamplingParams) -> Request:
@@ -48,7 +47,7 @@ class Intake:
             id=next(self._ids),
             prompt=list(prompt),
             params=params,
-            rule=select_rule(self._rule, params, self._deterministic_drafter),
+            rule=select_rule(self._rule, params, self._drafter.deterministic, self._drafter.branches),
             transform=LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params)),
             random=RandomSource(secrets.randbits(64) if params.seed is None else params.seed),
             text=TextStream(self._tokenizer, params.stop) if self._tokenizer is not None else None,

@@ -74,7 +74,13 @@ def _build() -> tuple[Registry[Any], Registry[Any]]:
         {
             "greedy": "specdec.verify.greedy:GreedyRule",
             "token": "specdec.verify.token:TokenRule",
+            "block": "specdec.verify.block:BlockRule",
+            "multiround": "specdec.verify.multiround:MultiroundRule",
+            "rrs": "specdec.verify.rrs:RecursiveRejectionRule",
+            "kseq": "specdec.verify.kseq:KSeqRule",
+            "traversal": "specdec.verify.traversal:TraversalRule",
             "gumbel": "specdec.verify.gumbel:GumbelRule",
+            "typical": "specdec.verify.typical:TypicalRule",
         },
     )
     return drafters, rules

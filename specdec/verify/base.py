@@ -11,7 +11,8 @@ from torch import Tensor
 
 from specdec.errors import SpecdecError
 from specdec.randomness import RandomSource
-from specdec.verify.tree import DraftTree
+from specdec.verify.rational import DrawLaw, ExactDraft, Law, Row
+from specdec.verify.tree import ROOT, DraftTree
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Verdict:
 
     def num_tested(self, tree: DraftTree) -> int:
         """Draft positions that were tested: all accepted ones, and the one where every candidate was refused."""
-        last = self.path[-1] if self.path else -1
+        last = self.path[-1] if self.path else ROOT
         return len(self.path) + bool(tree.children(last))
 
     def tokens(self, tree: DraftTree) -> tuple[int, ...]:
@@ -48,6 +49,9 @@ class Verdict:
 class Rule(ABC):
     """Decides which draft tokens the target keeps, and emits one more.
 
+    A rule has two faces that must agree, which `specdec.verify.certify` checks: `draw` and `accept` on tensors, and
+    `draw_law` and `law`, which state the exact probability of everything that those two may do.
+
     `scores` are log-probabilities up to a constant per row, after the request's sampling transform, -inf where the
     probability is zero. A sequence with N draft nodes has N + 1 rows: row 0 follows the last committed token, row
     n + 1 follows node n. A rule holds no state: everything it uses comes in by its arguments.
@@ -55,8 +59,13 @@ class Rule(ABC):
 
     name: ClassVar[str]
     lossless: ClassVar[bool] = True
+    """Whether what is emitted follows `emits`. A lossy rule is for study, and every report says so."""
     needs_q: ClassVar[bool] = False
     """Whether `draw` returns the distribution it drew from. Without it drafts count as deterministic."""
+    trees: ClassVar[bool] = True
+    """Whether a node may have several candidates."""
+    deterministic_trees: ClassVar[bool] = True
+    """Whether those may come from a deterministic drafter; means nothing for a rule of chains."""
 
     @abstractmethod
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor | None]:
@@ -73,6 +82,23 @@ class Rule(ABC):
         """
 
     @abstractmethod
+    def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:
+        """The probability of every tuple of tokens that `draw` may return for one node.
+
+        Args:
+            q: the drafter's distribution, [V] fractions.
+            num_candidates: lanes.
+        """
+
+    @abstractmethod
+    def law(self, draft: ExactDraft) -> Law:
+        """The probability of every verdict on one draft, exact fractions that sum to one."""
+
+    def emits(self, p: Row) -> Row:
+        """The law that an emitted token is meant to follow where the target's is `p`."""
+        return p
+
+    @abstractmethod
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """The verdict for one sequence. `scores`: float32 [N + 1, V]."""
 
@@ -85,7 +111,7 @@ class Rule(ABC):
             keys: one per sequence.
 
         Raises:
-            SpecdecError: if the rows do not match the trees.
+            SpecdecError: if the rows do not match the trees, or if a chain is needed and a tree is given.
             NumericalError: if a row has no mass to draw from.
         """
         for tree, rows in zip(trees, scores, strict=True):
@@ -93,6 +119,8 @@ class Rule(ABC):
                 raise SpecdecError(
                     f"Rule {self.name!r}: {len(tree)} nodes need {len(tree) + 1} rows of scores, got {len(rows)}."
                 )
+            if not self.trees and not tree.is_chain:
+                raise SpecdecError(f"Rule {self.name!r} judges chains. Use branches=1, or a rule for trees.")
         return [self.accept_one(*problem) for problem in zip(trees, scores, keys, strict=True)]
 
 
@@ -104,7 +132,7 @@ def walk_matching(tree: DraftTree, emit: Sequence[int]) -> Verdict:
         emit: the token that the target emits after each row; indexable by row number.
     """
     path: list[int] = []
-    node = -1
+    node = ROOT
     while True:
         token = emit[node + 1]
         match = next((child for child in tree.children(node) if tree.tokens[child] == token), None)

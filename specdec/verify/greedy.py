@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from specdec.verify.base import Rule, StepKey, Verdict, walk_matching
+from specdec.verify.rational import ONE, DrawLaw, ExactDraft, Law, Row, one_hot
 from specdec.verify.tree import DraftTree
 
 
@@ -19,8 +20,22 @@ class GreedyRule(Rule):
         """The drafter's most probable tokens, best first."""
         if len(lanes) == 1:
             return [int(scores.argmax())], None
-        return scores.topk(len(lanes)).indices.tolist(), None
+        return scores.topk(min(len(lanes), len(scores))).indices.tolist(), None
+
+    def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:
+        """All mass on the ranking by probability."""
+        ranked = sorted(range(len(q)), key=lambda token: -q[token])
+        return {tuple(ranked[:num_candidates]): ONE}
 
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """Walks down the tree along the target's argmax."""
         return walk_matching(tree, scores.argmax(-1).tolist())
+
+    def law(self, draft: ExactDraft) -> Law:
+        """One verdict."""
+        verdict = walk_matching(draft.tree, [max(range(len(row)), key=lambda t: row[t]) for row in draft.p])
+        return {(verdict.path, verdict.next_token): ONE}
+
+    def emits(self, p: Row) -> Row:
+        """The most probable token; of equal ones the first."""
+        return one_hot(max(range(len(p)), key=lambda token: p[token]), len(p))

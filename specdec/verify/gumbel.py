@@ -6,12 +6,16 @@ Source: Daliri, Musco and Suresh, "Coupling without communication and drafter-in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from specdec.verify.base import Rule, StepKey, Verdict, walk_matching
-from specdec.verify.tree import DraftTree
+from specdec.verify.draws import without_replacement_law
+from specdec.verify.races import race_law
+from specdec.verify.rational import ONE, DrawLaw, ExactDraft, Law, Row, add, normalized
+from specdec.verify.tree import ROOT, DraftTree
 
 
 class GumbelRule(Rule):
@@ -29,9 +33,36 @@ class GumbelRule(Rule):
         best = noisy.topk(min(len(lanes), int(torch.isfinite(scores).sum())))
         return best.indices.tolist(), None
 
+    def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:
+        """The ranking of log q + g is a sequence of draws without replacement (Plackett and Luce)."""
+        return without_replacement_law(q, num_candidates)
+
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """Walks down the tree along the target's own perturbed argmax, drawing only for the rows it visits."""
         return walk_matching(tree, _PerturbedArgmax(tree, scores, key))
+
+    def law(self, draft: ExactDraft) -> Law:
+        """Emission given the candidates, node by node: the noise of different positions is independent."""
+        law: Law = {}
+
+        def walk(node: int, path: tuple[int, ...], probability: Fraction) -> None:
+            children = draft.tree.children(node)
+            tokens = tuple(draft.tree.tokens[child] for child in children)
+            emitted = draft.p[node + 1]
+            if draft.q is not None and children:
+                joint = race_law(draft.p[node + 1], draft.q[node + 1], len(children))
+                emitted = normalized(joint[tokens])
+            for token, chance in enumerate(emitted):
+                if not chance:
+                    continue
+                if token in tokens:
+                    child = children[tokens.index(token)]
+                    walk(child, (*path, child), probability * chance)
+                else:
+                    add(law, (path, token), probability * chance)
+
+        walk(ROOT, (), ONE)
+        return law
 
 
 class _PerturbedArgmax(Sequence[int]):

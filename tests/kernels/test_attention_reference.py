@@ -102,39 +102,37 @@ def make_case(
     return Case(query, keys, values, sequences, sees)
 
 
-def oracle(case: Case, scale: float, window: int | None = None, softcap: float | None = None) -> Tensor:
-    """Attention by the book, one row and one head at a time, in float64."""
+def oracle(case: Case, scale: float, window: int | None = None, softcap: float | None = None) -> tuple[Tensor, Tensor]:
+    """Attention by the book, one row and one head at a time, in float64, and how far off each result may be.
+
+    The bound, with u the unit roundoff of the storage type and u32 that of float32: a product of D terms, summed in
+    float32 in any order and rounded to the storage type, is off by at most D·u32·Σ|qk| + u·|qk|; scale and cap (whose
+    slope is at most one) add a few float32 roundings of it and of the cap. If every score is off by at most δ, each
+    weight is off by a factor of at most exp(2δ). Rounding weights and result to the storage type costs u each, and
+    exponentials, their sum and the weighted sum over n keys 2n + 10 roundings in float32.
+    """
     query, keys, values = (t.double() for t in (case.query, case.keys, case.values))
+    small, unit = UNIT[torch.float32], UNIT[case.query.dtype]
     out = torch.empty(query.shape, dtype=torch.float64)
+    bound = torch.empty((*query.shape[:2], 1), dtype=torch.float64)
     group = query.shape[1] // keys.shape[1]
     for row, sees in enumerate(case.sees):
         reach = [slot for slot, distance in sees if window is None or distance < window]
         for head in range(query.shape[1]):
-            scores = []
+            scores, shift = [], 0.0
             for slot in reach:
-                score = scale * float(query[row, head] @ keys[slot, head // group])
+                products = scale * query[row, head] * keys[slot, head // group]
+                score, size = float(products.sum()), float(products.abs().sum())
                 scores.append(score if softcap is None else softcap * math.tanh(score / softcap))
+                error = (len(products) + 3) * small * size + unit * abs(score) + 6 * small * (softcap or 0)
+                shift = max(shift, error)
             top = max(scores)
             weights = [math.exp(score - top) for score in scores]
-            mixed = sum(w * values[slot, head // group] for w, slot in zip(weights, reach, strict=True))
-            out[row, head] = mixed / sum(weights)
-    return out
-
-
-def error_bound(case: Case, scale: float, softcap: float | None = None) -> float:
-    """How far a careful implementation can be from the oracle.
-
-    A product of D terms, accumulated in float32 in any order and rounded to the storage type, is off by at most
-    (D·u32 + u)·Σ|qk|; scaling and the cap (whose slope is at most one) add a few roundings. A shift of all scores by
-    up to δ changes each weight by a factor of at most exp(2δ). Rounding weights and result to the storage type
-    costs u each, and exponentials, the sum and the weighted mean over n keys 2n + 10 roundings in float32.
-    """
-    small, unit = UNIT[torch.float32], UNIT[case.query.dtype]
-    products = case.query.double().abs().amax((0, 1)) @ case.keys.double().nan_to_num().abs().amax((0, 1))
-    shift = abs(scale) * float(products) * ((case.query.shape[-1] + 3) * small + unit) + 6 * small * (softcap or 0)
-    longest = max(len(sequence.slots) for sequence in case.sequences)
-    largest = float(case.values.double().nan_to_num().abs().max())
-    return largest * (math.expm1(2 * shift) + 2 * unit + (2 * longest + 10) * small)
+            read = values[reach, head // group]
+            out[row, head] = torch.tensor(weights, dtype=torch.float64) @ read / sum(weights)
+            roundings = math.expm1(2 * shift) + 2 * unit + (2 * len(reach) + 10) * small
+            bound[row, head] = float(read.abs().max()) * roundings
+    return out, bound
 
 
 def check(case: Case, scale: float = 0.4, window: int | None = None, softcap: float | None = None) -> Tensor:
@@ -142,8 +140,8 @@ def check(case: Case, scale: float = 0.4, window: int | None = None, softcap: fl
     out = paged_attention(case.query, case.keys, case.values, case.sequences, scale, window, softcap)
     assert out.shape == case.query.shape
     assert out.dtype == case.query.dtype
-    error = float((out.double() - oracle(case, scale, window, softcap)).abs().max())
-    assert error <= error_bound(case, scale, softcap)
+    expected, bound = oracle(case, scale, window, softcap)
+    assert ((out.double() - expected).abs() <= bound).all()
     return out
 
 
@@ -275,7 +273,7 @@ def test_scores_too_large_for_an_exponential_pick_the_best_key() -> None:
     # The cap leaves +1 for keys of the query's sign and -1 for the others.
     weights = [math.e, math.e, math.e, 1 / math.e]
     expected = sum(w * v for w, v in zip(weights, [10, 20, 30, 40], strict=True)) / sum(weights)
-    # Four keys: the score of one cap rounds once, then as in `error_bound`.
+    # Four keys: the score of one cap rounds once, then as in `oracle`.
     assert float(capped[0]) == pytest.approx(expected, rel=(2 * 4 + 10 + 12) * UNIT[torch.float32])
 
 

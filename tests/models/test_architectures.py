@@ -1,0 +1,568 @@
+"""Real architectures with random weights: our attention over the paged cache against the model's own, run plainly.
+
+The oracle is a deep copy of the module with transformers' eager attention. It sees one whole text at a time: no
+cache, no batch, no tree.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from specdec.cache.paged import PagedCache
+from specdec.errors import UnsupportedModelError
+from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.transformers import TransformersModel
+
+VOCAB_SIZE, MAX_CONTEXT, WINDOW = 101, 128, 6
+TOLERANCE = 1e-4
+"""Logits are below ten, and a few thousand float32 operations lie between the embeddings and them."""
+
+TREE_PARENTS = [-1, 0, 0, 2, 2, 4, 4]
+TREE_PATHS = [[0], [0, 1], [0, 2], [0, 2, 3], [0, 2, 4], [0, 2, 4, 5], [0, 2, 4, 6]]
+
+LLAMA: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": MAX_CONTEXT,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GPT2 = {
+    "vocab_size": VOCAB_SIZE,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": MAX_CONTEXT,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+BERT = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
+WINDOWED = LLAMA | {"sliding_window": WINDOW}
+GEMMA = WINDOWED | {"head_dim": 8, "query_pre_attn_scalar": 12}
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+}
+
+
+def rope(kind: str, **parameters: float | list[float]) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **parameters}}
+
+
+WORKING: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", LLAMA),
+    "llama, one kv head": ("Llama", LLAMA | {"num_key_value_heads": 1}),
+    "llama, llama3 rope": (
+        "Llama",
+        LLAMA
+        | rope("llama3", factor=4.0, original_max_position_embeddings=32, low_freq_factor=1.0, high_freq_factor=4.0),
+    ),
+    "llama, yarn rope": ("Llama", LLAMA | rope("yarn", factor=4.0, original_max_position_embeddings=32)),
+    "qwen2": ("Qwen2", LLAMA),
+    "qwen2, window in the upper layers": ("Qwen2", WINDOWED | {"use_sliding_window": True, "max_window_layers": 1}),
+    "qwen3": ("Qwen3", LLAMA | {"head_dim": 16}),
+    "mistral": ("Mistral", WINDOWED),
+    "gemma": ("Gemma", LLAMA | {"head_dim": 16}),
+    "gemma2": (
+        "Gemma2",
+        GEMMA | {"num_hidden_layers": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": ("Gemma3Text", GEMMA | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+    "gpt2": ("GPT2", GPT2),
+    "gpt2, scaled by layer": ("GPT2", GPT2 | {"scale_attn_by_inverse_layer_idx": True}),
+    "phi3": ("Phi3", WINDOWED),
+    "gpt-neox": ("GPTNeoX", LLAMA),
+    "olmo2": ("Olmo2", LLAMA),
+    "olmo3": ("Olmo3", WINDOWED | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}),
+    "opt": (
+        "OPT",
+        BERT
+        | {
+            "ffn_dim": 48,
+            "max_position_embeddings": MAX_CONTEXT,
+            "word_embed_proj_dim": 32,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "mixtral": ("Mixtral", WINDOWED | EXPERTS),
+    "qwen3-moe": ("Qwen3Moe", LLAMA | EXPERTS | {"head_dim": 8}),
+    "starcoder2": ("Starcoder2", WINDOWED),
+    "cohere2": (
+        "Cohere2",
+        WINDOWED
+        | {
+            "head_dim": 8,
+            "logit_scale": 1.0,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        },
+    ),
+    "granite": ("Granite", LLAMA),
+    "smollm3": ("SmolLM3", LLAMA | {"no_rope_layers": [1, 0, 1]}),
+    "glm4": ("Glm4", LLAMA | {"head_dim": 8}),
+    "deepseek-v3": ("DeepseekV3", LLAMA | EXPERTS | DEEPSEEK),
+}
+"""transformers' config class without its ending, and the arguments of a tiny one."""
+
+NO_EARLY_EXIT = {"opt"}
+"""Their layers do not lie directly below the base model."""
+HAVE_WINDOW = [
+    "qwen2, window in the upper layers",
+    *("mistral", "gemma2", "gemma3", "phi3", "olmo3", "mixtral", "starcoder2", "cohere2"),
+]
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "bloom": ("Bloom", {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "n_layer": 3, "n_head": 4}, "bypasses"),
+    "gpt-j": ("GPTJ", GPT2 | {"rotary_dim": 4}, "bypasses"),
+    "gpt-neo": (
+        "GPTNeo",
+        {
+            "vocab_size": VOCAB_SIZE,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": WINDOW,
+        },
+        "bypasses",
+    ),
+    "falcon": (
+        "Falcon",
+        {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True},
+        "bypasses",
+    ),
+    "mpt": ("Mpt", {"vocab_size": VOCAB_SIZE, "d_model": 32, "n_layers": 2, "n_heads": 4}, "bypasses"),
+    "codegen": ("CodeGen", GPT2 | {"rotary_dim": 4}, "bypasses"),
+    "mamba": ("Mamba", {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2}, "bypasses"),
+    "lfm2, convolutions between": ("Lfm2", LLAMA | {"layer_types": ["conv", "full_attention", "conv"]}, "1 times in 3"),
+    "stablelm, drops keyword arguments": ("StableLm", LLAMA, "drops the keyword arguments"),
+    "gpt-oss, attention sinks": ("GptOss", WINDOWED | EXPERTS | {"head_dim": 8}, "other logits .* attention sinks"),
+    "bert, sees both ways": ("Bert", BERT, "other logits"),
+    "deepseek-v2, values of another size": ("DeepseekV2", LLAMA | EXPERTS | DEEPSEEK | {"v_head_dim": 6}, r"4, 8, 6"),
+    "gemma4, layers of several sizes": ("Gemma4Text", WINDOWED | {"head_dim": 8}, "different key/value shapes"),
+}
+
+BEYOND_THE_PROBE: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon-h1, a recurrent state beside attention": (
+        "FalconH1",
+        LLAMA
+        | {
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_n_groups": 1,
+            "mamba_d_state": 8,
+            "mamba_chunk_size": 4,
+        },
+    ),
+    "llama4, attention in chunks": (
+        "Llama4Text",
+        LLAMA | EXPERTS | {"head_dim": 8, "intermediate_size_mlp": 48, "attention_chunk_size": 16},
+    ),
+    "phi3, long rope": (
+        "Phi3",
+        LLAMA
+        | {"original_max_position_embeddings": 32}
+        | rope("longrope", short_factor=[1.0] * 4, long_factor=[4.0, 3.0, 2.0, 5.0]),
+    ),
+    "llama, dynamic rope": ("Llama", LLAMA | {"max_position_embeddings": 32} | rope("dynamic", factor=4.0)),
+}
+"""A dozen tokens in one go look right in all of these; longer texts, cached tokens or a batch do not."""
+
+
+def make_module(kind: str, options: dict[str, Any], seed: int = 0) -> PreTrainedModel:
+    """A random model whose logits depend on the whole context: every weight, bias and norm is drawn anew."""
+    config = getattr(transformers, f"{kind}Config")(**options)
+    module: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            if weight.dim() == 1:
+                weight.add_(0.1 * noise)
+            else:
+                is_table = any(mark in name for mark in ("embed", "wte", "wpe"))
+                weight.copy_(noise * (0.5 if is_table else 1.2 * max(weight.shape[-2:]) ** -0.5))
+    return module
+
+
+class Own:
+    """What the model itself says: one plain run for every text."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        assert module.config._attn_implementation == "eager"
+        self.module = module
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def all(self, tokens: Sequence[int]) -> Tensor:
+        """Logits of every position, [tokens, vocabulary]."""
+        key = tuple(tokens)
+        if key not in self._known:
+            with torch.inference_mode():
+                logits = self.module(input_ids=torch.tensor([key]), use_cache=False).logits[0].float()
+            assert logits.shape == (len(key), VOCAB_SIZE)
+            # Otherwise agreement would mean nothing.
+            assert float(logits.std(-1).min()) > 0.1
+            assert float(logits.abs().max()) < 10
+            self._known[key] = logits
+        return self._known[key]
+
+    def last(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Logits after each text, [texts, vocabulary], each from a run of its own."""
+        return torch.stack([self.all(text)[-1] for text in texts])
+
+
+class Bench:
+    """Sequences in a paged cache whose blocks are scattered and whose unwritten slots hold NaN."""
+
+    def __init__(self, model: TransformersModel, block_size: int = 4, num_blocks: int = 40) -> None:
+        self.model, self.texts = model, dict[int, list[int]]()
+        self.cache = PagedCache(model.kv_layout, num_blocks, block_size)
+        for tensor in (*self.cache.keys, *self.cache.values):
+            tensor.fill_(math.nan)
+        holders = list(range(1000, 1000 + num_blocks))
+        for holder in holders:
+            self.cache.add(holder)
+            self.cache.reserve(holder, 1)
+        random.Random(0).shuffle(holders)
+        for holder in holders:
+            self.cache.free(holder)
+
+    def part(
+        self,
+        seq: int,
+        tokens: Sequence[int],
+        parents: Sequence[int] | None = None,
+        first: int = 0,
+        logit_rows: Sequence[int] | None = None,
+    ) -> SequenceRows:
+        """Rows for a pass; reserves them and all rows of the tree. Logits are for every row unless told otherwise."""
+        if seq not in self.cache:
+            self.cache.add(seq)
+            self.texts[seq] = []
+        if first == 0:
+            self.cache.reserve(seq, len(tokens) if parents is None else len(parents))
+        rows = range(len(tokens)) if logit_rows is None else logit_rows
+        return SequenceRows(tokens, self.cache.slots(seq), self.cache.length(seq), parents, first, rows)
+
+    def run(self, *parts: SequenceRows) -> Tensor:
+        logits = self.model.forward(RaggedBatch.build(parts), self.cache)
+        assert logits.dtype == torch.float32
+        assert logits.shape == (sum(len(part.logit_rows) for part in parts), VOCAB_SIZE)
+        return logits
+
+    def append(self, seq: int, tokens: Sequence[int]) -> Tensor:
+        """Runs the tokens as one chunk and keeps them."""
+        logits = self.run(self.part(seq, tokens))
+        self.cache.commit(seq, len(tokens))
+        self.texts[seq] += tokens
+        return logits
+
+    def keep(self, seq: int, tokens: Sequence[int], path: Sequence[int]) -> None:
+        """Keeps an accepted path of a tree that was run with these tokens."""
+        self.cache.commit_path(seq, path)
+        self.texts[seq] += [tokens[row] for row in path]
+
+
+def text(length: int, seed: int) -> list[int]:
+    draw = random.Random(seed)
+    return [draw.randrange(3, VOCAB_SIZE) for _ in range(length)]
+
+
+def prefixes(before: Sequence[int], tokens: Sequence[int]) -> list[list[int]]:
+    """The text up to and including each of the tokens."""
+    return [[*before, *tokens[: row + 1]] for row in range(len(tokens))]
+
+
+def branches(before: Sequence[int], tokens: Sequence[int]) -> list[list[int]]:
+    """The text up to and including each node of the tree."""
+    return [[*before, *(tokens[row] for row in path)] for path in TREE_PATHS]
+
+
+def assert_close(ours: Tensor, own: Tensor) -> None:
+    assert ours.shape == own.shape
+    assert not ours.isnan().any()
+    assert float((ours - own).abs().max()) <= TOLERANCE
+
+
+Pair = tuple[TransformersModel, Own]
+
+
+@pytest.fixture(scope="module", params=WORKING)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """A model under our attention, and a separate copy under its own."""
+    module = make_module(*WORKING[request.param])
+    own = Own(copy.deepcopy(module))
+    return TransformersModel(module, request.param), own
+
+
+PROMPT = text(19, seed=1)
+
+
+def test_what_the_model_says_of_itself(pair: Pair) -> None:
+    model, own = pair
+    assert model.vocab_size == VOCAB_SIZE
+    assert model.max_context == MAX_CONTEXT
+    assert model.kv_layout.num_layers == own.module.config.num_hidden_layers
+    assert model.kv_layout.dtype == torch.float32
+
+
+def test_the_prompt_in_one_chunk(pair: Pair) -> None:
+    model, own = pair
+    assert_close(Bench(model).append(0, PROMPT), own.all(PROMPT))
+
+
+@pytest.mark.parametrize("sizes", [[5, 1, 9, 4], [1, 18], [7, 7, 5]], ids=str)
+def test_the_prompt_in_several_chunks(pair: Pair, sizes: list[int]) -> None:
+    model, own = pair
+    bench, logits, rest = Bench(model), [], PROMPT
+    for size in sizes:
+        logits.append(bench.append(0, rest[:size]))
+        rest = rest[size:]
+    assert rest == []
+    assert_close(torch.cat(logits), own.all(PROMPT))
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 16], ids="blocks of {}".format)
+def test_decoding_one_token_after_another(pair: Pair, block_size: int) -> None:
+    model, own = pair
+    bench = Bench(model, block_size)
+    bench.append(0, PROMPT[:7])
+    logits = [bench.append(0, [token]) for token in PROMPT[7:]]
+    assert_close(torch.cat(logits), own.last(prefixes(PROMPT[:7], PROMPT[7:])))
+
+
+@pytest.mark.parametrize("with_parents", [False, True], ids=["", "as a tree"])
+def test_verifying_a_chain(pair: Pair, with_parents: bool) -> None:
+    """The last sampled token, not yet cached, and four drafted ones; some are then kept and decoding goes on."""
+    model, own = pair
+    bench, chain = Bench(model), text(5, seed=2)
+    bench.append(0, PROMPT)
+    parents = [-1, 0, 1, 2, 3] if with_parents else None
+    assert_close(bench.run(bench.part(0, chain, parents)), own.last(prefixes(PROMPT, chain)))
+    bench.keep(0, chain, [0, 1])
+    after = text(3, seed=3)
+    assert_close(bench.run(bench.part(0, after)), own.last(prefixes([*PROMPT, *chain[:2]], after)))
+
+
+@pytest.mark.parametrize("length", [1, 5, 19], ids="{} tokens before".format)
+def test_verifying_a_tree(pair: Pair, length: int) -> None:
+    model, own = pair
+    bench, tree, before = Bench(model), text(7, seed=4), PROMPT[:length]
+    bench.append(0, before)
+    assert_close(bench.run(bench.part(0, tree, TREE_PARENTS)), own.last(branches(before, tree)))
+
+
+def test_a_tree_that_is_run_level_by_level(pair: Pair) -> None:
+    """The way a drafter grows one: rows that were run earlier in the step are only attended to."""
+    model, own = pair
+    bench, tree = Bench(model), text(7, seed=4)
+    bench.append(0, PROMPT)
+    logits = [
+        bench.run(bench.part(0, tree[first:stop], TREE_PARENTS, first))
+        for first, stop in [(0, 1), (1, 3), (3, 5), (5, 7)]
+    ]
+    assert_close(torch.cat(logits), own.last(branches(PROMPT, tree)))
+
+
+@pytest.mark.parametrize("leaf", [3, 5, 6], ids="down to node {}".format)
+def test_decoding_on_after_a_path_was_moved_together(pair: Pair, leaf: int) -> None:
+    model, own = pair
+    bench, tree, path = Bench(model), text(7, seed=4), TREE_PATHS[leaf]
+    bench.append(0, PROMPT)
+    bench.run(bench.part(0, tree, TREE_PARENTS))
+    bench.keep(0, tree, path)
+    kept = bench.texts[0]
+    assert kept == [*PROMPT, *(tree[row] for row in path)]
+    step, again = text(1, seed=5), text(7, seed=6)
+    assert_close(bench.append(0, step), own.last([[*kept[: 19 + len(path)], *step]]))
+    assert_close(bench.run(bench.part(0, again, TREE_PARENTS)), own.last(branches(bench.texts[0], again)))
+
+
+def test_a_mixture_of_everything_in_one_pass(pair: Pair) -> None:
+    """Twice: what the first pass left in the cache is what the second one reads."""
+    model, own = pair
+    bench = Bench(model, num_blocks=60)
+    texts = {seq: text(length, seed=10 + seq) for seq, length in enumerate([0, 5, 13, 8, 19, 11, 2])}
+    bench.run(*(bench.part(seq, texts[seq], logit_rows=[]) for seq in texts if seq > 0))
+    for seq in texts:
+        if seq > 0:
+            bench.cache.commit(seq, len(texts[seq]))
+            bench.texts[seq] += texts[seq]
+
+    prompt, chunk, last, chain = text(9, 20), text(7, 21), text(1, 22), text(5, 23)
+    tree, late, lone = text(7, 24), text(7, 25), text(7, 26)
+    # Of this tree the first three rows are run ahead of the pass.
+    bench.run(bench.part(5, late[:3], TREE_PARENTS))
+    logits = bench.run(
+        bench.part(0, prompt, logit_rows=[8]),
+        bench.part(1, chunk, logit_rows=[]),
+        bench.part(2, last),
+        bench.part(3, chain),
+        bench.part(4, tree, TREE_PARENTS),
+        bench.part(5, late[3:], TREE_PARENTS, first=3, logit_rows=[3, 0]),
+        bench.part(6, lone, TREE_PARENTS, logit_rows=[0, 4, 6]),
+    )
+    expected = [
+        prompt,
+        [*texts[2], *last],
+        *prefixes(texts[3], chain),
+        *branches(texts[4], tree),
+        *(branches(texts[5], late)[row] for row in (6, 3)),
+        *(branches(texts[6], lone)[row] for row in (0, 4, 6)),
+    ]
+    assert_close(logits, own.last(expected))
+
+    bench.keep(0, prompt, range(9))
+    bench.keep(1, chunk, range(7))
+    bench.keep(2, last, [])
+    bench.keep(3, chain, [0, 1, 2])
+    bench.keep(4, tree, TREE_PATHS[6])
+    bench.keep(5, late, TREE_PATHS[3])
+    bench.keep(6, lone, TREE_PATHS[1])
+    bench.cache.check_integrity()
+    before = [list(bench.texts[seq]) for seq in range(7)]
+    logits = bench.run(*(bench.part(seq, [40 + seq]) for seq in range(7)))
+    assert_close(logits, own.last([[*before[seq], 40 + seq] for seq in range(7)]))
+
+
+def test_a_pass_without_logits_fills_the_cache_all_the_same(pair: Pair) -> None:
+    model, own = pair
+    bench = Bench(model)
+    bench.run(bench.part(0, PROMPT[:18], logit_rows=[]))
+    bench.cache.commit(0, 18)
+    assert_close(bench.append(0, PROMPT[18:]), own.last([PROMPT]))
+
+
+def test_early_exit_equals_a_model_that_has_only_the_first_layers(pair: Pair, request: pytest.FixtureRequest) -> None:
+    model, own = pair
+    name = request.node.callspec.params["pair"]
+    kind, options = WORKING[name]
+    if name in NO_EARLY_EXIT:
+        with pytest.raises(UnsupportedModelError, match=r"cannot exit early\. Use another drafter"):
+            model.truncated(2)
+        return
+    total = model.kv_layout.num_layers
+    for num_layers in range(1, total):
+        fewer = {"n_layer" if "n_layer" in options else "num_hidden_layers": num_layers}
+        if "layer_types" in options:
+            fewer["layer_types"] = options["layer_types"][:num_layers]
+        small = make_module(kind, options | fewer, seed=9)
+        weights = own.module.state_dict()
+        small.load_state_dict({key: weights[key] for key in small.state_dict()})
+        short, short_own = model.truncated(num_layers), Own(small)
+        assert short.name == f"{name}[:{num_layers}]"
+        assert short.kv_layout.num_layers == num_layers
+        bench, tree, step = Bench(short), text(7, seed=4), text(1, seed=5)
+        assert_close(bench.append(0, PROMPT), short_own.all(PROMPT))
+        assert_close(bench.run(bench.part(0, tree, TREE_PARENTS)), short_own.last(branches(PROMPT, tree)))
+        bench.keep(0, tree, TREE_PATHS[6])
+        kept = list(bench.texts[0])
+        assert_close(bench.append(0, step), short_own.last([[*kept, *step]]))
+        assert float((short_own.last([PROMPT]) - own.last([PROMPT])).abs().max()) > 0.01
+
+
+def test_early_exit_shares_weights_and_leaves_the_model_as_it_was(pair: Pair, request: pytest.FixtureRequest) -> None:
+    model, own = pair
+    if request.node.callspec.params["pair"] in NO_EARLY_EXIT:
+        pytest.skip("has no early exit")
+    before = Bench(model).append(0, PROMPT)
+    short = model.truncated(1)
+    own_tensors = {parameter.data_ptr() for parameter in model.module.parameters()}
+    assert {parameter.data_ptr() for parameter in short.module.parameters()} < own_tensors
+    Bench(short).append(0, PROMPT)
+    assert torch.equal(Bench(model).append(0, PROMPT), before)
+    assert_close(before, own.all(PROMPT))
+    assert model.kv_layout.num_layers == model.module.config.num_hidden_layers == own.module.config.num_hidden_layers
+    assert len(list(model.module.parameters())) == len(list(own.module.parameters()))
+
+
+@pytest.mark.parametrize("name", HAVE_WINDOW)
+def test_these_models_look_through_a_window(name: str) -> None:
+    """Guards the tests above: if their texts did not exceed the window, they would say nothing about it."""
+    kind, options = WORKING[name]
+    module = make_module(kind, options)
+    wide = make_module(kind, options | {"sliding_window": MAX_CONTEXT})
+    wide.load_state_dict(module.state_dict())
+    difference = (Own(module).all(PROMPT) - Own(wide).all(PROMPT)).abs().amax(-1)
+    assert float(difference[:WINDOW].max()) == 0
+    assert float(difference[WINDOW:].min()) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("num_layers", [-1, 0, 3, 4])
+def test_an_early_exit_needs_some_but_not_all_layers(num_layers: int) -> None:
+    model = TransformersModel(make_module("Llama", LLAMA), "tiny")
+    with pytest.raises(UnsupportedModelError, match=f"tiny has 3 layers; .* needs 1 to 2 of them, got {num_layers}"):
+        model.truncated(num_layers)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_architecture_that_cannot_work_is_refused_with_advice(name: str) -> None:
+    kind, options, reason = REFUSED[name]
+    module = make_module(kind, options)
+    with pytest.raises(UnsupportedModelError, match=f"(?s){kind.removesuffix('Text')}.*{reason}") as caught:
+        TransformersModel(module, "the-model")
+    assert any(advice in str(caught.value) for advice in ("Choose ", "Use another model"))
+
+
+def test_a_refusal_names_architectures_that_work() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"the-model.*Llama, Qwen, Mistral"):
+        TransformersModel(make_module(*REFUSED["bloom"][:2]), "the-model")
+
+
+def test_weights_that_hold_nan_are_refused() -> None:
+    module = make_module("Llama", LLAMA)
+    with torch.no_grad():
+        module.model.layers[1].mlp.up_proj.weight[3, 5] = math.nan
+    with pytest.raises(UnsupportedModelError, match=r"broken-llama.*weights hold NaN"):
+        TransformersModel(module, "broken-llama")
+
+
+@pytest.mark.parametrize("name", BEYOND_THE_PROBE)
+def test_what_a_short_probe_cannot_show_is_refused_or_right(name: str) -> None:
+    """Never silently wrong: within the context that the model claims, all logits agree with its own."""
+    module = make_module(*BEYOND_THE_PROBE[name])
+    own = Own(copy.deepcopy(module))
+    try:
+        model = TransformersModel(module, name)
+    except UnsupportedModelError as error:
+        assert name in str(error)  # noqa: PT017
+        return
+    bench = Bench(model)
+    short, long = text(10, seed=1), text(min(50, model.max_context), seed=2)
+    logits = bench.run(bench.part(0, short), bench.part(1, long))
+    assert_close(logits, torch.cat([own.all(short), own.all(long)]))
+    bench.cache.commit(0, len(short))
+    after = text(3, seed=3)
+    assert_close(bench.run(bench.part(0, after)), own.last(prefixes(short, after)))
