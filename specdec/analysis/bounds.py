@@ -91,7 +91,8 @@ def joint_prefix_bound(
 ) -> Fraction:
     """Σ over i ≤ γ and strings of min(p(x₁…x_i), q(x₁…x_i)): accepted tokens of one drafted chain, at most.
 
-    A rule that keeps i tokens makes the first i drafted and emitted tokens coincide, which has at most that probability.
+    A rule that keeps i tokens makes the first i drafted and emitted tokens coincide, which is no more probable than
+    that.
 
     Args:
         p, q: prefix → distribution.

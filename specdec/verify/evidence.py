@@ -2,7 +2,8 @@
 
 For each outcome, its count is compared with the stated probability by a likelihood ratio, averaged over a spread of
 alternatives. Each ratio is an e-process (a non-negative martingale that starts at 1 if the law is true), and so is
-their mean. By Ville's inequality it ever exceeds 1/ε with probability at most ε: one may look after every sample, and stop.
+their mean. By Ville's inequality it ever exceeds 1/ε with probability at most ε: one may look after every sample, and
+stop.
 Source: Ramdas, Grünwald, Vovk and Shafer, "Game-theoretic statistics and safe anytime-valid inference" (2023).
 """
 

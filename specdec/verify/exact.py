@@ -122,13 +122,13 @@ def joint_law(rule: Rule, setting: Setting) -> dict[Tokens, Fraction]:
     return {text: probability for text, probability in law.items() if probability}
 
 
-Step = tuple[tuple[Tokens, ...], Tokens, int]
-"""(candidates of each node on the accepted path, from the root on; accepted nodes; next token) of one step."""
+Step = tuple[Tokens, tuple[Tokens, ...], Tokens, int]
+"""One step: all drafted tokens; the candidates of each node on the accepted path, from the root on; the accepted nodes;
+the next token."""
 
 
 def visited(tree: DraftTree, path: Tokens) -> tuple[Tokens, ...]:
-    """What a walk along `path` has met. Candidates elsewhere do not bear on the emitted text, and under shared noise
-    (Gumbel) they are not independent of these."""
+    """What a walk along `path` has met: the candidates of the root and of each accepted node."""
     return tuple(tuple(tree.tokens[child] for child in tree.children(node)) for node in (ROOT, *path))
 
 
@@ -143,7 +143,7 @@ def trajectories(rule: Rule, setting: Setting, num_steps: int) -> dict[tuple[Ste
         for draft, drawn in drafts(rule, setting, text):
             for (path, token), probability in rule.law(draft).items():
                 emitted = (*(draft.tree.tokens[node] for node in path), token)
-                step = (visited(draft.tree, path), path, token)
+                step = (draft.tree.tokens, visited(draft.tree, path), path, token)
                 go(setting.cut((*text, *emitted)), (*steps, step), reached * drawn * probability)
 
     go((), (), ONE)

@@ -22,7 +22,7 @@ is missed. Its mass is then missing from the law, which shows as a deviation."""
 EDGE = 1e-9
 STEPS = 18
 """Bisections between two points: a border is found to 2**-18 / GRID."""
-PROBES = 4
+PROBES = 5
 
 
 class NeedsNoise(Exception):
@@ -56,8 +56,8 @@ class _Scripted:
         raise NeedsNoise
 
     def _fill(self, index: int) -> float:
-        """Some number of its own for every (probe, question): the fractional part of a multiple of the golden ratio."""
-        return ((self._filler * 7 + index * 3 + 1) * 0.6180339887498949) % 1.0
+        """Some number of its own for every (probe, question): a point of a sequence that fills the square evenly."""
+        return (0.5 + self._filler * 0.7548776662466927 + index * 0.5698402909980532) % 1.0
 
 
 def explore(run: Callable[[RandomSource], T]) -> dict[T, float]:

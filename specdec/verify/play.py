@@ -25,7 +25,7 @@ def play(rule: Rule, setting: Setting, random: RandomSource, num_steps: int) -> 
         key = StepKey(random, anchor=PROMPT_TOKENS + len(text))
         tree = _draft(rule, setting, text, key)
         [verdict] = rule.accept([tree], [scores_after(setting.p, text, tree)], [key])
-        steps.append((visited(tree, verdict.path), verdict.path, verdict.next_token))
+        steps.append((tree.tokens, visited(tree, verdict.path), verdict.path, verdict.next_token))
         text = setting.cut((*text, *verdict.tokens(tree)))
     return tuple(steps)
 

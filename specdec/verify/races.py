@@ -70,8 +70,8 @@ def _with_arrival(states: States, token: int, k: int) -> States:
 def _advance(states: States, running: list[int], q: Row, k: int, span: Fraction | None) -> States:
     """Lets `running` tokens arrive for a while; `span` None is for ever.
 
-    In time T the arrivals i₁…i_m, and no more, have probability Π q_i · Σ_j exp(-R_j·T) / Π_{l≠j} (R_l - R_j), where R_j
-    is the total rate after j arrivals, and zero once the race is over.
+    In time T the arrivals i₁…i_m, and no more, have probability Π q_i · Σ_j exp(-R_j·T) / Π_{l≠j} (R_l - R_j), where
+    R_j is the total rate after j arrivals, and zero once the race is over.
     """
     after: States = {}
     for order, function in states.items():

@@ -167,10 +167,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "mamba": ("Mamba", {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2}, "bypasses"),
     "lfm2, convolutions between": ("Lfm2", LLAMA | {"layer_types": ["conv", "full_attention", "conv"]}, "1 times in 3"),
     "stablelm, drops keyword arguments": ("StableLm", LLAMA, "drops the keyword arguments"),
-    "gpt-oss, attention sinks": ("GptOss", WINDOWED | EXPERTS | {"head_dim": 8}, "other logits .* attention sinks"),
+    "gpt-oss, attention sinks": ("GptOss", WINDOWED | EXPERTS | {"head_dim": 8}, "other logits .*attention sinks"),
     "bert, sees both ways": ("Bert", BERT, "other logits"),
     "deepseek-v2, values of another size": ("DeepseekV2", LLAMA | EXPERTS | DEEPSEEK | {"v_head_dim": 6}, r"4, 8, 6"),
-    "gemma4, layers of several sizes": ("Gemma4Text", WINDOWED | {"head_dim": 8}, "different key/value shapes"),
+    "gemma4, layers of several sizes": (
+        "Gemma4Text",
+        WINDOWED | {"head_dim": 8, "vocab_size_per_layer_input": VOCAB_SIZE},
+        "different key/value shapes",
+    ),
 }
 
 BEYOND_THE_PROBE: dict[str, tuple[str, dict[str, Any]]] = {

