@@ -277,6 +277,16 @@ def test_scores_too_large_for_an_exponential_pick_the_best_key() -> None:
     assert float(capped[0]) == pytest.approx(expected, rel=(2 * 4 + 10 + 12) * UNIT[torch.float32])
 
 
+def test_the_softmax_of_bfloat16_scores_runs_in_float32() -> None:
+    """200 and 201 are exact in bfloat16, but 60 and 60.3 are not: they would become 60 and 60.25."""
+    keys = torch.tensor([200.0, 201.0], dtype=torch.bfloat16).view(2, 1, 1)
+    values = torch.tensor([0.0, 1.0], dtype=torch.bfloat16).view(2, 1, 1)
+    rows = SequenceKeys(slice(0, 1), torch.arange(2), torch.arange(2), torch.tensor([1]), None)
+    out = paged_attention(torch.ones(1, 1, 1, dtype=torch.bfloat16), keys, values, [rows], scale=0.3)
+    # The weight and the result are rounded to bfloat16; what float32 adds is far below the third unit.
+    assert float(out) == pytest.approx(1 / (1 + math.exp(-0.3)), rel=3 * UNIT[torch.bfloat16])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_query_views_give_the_same_result_as_copies(dtype: torch.dtype) -> None:
     """transformers hands over [heads, rows, head size], which arrives here transposed."""
