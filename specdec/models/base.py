@@ -101,14 +101,14 @@ class RaggedBatch:
             visible = part.visible()
             tokens.extend(part.tokens)
             logit_rows.extend(start + row for row in part.logit_rows)
-            positions.append(key_positions[-run:])
-            write_slots.append(slots[-run:])
+            positions.append(key_positions[len(key_positions) - run :])
+            write_slots.append(slots[len(slots) - run :])
             sequences.append(
                 SequenceKeys(
                     rows=slice(start, start + run),
                     slots=slots,
                     positions=key_positions,
-                    query_positions=key_positions[-run:],
+                    query_positions=positions[-1],
                     visible=None if visible is None else visible.to(device),
                 )
             )

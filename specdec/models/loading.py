@@ -72,7 +72,7 @@ def load(
         options["revision"] = revision
     location = str(source) if source.exists() else name
     try:
-        module: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        module = _complete_model(
             location, dtype=DTYPES[dtype], use_safetensors=None if allow_pickle else True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
@@ -82,6 +82,18 @@ def load(
             "that can be reached; a file that was cut short must be copied again."
         ) from error
     return LoadedModel(TransformersModel(module.to(device), name), tokenizer, _eos(module, tokenizer))
+
+
+def _complete_model(location: str, **options: Any) -> PreTrainedModel:
+    """The model with all its weights: what a file lacks, transformers would fill with random numbers.
+
+    Raises:
+        ValueError: if a tensor is missing.
+    """
+    module, report = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"the weights lack {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}.")
+    return module
 
 
 def _check_device(device: str) -> None:
@@ -158,7 +170,7 @@ def _convert(gguf: Path, target: Path) -> None:
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
         config = AutoConfig.from_pretrained(**where)
-        loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        loaded = _complete_model(where["pretrained_model_name_or_path"], gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**where)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError, struct.error) as error:
         raise UnsupportedModelError(

@@ -1,0 +1,51 @@
+"""A model's first layers as a model of their own, sharing its weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from specdec.errors import UnsupportedModelError
+
+
+def with_layers(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
+    """A shallow copy whose list of layers is cut; every parameter is shared with `module`.
+
+    Raises:
+        UnsupportedModelError: if its layers cannot be told apart from the rest.
+    """
+    try:
+        return _cut(module, num_layers)
+    except AttributeError as error:
+        raise _cannot(module, str(error)) from error
+
+
+def _cut(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
+    total = int(module.config.num_hidden_layers)
+    base_name = module.base_model_prefix
+    base = getattr(module, base_name)
+    lists = [n for n, m in base.named_children() if isinstance(m, nn.ModuleList) and len(m) == total]
+    if len(lists) != 1:
+        raise _cannot(module, f"no single list of {total} layers found below {base_name!r}")
+    config = copy.deepcopy(module.config)
+    config.num_hidden_layers = num_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:num_layers]
+    clone, base_clone = _shallow(module), _shallow(base)
+    base_clone._modules[lists[0]] = nn.ModuleList(list(base._modules[lists[0]])[:num_layers])
+    base_clone.config = clone.config = config
+    clone._modules[base_name] = base_clone
+    return clone
+
+
+def _shallow(module: Any) -> Any:
+    clone = copy.copy(module)
+    clone._modules = dict(module._modules)
+    return clone
+
+
+def _cannot(module: PreTrainedModel, reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{type(module).__name__} cannot exit early: {reason}. Use another drafter.")

@@ -1,0 +1,90 @@
+"""Our attention behind transformers' attention interface: how a pass reaches the paged cache from inside any model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from specdec.cache.paged import PagedCache
+from specdec.errors import UnsupportedModelError
+from specdec.kernels.attention import paged_attention
+from specdec.models.base import RaggedBatch
+
+ATTENTION_NAME = "specdec_paged"
+
+
+class PagedPass:
+    """Attention of one pass: writes the rows' keys and values into the cache, then reads every row's path."""
+
+    def __init__(self, batch: RaggedBatch, cache: PagedCache) -> None:
+        self._batch, self._cache = batch, cache
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """[heads, T, head size] each → [T, heads, head size]."""
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        keys.index_copy_(0, self._batch.write_slots, key.transpose(0, 1))
+        values.index_copy_(0, self._batch.write_slots, value.transpose(0, 1))
+        return paged_attention(query.transpose(0, 1), keys, values, self._batch.sequences, **options)
+
+
+class ShapeRecorder:
+    """Stands in for a pass: notes the shapes that the layers send, and answers with zeros."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[int, tuple[int, int, int]] = {}
+        self.calls = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """Zeros of the right shape."""
+        self.calls += 1
+        self.shapes[layer] = (key.shape[0], key.shape[2], value.shape[2])
+        return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    specdec_pass: PagedPass | ShapeRecorder | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The function transformers calls in every layer: q, k, v of [1, heads, T, head size] → [1, T, heads, size]."""
+    if specdec_pass is None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} was called outside a specdec pass, or drops the keyword arguments that reach "
+            "attention. Use another model, or call model.set_attn_implementation('sdpa') to run it on its own."
+        )
+    out = specdec_pass.attend(
+        int(module.layer_idx),  # type: ignore[arg-type]
+        query[0],
+        key[0],
+        value[0],
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+        softcap=softcap,
+    )
+    return out.unsqueeze(0), None
+
+
+AttentionInterface.register(ATTENTION_NAME, _attention)
+AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
+
+
+def run(module: PreTrainedModel, batch: RaggedBatch, attention: PagedPass | ShapeRecorder) -> Tensor:
+    """Logits, float32 [R, V], of one flat batch, as a batch of one whose rows mind their own positions."""
+    output = module(
+        input_ids=batch.token_ids[None],
+        position_ids=batch.positions[None],
+        use_cache=False,
+        logits_to_keep=batch.logit_rows,
+        specdec_pass=attention,
+    )
+    logits: Tensor = output.logits[0]
+    return logits.float()
