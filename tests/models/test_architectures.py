@@ -165,7 +165,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "mpt": ("Mpt", {"vocab_size": VOCAB_SIZE, "d_model": 32, "n_layers": 2, "n_heads": 4}, "bypasses"),
     "codegen": ("CodeGen", GPT2 | {"rotary_dim": 4}, "bypasses"),
     "mamba": ("Mamba", {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2}, "bypasses"),
-    "lfm2, convolutions between": ("Lfm2", LLAMA | {"layer_types": ["conv", "full_attention", "conv"]}, r"bypasses .*conv"),
+    "lfm2, convolutions between": (
+        "Lfm2",
+        LLAMA | {"layer_types": ["conv", "full_attention", "conv"]},
+        r"bypasses .*conv",
+    ),
     "stablelm, drops keyword arguments": ("StableLm", LLAMA, "drops the keyword arguments"),
     "gpt-oss, attention sinks": ("GptOss", WINDOWED | EXPERTS | {"head_dim": 8}, "other logits .*attention sinks"),
     "bert, sees both ways": ("Bert", BERT, "other logits"),

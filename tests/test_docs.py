@@ -1,0 +1,41 @@
+"""The code in the how-to pages runs as it stands, and prints what the pages say."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def import_as(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
+    """Makes `source` importable under a dotted name."""
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name.partition(".")[0], ModuleType(name.partition(".")[0]))
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(source, name, "exec"), module.__dict__)
+
+
+def test_the_rule_of_the_page_is_found_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rule, use = python_blocks("add-a-rule.md")
+    import_as(monkeypatch, "my_package.halved", rule)
+    exec(use, {})
+    first, *settings = capsys.readouterr().out.splitlines()
+    assert first == re.findall(r"# (False True False)", use)[0]
+    assert any(line.startswith("first test vector") for line in settings)
+
+
+@pytest.mark.xdist_group("real model")
+def test_the_drafter_of_the_page_drafts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    drafter, use = python_blocks("add-a-drafter.md")
+    import_as(monkeypatch, "my_package.repeat", drafter)
+    exec(use, {})
+    assert float(capsys.readouterr().out.split()[-1]) >= 1
