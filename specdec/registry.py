@@ -32,14 +32,20 @@ class Registry(Generic[T]):
         """The class called `name`.
 
         Raises:
-            ConfigError: if there is none; lists the valid names.
+            ConfigError: if there is none (lists the valid names), or another package's cannot be imported.
         """
         if name in self._targets:
             module, _, attribute = self._targets[name].partition(":")
             found: type[T] = getattr(import_module(module), attribute)
             return found
         for entry in entry_points(group=self.group, name=name):
-            loaded: type[T] = entry.load()
+            try:
+                loaded: type[T] = entry.load()
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(
+                    f"{self.kind.capitalize()} {name!r} of another package ({entry.value}) cannot be loaded: {error}. "
+                    "Mend or uninstall that package."
+                ) from error
             return loaded
         raise ConfigError(f"Unknown {self.kind} {name!r}. Valid names: {', '.join(self.names())}.")
 

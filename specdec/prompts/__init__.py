@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 
 from specdec.errors import ConfigError
@@ -33,14 +34,18 @@ def load_prompts(path: str | Path | None = None, limit: int | None = None) -> li
     source = files(__package__).joinpath("demo.jsonl") if path is None else Path(path)
     if not source.is_file():
         raise ConfigError(f"There is no prompt file at {path}. Give a JSON-lines file with data.path=…")
-    records = list(_parse(source.read_text(encoding="utf-8"), str(path)))[:limit]
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error}. Convert it.") from error
+    records = list(islice(_parse(text, str(path)), limit))
     if not records:
         raise ConfigError(f"No prompts in {path}. Each line must hold question_id, category and prompt.")
     return records
 
 
 def _parse(text: str, name: str) -> Iterator[PromptRecord]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON strings may hold other separators
         if not line.strip():
             continue
         try:

@@ -107,12 +107,13 @@ class Rule(ABC):
 
         Args:
             trees: one draft per sequence, possibly empty.
-            scores: float32 [N_s + 1, V], one per sequence.
+            scores: float32 [N_s + 1, V], one per sequence; the largest of every row is finite, as
+                `LogitsTransform.scores` makes sure.
             keys: one per sequence.
 
         Raises:
             SpecdecError: if the rows do not match the trees, or if a chain is needed and a tree is given.
-            NumericalError: if a row has no mass to draw from.
+            NumericalError: if a draft token has no mass under the q that it is said to come from.
         """
         for tree, rows in zip(trees, scores, strict=True):
             if len(rows) != len(tree) + 1:

@@ -1,0 +1,24 @@
+"""What a drafter is asked, made without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec import DraftRequest, SamplingParams, StepKey
+from specdec.randomness import RandomSource
+from specdec.registry import RULES
+from specdec.sampling import LogitsTransform
+from tests.tiny import VOCAB_SIZE
+
+
+def draft_request(
+    tokens: Sequence[int],
+    num_draft_tokens: int = 8,
+    request_id: int = 0,
+    rule: str = "greedy",
+    params: SamplingParams | None = None,
+) -> DraftRequest:
+    """A request that asks for a draft after `tokens`; its id is its seed."""
+    transform = LogitsTransform(params or SamplingParams(), [], VOCAB_SIZE)
+    key = StepKey(RandomSource(request_id), anchor=len(tokens))
+    return DraftRequest(request_id, tokens, num_draft_tokens, transform, RULES.create(rule), key)

@@ -1,0 +1,86 @@
+"""Counts by hand, and sums."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specdec.tracking.metrics import DecodingStats
+
+Steps = list[tuple[int, int]]
+"""(tested, accepted) draft positions of each step."""
+steps = st.lists(st.integers(0, 5).flatmap(lambda tested: st.tuples(st.just(tested), st.integers(0, tested))))
+
+
+def recorded(steps: Steps, **times: float) -> DecodingStats:
+    stats = DecodingStats(**times)  # type: ignore[arg-type]
+    for tested, accepted in steps:
+        stats.record_step(emitted=accepted + 1, drafted=5, tested=tested, accepted=accepted)
+    return stats
+
+
+def test_three_steps_by_hand() -> None:
+    stats = recorded([(3, 3), (1, 0), (2, 1)], draft_seconds=1.0, verify_seconds=0.5, host_seconds=0.5)
+    assert (stats.passes, stats.output_tokens, stats.drafted_tokens) == (3, 7, 15)
+    assert (stats.tested_at, stats.accepted_at) == ([3, 2, 1], [2, 1, 1])
+    assert stats.accepted_tokens == 4
+    assert stats.mean_accepted_length == pytest.approx(7 / 3)
+    assert stats.acceptance_rate == pytest.approx(4 / 6)
+    assert stats.acceptance_by_position == [pytest.approx(2 / 3), 0.5, 1.0]
+    assert stats.decode_seconds == 2.0
+    assert stats.tokens_per_second == 3.5
+
+
+def test_plain_decoding_has_a_mean_accepted_length_of_one_and_no_acceptance() -> None:
+    stats = recorded([(0, 0)] * 4)
+    assert stats.mean_accepted_length == 1.0
+    assert stats.acceptance_rate == 0.0
+    assert stats.acceptance_by_position == []
+
+
+def test_nothing_is_divided_by_nothing() -> None:
+    stats = DecodingStats()
+    assert (stats.mean_accepted_length, stats.acceptance_rate, stats.tokens_per_second) == (0.0, 0.0, 0.0)
+    assert stats == DecodingStats.total([])
+
+
+def test_prefill_is_in_no_rate() -> None:
+    stats = recorded([(1, 1)], verify_seconds=2.0, prefill_seconds=100.0)
+    assert (stats.decode_seconds, stats.tokens_per_second) == (2.0, 1.0)
+
+
+def test_tokens_that_were_cut_off_the_end_are_not_counted_as_output() -> None:
+    stats = DecodingStats()
+    stats.record_step(emitted=2, drafted=4, tested=4, accepted=4)  # an end token among the accepted
+    assert (stats.output_tokens, stats.accepted_tokens, stats.mean_accepted_length) == (2, 4, 2.0)
+
+
+@given(steps)
+def test_counts_at_each_position_are_those_of_a_plain_count(steps: Steps) -> None:
+    stats = recorded(steps)
+    reach = max((tested for tested, _ in steps), default=0)
+    assert stats.tested_at == [sum(tested > i for tested, _ in steps) for i in range(reach)]
+    assert stats.accepted_at == [sum(accepted > i for _, accepted in steps) for i in range(reach)]
+    assert all(0.0 <= share <= 1.0 for share in stats.acceptance_by_position)
+
+
+@given(st.lists(steps, max_size=4))
+def test_a_total_is_what_one_record_of_all_steps_says(parts: list[Steps]) -> None:
+    total = DecodingStats.total(recorded(part) for part in parts)
+    assert total == recorded([step for part in parts for step in part])
+
+
+def test_every_field_is_added_and_the_parts_stay_as_they_were() -> None:
+    names = [field.name for field in fields(DecodingStats)]
+    lists = {"tested_at", "accepted_at"}
+    a = DecodingStats(**{name: [1, 2] if name in lists else 2**i for i, name in enumerate(names)})  # type: ignore[arg-type]
+    b = DecodingStats(**{name: [1] if name in lists else 3 * 2**i for i, name in enumerate(names)})  # type: ignore[arg-type]
+    added = a + b
+    for i, name in enumerate(names):
+        assert getattr(added, name) == ([2, 2] if name in lists else 4 * 2**i)
+    assert (a.tested_at, b.tested_at) == ([1, 2], [1])
+    added.tested_at.append(9)
+    assert a.tested_at == [1, 2]

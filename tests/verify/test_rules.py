@@ -1,0 +1,243 @@
+"""The tensor face of the rules, one step at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from specdec.errors import ConfigError, NumericalError, SpecdecError
+from specdec.randomness import RandomSource, Stream
+from specdec.registry import RULES
+from specdec.sampling import SamplingParams
+from specdec.verify.base import Rule, StepKey
+from specdec.verify.select import select_rule
+from specdec.verify.tree import ROOT, DraftTree
+
+NAMES = sorted(RULES.names())
+LOSSLESS = [name for name in NAMES if RULES.get(name).lossless]
+READS_Q = ["block", "kseq", "multiround", "rrs", "token", "traversal"]
+"""Rules that divide by q, and so need the draft token to have some."""
+CHAINS_ONLY = ["block", "token"]
+V = 7
+SEEDS = range(40)
+
+
+def key(seed: int, anchor: int = 11) -> StepKey:
+    return StepKey(RandomSource(seed), anchor)
+
+
+def random_scores(seed: int, *shape: int) -> Tensor:
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def logs(*weights: float) -> Tensor:
+    return torch.tensor(weights).log()
+
+
+def drawn_chain(rule: Rule, q_scores: Tensor, key: StepKey) -> DraftTree:
+    """A chain drawn by the rule itself; row n of `q_scores` gives node n."""
+    tokens: list[int] = []
+    rows: list[Tensor] = []
+    for depth, row in enumerate(q_scores):
+        [token], q = rule.draw(row, key, depth, [depth])
+        tokens.append(token)
+        rows += [] if q is None else [q]
+    return DraftTree.chain(tokens, torch.stack(rows) if rows else None)
+
+
+def drawn_fork(rule: Rule, q_scores: Tensor, key: StepKey) -> DraftTree:
+    """Up to three candidates for the first token, one more below each of them."""
+    tokens, q = rule.draw(q_scores[0], key, 0, [0, 1, 2])
+    parents, rows = [ROOT] * len(tokens), [] if q is None else [q] * len(tokens)
+    for node in range(len(tokens)):
+        [token], q = rule.draw(q_scores[1], key, 1, [len(tokens)])
+        tokens.append(token)
+        parents.append(node)
+        rows += [] if q is None else [q]
+    return DraftTree(tuple(tokens), tuple(parents), torch.stack(rows) if rows else None)
+
+
+def test_the_lists_above_are_complete() -> None:
+    assert [name for name in LOSSLESS if RULES.get(name).needs_q] == READS_Q
+    assert [name for name in NAMES if not RULES.get(name).trees] == CHAINS_ONLY
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_a_chain_drawn_from_the_target_itself_is_accepted_whole(name: str) -> None:
+    rule = RULES.create(name)
+    for seed in SEEDS:
+        rows = random_scores(seed, 5, V)
+        tree = drawn_chain(rule, rows[:4], key(seed))
+        [verdict] = rule.accept([tree], [rows], [key(seed)])
+        assert verdict.path == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_accepted_where_target_and_draft_do_not_overlap(name: str) -> None:
+    rule, target, draft = RULES.create(name), logs(0, 0, 0, 2, 1), logs(3, 2, 1, 0, 0)
+    for seed in SEEDS:
+        tree = drawn_chain(rule, draft.repeat(3, 1), key(seed))
+        [verdict] = rule.accept([tree], [target.repeat(4, 1)], [key(seed)])
+        assert verdict.path == ()
+        assert verdict.next_token in (3, 4)
+
+
+@pytest.mark.parametrize("name", READS_Q)
+def test_a_certain_draft_is_accepted_where_the_uniform_is_below_the_targets_probability(name: str) -> None:
+    rule, p = RULES.create(name), [0.1, 0.2, 0.3, 0.4]
+    seen = set()
+    for seed in SEEDS:
+        for token, one_hot in ((1, None), (3, torch.eye(4)[[3]])):
+            u = RandomSource(seed).uniform(Stream.ACCEPT, 11, 11, 0)
+            [verdict] = rule.accept([DraftTree.chain([token], one_hot)], [logs(*p).repeat(2, 1)], [key(seed)])
+            assert (verdict.path == (0,)) == (u < p[token])
+            assert verdict.path or verdict.next_token != token  # the residual has no mass on what was refused
+            seen.add(verdict.path)
+    assert seen == {(), (0,)}
+
+
+@pytest.mark.parametrize("name", ["multiround", "rrs", "token"])
+def test_each_token_is_tested_with_the_uniform_of_its_own_position(name: str) -> None:
+    rule, p = RULES.create(name), logs(0.5, 0.5).repeat(4, 1)
+    lengths = set()
+    for seed in SEEDS:
+        uniforms = [RandomSource(seed).uniform(Stream.ACCEPT, 11 + i, 11, i) for i in range(3)]
+        [verdict] = rule.accept([DraftTree.chain([0, 1, 0])], [p], [key(seed)])
+        want = next((i for i, u in enumerate(uniforms) if u >= 0.5), 3)
+        assert verdict.path == tuple(range(want))
+        lengths.add(want)
+    assert lengths == {0, 1, 2, 3}
+
+
+def test_greedy_follows_the_argmax_and_ignores_the_key() -> None:
+    rule = RULES.create("greedy")
+    rows = torch.full((6, V), -1.0)
+    for row, best in enumerate([2, 0, 5, 1, 6, 3]):  # after the root and nodes 0 to 4
+        rows[row, best] = 1.0
+    tree = DraftTree((4, 2, 0, 5, 1), (ROOT, ROOT, 1, 1, 3))  # the root's 2 is node 1, then 5 is node 3, then 6
+    for seed in range(3):
+        [verdict] = rule.accept([tree], [rows], [key(seed)])
+        assert (verdict.path, verdict.next_token) == ((1, 3), 6)
+        assert verdict.tokens(tree) == (2, 5, 6)
+        assert verdict.num_tested(tree) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("drafted", [True, False], ids=["drawn", "deterministic"])
+def test_a_ragged_batch_is_judged_as_each_sequence_alone(name: str, drafted: bool) -> None:
+    rule = RULES.create(name)
+    trees, scores, keys = [], [], []
+    for seed in range(24):
+        keys.append(key(seed, anchor=5 + seed % 7))
+        q_scores = random_scores(500 + seed, seed % 6, V)
+        tree = drawn_chain(rule, q_scores, keys[-1])
+        if rule.trees and seed % 4 == 3 and (drafted or rule.deterministic_trees):
+            tree = drawn_fork(rule, random_scores(500 + seed, 2, V), keys[-1])
+        trees.append(tree if drafted else DraftTree(tree.tokens, tree.parents))
+        scores.append(random_scores(seed, len(tree) + 1, V))
+    assert {len(tree) for tree in trees} >= {0, 1, 2, 3, 4, 5}
+    together = rule.accept(trees, scores, keys)
+    alone = [rule.accept([tree], [rows], [k])[0] for tree, rows, k in zip(trees, scores, keys, strict=True)]
+    backwards = rule.accept(trees[::-1], scores[::-1], keys[::-1])[::-1]
+    assert together == alone == backwards
+    assert len({len(verdict.path) for verdict in together}) > 1
+
+
+@st.composite
+def token_trees(draw: st.DrawFn) -> DraftTree:
+    size = draw(st.integers(0, 9))
+    parents = [draw(st.integers(ROOT, node - 1)) for node in range(size)]
+    return DraftTree(tuple(draw(st.integers(0, 3)) for _ in range(size)), tuple(parents))
+
+
+@given(token_trees(), st.integers(0, 2**64 - 1), st.integers(0, 1000))
+def test_gumbel_emits_the_noisy_argmax_of_p_whatever_the_draft(tree: DraftTree, seed: int, anchor: int) -> None:
+    """One p for every prefix, so that the text is known before the draft is."""
+    p, source = logs(1, 2, 3, 4), RandomSource(seed)
+    text = [int((p + source.gumbel(anchor + i, 4)).argmax()) for i in range(len(tree) + 1)]
+    [verdict] = RULES.create("gumbel").accept([tree], [p.repeat(len(tree) + 1, 1)], [StepKey(source, anchor)])
+    emitted = list(verdict.tokens(tree))
+    assert emitted == text[: len(emitted)]
+    last = verdict.path[-1] if verdict.path else ROOT
+    assert verdict.next_token not in [tree.tokens[child] for child in tree.children(last)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("nodes", "rows"), [(0, 0), (0, 2), (2, 2), (2, 4)])
+def test_rows_must_match_the_tree(name: str, nodes: int, rows: int) -> None:
+    tree = DraftTree.chain(range(nodes))
+    with pytest.raises(SpecdecError, match=rf"{name}.*{nodes} nodes need {nodes + 1} rows of scores, got {rows}"):
+        RULES.create(name).accept([tree], [random_scores(0, rows, V)], [key(0)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_must_have_scores_and_a_key_for_every_tree(name: str) -> None:
+    rule, trees, rows = RULES.create(name), [DraftTree(), DraftTree()], random_scores(0, 1, V)
+    with pytest.raises(ValueError, match="shorter"):
+        rule.accept(trees, [rows], [key(0)] * 2)
+    with pytest.raises(ValueError, match="shorter"):
+        rule.accept(trees, [rows] * 2, [key(0)])
+
+
+@pytest.mark.parametrize("name", CHAINS_ONLY)
+def test_a_rule_of_chains_refuses_a_tree(name: str) -> None:
+    tree = DraftTree((1, 2), (ROOT, ROOT))
+    with pytest.raises(SpecdecError, match=rf"{name}.*judges chains.*branches=1"):
+        RULES.create(name).accept([tree], [random_scores(0, 3, V)], [key(0)])
+
+
+@pytest.mark.parametrize("name", READS_Q)
+def test_a_draft_token_without_mass_under_q_is_an_error(name: str) -> None:
+    tree = DraftTree.chain([1], torch.tensor([[0.5, 0.0, 0.5]]))
+    with pytest.raises(NumericalError, match="Draft token 1 has q = 0"):
+        RULES.create(name).accept([tree], [torch.zeros(2, 3)], [key(0)])
+
+
+@pytest.mark.parametrize(
+    ("rule", "temperature", "deterministic", "branches", "expected"),
+    [
+        ("auto", 0.0, True, 1, "greedy"),
+        ("auto", 0.0, True, 4, "greedy"),
+        ("auto", 0.0, False, 1, "greedy"),
+        ("auto", 0.0, False, 4, "greedy"),
+        ("auto", 0.7, True, 1, "gumbel"),
+        ("auto", 0.7, True, 4, "gumbel"),
+        ("auto", 0.7, False, 1, "block"),
+        ("auto", 0.7, False, 2, "traversal"),
+        ("greedy", 0.0, False, 4, "greedy"),
+        ("token", 0.0, True, 4, "greedy"),  # at temperature 0 the name does not matter
+        ("token", 1.0, False, 1, "token"),
+        ("kseq", 1.0, True, 1, "kseq"),
+        ("kseq", 1.0, False, 3, "kseq"),
+        ("rrs", 1.0, True, 3, "rrs"),
+        ("typical", 0.0, False, 1, "typical"),  # lossy, so it does not become the exact match
+        ("typical", 1.0, True, 2, "typical"),
+    ],
+)
+def test_which_rule_judges(rule: str, temperature: float, deterministic: bool, branches: int, expected: str) -> None:
+    chosen = select_rule(rule, SamplingParams(temperature=temperature), deterministic, branches)
+    assert chosen.name == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "deterministic", "branches", "message"),
+    [
+        ("block", False, 2, "rule='block' cannot judge trees with 2 candidates"),
+        ("token", True, 3, "rule='token' cannot judge trees with 3 candidates"),
+        ("kseq", True, 2, "rule='kseq' cannot judge trees .* from this drafter"),
+        ("greedy", False, 1, "rule='greedy' would ignore temperature=0.5"),
+        ("tokens", False, 1, "Unknown rule 'tokens'. Valid names: block, "),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused(rule: str, deterministic: bool, branches: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        select_rule(rule, SamplingParams(temperature=0.5), deterministic, branches)
+
+
+def test_rules_of_one_name_are_shared_and_a_rule_of_ones_own_is_used_as_it_is() -> None:
+    params, mine = SamplingParams(temperature=1.0), RULES.create("token")
+    assert select_rule("token", params, False) is select_rule("token", params, True)
+    assert select_rule(mine, params, False) is mine
