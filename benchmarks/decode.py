@@ -19,10 +19,11 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.machine import machine
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
-from specdec.models.loading import LoadedModel, load
+from specdec.models.loading import LoadedModel, embedded_folder, load
 from specdec.prompts import PromptRecord, load_prompts
 
 BASELINE = "specdec, plain"
@@ -55,9 +56,8 @@ def ours(loaded: LoadedModel, drafter: str, max_tokens: int) -> Contender:
     return Contender(decode)
 
 
-def peer(loaded: LoadedModel, max_tokens: int, **options: int) -> Contender:
-    """transformers' `generate` with its own attention."""
-    module = loaded.model.module  # type: ignore[attr-defined]
+def peer(module: PreTrainedModel, eos: int, max_tokens: int, **options: int) -> Contender:
+    """transformers' own `generate`."""
 
     def decode(prompt: list[int]) -> tuple[list[int], int]:
         ids = torch.tensor([prompt])
@@ -67,7 +67,7 @@ def peer(loaded: LoadedModel, max_tokens: int, **options: int) -> Contender:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_tokens,
                 do_sample=False,
-                pad_token_id=loaded.eos[0],
+                pad_token_id=eos,
                 **options,
             )
         return full[0, len(prompt) :].tolist(), 0
@@ -136,13 +136,13 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--output", type=Path, help="also write the table to this file")
     args = parser.parse_args()
-    loaded, separate = load(), load()  # transformers' own runs need a module with its own attention
-    separate.model.module.set_attn_implementation("sdpa")  # type: ignore[attr-defined]
+    loaded = load()
+    module = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32).eval()
     contenders = {
         BASELINE: ours(loaded, "none", args.max_tokens),
         "specdec, ngram": ours(loaded, "ngram", args.max_tokens),
-        "transformers, plain": peer(separate, args.max_tokens),
-        "transformers, prompt lookup": peer(separate, args.max_tokens, prompt_lookup_num_tokens=5),
+        "transformers, plain": peer(module, loaded.eos[0], args.max_tokens),
+        "transformers, prompt lookup": peer(module, loaded.eos[0], args.max_tokens, prompt_lookup_num_tokens=5),
     }
     records = choose(load_prompts(args.data), args.per_category)
     chats = [[{"role": "user", "content": record.prompt}] for record in records]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from specdec import Drafter, Engine, EngineConfig, SamplingParams
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
-from specdec.models.loading import LoadedModel
+from specdec.models.loading import LoadedModel, embedded_folder
 from specdec.prompts import load_prompts
 from tests.engines import outputs, run
 
@@ -36,9 +37,7 @@ def prompts(embedded: LoadedModel) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def generated(embedded: LoadedModel, prompts: list[list[int]]) -> list[list[int]]:
     """transformers' own greedy `generate`, with its own attention, each prompt alone."""
-    module = embedded.model.module  # type: ignore[attr-defined]
-    ours = module.config._attn_implementation
-    module.set_attn_implementation("sdpa")
+    module = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
     texts = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
@@ -51,7 +50,6 @@ def generated(embedded: LoadedModel, prompts: list[list[int]]) -> list[list[int]
             pad_token_id=embedded.eos[0],
         )
         texts.append(full[0, len(prompt) :].tolist())
-    module.set_attn_implementation(ours)
     return texts
 
 

@@ -22,9 +22,14 @@ class KVLayout:
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
 
+    @property
+    def quantized(self) -> bool:
+        """Whether entries are 8-bit integers with a scale per token and head."""
+        return self.dtype == torch.int8
+
     def bytes_per_token(self) -> int:
         """Bytes of one token's keys and values in all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        return 2 * self.num_layers * self.num_kv_heads * (self.head_dim * self.dtype.itemsize + 4 * self.quantized)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class PagedCache:
             tensors = [
                 torch.empty(shape, dtype=layout.dtype, device=layout.device) for _ in range(2 * layout.num_layers)
             ]
+            scales = [torch.empty(shape[:2]) for _ in range(2 * layout.num_layers * layout.quantized)]
             # Last: its free list is in real memory, and an absurd num_blocks must fail before that fills up.
             self._allocator = BlockAllocator(num_blocks)
         except (RuntimeError, MemoryError) as error:
@@ -88,6 +94,15 @@ class PagedCache:
         self.keys: list[Tensor] = tensors[0::2]
         """One tensor per layer, [num_blocks · block_size slots, KV heads, head size]."""
         self.values: list[Tensor] = tensors[1::2]
+        self.key_scales: list[Tensor] = scales[0::2]
+        """One tensor per layer, float32 [slots, KV heads], if entries are 8-bit integers."""
+        self.value_scales: list[Tensor] = scales[1::2]
+        self._tensors = (*tensors, *scales)
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Keys, values, and their scales (None unless quantized) of one layer."""
+        scales = (self.key_scales[index], self.value_scales[index]) if self.layout.quantized else (None, None)
+        return self.keys[index], self.values[index], *scales
 
     @property
     def num_free_blocks(self) -> int:
@@ -173,7 +188,7 @@ class PagedCache:
         if moved := [(to, row) for to, row in enumerate(rows) if to != row]:
             slots = self.slots(seq)[sequence.length :]
             target, source = (slots[list(side)] for side in zip(*moved, strict=True))
-            for tensor in (*self.keys, *self.values):
+            for tensor in self._tensors:
                 # The right-hand side is gathered whole before anything is written: the two may overlap.
                 tensor[target] = tensor[source]
         self.commit(seq, len(rows))
@@ -244,7 +259,7 @@ class PagedCache:
 
     def _copy_block(self, source: int, target: int) -> None:
         size = self.block_size
-        for tensor in (*self.keys, *self.values):
+        for tensor in self._tensors:
             tensor[target * size : (target + 1) * size] = tensor[source * size : (source + 1) * size]
 
     def _shrink(self, sequence: _Sequence, length: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdec.cache.paged import KVLayout, PagedCache
 from specdec.kernels.attention import SequenceKeys
+from specdec.kernels.attention.native import SequenceTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,48 +77,66 @@ class RaggedBatch:
         positions: int64 [T], logical position of each row (a tree node's depth, not its place in the batch).
         write_slots: int64 [T], cache slot that receives each row's key and value.
         logit_rows: int64 [R], rows of the flat batch whose logits are wanted, in order.
-        sequences: what each sequence's rows attend to.
+        parts: the sequences' rows, one after the other.
     """
 
     token_ids: Tensor
     positions: Tensor
     write_slots: Tensor
     logit_rows: Tensor
-    sequences: Sequence[SequenceKeys]
+    parts: Sequence[SequenceRows]
 
     @classmethod
     def build(cls, parts: Sequence[SequenceRows], device: torch.device | str = "cpu") -> RaggedBatch:
         """Packs the sequences' rows one after the other."""
         tokens: list[int] = []
         logit_rows: list[int] = []
-        positions: list[Tensor] = []
+        positions: list[int] = []
         write_slots: list[Tensor] = []
-        sequences: list[SequenceKeys] = []
         for part in parts:
-            start, run = len(tokens), len(part.tokens)
-            reserved = torch.tensor(part.depths, dtype=torch.int64) + part.committed
-            key_positions = torch.cat([torch.arange(part.committed), reserved]).to(device)
-            slots = part.slots[: part.committed + part.first + run]
-            visible = part.visible()
+            start, end = len(tokens), part.committed + part.first + len(part.tokens)
             tokens.extend(part.tokens)
             logit_rows.extend(start + row for row in part.logit_rows)
-            positions.append(key_positions[len(key_positions) - run :])
-            write_slots.append(slots[len(slots) - run :])
+            positions.extend(part.committed + depth for depth in part.depths[part.first :])
+            write_slots.append(part.slots[part.committed + part.first : end])
+        return cls(
+            token_ids=torch.tensor(tokens, dtype=torch.int64, device=device),
+            positions=torch.tensor(positions, dtype=torch.int64, device=device),
+            write_slots=torch.cat(write_slots),
+            logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
+            parts=parts,
+        )
+
+    @cached_property
+    def sequences(self) -> list[SequenceKeys]:
+        """What each sequence's rows attend to, for the reference kernel: with dense masks."""
+        device = self.token_ids.device
+        sequences, start = [], 0
+        for part in self.parts:
+            run = len(part.tokens)
+            reserved = torch.tensor(part.depths, dtype=torch.int64) + part.committed
+            visible = part.visible()
             sequences.append(
                 SequenceKeys(
                     rows=slice(start, start + run),
-                    slots=slots,
-                    positions=key_positions,
-                    query_positions=positions[-1],
+                    slots=part.slots[: part.committed + part.first + run],
+                    positions=torch.cat([torch.arange(part.committed), reserved]).to(device),
+                    query_positions=self.positions[start : start + run],
                     visible=None if visible is None else visible.to(device),
                 )
             )
-        return cls(
-            token_ids=torch.tensor(tokens, dtype=torch.int64, device=device),
-            positions=torch.cat(positions),
-            write_slots=torch.cat(write_slots),
-            logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
-            sequences=sequences,
+            start += run
+        return sequences
+
+    @cached_property
+    def table(self) -> SequenceTable:
+        """The same for the native kernel, which follows parents instead of masks."""
+        return SequenceTable.build(
+            rows=[len(part.tokens) for part in self.parts],
+            committed=[part.committed for part in self.parts],
+            first=[part.first for part in self.parts],
+            slots=[part.slots[: part.committed + part.first + len(part.tokens)] for part in self.parts],
+            parents=[part.parents for part in self.parts],
         )
 
 

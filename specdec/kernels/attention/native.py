@@ -1,0 +1,111 @@
+"""Attention by the native kernel (attention/cpu.h): the same bits for a row, whatever shares its pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from specdec.kernels.cpu import native
+
+CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+MAX_HEAD_SIZE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceTable:
+    """Whose rows a flat batch holds and what they attend to, as the C interface takes it.
+
+    Args:
+        struct: points into `arrays`.
+        arrays: keeps them alive.
+    """
+
+    struct: native.Sequences
+    arrays: tuple[object, ...]
+
+    @classmethod
+    def build(
+        cls,
+        rows: Sequence[int],
+        committed: Sequence[int],
+        first: Sequence[int],
+        slots: Sequence[Tensor],
+        parents: Sequence[Sequence[int] | None],
+    ) -> SequenceTable:
+        """One entry per sequence.
+
+        Args:
+            rows: how many rows of the flat batch are its own.
+            committed: tokens that the cache holds for good.
+            first: reserved rows that were run earlier in the step.
+            slots: int64 [committed + reserved rows so far], in storage order.
+            parents: for each reserved row the reserved row it follows, -1 for the last committed token; None for a
+                chain.
+        """
+        links = [parent for part in parents if part is not None for parent in part]
+        all_slots = slots[0].contiguous() if len(slots) == 1 else torch.cat(list(slots))
+        arrays = (
+            _starts(rows),
+            _int64(committed),
+            _int64(first),
+            _starts([len(part) for part in slots]),
+            all_slots.numpy(),
+            _starts([0 if part is None else len(part) for part in parents]),
+            np.asarray(links, dtype=np.int32),
+        )
+        return cls(native.Sequences(len(rows), *(array.ctypes.data for array in arrays)), arrays)
+
+
+def kernels_for(head_size: int, dtype: torch.dtype, device: torch.device | str) -> native.Library | None:
+    """The native library, if it is there and can attend over such a cache."""
+    fits = torch.device(device).type == "cpu" and dtype in CACHE_KINDS and head_size <= MAX_HEAD_SIZE
+    return native.library() if fits else None
+
+
+def key_values(
+    keys: Tensor, values: Tensor, key_scales: Tensor | None, value_scales: Tensor | None
+) -> native.KeyValues:
+    """One layer of a cache: [slots, KV heads, head size], and float32 scales [slots, KV heads] if int8."""
+    pointers = [native.address(tensor) for tensor in (keys, values, key_scales, value_scales)]
+    return native.KeyValues(CACHE_KINDS[keys.dtype], *pointers)
+
+
+def native_attention(
+    kernels: native.Library,
+    query: Tensor,
+    cache: native.KeyValues,
+    kv_heads: int,
+    table: SequenceTable,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """As `paged_attention` in reference.py, over a layer's `key_values`; float32 [T, query heads, head size]."""
+    rows, heads, size = query.shape
+    query = query.float().contiguous()
+    out = torch.empty(rows, heads, size)
+    shape = native.Shape(heads, kv_heads, size, scale, window or 0, softcap or 0.0)
+    kernels.attention(query.data_ptr(), cache, shape, table.struct, out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def write(kernels: native.Library, cache: native.KeyValues, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Puts rows [T, KV heads, head size] into their slots, int64 [T]; rounds or quantizes as the cache holds them."""
+    rows, heads, size = keys.shape
+    keys, values, slots = keys.float().contiguous(), values.float().contiguous(), slots.contiguous()
+    shape = native.Shape(heads, heads, size, 1.0, 0, 0.0)
+    kernels.write(cache, shape, slots.data_ptr(), keys.data_ptr(), values.data_ptr(), rows)
+
+
+def _int64(values: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.asarray(values, dtype=np.int64)
+
+
+def _starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    return _int64([0, *accumulate(sizes)])

@@ -1,0 +1,93 @@
+// The C interface. Structures are those of the headers; specdec/kernels/cpu/native.py mirrors them.
+#include <vector>
+
+#include "llama.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT const char* specdec_isa() {
+#if HAS_TILES
+  if (tiles_allowed()) return "AVX512, AMX";
+#endif
+  return
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__) && defined(__AVX512VL__)
+      "AVX512, BF16, VNNI";
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+      "AVX512";
+#elif defined(__AVX2__) && defined(__FMA__)
+      "AVX2";
+#else
+      "portable";
+#endif
+}
+
+// Sizes of the structures, so that a mirror that went out of step is noticed.
+EXPORT int64_t specdec_sizes(int64_t* sizes) {
+  int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
+                   sizeof(Batch)};
+  memcpy(sizes, all, sizeof all);
+  return sizeof all / sizeof *all;
+}
+
+// out [rows, width] = x [rows, k] Wᵀ
+EXPORT void specdec_linear(const Linear* linear, const float* x, int64_t rows, float* out, int64_t width, int threads) {
+  static Workspace space;
+  parallel(threads, [&](Team& team, int thread) {
+    if (thread == 0) {
+      space.rows.resize(rows * row_bytes(linear->kind, linear->k));
+      space.row_scale.resize(rows);
+    }
+    team.barrier();
+    const Rows prepared{space.rows.data(), space.row_scale.data()};
+    prepare_rows(team, *linear, x, rows, prepared);
+    if (linear->gated) run_linear(team, *linear, prepared, rows, Gate{out, width});
+    else run_linear(team, *linear, prepared, rows, Store{out, width});
+  });
+}
+
+// Writes keys and values, [rows, kv_heads, head_size] each, to the cache.
+EXPORT void specdec_write(const KeyValues* cache, const Shape* shape, const int64_t* slots, const float* keys,
+                          const float* values, int64_t rows) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t head = 0; head < shape->kv_heads; head++) {
+      int64_t at = (r * shape->kv_heads + head) * shape->head_size;
+      write_entry(*cache, slots[r], head, *shape, keys + at, values + at);
+    }
+}
+
+// out [rows, heads, head_size]
+EXPORT void specdec_attention(const float* query, const KeyValues* cache, const Shape* shape, const Sequences* sequences,
+                              float* out, int threads) {
+  parallel(threads, [&](Team& team, int) { run_attention(team, query, *cache, *shape, *sequences, out); });
+}
+
+EXPORT void specdec_rms_norm(const float* x, const float* weight, int64_t rows, int64_t size, float eps, float* out) {
+  for (int64_t r = 0; r < rows; r++) rms_norm(x + r * size, weight, size, eps, out + r * size);
+}
+
+// x [rows, heads, size] in place, angles of [rows, size / 2]
+EXPORT void specdec_rotate(float* x, const float* cosine, const float* sine, int64_t rows, int64_t heads, int64_t size) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t h = 0; h < heads; h++)
+      rotate(x + (r * heads + h) * size, cosine + r * (size / 2), sine + r * (size / 2), size);
+}
+
+EXPORT void specdec_forward(const Model* model, const Batch* batch, float* logits, Best* best, int threads) {
+  forward(*model, *batch, logits, best, threads);
+}
+
+// Reads memory as fast as the kernels could: the floor of a pass that has to read its weights.
+EXPORT float specdec_read(const char* memory, int64_t bytes, int threads) {
+  std::atomic<int> result{0};
+  parallel(threads, [&](Team& team, int) {
+    vi sum = {};
+    team.share(bytes / 65536, 1, [&](int64_t first, int64_t last) {
+      for (const char* p = memory + first * 65536; p < memory + last * 65536; p += 256) {
+        for (int i = 0; i < 256; i += 64) __builtin_prefetch(p + 2048 + i);
+        for (int i = 0; i < 256; i += 4 * W) sum ^= load_bits(p + i);
+      }
+    });
+    result += sum[0] & 1;
+  });
+  return (float)result;
+}

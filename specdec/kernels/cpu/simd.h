@@ -1,0 +1,202 @@
+// One vector type per instruction set, and the few operations on it that the kernels need.
+//
+// Nothing here depends on how many rows a pass has: every kernel reduces along one fixed order, so that the bits of a
+// row's result are a function of that row alone. Compile with -ffp-contract=off: the compiler must not choose where to
+// fuse a multiplication and an addition.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+constexpr int W = 16;         // lanes of a vector
+constexpr int ROW_TILE = 8;   // rows that share one read of the weights; their accumulators must fit the registers
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int W = 8;
+constexpr int ROW_TILE = 2;
+#else
+constexpr int W = 4;
+constexpr int ROW_TILE = 1;
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W)));
+
+INLINE vf load(const float* p) { vf v; memcpy(&v, p, sizeof v); return v; }
+INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
+INLINE vi load_bits(const void* p) { vi v; memcpy(&v, p, sizeof v); return v; }
+INLINE vf splat(float x) { return x - vf{}; }
+INLINE vi splat_bits(int32_t x) { return x - vi{}; }
+
+// 0, 1, 2, …
+INLINE vi lane_numbers() {
+  static const int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load_bits(numbers);
+}
+
+INLINE vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
+INLINE vf minimum(vf a, vf b) { return a < b ? a : b; }
+
+// Reduces pairs of vectors: every segment of `size` lanes becomes half as long, and segments of a and b alternate.
+template <int SIZE>
+INLINE vf fold_halves(vf a, vf b) {
+  vi low, high;
+  for (int lane = 0; lane < W; lane++) {
+    int segment = lane / (SIZE / 2), at = segment / 2 * SIZE + lane % (SIZE / 2) + (segment % 2) * W;
+    low[lane] = at;
+    high[lane] = at + SIZE / 2;
+  }
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Lane j of the result is the sum over the lanes of v[j].
+INLINE vf sum_each(vf (&v)[W]) {
+  if constexpr (W >= 16)
+    for (int j = 0; j < 8; j++) v[j] = fold_halves<16>(v[j], v[j + 8]);
+  if constexpr (W >= 8)
+    for (int j = 0; j < 4; j++) v[j] = fold_halves<8>(v[j], v[j + 4]);
+  for (int j = 0; j < 2; j++) v[j] = fold_halves<4>(v[j], v[j + 2]);
+  return fold_halves<2>(v[0], v[1]);
+}
+
+template <int BY>
+INLINE vf rotate_lanes(vf v) {
+  vi from;
+  for (int lane = 0; lane < W; lane++) from[lane] = (lane + BY) % W;
+  return __builtin_shuffle(v, from);
+}
+
+// Sum and maximum over the lanes, always in the same order.
+INLINE float sum_lanes(vf v) {
+  if constexpr (W >= 16) v += rotate_lanes<8>(v);
+  if constexpr (W >= 8) v += rotate_lanes<4>(v);
+  v += rotate_lanes<2>(v);
+  return v[0] + v[1];
+}
+
+INLINE vf max_lanes(vf v) {
+  if constexpr (W >= 16) v = maximum(v, rotate_lanes<8>(v));
+  if constexpr (W >= 8) v = maximum(v, rotate_lanes<4>(v));
+  v = maximum(v, rotate_lanes<2>(v));
+  return maximum(v, rotate_lanes<1>(v));
+}
+
+
+// e^x to 2 ulp (Cephes' polynomial); 0 below -87, and exactly 1 at 0.
+INLINE vf exponential(vf x) {
+  vi tiny = x < -87.0f;
+  x = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
+  const float magic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer
+  vf n = (x * 1.44269504f + magic) - magic;
+  vf r = fma(n, splat(-0.693359375f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
+  vf p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.0f;
+  vi exponent = (__builtin_convertvector(n, vi) + 127) << 23;
+  p *= (vf)exponent;
+  return tiny ? vf{} : p;
+}
+
+INLINE vf silu(vf x) { return x / (exponential(-x) + 1.0f); }
+
+// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
+INLINE uint16_t to_bfloat16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fc0;
+  return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+INLINE float from_bfloat16(uint16_t x) {
+  uint32_t bits = (uint32_t)x << 16;
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+// acc + w_even · x_even + w_odd · x_odd; every 32-bit lane of `w` and of `x` holds a pair of bfloat16.
+INLINE vf dot_bfloat16(vf acc, vi w, vi x) {
+#if defined(__AVX512BF16__)
+  return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)x);
+#else
+  acc = fma((vf)(w << 16), (vf)(x << 16), acc);
+  return fma((vf)(w & (int32_t)0xffff0000), (vf)(x & (int32_t)0xffff0000), acc);
+#endif
+}
+
+// acc + Σ w_i · x_i over four bytes a lane, w signed and x unsigned. Exact.
+INLINE vi dot_int8(vi acc, vi w, vi x) {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x, (__m512i)w);
+#elif defined(__AVX512BW__) && defined(__AVX512VL__)
+  __m512i even = _mm512_madd_epi16(_mm512_srai_epi16(_mm512_slli_epi16((__m512i)w, 8), 8),
+                                   _mm512_and_si512((__m512i)x, _mm512_set1_epi16(255)));
+  __m512i odd = _mm512_madd_epi16(_mm512_srai_epi16((__m512i)w, 8), _mm512_srli_epi16((__m512i)x, 8));
+  return acc + (vi)even + (vi)odd;
+#elif defined(__AVXVNNI__) && defined(__AVX2__) && defined(__FMA__)
+  return (vi)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)x, (__m256i)w);
+#elif defined(__AVX2__) && defined(__FMA__)
+  __m256i even = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16((__m256i)w, 8), 8),
+                                   _mm256_and_si256((__m256i)x, _mm256_set1_epi16(255)));
+  __m256i odd = _mm256_madd_epi16(_mm256_srai_epi16((__m256i)w, 8), _mm256_srli_epi16((__m256i)x, 8));
+  return acc + (vi)even + (vi)odd;
+#else
+  for (int i = 0; i < W; i++) {
+    int8_t a[4];
+    uint8_t b[4];
+    memcpy(a, (const char*)&w + 4 * i, 4);
+    memcpy(b, (const char*)&x + 4 * i, 4);
+    acc[i] += a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];
+  }
+  return acc;
+#endif
+}
+
+// W signed bytes as floats.
+INLINE vf load_int8(const int8_t* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  vf v;
+  for (int i = 0; i < W; i++) v[i] = p[i];
+  return v;
+#endif
+}
+
+// W bfloat16 as floats.
+INLINE vf load_bfloat16(const uint16_t* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
+  vf v;
+  for (int i = 0; i < W; i++) v[i] = from_bfloat16(p[i]);
+  return v;
+#endif
+}

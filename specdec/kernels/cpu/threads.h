@@ -1,0 +1,127 @@
+// A pool of threads that stays awake between the phases of a pass, and a barrier between those.
+//
+// A pass has some three hundred phases of 20 µs. Threads that sleep in between would cost more than the work.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+INLINE void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins for a while, then lets others run: a neighbour may need this core.
+template <class Ready>
+INLINE void spin_until(Ready ready) {
+  for (int i = 0; !ready(); i++) {
+    if (i < 20000) relax();
+    else std::this_thread::yield();
+  }
+}
+
+class Team;
+typedef void (*Work)(Team& team, int thread, void* context);
+
+class Team {
+ public:
+  explicit Team(int size) : size_(size), pid_(getpid()) {
+    for (int thread = 1; thread < size; thread++) std::thread([this, thread] { serve(thread); }).detach();
+  }
+
+  int size() const { return size_; }
+  bool usable() const { return pid_ == getpid(); }  // threads do not survive a fork
+
+  void run(Work work, void* context) {
+    work_ = work;
+    context_ = context;
+    done_.store(0, std::memory_order_relaxed);
+    next_.store(0, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    work(*this, 0, context);
+    spin_until([this] { return done_.load(std::memory_order_acquire) == size_ - 1; });
+  }
+
+  // Everyone's writes before it are seen by everyone after it. Resets the work counter.
+  void barrier() {
+    if (size_ == 1) {
+      next_.store(0, std::memory_order_relaxed);
+      return;
+    }
+    uint32_t phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      next_.store(0, std::memory_order_relaxed);
+      phase_.store(phase + 1, std::memory_order_release);
+    } else {
+      spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+    }
+  }
+
+  // Calls body(begin, end) for pieces of [0, count), whoever is free first. One loop between two barriers.
+  template <class Body>
+  void share(int64_t count, int64_t piece, Body body) {
+    if (size_ == 1) {
+      if (count) body(int64_t(0), count);
+      return;
+    }
+    for (;;) {
+      int64_t begin = next_.fetch_add(piece, std::memory_order_relaxed);
+      if (begin >= count) return;
+      body(begin, begin + piece < count ? begin + piece : count);
+    }
+  }
+
+ private:
+  void serve(int thread) {
+    uint32_t seen = 0;
+    for (;;) {
+      for (int i = 0; i < 40000 && generation_.load(std::memory_order_acquire) == seen; i++) relax();
+      generation_.wait(seen, std::memory_order_acquire);
+      seen = generation_.load(std::memory_order_acquire);
+      work_(*this, thread, context_);
+      done_.fetch_add(1, std::memory_order_release);
+    }
+  }
+
+  const int size_;
+  const int pid_;
+  Work work_ = nullptr;
+  void* context_ = nullptr;
+  alignas(64) std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<int> done_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+};
+
+// The team of the given size; a new one when the size changes, or after a fork. Old teams sleep.
+INLINE Team& team_of(int size) {
+  static std::vector<Team*> teams;
+  for (Team*& team : teams)
+    if (team->size() == size) {
+      if (!team->usable()) team = new Team(size);
+      return *team;
+    }
+  teams.push_back(new Team(size < 1 ? 1 : size));
+  return *teams.back();
+}
+
+// Runs body(team, thread) on `threads` threads; calls from several callers take turns.
+template <class Body>
+INLINE void parallel(int threads, Body body) {
+  static std::mutex* turn = new std::mutex;
+  std::lock_guard<std::mutex> lock(*turn);
+  team_of(threads).run([](Team& team, int thread, void* context) { (*(Body*)context)(team, thread); }, &body);
+}

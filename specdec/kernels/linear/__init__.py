@@ -1,0 +1,5 @@
+"""Products with packed weights."""
+
+from specdec.kernels.linear.packed import KINDS, PackedLinear, pack
+
+__all__ = ["KINDS", "PackedLinear", "pack"]

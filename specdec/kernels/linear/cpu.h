@@ -1,0 +1,263 @@
+// x Wᵀ for a few rows: one pass over the packed weights, whatever the number of rows.
+//
+// Weights are packed in panels of 32 output columns, which are contiguous in the order in which they are read:
+// [N/32][K/g][32][g] with g values of k side by side (g = 1 float32 and weight-only int8, 2 bfloat16, 4 int8); K is padded
+// to a multiple of 16 g for the latter two. A panel is
+// read from memory once; further row tiles find it in the cache. Each output element has one accumulator, added to in
+// the order of k: no split along K, so a row's bits do not depend on the other rows.
+#pragma once
+
+#include "../cpu/simd.h"
+#include "../cpu/threads.h"
+#include "amx.h"
+
+enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT8_WEIGHT = 3 };
+
+constexpr int PANEL = 32;
+constexpr int NV = PANEL / W;  // vectors across a panel
+
+struct Linear {
+  int32_t kind;
+  int32_t gated;         // columns alternate, 16 of a gate and 16 of the values it multiplies: out = silu(gate) · value
+  int64_t n, k;          // columns as packed, a multiple of 32, and inputs
+  const void* weight;
+  const float* scale;    // [n], int8 kinds
+  const int32_t* sums;   // [n], Σ_k w, kind INT8
+  const float* bias;     // [n] or null
+};
+
+// Rows in the form that a kind of weights multiplies.
+struct Rows {
+  char* data;
+  float* scale;  // [rows], kind INT8: the row's largest magnitude / 127
+};
+
+// Values of k that lie side by side in a 4-byte word, bytes of each, and words of a row: a multiple of what one tile takes.
+INLINE int64_t group_of(int32_t kind) { return kind == INT8 ? 4 : kind == BFLOAT16 ? 2 : 1; }
+INLINE int64_t words_of(int32_t kind, int64_t k) {
+  if (kind == FLOAT32 || kind == INT8_WEIGHT) return k;
+  return (k + 16 * group_of(kind) - 1) / (16 * group_of(kind)) * 16;
+}
+INLINE int64_t row_bytes(int32_t kind, int64_t k) { return 4 * words_of(kind, k); }
+
+// One row of x into rows.data; padded with zeros.
+INLINE void prepare_row(int32_t kind, const float* x, int64_t k, int64_t row, const Rows& rows) {
+  char* out = rows.data + row * row_bytes(kind, k);
+  if (kind == FLOAT32 || kind == INT8_WEIGHT) {
+    memcpy(out, x, 4 * k);
+  } else if (kind == BFLOAT16) {
+    uint16_t* o = (uint16_t*)out;
+    for (int64_t i = 0; i < k; i++) o[i] = to_bfloat16(x[i]);
+    memset(o + k, 0, row_bytes(kind, k) - 2 * k);
+  } else {
+    float largest = 0;
+    for (int64_t i = 0; i < k; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+    float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    rows.scale[row] = scale;
+    uint8_t* o = (uint8_t*)out;
+    for (int64_t i = 0; i < k; i++) o[i] = (uint8_t)((int32_t)rintf(x[i] * inverse) + 128);
+    memset(o + k, 128, row_bytes(kind, k) - k);
+  }
+}
+
+INLINE int32_t word_at(const char* p) {
+  int32_t word;
+  memcpy(&word, p, 4);
+  return word;
+}
+
+// An exact sum of bytes as the number that it stands for: x was stored with 128 added.
+INLINE vf rescale(const Linear& linear, int64_t panel, int v, vi sum, float row_scale) {
+  const int64_t at = panel * PANEL + v * W;
+  return __builtin_convertvector(sum - 128 * load_bits(linear.sums + at), vf) * (load(linear.scale + at) * row_scale);
+}
+
+INLINE void add_bias(const Linear& linear, int64_t panel, vf (&values)[NV]) {
+  if (linear.bias)
+    for (int v = 0; v < NV; v++) values[v] += load(linear.bias + panel * PANEL + v * W);
+}
+
+// The products of R rows with one panel.
+template <int KIND, int R>
+INLINE void multiply(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, vf (&out)[R][NV]) {
+  const int64_t stride = row_bytes(KIND, linear.k), steps = words_of(KIND, linear.k);
+  const int64_t width = KIND == INT8_WEIGHT ? PANEL : 4 * PANEL;
+  const char* w = (const char*)linear.weight + panel * steps * width;
+  const char* x = rows.data + row * stride;
+  constexpr int AHEAD = 24;  // steps between a prefetch and its use
+  if constexpr (KIND == INT8) {
+    vi acc[R][NV] = {};
+    for (int64_t s = 0; s < steps; s++, w += width) {
+      for (int v = 0; v < NV; v += 64 / (4 * W)) __builtin_prefetch(w + AHEAD * width + 4 * W * v);
+      for (int r = 0; r < R; r++) {
+        vi xr = splat_bits(word_at(x + r * stride + 4 * s));
+        for (int v = 0; v < NV; v++) acc[r][v] = dot_int8(acc[r][v], load_bits(w + 4 * W * v), xr);
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int v = 0; v < NV; v++) {
+        out[r][v] = rescale(linear, panel, v, acc[r][v], rows.scale[row + r]);
+      }
+  } else {
+    for (int r = 0; r < R; r++)
+      for (int v = 0; v < NV; v++) out[r][v] = vf{};
+    for (int64_t s = 0; s < steps; s++, w += width) {
+      for (int v = 0; v < width / 64; v++) __builtin_prefetch(w + AHEAD * width + 64 * v);
+      for (int r = 0; r < R; r++) {
+        vi xr = splat_bits(word_at(x + r * stride + 4 * s));
+        for (int v = 0; v < NV; v++) {
+          if constexpr (KIND == BFLOAT16) out[r][v] = dot_bfloat16(out[r][v], load_bits(w + 4 * W * v), xr);
+          else if constexpr (KIND == FLOAT32) out[r][v] = fma(load((const float*)w + W * v), (vf)xr, out[r][v]);
+          else out[r][v] = fma(load_int8((const int8_t*)w + W * v), (vf)xr, out[r][v]);
+        }
+      }
+    }
+    if constexpr (KIND == INT8_WEIGHT)
+      for (int r = 0; r < R; r++)
+        for (int v = 0; v < NV; v++) out[r][v] *= load(linear.scale + panel * PANEL + v * W);
+  }
+}
+
+// Calls finish(panel, row, values[PANEL], linear) for every row and panel in [first, last).
+template <int KIND, int R, class Finish>
+INLINE void tile(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, Finish& finish) {
+  vf out[R][NV];
+  multiply<KIND, R>(linear, panel, rows, row, out);
+  for (int r = 0; r < R; r++) {
+    add_bias(linear, panel, out[r]);
+    finish(panel, row + r, out[r]);
+  }
+}
+
+#if HAS_TILES
+template <int KIND, class Finish>
+static void panels_on_tiles(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last,
+                            Finish& finish) {
+  const int64_t stride = row_bytes(KIND, linear.k), words = words_of(KIND, linear.k);
+  alignas(64) int32_t sums[2 * TILE_ROWS * PANEL];
+  for (int64_t row = 0; row < count; row += 2 * TILE_ROWS) {
+    const int64_t left = count - row, upper = left < TILE_ROWS ? left : TILE_ROWS;
+    const int64_t lower = left - upper < TILE_ROWS ? left - upper : TILE_ROWS;
+    configure_tiles(upper, lower);
+    for (int64_t panel = first; panel < last; panel++) {
+      const char* w = (const char*)linear.weight + panel * words * 4 * PANEL;
+      const char* x = rows.data + row * stride;
+      if (lower) multiply_tiles<KIND == INT8, true>(w, x, stride, words, sums);
+      else multiply_tiles<KIND == INT8, false>(w, x, stride, words, sums);
+      for (int64_t r = 0; r < upper + lower; r++) {
+        vf values[NV];
+        for (int v = 0; v < NV; v++) {
+          const vi bits = load_bits(sums + r * PANEL + v * W);
+          values[v] = KIND == INT8 ? rescale(linear, panel, v, bits, rows.scale[row + r]) : (vf)bits;
+        }
+        add_bias(linear, panel, values);
+        finish(panel, row + r, values);
+      }
+    }
+  }
+  _tile_release();
+}
+#endif
+
+template <int KIND, class Finish>
+static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last, Finish& finish) {
+#if HAS_TILES
+  if constexpr (KIND == BFLOAT16 || KIND == INT8)
+    if (tiles_allowed()) return panels_on_tiles<KIND>(linear, rows, count, first, last, finish);
+#endif
+  for (int64_t panel = first; panel < last; panel++) {
+    for (int64_t row = 0; row < count;) {
+      int64_t left = count - row < ROW_TILE ? count - row : ROW_TILE;
+      switch (left) {
+        case 1: tile<KIND, 1>(linear, panel, rows, row, finish); break;
+        case 2: if constexpr (ROW_TILE >= 2) tile<KIND, 2>(linear, panel, rows, row, finish); break;
+        case 3: if constexpr (ROW_TILE >= 3) tile<KIND, 3>(linear, panel, rows, row, finish); break;
+        case 4: if constexpr (ROW_TILE >= 4) tile<KIND, 4>(linear, panel, rows, row, finish); break;
+        case 5: if constexpr (ROW_TILE >= 5) tile<KIND, 5>(linear, panel, rows, row, finish); break;
+        case 6: if constexpr (ROW_TILE >= 6) tile<KIND, 6>(linear, panel, rows, row, finish); break;
+        case 7: if constexpr (ROW_TILE >= 7) tile<KIND, 7>(linear, panel, rows, row, finish); break;
+        default: if constexpr (ROW_TILE >= 8) tile<KIND, 8>(linear, panel, rows, row, finish);
+      }
+      row += left;
+    }
+  }
+}
+
+// The whole product, shared among the team by columns.
+template <class Finish>
+INLINE void run_linear(Team& team, const Linear& linear, const Rows& rows, int64_t count, Finish finish) {
+  int64_t number = linear.n / PANEL;
+  int64_t piece = number / (8 * team.size());
+  piece = piece < 1 ? 1 : piece > 16 ? 16 : piece;
+  team.share(number, piece, [&](int64_t first, int64_t last) {
+    switch (linear.kind) {
+      case FLOAT32: panels<FLOAT32>(linear, rows, count, first, last, finish); break;
+      case BFLOAT16: panels<BFLOAT16>(linear, rows, count, first, last, finish); break;
+      case INT8: panels<INT8>(linear, rows, count, first, last, finish); break;
+      default: panels<INT8_WEIGHT>(linear, rows, count, first, last, finish);
+    }
+  });
+}
+
+// What becomes of a panel's values. `width`: columns of a row of `out`.
+struct Store {
+  float* out;
+  int64_t width;
+  INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
+    float* to = out + row * width + panel * PANEL;
+    if ((panel + 1) * PANEL <= width) {
+      for (int v = 0; v < NV; v++) store(to + v * W, values[v]);
+    } else {
+      memcpy(to, values, 4 * (width - panel * PANEL));
+    }
+  }
+};
+
+struct AddTo {
+  float* out;
+  int64_t width;
+  INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
+    float* to = out + row * width + panel * PANEL;
+    int64_t last = width - panel * PANEL;
+    if (last >= PANEL) {
+      for (int v = 0; v < NV; v++) store(to + v * W, load(to + v * W) + values[v]);
+    } else {
+      for (int64_t i = 0; i < last; i++) to[i] += ((const float*)values)[i];
+    }
+  }
+};
+
+struct Gate {
+  float* out;
+  int64_t width;  // of the product: half the packed columns
+  INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
+    vf product[NV / 2];
+    for (int v = 0; v < NV / 2; v++) product[v] = silu(values[v]) * values[NV / 2 + v];
+    int64_t last = width - panel * PANEL / 2;
+    memcpy(out + row * width + panel * PANEL / 2, product, 4 * (last < PANEL / 2 ? last : PANEL / 2));
+  }
+};
+
+struct Best {
+  float value;
+  int64_t token;
+};
+
+// Stores logits, and keeps each row's largest with its first token. A NaN is reported as the largest.
+struct StoreLogits {
+  float* out;
+  int64_t width;
+  Best* best;  // [rows], this thread's own
+  INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
+    Store{out, width}(panel, row, values);
+    Best& b = best[row];
+    vi larger = {};
+    for (int v = 0; v < NV; v++) larger |= ~(values[v] <= b.value);
+    int64_t any = 0;
+    for (int i = 0; i < W; i++) any |= larger[i];
+    if (!any) return;
+    const float* x = out + row * width + panel * PANEL;
+    for (int64_t i = 0; i < PANEL && panel * PANEL + i < width; i++)
+      if (!(x[i] <= b.value) && b.value == b.value) b = {x[i], panel * PANEL + i};
+  }
+};

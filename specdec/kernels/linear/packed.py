@@ -1,0 +1,93 @@
+"""Weights packed for the native kernel (linear/cpu.h)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from specdec.kernels.cpu import native
+from specdec.kernels.cpu.memory import in_huge_pages
+from specdec.kernels.linear.reference import quantize_rows
+
+PANEL, TILE_WORDS = 32, 16
+"""Output columns of a panel; 4-byte words of k that a matrix tile takes."""
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_weight": 3}
+"""Names of the kinds of weights: `int8` multiplies 8-bit activations too, `int8_weight` leaves those in float32."""
+GROUPS = {"float32": 1, "bfloat16": 2, "int8": 4, "int8_weight": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLinear:
+    """x Wᵀ + b in native code; see `pack`. The bits of an output row depend on its input row alone.
+
+    Args:
+        width: columns of the output.
+        struct: what the C interface takes; points into the tensors.
+        tensors: keeps them alive.
+    """
+
+    width: int
+    struct: native.Linear
+    tensors: tuple[Tensor | None, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that one product reads."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors if tensor is not None)
+
+    def __call__(self, x: Tensor, kernels: native.Library | None = None) -> Tensor:
+        """float [..., K] → float32 [..., width]."""
+        kernels = kernels or native.library()
+        assert kernels is not None
+        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
+        out = torch.empty(rows.shape[0], self.width)
+        threads = torch.get_num_threads()
+        kernels.linear(self.struct, rows.data_ptr(), rows.shape[0], out.data_ptr(), self.width, threads)
+        return out.view(*x.shape[:-1], self.width)
+
+
+def pack(
+    weights: Tensor | Sequence[Tensor],
+    kind: str,
+    bias: Tensor | Sequence[Tensor | None] | None = None,
+    gated: bool = False,
+) -> PackedLinear:
+    """Packs a weight matrix, or several that are stacked (query, key and value).
+
+    Args:
+        weights: float [N, K] each.
+        kind: a name of `KINDS`; int8 weights get one scale per output column.
+        bias: float [N] each, or None.
+        gated: `weights` are a gate and the values it multiplies: the product is silu(x Gᵀ) · (x Vᵀ).
+    """
+    parts = [weights] if isinstance(weights, Tensor) else list(weights)
+    biases = [None] * len(parts) if bias is None else [bias] if isinstance(bias, Tensor) else list(bias)
+    joined = [b if b is not None else parts[i].new_zeros(len(parts[i])) for i, b in enumerate(biases)]
+    offset = torch.cat(joined).float() if any(b is not None for b in biases) else None
+    if gated:
+        gate, value = (pad(part.float(), (0, 0, 0, -len(part) % (PANEL // 2))) for part in parts)
+        matrix = torch.stack([gate.view(-1, PANEL // 2, gate.shape[1]), value.view(-1, PANEL // 2, gate.shape[1])], 1)
+        matrix, width = matrix.reshape(-1, gate.shape[1]), len(parts[0])
+        assert offset is None
+    else:
+        matrix = torch.cat([part.float() for part in parts])
+        width = len(matrix)
+        matrix = pad(matrix, (0, 0, 0, -width % PANEL))
+        offset = None if offset is None else pad(offset, (0, -width % PANEL))
+    scale = sums = None
+    if kind == "bfloat16":
+        matrix = matrix.bfloat16()
+    elif kind != "float32":
+        matrix, scale = quantize_rows(matrix)
+        sums = matrix.sum(1, dtype=torch.int32) if kind == "int8" else None
+    group = GROUPS[kind]
+    k = matrix.shape[1]
+    matrix = pad(matrix, (0, -k % (group * (TILE_WORDS if group > 1 else 1))))
+    packed = in_huge_pages(matrix.view(-1, PANEL, matrix.shape[1] // group, group).transpose(1, 2))
+    tensors = (packed, scale, sums, offset)
+    addresses = [native.address(tensor) for tensor in tensors]
+    return PackedLinear(width, native.Linear(KINDS[kind], int(gated), len(matrix), k, *addresses), tensors)

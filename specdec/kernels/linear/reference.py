@@ -1,0 +1,47 @@
+"""Products with quantized weights in plain torch: what the native kernel must give."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric 8-bit rows: x ≈ q · scale, with the row's largest magnitude at ±127.
+
+    Args:
+        x: float [N, K].
+
+    Returns:
+        int8 [N, K], and float32 [N]; a row of zeros has scale 0.
+    """
+    x = x.float()
+    largest = x.abs().amax(-1)
+    inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
+    return (x * inverse[:, None]).round().to(torch.int8), largest / 127.0
+
+
+def linear(
+    x: Tensor, weight: Tensor, kind: str, bias: Tensor | None = None, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """x Wᵀ + b with both sides rounded as `kind` rounds them, summed in `dtype`.
+
+    Args:
+        x: float [T, K].
+        weight: float [N, K].
+        kind: float32, bfloat16, int8 (both sides in 8 bits) or int8_weight.
+        bias: float [N].
+
+    Returns:
+        `dtype` [T, N].
+    """
+    if kind == "bfloat16":
+        x, weight = x.bfloat16(), weight.bfloat16()
+    if kind.startswith("int8"):
+        quantized, scale = quantize_rows(weight)
+        weight = quantized.to(dtype) * scale.to(dtype)[:, None]
+    if kind == "int8":
+        quantized, scale = quantize_rows(x)
+        x = quantized.to(dtype) * scale.to(dtype)[:, None]
+    out = x.to(dtype) @ weight.to(dtype).T
+    return out if bias is None else out + bias.to(dtype)

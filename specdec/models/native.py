@@ -1,0 +1,198 @@
+"""Llama-like models in native code: a whole pass is one call (kernels/cpu/llama.h)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.cache.paged import KVLayout, PagedCache
+from specdec.errors import UnsupportedModelError
+from specdec.kernels.attention.native import MAX_HEAD_SIZE, key_values
+from specdec.kernels.cpu import native
+from specdec.kernels.linear import KINDS, PackedLinear, pack
+from specdec.models.base import RaggedBatch
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+
+
+def why_not(module: PreTrainedModel) -> str | None:
+    """Why a model cannot run natively; None if it can."""
+    config = module.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if config.model_type not in MODEL_TYPES:
+        return f"its type is {config.model_type!r}, not one of {', '.join(MODEL_TYPES)}"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act!r}, not 'silu'"
+    if rope.get("rope_type", "default") not in ROPE_TYPES:
+        return f"its rotary embedding is {rope.get('rope_type')!r}, not one of {', '.join(ROPE_TYPES)}"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0 or head_size % 2 or head_size > MAX_HEAD_SIZE:
+        return f"its heads of {head_size} are not rotated as a whole, are odd, or exceed {MAX_HEAD_SIZE}"
+    if getattr(config, "mlp_bias", False) or module.model.layers[0].self_attn.o_proj.bias is not None:
+        return "its output or feed-forward projections have a bias"
+    return None if module.device.type == "cpu" else f"it is on {module.device}"
+
+
+@dataclass(eq=False)
+class _Layer:
+    qkv: PackedLinear
+    o: PackedLinear
+    gate_up: PackedLinear
+    down: PackedLinear
+    norms: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+    window: int
+
+
+class NativeModel:
+    """Runs a Llama-like model on the native CPU kernels; see `CausalLM` for the methods.
+
+    The bits of a row's logits depend on its own prefix alone: not on the other rows of the pass, on the number of
+    threads, on where the cache holds the prefix, or on whether the row was drafted in a tree.
+
+    Args:
+        module: the model; its weights are copied, and it is not needed afterwards.
+        name: what to call it in messages.
+        kind: form of the weights, a name of `specdec.kernels.linear.KINDS`. Norms and the residual stream are float32.
+        kv_dtype: what the cache holds: float32, bfloat16 or int8 (with one scale per token and head).
+        kernels: the compiled library.
+
+    Raises:
+        UnsupportedModelError: if the model is not of this family.
+    """
+
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        name: str = "",
+        kind: str = "float32",
+        kv_dtype: torch.dtype | None = None,
+        kernels: native.Library | None = None,
+    ) -> None:
+        self.name = name or type(module).__name__
+        if reason := why_not(module):
+            raise UnsupportedModelError(f"{self.name} cannot run natively: {reason}. Use backend='transformers'.")
+        if broken := [key for key, weight in module.state_dict().items() if not torch.isfinite(weight.sum())]:
+            raise UnsupportedModelError(
+                f"{self.name}: {broken[0]} holds NaN or infinite weights. Copy the files again."
+            )
+        library = kernels or native.library()
+        if library is None:
+            raise UnsupportedModelError(f"{self.name}: there are no native kernels. Use backend='transformers'.")
+        self._kernels, self.kind = library, kind
+        config, base = module.config, module.model
+        attention = base.layers[0].self_attn
+        head_size = int(attention.head_dim)
+        self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
+        self.max_context = int(config.max_position_embeddings)
+        kv_dtype = kv_dtype or (torch.float32 if kind == "float32" else torch.bfloat16)
+        self.kv_layout = KVLayout(len(base.layers), int(config.num_key_value_heads), head_size, kv_dtype)
+        self._layers = [_pack_layer(layer, kind) for layer in base.layers]
+        self._head = pack(module.get_output_embeddings().weight.data, kind)
+        embedding_kind = "float32" if kind == "float32" else "bfloat16"
+        self._embedding = (
+            module.get_input_embeddings().weight.data.to(getattr(torch, embedding_kind)).contiguous().clone()
+        )
+        self._final_norm = _float(base.norm.weight)
+        self._frequencies = _float(base.rotary_emb.inv_freq)
+        self._struct = native.Model(
+            num_layers=len(self._layers),
+            hidden=config.hidden_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_size=head_size,
+            intermediate=config.intermediate_size,
+            vocab_size=self.vocab_size,
+            eps=config.rms_norm_eps,
+            scale=float(attention.scaling),
+            embedding_kind=KINDS[embedding_kind],
+            embedding=self._embedding.data_ptr(),
+            final_norm=self._final_norm.data_ptr(),
+            frequencies=self._frequencies.data_ptr(),
+            rope_scale=float(base.rotary_emb.attention_scaling),
+            head=self._head.struct,
+        )
+        self._bound: WeakKeyDictionary[PagedCache, Any] = WeakKeyDictionary()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights that every pass reads."""
+        layers = self._layers[: self._struct.num_layers]
+        return self._head.num_bytes + sum(
+            part.num_bytes for layer in layers for part in (layer.qkv, layer.o, layer.gate_up, layer.down)
+        )
+
+    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
+        """See `CausalLM.forward`."""
+        rows = len(batch.logit_rows)
+        logits, best = torch.empty(rows, self.vocab_size), torch.empty(rows, 2, dtype=torch.int64)
+        model = self._struct
+        model.layers = self._layers_on(cache)
+        parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
+        sizes = (len(batch.token_ids), rows)
+        call = native.Batch(*sizes, *(tensor.data_ptr() for tensor in parts), batch.table.struct)
+        self._kernels.forward(model, call, logits.data_ptr(), best.data_ptr(), torch.get_num_threads())
+        return logits
+
+    def truncated(self, num_layers: int) -> NativeModel:
+        """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
+        total = self.kv_layout.num_layers
+        if not 1 <= num_layers < total:
+            raise UnsupportedModelError(
+                f"{self.name} has {total} layers; an early exit needs 1 to {total - 1} of them, got {num_layers}."
+            )
+        clone = copy.copy(self)
+        clone.name = f"{self.name}[:{num_layers}]"
+        clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)
+        clone._struct = native.Model.from_buffer_copy(self._struct)
+        clone._struct.num_layers = num_layers
+        return clone
+
+    def _layers_on(self, cache: PagedCache) -> Any:
+        """The layers with their part of `cache`, as an array for the C interface."""
+        if cache not in self._bound:
+            layers = (native.Layer * len(self._layers))()
+            for index, layer in enumerate(self._layers[: cache.layout.num_layers]):
+                norms = [native.address(norm) for norm in layer.norms]
+                held = key_values(*cache.layer(index))
+                packed = (layer.qkv.struct, layer.o.struct, layer.gate_up.struct, layer.down.struct)
+                layers[index] = native.Layer(*packed, *norms, held, layer.window)
+            self._bound[cache] = layers
+        return self._bound[cache]
+
+
+def _pack_layer(layer: Any, kind: str) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    return _Layer(
+        qkv=pack(
+            [p.weight.data for p in projections], kind, [None if p.bias is None else p.bias.data for p in projections]
+        ),
+        o=pack(attention.o_proj.weight.data, kind),
+        gate_up=pack([mlp.gate_proj.weight.data, mlp.up_proj.weight.data], kind, gated=True),
+        down=pack(mlp.down_proj.weight.data, kind),
+        norms=(
+            _float(layer.input_layernorm.weight),
+            _float(layer.post_attention_layernorm.weight),
+            _float(attention.q_norm.weight) if hasattr(attention, "q_norm") else None,
+            _float(attention.k_norm.weight) if hasattr(attention, "k_norm") else None,
+        ),
+        window=_window(attention),
+    )
+
+
+def _window(attention: Any) -> int:
+    """Length of the sliding window; 0 if the layer sees everything. Mistral keeps it in the configuration alone."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window or 0
+    return attention.config.sliding_window or 0 if attention.config.model_type == "mistral" else 0
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().contiguous().clone()
