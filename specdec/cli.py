@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
 
+from specdec import doctor
 from specdec.engine import EngineConfig
 from specdec.errors import ConfigError, SpecdecError
 from specdec.generator import SpeculativeGenerator
@@ -78,7 +79,7 @@ def _dataclass(cls: Callable[..., Any], config: DictConfig) -> Any:
         raise ConfigError(f"{error}. Valid keys: {', '.join(cls.__dataclass_fields__)}.") from error  # type: ignore[attr-defined]
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"generate": generate}
+COMMANDS: dict[str, Callable[[], None]] = {"generate": generate, "doctor": doctor.main}
 
 
 def main() -> None:

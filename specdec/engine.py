@@ -144,16 +144,13 @@ class Engine:
             trees = self._draft(plan)
         with self._clock.measure("verify"):
             logits = self._forward(plan, trees)
-        outputs: list[StepOutput] = []
         decoding: list[_Decoded] = []
         for part, tree, rows in zip(plan, trees, logits, strict=True):
-            if not part.decodes:
-                self.cache.commit(part.request.id, len(part.tail))
-            elif error := _numerical_error(part.request, rows):
-                outputs.append(self._fail(part.request, error))
-            else:
+            if part.decodes:
                 decoding.append(_Decoded(part, tree, rows))
-        outputs.extend(self._decide(decoding))
+            else:
+                self.cache.commit(part.request.id, len(part.tail))
+        outputs = self._decide(decoding)
         self._clock.divide([part.share(tree) for part, tree in zip(plan, trees, strict=True)])
         return outputs
 
@@ -247,16 +244,3 @@ def _checked(drafter: Drafter, tree: DraftTree, part: Scheduled) -> DraftTree:
             f"{limit} nodes (its own max_nodes) of depth {part.num_draft_tokens}."
         )
     return tree
-
-
-def _numerical_error(request: Request, logits: Tensor) -> NumericalError | None:
-    """The error for logits that no token can be drawn from, or None."""
-    highest = logits.amax(-1)
-    bad = (torch.isnan(highest) | torch.isinf(highest)).nonzero()
-    if not len(bad):
-        return None
-    row = int(bad[0])
-    return NumericalError(
-        f"The target's logits are {float(highest[row])} in row {row} of {len(logits)} of request {request.id} after "
-        f"{len(request.tokens)} tokens. Check the weights, or use a wider dtype (dtype='float32')."
-    )

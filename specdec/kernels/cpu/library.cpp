@@ -1,6 +1,7 @@
 // The C interface. Structures are those of the headers; specdec/kernels/cpu/native.py mirrors them.
 #include <vector>
 
+#include "../rows/cpu.h"
 #include "llama.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -74,6 +75,14 @@ EXPORT void specdec_rotate(float* x, const float* cosine, const float* sine, int
 
 EXPORT void specdec_forward(const Model* model, const Batch* batch, float* logits, Best* best, int threads) {
   forward(*model, *batch, logits, best, threads);
+}
+
+EXPORT int64_t specdec_argmax(const float* row, int64_t size, float* largest) { return argmax(row, size, largest); }
+
+EXPORT float specdec_log_sum_exp(const float* row, int64_t size) { return log_sum_exp(row, size); }
+
+EXPORT int64_t specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, uint32_t position, uint32_t stream) {
+  return gumbel_argmax(row, size, seed, position, stream);
 }
 
 // Reads memory as fast as the kernels could: the floor of a pass that has to read its weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -80,6 +80,9 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "specdec_rms_norm": ([c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p], None),
     "specdec_rotate": ([c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64], None),
     "specdec_forward": ([POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int], None),
+    "specdec_argmax": ([c_void_p, c_int64, POINTER(c_float)], c_int64),
+    "specdec_log_sum_exp": ([c_void_p, c_int64], c_float),
+    "specdec_gumbel_argmax": ([c_void_p, c_int64, c_uint64, c_uint32, c_uint32], c_int64),
     "specdec_read": ([c_void_p, c_int64, c_int], c_float),
 }
 

@@ -100,6 +100,19 @@ INLINE vf max_lanes(vf v) {
 }
 
 
+// Whether a comparison holds in any lane.
+INLINE bool any_lane(vi mask) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+  int32_t found = 0;
+  for (int i = 0; i < W; i++) found |= mask[i];
+  return found != 0;
+#endif
+}
+
 // e^x to 2 ulp (Cephes' polynomial); 0 below -87, and exactly 1 at 0.
 INLINE vf exponential(vf x) {
   vi tiny = x < -87.0f;

@@ -25,7 +25,7 @@ INLINE void relax() {
 template <class Ready>
 INLINE void spin_until(Ready ready) {
   for (int i = 0; !ready(); i++) {
-    if (i < 20000) relax();
+    if (i < 200) relax();
     else std::this_thread::yield();
   }
 }

@@ -1,0 +1,46 @@
+"""What a decision needs to know of a row of scores: argmax, log-sum-exp, and the argmax under Gumbel noise.
+
+Native where the kernels are there and the row is on the CPU, plain torch otherwise. Each looks at one row alone and
+walks it in a fixed order, so the rows beside it cannot change its bits; and none wakes torch's threads.
+"""
+
+from __future__ import annotations
+
+from ctypes import byref, c_float
+
+from torch import Tensor
+
+from specdec.kernels.cpu import native
+from specdec.kernels.rows import reference
+from specdec.randomness import RandomSource, Stream
+
+
+def argmax(row: Tensor) -> tuple[int, float]:
+    """First place of the largest value of a row, float [V], and that value; a NaN counts as the largest."""
+    kernels = _kernels(row)
+    if kernels is None:
+        return reference.argmax(row)
+    row, largest = row.contiguous(), c_float()
+    return kernels.argmax(row.data_ptr(), len(row), byref(largest)), largest.value
+
+
+def log_sum_exp(row: Tensor) -> float:
+    """log Σ exp of a row, float [V]; -inf entries add nothing."""
+    kernels = _kernels(row)
+    if kernels is None:
+        return reference.log_sum_exp(row)
+    row = row.contiguous()
+    return float(kernels.log_sum_exp(row.data_ptr(), len(row)))
+
+
+def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
+    """argmax of row + `random.gumbel(position, V)`, float [V], without working out noise for tokens that cannot win."""
+    kernels = _kernels(row)
+    if kernels is None or not isinstance(random, RandomSource):  # tests stand in for the source of noise
+        return reference.gumbel_argmax(row, random, position)
+    row = row.contiguous()
+    return int(kernels.gumbel_argmax(row.data_ptr(), len(row), random.seed, position, int(Stream.GUMBEL)))
+
+
+def _kernels(row: Tensor) -> native.Library | None:
+    return native.library() if row.device.type == "cpu" and row.dtype.is_floating_point and row.itemsize == 4 else None

@@ -1,0 +1,144 @@
+// What a decision needs to know of a row of scores, without a softmax or a sort: each is one walk over the vocabulary, by
+// one thread, in a fixed order.
+#pragma once
+
+#include "../cpu/simd.h"
+
+// The largest value and the first place that has it; a NaN counts as the largest.
+INLINE int64_t argmax(const float* x, int64_t size, float* largest) {
+  constexpr int64_t BLOCK = 16 * W;
+  float best = -INFINITY;
+  int64_t at = 0;
+  int64_t begin = 0;
+  for (; begin + BLOCK <= size; begin += BLOCK) {
+    vf top = load(x + begin);
+    vi strange = ~(top == top);
+    for (int64_t i = W; i < BLOCK; i += W) {
+      const vf v = load(x + begin + i);
+      strange |= ~(v == v);
+      top = maximum(v, top);
+    }
+    if (!any_lane(strange | (top > best))) continue;
+    for (int64_t i = begin; i < begin + BLOCK; i++)
+      if (!(x[i] <= best)) {
+        best = x[i];
+        at = i;
+        if (best != best) break;
+      }
+    if (best != best) break;
+  }
+  if (best == best)
+    for (int64_t i = begin; i < size; i++)
+      if (!(x[i] <= best)) {
+        best = x[i];
+        at = i;
+        if (best != best) break;
+      }
+  *largest = best;
+  return at;
+}
+
+// log Σ exp(x_i); -inf entries add nothing.
+INLINE float log_sum_exp(const float* x, int64_t size) {
+  float largest;
+  argmax(x, size, &largest);
+  if (!(largest > -INFINITY && largest < INFINITY)) return largest;
+  double total = 0;
+  vf sum = {};
+  int64_t i = 0;
+  for (int count = 0; i + W <= size; i += W) {
+    sum += exponential(load(x + i) - largest);
+    if (++count == 64) {  // partial sums in double: 50,000 terms in single precision would lose digits
+      total += sum_lanes(sum);
+      sum = vf{};
+      count = 0;
+    }
+  }
+  total += sum_lanes(sum);
+  for (; i < size; i++) total += exp((double)x[i] - largest);
+  return (float)(largest + log(total));
+}
+
+// Philox-4x32-10 (Salmon et al. 2011) of the counters (c0, c1, c2, lane), lane by lane.
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+typedef uint64_t vl __attribute__((vector_size(4 * W)));  // the even lanes, or the odd ones, widened
+
+INLINE void multiply_words(vu a, uint32_t by, vu* high, vu* low) {
+  const vl even = ((vl)a & 0xffffffffu) * (uint64_t)by, odd = ((vl)a >> 32) * (uint64_t)by;
+  *low = (vu)((even & 0xffffffffu) | (odd << 32));
+  *high = (vu)((even >> 32) | (odd & ~(uint64_t)0xffffffffu));
+}
+
+INLINE void philox(uint32_t c0, uint32_t c1, uint32_t c2, vu lane, uint64_t seed, vu (&out)[4]) {
+  vu x[4] = {c0 - vu{}, c1 - vu{}, c2 - vu{}, lane};
+  uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
+  for (int round = 0; round < 10; round++) {
+    vu high0, low0, high1, low1;
+    multiply_words(x[0], 0xD2511F53u, &high0, &low0);
+    multiply_words(x[2], 0xCD9E8D57u, &high1, &low1);
+    x[0] = high1 ^ x[1] ^ key0;
+    x[1] = low1;
+    x[2] = high0 ^ x[3] ^ key1;
+    x[3] = low0;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  for (int i = 0; i < 4; i++) out[i] = x[i];
+}
+
+INLINE double gumbel(uint32_t word) { return -log(-log((word + 0.5) / 4294967296.0)); }
+
+// Lanes of a and b in turn.
+INLINE void interleave(vu a, vu b, vu* low, vu* high) {
+  vu first, second;
+  for (int lane = 0; lane < W; lane++) {
+    first[lane] = lane / 2 + (lane % 2) * W;
+    second[lane] = first[lane] + W / 2;
+  }
+  *low = __builtin_shuffle(a, b, first);
+  *high = __builtin_shuffle(a, b, second);
+}
+
+// The words of tokens 4 · lane to 4 · lane + 4 W - 1 in their order: token i has word i % 4 of lane i / 4.
+INLINE void token_words(uint32_t position, uint32_t stream, int64_t lane, uint64_t seed, vu (&words)[4]) {
+  vu x[4], even[2], odd[2];
+  philox(position, 0, stream, (vu)lane_numbers() + (uint32_t)lane, seed, x);
+  interleave(x[0], x[2], &even[0], &even[1]);
+  interleave(x[1], x[3], &odd[0], &odd[1]);
+  for (int half = 0; half < 2; half++) interleave(even[half], odd[half], &words[2 * half], &words[2 * half + 1]);
+}
+
+// argmax of x_i + g_i, with g the Gumbel noise of (seed, position, i) as specdec/randomness.py defines it. The noise is
+// worked out in full for few tokens: with u = 1 - v it is at most -log v, and that at most log 2 times one more than the
+// leading zeros of v, so most tokens cannot win.
+INLINE int64_t gumbel_argmax(const float* x, int64_t size, uint64_t seed, uint32_t position, uint32_t stream) {
+  vu words[4];
+  float largest;
+  int64_t best = argmax(x, size, &largest);
+  token_words(position, stream, best / (4 * W) * W, seed, words);
+  double most = (double)largest + gumbel(((const uint32_t*)words)[best % (4 * W)]);
+  for (int64_t begin = 0; begin < size; begin += 4 * W) {
+    token_words(position, stream, begin / 4, seed, words);
+    for (int i = 0; i < 4; i++) {
+      const int64_t first = begin + i * W;
+      if (first >= size) break;
+      alignas(64) float scores[W];
+      const int64_t here = size - first < W ? size - first : W;
+      for (int l = 0; l < W; l++) scores[l] = l < here ? x[first + l] : -INFINITY;
+      // Half of the complement, to fit a signed word. Rounding can only raise the exponent, by one, as the bound allows.
+      const vi half = (vi)(~words[i] >> 1);
+      const vi exponent = (vi)__builtin_convertvector(half, vf) >> 23;  // 127 + floor(log2), or 0
+      const vf bound = __builtin_convertvector(160 - exponent, vf) * 0.6931472f;
+      const float needed = (float)(most - 1e-2 - 1e-6 * fabs(most));
+      if (!any_lane(load(scores) + bound >= needed)) continue;
+      for (int64_t l = 0; l < here; l++) {
+        const double noisy = (double)scores[l] + gumbel(words[i][l]);
+        if (noisy > most || (noisy == most && first + l < best)) {
+          most = noisy;
+          best = first + l;
+        }
+      }
+    }
+  }
+  return best;
+}
