@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from specdec.cache.paged import PagedCache
+from specdec.controller import DraftController
 from specdec.drafters.base import Drafter, TargetHandle
+from specdec.drafting import Drafting
 from specdec.errors import ConfigError, NumericalError, SpecdecError
 from specdec.intake import Intake
 from specdec.models.base import CausalLM, RaggedBatch
+from specdec.models.cost import cost_curve
 from specdec.request import Request, TextPiece
 from specdec.sampling import SamplingParams, log_probability
 from specdec.scheduler import Scheduled, Scheduler
+from specdec.storage import cache_dir
 from specdec.tracking.clock import StepClock
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.select import AUTO
@@ -34,12 +38,15 @@ class EngineConfig:
         num_blocks: blocks in the cache; None takes what `max_num_seqs` full contexts need, at most 1 GiB.
         max_batch_tokens: rows of one target pass. Longer prompts are read in several passes.
         max_num_seqs: requests that run at the same time; others wait.
+        adaptive: draft less, or nothing, where the cost of a pass (measured once per model and machine) and the
+            acceptance so far say that it does not pay. Applies to rules whose text does not depend on the draft.
     """
 
     block_size: int = 16
     num_blocks: int | None = None
     max_batch_tokens: int = 512
     max_num_seqs: int = 8
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         for name in ("block_size", "num_blocks", "max_batch_tokens", "max_num_seqs"):
@@ -96,6 +103,8 @@ class Engine:
     ) -> None:
         self.config = config or EngineConfig()
         self.model, self.drafter = model, drafter
+        controller = DraftController(cost_curve(model, cache_dir())) if self.config.adaptive else None
+        self.drafting = Drafting(drafter, controller)
         self.cache = PagedCache(model.kv_layout, self.config.blocks_for(model), self.config.block_size)
         self.scheduler = Scheduler(self.cache, drafter, self.config.max_batch_tokens, self.config.max_num_seqs)
         drafter.bind(TargetHandle(model, self.cache, tokenizer, self.config.max_batch_tokens))
@@ -131,7 +140,7 @@ class Engine:
         """Ends a request now, whatever its state."""
         if not request.finished:
             request.finish_reason = "aborted"
-            self.scheduler.finish(request)
+            self._finish(request)
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
@@ -141,7 +150,7 @@ class Engine:
         if not plan:
             return []
         with self._clock.measure("draft"):
-            trees = self._draft(plan)
+            trees = self.drafting.propose(plan)
         with self._clock.measure("verify"):
             logits = self._forward(plan, trees)
         decoding: list[_Decoded] = []
@@ -153,16 +162,6 @@ class Engine:
         outputs = self._decide(decoding)
         self._clock.divide([part.share(tree) for part, tree in zip(plan, trees, strict=True)])
         return outputs
-
-    def _draft(self, plan: Sequence[Scheduled]) -> list[DraftTree]:
-        """One tree per scheduled request; empty for those that prefill or may not draft."""
-        asking = [index for index, part in enumerate(plan) if part.num_draft_tokens > 0]
-        requests = [plan[index].draft_request() for index in asking]
-        trees = [DraftTree()] * len(plan)
-        proposals = self.drafter.propose(requests) if requests else []
-        for index, tree in zip(asking, proposals, strict=True):
-            trees[index] = _checked(self.drafter, tree, plan[index])
-        return trees
 
     def _forward(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree]) -> list[Tensor]:
         """Logits of each request: [N + 1, V] for the last committed token and the draft nodes; [0, V] in prefill."""
@@ -204,16 +203,21 @@ class Engine:
             request.logprobs.extend(log_probability(item.logits[rows], tokens).tolist())
         request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path))
         if request.finished:
-            self.scheduler.finish(request)
+            self._finish(request)
         elif item.part.num_draft_tokens:
-            self.drafter.observe(request.id, tree, path)
+            self.drafting.observe(request.id, tree, path)
         return StepOutput(request, tokens, pieces)
 
     def _fail(self, request: Request, error: SpecdecError) -> StepOutput:
         """Ends one request; its neighbours go on."""
         pieces = request.fail(error)
-        self.scheduler.finish(request)
+        self._finish(request)
         return StepOutput(request, [], pieces)
+
+    def _finish(self, request: Request) -> None:
+        """Frees everything that a request holds."""
+        self.scheduler.finish(request)
+        self.drafting.finished(request.id)
 
 
 @dataclass(eq=False)
@@ -233,14 +237,3 @@ class _Decoded:
         """Applies the request's sampling transform to every row, each with its own history."""
         paths = [(), *(self.tree.prefix(node) for node in range(len(self.tree)))]
         self.scores = self.request.transform.scores(self.logits, paths)
-
-
-def _checked(drafter: Drafter, tree: DraftTree, part: Scheduled) -> DraftTree:
-    """A tree that keeps within what was asked for: slots were reserved for no more."""
-    limit = drafter.max_nodes(part.num_draft_tokens)
-    if len(tree) > limit or tree.depth > part.num_draft_tokens:
-        raise SpecdecError(
-            f"Drafter {drafter.name!r} proposed {len(tree)} nodes of depth {tree.depth}; asked for were at most "
-            f"{limit} nodes (its own max_nodes) of depth {part.num_draft_tokens}."
-        )
-    return tree

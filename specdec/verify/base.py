@@ -62,6 +62,8 @@ class Rule(ABC):
     """Whether what is emitted follows `emits`. A lossy rule is for study, and every report says so."""
     needs_q: ClassVar[bool] = False
     """Whether `draw` returns the distribution it drew from. Without it drafts count as deterministic."""
+    draft_invariant: ClassVar[bool] = False
+    """Whether the text is a function of (seed, prompt, p) alone, the same whatever is drafted and how much."""
     trees: ClassVar[bool] = True
     """Whether a node may have several candidates."""
     deterministic_trees: ClassVar[bool] = True

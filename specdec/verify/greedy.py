@@ -16,6 +16,7 @@ class GreedyRule(Rule):
     """Exact match (Leviathan et al. 2023, §2.3 at temperature 0). Uses no random numbers."""
 
     name = "greedy"
+    draft_invariant = True
 
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:
         """The drafter's most probable tokens, best first."""

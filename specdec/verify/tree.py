@@ -26,11 +26,14 @@ class DraftTree:
         parents: index of each node's parent, `ROOT` for children of the last committed token.
         q: float32 [N, V], the distribution that each node was drawn from, or None for a deterministic drafter
             (its q is one-hot, and no dense form is needed).
+        kind: drafts that are accepted alike have the same number (an n-gram drafter's: the length of the match). Known
+            before anything is drawn.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     q: Tensor | None = None
+    kind: int = 0
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
@@ -50,7 +53,7 @@ class DraftTree:
         return cls(tokens, tuple(range(ROOT, len(tokens) - 1)), q)
 
     @classmethod
-    def from_chains(cls, chains: Iterable[Sequence[int]]) -> DraftTree:
+    def from_chains(cls, chains: Iterable[Sequence[int]], kind: int = 0) -> DraftTree:
         """The trie of several deterministic chains: common prefixes are shared, earlier chains are tested first."""
         tokens: list[int] = []
         parents: list[int] = []
@@ -63,7 +66,7 @@ class DraftTree:
                     tokens.append(token)
                     parents.append(parent)
                 parent = node
-        return cls(tuple(tokens), tuple(parents))
+        return cls(tuple(tokens), tuple(parents), kind=kind)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -112,4 +115,5 @@ class DraftTree:
             tuple(self.tokens[n] for n in kept),
             tuple(index[self.parents[n]] for n in kept),
             None if self.q is None else self.q[kept],
+            self.kind,
         )

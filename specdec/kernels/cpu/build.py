@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from specdec.errors import SpecdecError
+from specdec.storage import cache_dir
 
 KERNELS = Path(__file__).parent.parent
 SOURCE = Path(__file__).with_name("library.cpp")
@@ -39,7 +39,7 @@ def build(architecture: str = "native", folder: Path | None = None) -> Path:
         folder: where to keep it; `cache_folder()` if left out.
 
     Raises:
-        BuildError: if there is no compiler, or it fails.
+        BuildError: if there is no compiler, it fails, or the folder cannot be written.
     """
     compiler = find_compiler()
     flags = (*FLAGS, *ARCHITECTURES[architecture])
@@ -47,18 +47,26 @@ def build(architecture: str = "native", folder: Path | None = None) -> Path:
     target = folder / f"kernels-{architecture}-{_fingerprint(compiler, flags)}.so"
     if target.exists():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / target.name
-        command = [compiler, *flags, str(SOURCE), "-o", str(made)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise BuildError(f"{compiler} could not be run: {error}") from error
-        if done.returncode != 0:
-            raise BuildError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
-        made.replace(target)  # in one go: another process may be looking
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = Path(scratch) / target.name
+            _run([compiler, *flags, str(SOURCE), "-o", str(made)])
+            made.replace(target)  # in one go: another process may be looking
+    except OSError as error:
+        raise BuildError(f"{folder} cannot be written: {error}. Set XDG_CACHE_HOME to a folder that can.") from error
     return target
+
+
+def _run(command: list[str]) -> str:
+    """What the command prints."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} could not be run: {error}") from error
+    if done.returncode != 0:
+        raise BuildError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout
 
 
 def find_compiler() -> str:
@@ -74,8 +82,8 @@ def find_compiler() -> str:
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/specdec/kernels, or ~/.cache/specdec/kernels."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "specdec" / "kernels"
+    """Folder of the compiled libraries."""
+    return cache_dir() / "kernels"
 
 
 @cache
@@ -91,8 +99,7 @@ def cpu_description() -> str:
 
 def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
     """Changes with anything that the binary depends on."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\0".join((compiler, version, *flags, cpu_description())).encode())
+    digest = hashlib.sha256("\0".join((compiler, _run([compiler, "--version"]), *flags, cpu_description())).encode())
     for path in sorted([*KERNELS.rglob("*.h"), SOURCE]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
