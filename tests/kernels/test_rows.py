@@ -1,0 +1,101 @@
+"""Decisions about one row: native code, on every instruction set that runs here, against plain torch."""
+
+from __future__ import annotations
+
+import math
+from ctypes import byref, c_float
+
+import pytest
+import torch
+from torch import Tensor
+
+from specdec.kernels import rows
+from specdec.kernels.cpu import native
+from specdec.kernels.rows import reference
+from specdec.randomness import RandomSource
+from tests.kernels.variants import ARCHITECTURES, kernels
+
+SIZES = [1, 2, 7, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4099, 49152]
+
+
+def random_row(seed: int, size: int, scale: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.randn(size, generator=generator) * scale
+    row[torch.rand(size, generator=generator) < 0.2] = -math.inf
+    row[size // 2] = 0.5
+    return row
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: kernels(request.param))
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("size", SIZES)
+def test_argmax_is_the_first_of_the_largest(size: int) -> None:
+    for seed in range(5):
+        row = random_row(seed, size)
+        assert rows.argmax(row) == reference.argmax(row)
+        row = row.round()  # many ties
+        largest = float(row.max())
+        assert rows.argmax(row) == (row.tolist().index(largest), largest)
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("size", SIZES)
+def test_a_nan_counts_as_the_largest_wherever_it_is(size: int) -> None:
+    for place in {0, size // 3, size - 1}:
+        row = random_row(0, size)
+        row[place] = math.nan
+        assert math.isnan(rows.argmax(row)[1])
+
+
+@pytest.mark.usefixtures("_library")
+def test_rows_of_nothing_and_of_infinity() -> None:
+    assert rows.argmax(torch.full((100,), -math.inf))[1] == -math.inf
+    assert rows.log_sum_exp(torch.full((100,), -math.inf)) == -math.inf
+    row = torch.zeros(100)
+    row[7] = math.inf
+    assert rows.argmax(row) == (7, math.inf)
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scale", [0.01, 3.0, 30.0])
+def test_log_sum_exp(size: int, scale: float) -> None:
+    """exp is good to 2 ulp and a lane adds 64 terms in float32: 70 roundings of 6e-8, and one of the result."""
+    for seed in range(3):
+        row = random_row(seed, size, scale) + 100 * seed
+        wanted = float(torch.logsumexp(row.double(), 0))
+        assert rows.log_sum_exp(row) == pytest.approx(wanted, abs=70 * 6e-8 + 6e-8 * abs(wanted))
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("size", SIZES)
+def test_the_gumbel_argmax_is_that_of_all_the_noise(size: int) -> None:
+    for seed in range(20):
+        row, random = random_row(seed, size, [0.0, 0.1, 3.0, 30.0][seed % 4]), RandomSource(seed * 2**40 + seed)
+        noisy = row.double() + random.gumbel(seed * 1000, size)
+        assert rows.gumbel_argmax(row, random, seed * 1000) == int(noisy.argmax())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nothing_beyond_the_row_is_read(architecture: str) -> None:
+    library = kernels(architecture)
+    for size in (1, 17, 100):
+        whole = torch.full((size + 64,), math.nan)
+        whole[:size] = random_row(1, size)
+        largest = c_float()
+        place = library.argmax(whole.data_ptr(), size, byref(largest))
+        assert (place, largest.value) == reference.argmax(whole[:size])
+        assert not math.isnan(library.log_sum_exp(whole.data_ptr(), size))
+        assert 0 <= library.gumbel_argmax(whole.data_ptr(), size, 5, 6, 4) < size
+
+
+def test_without_kernels_and_for_other_dtypes_torch_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = random_row(3, 100)
+    wanted = rows.argmax(row), rows.gumbel_argmax(row, RandomSource(1), 2)
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert (rows.argmax(row), rows.gumbel_argmax(row, RandomSource(1), 2)) == wanted
+    assert rows.argmax(row.double()) == wanted[0]

@@ -1,0 +1,38 @@
+"""The compiled kernels, once for every instruction set of this machine that they know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from specdec.kernels.cpu import build
+from specdec.kernels.cpu.native import Library
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32: half the spacing of numbers just above one."""
+
+build.ARCHITECTURES["avx512"] = ("-march=x86-64-v4",)
+build.ARCHITECTURES["no tiles"] = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
+NEEDED = {"native": (), "no tiles": ("amx_tile",), "avx512": ("avx512vl",), "avx2": ("avx2", "fma"), "portable": ()}
+"""What each of them needs. A machine with matrix tiles also does duty for those that lack them."""
+ARCHITECTURES = [name for name, features in NEEDED.items() if set(features) <= set(build.cpu_description().split())]
+
+
+@cache
+def kernels(architecture: str) -> Library:
+    """Compiled on first use; kept on disk by specdec itself."""
+    return Library(architecture)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many threads inside, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

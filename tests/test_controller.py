@@ -1,0 +1,144 @@
+"""What is worth drafting, by hand-made costs and acceptance; and that the text does not change."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from specdec import EngineConfig, SamplingParams
+from specdec.controller import DraftController
+from specdec.models.cost import ROWS, CostCurve, cost_curve
+from specdec.verify.tree import DraftTree
+from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, outputs, run, small_engine
+from tests.tiny import llama
+
+FREE = CostCurve((1, 100), (1.0, 1.0))
+PROPORTIONAL = CostCurve((1, 100), (1.0, 100.0))
+STEEP = CostCurve((1, 8), (1.0, 3.0))
+TYPICAL = CostCurve((1, 8, 16, 64), (1.0, 1.1, 1.5, 5.0))
+CHAIN = DraftTree.chain([1, 2, 3, 4])
+
+
+def taught(curve: CostCurve, accepted: dict[int, int], times: int = 60) -> DraftController:
+    """A controller that has seen every request accept that many of four drafted tokens, again and again."""
+    controller = DraftController(curve)
+    for _ in range(times):
+        for request, number in accepted.items():
+            controller.observe(request, CHAIN, number)
+    return controller
+
+
+def test_a_curve_has_straight_lines_between_its_points_and_beyond() -> None:
+    curve = CostCurve((1, 4, 8), (1.0, 1.3, 2.3))
+    assert [curve(n) for n in (1, 2, 4, 6, 8, 12)] == pytest.approx([1.0, 1.1, 1.3, 1.8, 2.3, 3.3])
+
+
+def test_free_rows_are_all_used_and_rows_at_full_price_never() -> None:
+    wanted = [(0, 0, 4), (1, 0, 2)]
+    assert DraftController(FREE).depths(wanted) == [4, 2]
+    assert taught(PROPORTIONAL, {0: 3, 1: 1}).depths(wanted) == [0, 0]
+
+
+def test_what_is_accepted_is_drafted_and_what_is_refused_is_not() -> None:
+    controller = taught(TYPICAL, {0: 4, 1: 0})
+    for _ in range(5):
+        [good, bad] = controller.depths([(0, 0, 4), (1, 0, 4)], other_rows=20)
+        assert (good, bad) == (4, 0)
+
+
+def test_the_choice_is_the_best_of_all_choices() -> None:
+    """Against brute force over every pair of depths."""
+    controller = taught(TYPICAL, {0: 2, 1: 1}, times=7)
+    rates = {(r, d): controller._rate(r, 0, d) for r in (0, 1) for d in range(4)}
+
+    def speed(depths: tuple[int, ...], other: int) -> float:
+        tokens = 2.0
+        for request, depth in enumerate(depths):
+            chance = 1.0
+            for d in range(depth):
+                chance *= rates[request, d]
+                tokens += chance
+        return tokens / TYPICAL(other + 2 + sum(depths))
+
+    for other in (0, 3, 6, 12, 40):
+        chosen = controller.depths([(0, 0, 4), (1, 0, 4)], other)
+        best = max(speed(depths, other) for depths in product(range(5), repeat=2))
+        assert speed(tuple(chosen), other) == pytest.approx(best)
+
+
+def test_kinds_of_drafts_are_told_apart() -> None:
+    controller = DraftController(TYPICAL)
+    long, short = DraftTree.chain([1, 2, 3, 4]), DraftTree((1, 2, 3, 4), (-1, 0, 1, 2), kind=1)
+    for _ in range(40):
+        controller.observe(0, long, 4)
+        controller.observe(0, short, 0)
+    assert controller.depths([(0, 0, 4), (0, 1, 4)], other_rows=20) == [4, 0]
+
+
+def test_a_drafter_that_takes_as_long_as_the_target_is_left_alone() -> None:
+    controller = taught(TYPICAL, {0: 1})
+    assert controller.depths([(0, 0, 4)], level_seconds=0.0) != [0]
+    assert controller.depths([(0, 0, 4)], level_seconds=1.0) == [0]
+
+
+def test_what_was_given_up_is_tried_again() -> None:
+    controller = taught(TYPICAL, {0: 0})
+    steps = 0
+    while controller.depths([(0, 0, 4)], other_rows=20) == [0]:
+        controller.observe(0, DraftTree(), 0)
+        steps += 1
+        assert steps < 1000
+    assert steps > 3
+
+
+def test_requests_that_ended_are_forgotten() -> None:
+    controller = taught(TYPICAL, {0: 0, 1: 4})
+    controller.release(0)
+    controller.release(99)
+    assert set(controller._requests) == {1}
+
+
+@pytest.mark.parametrize("drafter", [name for name in DRAFTERS if name != "none"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_text_is_the_same_with_and_without_control(
+    drafter: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: TYPICAL)
+    prompts = [[1, 2, 3, 1, 2, 3, 1], [5], [7, 8, 7, 8, 7]]
+    params = [SamplingParams(max_tokens=30, temperature=temperature, seed=seed) for seed in range(3)]
+    rule = "auto" if temperature == 0 else "gumbel"
+    free = run(small_engine(DRAFTERS[drafter](), rule), prompts, params)
+    adaptive = small_engine(DRAFTERS[drafter](), rule, adaptive=True)
+    assert outputs(run(adaptive, prompts, params)) == outputs(free)
+
+
+def test_nonsense_is_soon_given_up_and_prophecy_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: TYPICAL)
+    params = SamplingParams(max_tokens=100)
+    [plain] = run(small_engine(DRAFTERS["none"]()), [[1, 2]], params)
+    [good] = run(small_engine(ProphetDrafter([plain.tokens]), adaptive=True), [[1, 2]], params)
+    monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: STEEP)
+    [bad] = run(small_engine(NonsenseDrafter(), adaptive=True), [[1, 2]], params)
+    assert bad.output == good.output == plain.output
+    assert bad.stats.drafted_tokens < 50  # 5 a step, 500, without control
+    assert good.stats.mean_accepted_length == 5.0
+
+
+def test_a_rule_whose_text_depends_on_the_draft_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: PROPORTIONAL)
+    params = SamplingParams(max_tokens=20, temperature=1.0, seed=3)
+    [request] = run(small_engine(NonsenseDrafter(), "token", adaptive=True), [[1, 2]], params)
+    assert request.stats.drafted_tokens >= 60
+
+
+def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama(0)
+    curve = cost_curve(model, tmp_path)
+    assert curve.rows == ROWS
+    assert list(curve.seconds) == sorted(curve.seconds)
+    assert min(curve.seconds) > 0
+    monkeypatch.setattr("specdec.models.cost.measure", lambda model: pytest.fail("measured again"))
+    assert cost_curve(model, tmp_path) == curve
+    assert EngineConfig().adaptive is False
