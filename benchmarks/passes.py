@@ -1,6 +1,7 @@
 """What a pass costs, beside the floor: reading the weights once at the bandwidth that this machine has just now.
 
-python -m benchmarks.passes [--json FILE] [--markdown FILE] [--dtypes float32,bfloat16,int8] [--context 256] [--repeats 15]
+python -m benchmarks.passes [--json FILE] [--markdown FILE] [--dtypes float32,bfloat16,int8] [--context 256]
+    [--repeats 15]
 
 Reading speed and passes of every row count take turns within a repetition, so that what else the machine does falls on
 all of them alike; ratios are formed within a repetition, and their median is reported. The weights of two copies of the
