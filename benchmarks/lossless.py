@@ -6,7 +6,7 @@ python -m benchmarks.lossless --dtype bfloat16 --drafter ngram --batch 8 [--data
 `--drafter` and `--batch` take lists (`ngram,ngram:3,early_exit`, `1,8`): every pair is compared with the same plain
 run. A number after a drafter's name is its branches: it drafts trees. Plain decoding runs one prompt at a time,
 speculation `batch` at a time, so that a pass has other rows in every respect. With a temperature the rule is `gumbel`
-and every prompt has a seed of its own. Prints `identical K/K` last (texts compared), and exits with 1 if that is not so.
+and every prompt has a seed of its own. Prints `identical K/K` last (texts compared), and exits with 1 otherwise.
 """
 
 from __future__ import annotations
