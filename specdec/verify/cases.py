@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
 
@@ -38,6 +38,12 @@ def constant(*weights: int) -> Conditional:
     return lambda prefix: row
 
 
+def by_last(*rows: Sequence[int]) -> Conditional:
+    """The first row to begin with; after token t the one that stands t + 1 places further, and round again."""
+    normal = [normalized(map(Fraction, row)) for row in rows]
+    return lambda prefix: normal[(prefix[-1] + 1 if prefix else 0) % len(normal)]
+
+
 def transformed(law: Conditional, transform: Callable[[Row], Row]) -> Conditional:
     """`law` after a sampling transform."""
     return lambda prefix: transform(law(prefix))
@@ -69,6 +75,10 @@ def power(n: int) -> Callable[[Row], Row]:
     return lambda row: normalized(mass**n for mass in row)
 
 
+FLAT, BENT, PEAKED = (10, 10, 10, 10, 10, 4), (10, 10, 10, 10, 10, 2), (40, 4, 2, 1, 1, 1)
+"""Their smallest masses, and PEAKED's second, lie between the two thresholds of typical acceptance or just below."""
+
+
 TRANSFORMS: dict[str, Callable[[Row], Row]] = {
     "temperature 1": lambda row: row,
     "temperature 1/2": power(2),
@@ -98,6 +108,7 @@ def chains(quick: bool) -> list[Setting]:
         Setting(
             "smaller draft vocabulary", table(5, 4), transformed(table(6, 4), _last_removed), CHAIN_2, max_tokens=3
         ),
+        Setting("flat and peaked", by_last(FLAT, BENT, PEAKED), constant(1, 1, 1, 1, 1, 1), CHAIN_2, max_tokens=3),
     ]
     if not quick:
         settings += [
@@ -117,6 +128,8 @@ def trees(quick: bool) -> list[Setting]:
         Setting("more candidates than support", constant(1, 2, 3), constant(1, 1, 0), (-1, -1, -1, 0), max_tokens=3),
         Setting("tree, zeros", table(13, 3, zeros=True), table(14, 3, zeros=True), BUSHY, max_tokens=3),
         Setting("tree, end token", p, q, TWO_CHAINS, max_tokens=4, eos=2),
+        # The exact solution of k-SEQ's equation is 3/2 + 5e-18, which float64 takes for 3/2.
+        Setting("beyond float64", constant(7, 1), constant(5 * 10**16 - 1, 7 * 10**16 + 1), FORK, max_tokens=2),
     ]
     if not quick:
         settings += [

@@ -13,7 +13,16 @@ from specdec.randomness import RandomSource
 from specdec.verify import cases
 from specdec.verify.base import Rule
 from specdec.verify.evidence import Evidence
-from specdec.verify.exact import Setting, Step, deviation, expected_accepted, joint_law, target_law, trajectories
+from specdec.verify.exact import (
+    Setting,
+    Step,
+    deviation,
+    drafts,
+    expected_accepted,
+    joint_law,
+    target_law,
+    trajectories,
+)
 from specdec.verify.explore import NeedsNoise, explore
 from specdec.verify.play import play
 from specdec.verify.rational import Row
@@ -126,6 +135,7 @@ def certify(
     failure = ""
     try:
         for setting in chosen:
+            check_laws(rule, setting)
             expected = target_law(setting, claim or rule.emits)
             distance = deviation(joint_law(rule, setting), expected)
             laws.append(LawResult(setting.name, distance, expected_accepted(rule, setting), bound(rule, setting)))
@@ -134,6 +144,18 @@ def certify(
     except (SpecdecError, ArithmeticError, ValueError, IndexError, KeyError, AssertionError, TypeError) as error:
         failure = f"{type(error).__name__}: {error}"
     return Certificate(rule.name, rule.lossless, tuple(laws), tuple(sampled), failure, perf_counter() - began)
+
+
+def check_laws(rule: Rule, setting: Setting) -> None:
+    """Laws that are none must not pass: what is missing in one draft, or below zero, may cancel out over all of them.
+
+    Raises:
+        SpecdecError: if the law of a draft of the first step has a negative probability or does not sum to one.
+    """
+    for draft, _ in drafts(rule, setting, ()):
+        masses = rule.law(draft).values()
+        if sum(masses) != 1 or any(mass < 0 for mass in masses):
+            raise SpecdecError(f"The law for the draft {draft.tree.tokens} is none: {[str(mass) for mass in masses]}.")
 
 
 def settings_for(rule: Rule, quick: bool = False) -> list[Setting]:
@@ -153,13 +175,26 @@ def sampled_settings(rule: Rule, quick: bool) -> list[tuple[Setting, int]]:
         (Setting("chain", cases.table(31, 3), cases.table(32, 3), cases.CHAIN_2, max_tokens=4), 1),
         (Setting("two steps", cases.table(33, 2), cases.table(34, 2), cases.CHAIN_2, max_tokens=3), 2),
         (Setting("deterministic", cases.table(35, 3), propose=lambda _: DraftTree.chain([1, 0]), max_tokens=4), 1),
+        (Setting("no overlap", cases.constant(1, 2, 0), cases.constant(0, 0, 1), cases.CHAIN_2, max_tokens=4), 1),
+        (Setting("p = q", cases.table(31, 2), cases.table(31, 2), cases.CHAIN_2, max_tokens=4), 1),
     ]
     if not quick:
         p, q = cases.table(36, 2), cases.table(37, 2)
         chosen.append((Setting("two longer steps", p, q, cases.CHAIN_2, max_tokens=4), 2))
-    if rule.trees:
-        p, q = cases.table(38, 3), cases.table(39, 3)
-        chosen.append((Setting("tree", p, q, cases.FORK if quick else cases.TWO_CHAINS, max_tokens=4), 1))
+    return chosen + (_sampled_trees(rule, quick) if rule.trees else [])
+
+
+def _sampled_trees(rule: Rule, quick: bool) -> list[tuple[Setting, int]]:
+    p, q, fork = cases.table(38, 3), cases.table(39, 3), cases.FORK if quick else cases.TWO_CHAINS
+    chosen = [
+        (Setting("tree", p, q, fork, max_tokens=4), 1),
+        (Setting("fork below a token", cases.table(33, 2), cases.table(34, 2), (ROOT, 0, 0), max_tokens=3), 1),
+    ]
+    if all(len(set(tokens)) == len(tokens) for tokens in rule.draw_law(q(()), 2)):
+        # Without replacement a third draw depends on both before it, and there are few enough ways to draw.
+        three, few = (ROOT, ROOT, ROOT), cases.constant(1, 2, 0)
+        chosen.append((Setting("three candidates", p, q, three, max_tokens=2), 1))
+        chosen.append((Setting("more candidates than support", p, few, three, max_tokens=2), 1))
     return chosen
 
 
