@@ -56,8 +56,7 @@ INLINE void write_entry(const KeyValues& cache, int64_t slot, int64_t head, cons
       uint16_t* o = (uint16_t*)base + at * size;
       for (int64_t i = 0; i < size; i++) o[i] = to_bfloat16(x[i]);
     } else {
-      float largest = 0;
-      for (int64_t i = 0; i < size; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+      const float largest = largest_magnitude(x, size);
       float inverse = largest > 0 ? 127.0f / largest : 0.0f;
       int8_t* o = (int8_t*)base + at * size;
       for (int64_t i = 0; i < size; i++) o[i] = (int8_t)rintf(x[i] * inverse);

@@ -22,12 +22,14 @@ EXPORT const char* specdec_isa() {
 #endif
 }
 
-// Sizes of the structures, so that a mirror that went out of step is noticed.
-EXPORT int64_t specdec_sizes(int64_t* sizes) {
+// Sizes of the structures, so that a mirror that went out of step is noticed. Writes at most `room` of them; returns how
+// many there are.
+EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
                    sizeof(Batch)};
-  memcpy(sizes, all, sizeof all);
-  return sizeof all / sizeof *all;
+  const int64_t count = sizeof all / sizeof *all;
+  memcpy(sizes, all, std::min(room, count) * sizeof *all);
+  return count;
 }
 
 // out [rows, width] = x [rows, k] Wᵀ

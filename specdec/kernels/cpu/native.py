@@ -70,7 +70,7 @@ class Batch(Structure):
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch)
 SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "specdec_isa": ([], c_char_p),
-    "specdec_sizes": ([POINTER(c_int64)], c_int64),
+    "specdec_sizes": ([POINTER(c_int64), c_int64], c_int64),
     "specdec_linear": ([POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int], None),
     "specdec_write": ([POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64], None),
     "specdec_attention": (
@@ -106,7 +106,7 @@ class Library:
             function.argtypes, function.restype = arguments, result
             setattr(self, name.removeprefix("specdec_"), function)
         sizes = (c_int64 * len(MIRRORED))()
-        if self.sizes(sizes) != len(MIRRORED) or list(sizes) != [ctypes.sizeof(s) for s in MIRRORED]:
+        if self.sizes(sizes, len(sizes)) != len(MIRRORED) or list(sizes) != [ctypes.sizeof(s) for s in MIRRORED]:
             raise BuildError(
                 "the structures of the C interface and of Python differ: native.py must follow the headers"
             )

@@ -52,6 +52,7 @@ INLINE vf fma(vf a, vf b, vf c) {
 #endif
 }
 
+// If either side is NaN, b.
 INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
 INLINE vf minimum(vf a, vf b) { return a < b ? a : b; }
 
@@ -113,10 +114,10 @@ INLINE bool any_lane(vi mask) {
 #endif
 }
 
-// e^x to 2 ulp (Cephes' polynomial); 0 below -87, and exactly 1 at 0.
+// e^x to 2 ulp (Cephes' polynomial); 0 below -87, and exactly 1 at 0. NaN stays NaN.
 INLINE vf exponential(vf x) {
   vi tiny = x < -87.0f;
-  x = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
+  x = minimum(splat(88.0f), maximum(splat(-87.0f), x));
   const float magic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer
   vf n = (x * 1.44269504f + magic) - magic;
   vf r = fma(n, splat(-0.693359375f), x);
@@ -134,6 +135,20 @@ INLINE vf exponential(vf x) {
 }
 
 INLINE vf silu(vf x) { return x / (exponential(-x) + 1.0f); }
+
+// Largest magnitude, or NaN if there is one: without their signs floats are ordered as integers, NaN above infinity.
+INLINE float largest_magnitude(const float* x, int64_t size) {
+  int32_t largest = 0;
+  for (int64_t i = 0; i < size; i++) {
+    int32_t bits;
+    memcpy(&bits, x + i, 4);
+    bits &= 0x7fffffff;
+    largest = bits > largest ? bits : largest;
+  }
+  float magnitude;
+  memcpy(&magnitude, &largest, 4);
+  return magnitude;
+}
 
 // Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
 INLINE uint16_t to_bfloat16(float x) {

@@ -118,10 +118,15 @@ INLINE Team& team_of(int size) {
   return *teams.back();
 }
 
+// One for all kernels: a template's own would let callers of different kernels into the same team.
+INLINE std::mutex& turn() {
+  static std::mutex* mutex = new std::mutex;
+  return *mutex;
+}
+
 // Runs body(team, thread) on `threads` threads; calls from several callers take turns.
 template <class Body>
 INLINE void parallel(int threads, Body body) {
-  static std::mutex* turn = new std::mutex;
-  std::lock_guard<std::mutex> lock(*turn);
+  std::lock_guard<std::mutex> lock(turn());
   team_of(threads).run([](Team& team, int thread, void* context) { (*(Body*)context)(team, thread); }, &body);
 }

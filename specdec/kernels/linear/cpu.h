@@ -50,8 +50,7 @@ INLINE void prepare_row(int32_t kind, const float* x, int64_t k, int64_t row, co
     for (int64_t i = 0; i < k; i++) o[i] = to_bfloat16(x[i]);
     memset(o + k, 0, row_bytes(kind, k) - 2 * k);
   } else {
-    float largest = 0;
-    for (int64_t i = 0; i < k; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+    const float largest = largest_magnitude(x, k);
     float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
     rows.scale[row] = scale;
     uint8_t* o = (uint8_t*)out;
