@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from specdec import ConfigError, OutOfBlocksError, SamplingParams
-from specdec.cache.paged import KVLayout, PagedCache
+from specdec.cache import KVLayout, PagedCache
 from specdec.drafters.base import Drafter
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.none import NoDrafter
