@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import kernels_for
 from specdec.models.base import RaggedBatch
 from specdec.models.early_exit import with_layers
-from specdec.models.packing import pack_linears
+from specdec.models.packing import make_row_invariant
 from specdec.models.paged_attention import PagedPass, run
 from specdec.models.probe import max_context, probe
 
@@ -26,7 +27,8 @@ class TransformersModel:
     bypasses the interface, or needs something of its attention that ours does not do, is refused there.
 
     On a CPU attention runs on the native kernels, if they are there. With `kind` the module's linear layers are
-    replaced by packed ones, so that the bits of a row's logits no longer depend on the rows beside it.
+    replaced by packed ones, so that the bits of a row's logits no longer depend on the rows beside it; where that
+    cannot be promised (experts in bare parameters), a warning says so.
 
     Args:
         module: the model, in evaluation mode, on its device. Its attention implementation is changed in place.
@@ -55,7 +57,7 @@ class TransformersModel:
         if self._kernels is not None:
             self.kv_layout = replace(layout, dtype=kv_dtype or layout.dtype)
             if kind is not None:
-                pack_linears(module, kind)
+                self._warn_of(make_row_invariant(module, kind))
         elif kind is not None or kv_dtype not in (None, layout.dtype):
             raise UnsupportedModelError(
                 f"{self.name}: weights as {kind} and a cache of {kv_dtype} need the native CPU kernels, which cannot "
@@ -66,6 +68,16 @@ class TransformersModel:
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
         """See `CausalLM.forward`."""
         return run(self.module, batch, PagedPass(batch, cache, self._kernels))
+
+    def _warn_of(self, unpacked: list[str]) -> None:
+        if unpacked:
+            warnings.warn(
+                f"{self.name} keeps {len(unpacked)} weight matrices outside of linear layers ({unpacked[0]}). Products "
+                "with them are torch's: a token's bits may depend on the rows beside it, and greedy text may differ "
+                "between plain and speculative decoding where two tokens are almost tied.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def truncated(self, num_layers: int) -> TransformersModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
