@@ -47,7 +47,7 @@ USERS = {
     "races": ("gumbel",),
     **{
         name: (name,)
-        for name in ("token", "block", "multiround", "rrs", "kseq", "traversal", "gumbel", "typical", "greedy")
+        for name in ("token", "block", "multiround", "rrs", "kseq", "traversal", "hsd", "gumbel", "typical", "greedy")
     },
 }
 """File → rules that run all of it. In the order of imports: those after a mutated one are loaded anew."""

@@ -85,6 +85,7 @@ def _build() -> tuple[Registry[Any], Registry[Any]]:
             "rrs": "specdec.verify.rrs:RecursiveRejectionRule",
             "kseq": "specdec.verify.kseq:KSeqRule",
             "traversal": "specdec.verify.traversal:TraversalRule",
+            "hsd": "specdec.verify.hsd:HierarchicalRule",
             "gumbel": "specdec.verify.gumbel:GumbelRule",
             "typical": "specdec.verify.typical:TypicalRule",
         },

@@ -35,7 +35,7 @@ PROMPTS = [[1, 2, 3, 4], [9, 8, 7, 9, 8, 7], [5] * 6]
 WARM = SamplingParams(max_tokens=24, temperature=1.5, seed=5)
 GREEDY = SamplingParams(max_tokens=24)
 COUNTS = ("passes", "output_tokens", "drafted_tokens", "tested_at", "accepted_at")
-ONE_CANDIDATE = ["token", "block", "multiround", "rrs", "kseq", "traversal"]
+ONE_CANDIDATE = ["token", "block", "multiround", "rrs", "kseq", "traversal", "hsd"]
 """Rules whose candidates, one a node, are draws from q."""
 MISTAKE = 1e-6
 """Chance that a test with a Hoeffding bound fails although all is well, had its seeds been drawn at random."""
@@ -139,8 +139,8 @@ def test_recording_leaves_the_run_as_it_is_and_the_engine_empty() -> None:
 def test_on_chains_rules_of_one_family_judge_each_others_drafts(rule: str, source: str) -> None:
     stats = recorded("model", source).replay(rule)
     assert stats.passes == recorded("model", source).replay(source).passes
-    twin = {"multiround": "token", "rrs": "token", "kseq": "token", "traversal": "block"}.get(rule, rule)
-    assert counts(stats) == counts(recorded("model", source).replay(twin))
+    twins = {"multiround": "token", "rrs": "token", "kseq": "token", "traversal": "block", "hsd": "block"}
+    assert counts(stats) == counts(recorded("model", source).replay(twins.get(rule, rule)))
 
 
 def test_new_seeds_give_new_verdicts_and_one_seed_the_same() -> None:

@@ -16,6 +16,7 @@ from specdec.verify.base import Rule, StepKey, Verdict
 from specdec.verify.block import BlockRule
 from specdec.verify.cases import top_k
 from specdec.verify.draws import DrawsWithoutReplacement
+from specdec.verify.hsd import HierarchicalRule
 from specdec.verify.multiround import MultiroundRule
 from specdec.verify.nodewise import NodewiseRule, Uniform, draft_probability
 from specdec.verify.rational import ONE, ExactDraft, Law, Row, emit, normalized
@@ -205,6 +206,34 @@ class RootMayRefuse(TraversalRule):
         return super()._visit_law(node, ONE if node != ROOT else weight, reached, draft, law)
 
 
+class WholeBranchByTheUncappedRatio(HierarchicalRule):
+    """13. The code that HSD was published with: min(1, p(x_1 … x_γ)/q(x_1 … x_γ)) tests the whole branch."""
+
+    trees = False
+
+    def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
+        ratio = 1.0
+        for node, x in enumerate(tree.tokens):
+            p, q = probabilities(scores[node]), None if tree.q is None else tree.q[node]
+            ratio *= float(p[x]) / draft_probability(x, q)
+        last, position = len(tree) - 1, key.anchor + len(tree)
+        if tree.tokens and key.random.uniform(Stream.ACCEPT, position - 1, key.anchor, last) < ratio:
+            bonus = key.random.uniform(Stream.BONUS, position, key.anchor)
+            return Verdict(tuple(range(len(tree))), sample_from_weights(probabilities(scores[-1]), bonus))
+        return super().accept_one(tree, scores, key)
+
+    def law(self, draft: ExactDraft) -> Law:
+        whole, ratio = tuple(range(len(draft.tree))), ONE
+        for node, x in enumerate(draft.tree.tokens):
+            ratio *= draft.p[node][x] / draft.q_of(node - 1, node)[x]
+        capped = {outcome: mass for outcome, mass in super().law(draft).items() if outcome[0] != whole}
+        refused = sum(capped.values())
+        passes = min(ONE, ratio) if whole else ONE
+        law = {outcome: mass / refused * (ONE - passes) for outcome, mass in capped.items() if passes < 1}
+        emit(law, whole, passes, draft.p[-1])
+        return law
+
+
 MUTANTS: list[Rule] = [
     ResidualSharesDraftNumbers(),
     BlockStopsAtTheFirstFailure(),
@@ -219,4 +248,5 @@ MUTANTS: list[Rule] = [
     RatioOffByFivePercent(),
     CandidateStaysInQ(),
     RootMayRefuse(),
+    WholeBranchByTheUncappedRatio(),
 ]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from fractions import Fraction
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from specdec.registry import RULES
 from specdec.verify import cases
 from specdec.verify.base import Rule
 from specdec.verify.certify import certify, settings_for
-from specdec.verify.exact import Setting, deviation, expected_accepted, joint_law, target_law
+from specdec.verify.exact import Setting, deviation, drafts, expected_accepted, joint_law, target_law
+from specdec.verify.rational import ExactDraft, Law, emit, normalized, positive_part
 from tests.mutants import MUTANTS
 
-LOSSLESS = ["block", "greedy", "gumbel", "kseq", "multiround", "rrs", "token", "traversal"]
+LOSSLESS = ["block", "greedy", "gumbel", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
 
 
 def test_every_registered_rule_is_examined_here() -> None:
@@ -65,6 +67,42 @@ def test_on_chains_traversal_is_block_and_block_is_at_least_token(setting: Setti
         expected_accepted(RULES.create(name), setting) for name in ("token", "block", "traversal")
     )
     assert traversal == block >= token
+
+
+@pytest.mark.parametrize(
+    "setting", [*cases.chains(quick=False), *cases.deterministic(False, False)], ids=lambda setting: setting.name
+)
+def test_on_chains_hsd_has_the_very_law_of_block_and_so_does_its_paper(setting: Setting) -> None:
+    """Theorem 7 of the paper has it accept more than block; the laws are equal, draft by draft."""
+    hsd, block = RULES.create("hsd"), RULES.create("block")
+    for draft, _ in drafts(block, setting, ()):
+        assert hsd.law(draft) == block.law(draft) == as_published(draft)
+
+
+def as_published(draft: ExactDraft) -> Law:
+    """Algorithm 2 of Zhou et al. (2026), by the letter of Definitions 4 to 6 and Equations 19 and 20."""
+    gamma, tokens = len(draft.tree), draft.tree.tokens
+    q = [draft.q_of(t - 1, t) for t in range(gamma)]
+    r = [prod((draft.p[i][tokens[i]] / q[i][tokens[i]] for i in range(t)), start=Fraction(1)) for t in range(gamma + 1)]
+    largest = [max([Fraction(1), *r[1:t]]) for t in range(gamma + 2)]  # r(X_1:m) at m(X_1:t), or 1
+    law: Law = {}
+    reached = Fraction(1)
+    for t in range(gamma, -1, -1):
+        ratio, row = r[t] / largest[t + 1], draft.p[t]
+        h = min(Fraction(1), r[t] / largest[t])
+        if t < gamma:
+            lacking = positive_part(tuple(ratio * mass for mass in row), q[t])
+            excess = positive_part(q[t], tuple(ratio * mass for mass in row))
+            h, row = Fraction(sum(lacking), sum(excess)) if t and any(excess) else Fraction(1), lacking
+        if reached * h:
+            emit(law, tuple(range(t)), reached * h, normalized(row))
+        reached *= 1 - h
+    return law
+
+
+@pytest.mark.parametrize("setting", [*cases.trees(quick=False)], ids=lambda setting: setting.name)
+def test_on_trees_hsd_accepts_at_least_as_much_as_multiround(setting: Setting) -> None:
+    assert expected_accepted(RULES.create("hsd"), setting) >= expected_accepted(RULES.create("multiround"), setting)
 
 
 @pytest.mark.parametrize("setting", [*cases.trees(quick=False)], ids=lambda setting: setting.name)

@@ -53,7 +53,7 @@ def test_rules_of_chains_have_the_targets_law_on_drawn_tables(name: str, setting
     assert joint_law(RULES.create(name), setting) == target_law(setting)
 
 
-@pytest.mark.parametrize("name", ["multiround", "rrs", "kseq", "traversal", "gumbel", "greedy"])
+@pytest.mark.parametrize("name", ["multiround", "rrs", "kseq", "traversal", "hsd", "gumbel", "greedy"])
 @settings(max_examples=20)
 @given(setting=drawn_settings(chains_only=False))
 def test_rules_of_trees_have_the_targets_law_on_drawn_tables(name: str, setting: Setting) -> None:

@@ -49,7 +49,7 @@ def test_a_token_that_leaves_no_residual_is_accepted(name: str, candidates: int)
     assert (verdict.path, verdict.next_token) == ((0,), 2)
 
 
-@pytest.mark.parametrize("name", ["block", "traversal"])
+@pytest.mark.parametrize("name", ["block", "traversal", "hsd"])
 def test_a_prefix_that_leaves_no_residual_emits_from_the_target(name: str) -> None:
     """The whole chain is refused, and after the root nothing is left of p - q."""
     [verdict] = RULES.create(name).accept([DraftTree.chain([0], ABOVE[None])], [ROWS], [KEY])

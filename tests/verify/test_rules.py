@@ -18,7 +18,7 @@ from specdec.verify.tree import ROOT, DraftTree
 
 NAMES = sorted(RULES.names())
 LOSSLESS = [name for name in NAMES if RULES.get(name).lossless]
-READS_Q = ["block", "kseq", "multiround", "rrs", "token", "traversal"]
+READS_Q = ["block", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
 """Rules that divide by q, and so need the draft token to have some."""
 CHAINS_ONLY = ["block", "token"]
 V = 7

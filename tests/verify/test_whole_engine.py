@@ -116,7 +116,7 @@ def rejected(texts: list[Text], law: dict[Text, float]) -> bool:
     [
         ("auto", NoDrafter, PLAIN),
         *((rule, chain, PLAIN) for rule in ("token", "block", "gumbel")),
-        *((rule, tree, PLAIN) for rule in ("multiround", "rrs", "kseq", "traversal")),
+        *((rule, tree, PLAIN) for rule in ("multiround", "rrs", "kseq", "traversal", "hsd")),
         *((rule, ngram, PLAIN) for rule in ("gumbel", "token")),
         ("block", early_exit, PLAIN),
         *((rule, tree, COLD_TOP_3) for rule in ("rrs", "gumbel")),

@@ -5,8 +5,8 @@ other tokens become one, in column 0, with the mass that they have together. A v
 
 - exact (to rounding) for every lossless rule on a deterministic draft, for rules that test one candidate of a node
   against p(x)/q(x) (token, and multiround, rrs and kseq where no node has two), and for greedy;
-- a lower bound for block, and for traversal on chains: merging tokens makes Z = Σ(P·p - q)+ smaller, by at most the
-  smaller mass, R, that p and q have outside both top-k sets, so with the same random numbers never more is accepted.
+- a lower bound for block, and for traversal and hsd on chains: merging tokens makes Z = Σ(P·p - q)+ smaller, by at most
+  the smaller mass, R, that p and q have outside both top-k sets; with the same random numbers never more is accepted.
   With R_j in the row after j draft tokens, the mean accepted length falls short by at most the mean of Σ_{0<j<γ} j·R_j:
   prefix j is reached from longer ones with a mean chance of Z_j + 1 - P_j, the denominator of its own test;
 - approximate for the other rules where a node has several candidates: by up to R too much of min(p, q) counts as
