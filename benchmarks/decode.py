@@ -127,6 +127,14 @@ def choose(records: Sequence[PromptRecord], per_category: int | None) -> list[Pr
     return chosen
 
 
+def choose_evenly(records: Sequence[PromptRecord], limit: int | None) -> list[PromptRecord]:
+    """At most `limit`, evenly from all categories."""
+    if limit is None:
+        return list(records)
+    categories = len({record.category for record in records})
+    return choose(records, -(-limit // categories))[:limit]
+
+
 def main() -> None:
     """Measures and prints; writes the document if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

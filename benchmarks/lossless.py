@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from benchmarks.decode import choose
+from benchmarks.decode import choose_evenly
 from benchmarks.machine import machine
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.generator import Prompt
@@ -66,10 +66,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     loaded = load(args.target, dtype=args.dtype, backend=args.backend)
-    records = load_prompts(args.data)
-    if args.limit is not None:
-        categories = len({record.category for record in records})
-        records = choose(records, -(-args.limit // categories))[: args.limit]
+    records = choose_evenly(load_prompts(args.data), args.limit)
     prompts = [[{"role": "user", "content": record.prompt}] for record in records]
     params = [
         SamplingParams(max_tokens=args.max_tokens, temperature=args.temperature, seed=seed)
