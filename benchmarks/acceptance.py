@@ -1,6 +1,6 @@
 """What a verdict costs, beside the target pass that it belongs to.
 
-python -m benchmarks.acceptance [--json FILE] [--markdown FILE] [--repeats 25] [--context 128]
+python -m benchmarks.acceptance [--json FILE] [--repeats 25] [--context 128]
 
 Eight sequences, five draft tokens each, float32 logits over 49,152 tokens: the embedded model verifies them in one
 pass, and every rule judges them in one call. Every draft token is accepted, so that every row is looked at and a bonus
@@ -10,9 +10,6 @@ token is drawn. Pass and rules take turns within a repetition; the median of eac
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -22,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.results import save
 from specdec.cache.paged import PagedCache
 from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
 from specdec.models.loading import load
@@ -118,9 +116,8 @@ def measure(context: int, repeats: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def table(results: dict[str, dict[str, float]], context: int, repeats: int) -> str:
+def table(results: dict[str, dict[str, float]]) -> str:
     """Markdown."""
-    whole = results["target pass"]["ms"]
     lines = ["| rule, draft | ms | share of the pass (range) | goal |", "|---|---|---|---|"]
     for name, result in results.items():
         if "share" not in result:
@@ -129,29 +126,20 @@ def table(results: dict[str, dict[str, float]], context: int, repeats: int) -> s
         goal = f"≤ {GOAL:.0%}: {'met' if result['share'] <= GOAL else 'missed'}" if judged else ""
         spread = f"{result['share']:.2%} ({result['least']:.2%} to {result['most']:.2%})"
         lines.append(f"| {name} | {result['ms']:.2f} | {spread} | {goal} |")
-    note = (
-        f"{BATCH} sequences × {GAMMA + 1} rows, {context} cached tokens each, float32; the pass takes {whole:.1f} ms. "
-        f"Medians of {repeats} interleaved repetitions. {machine()}."
-    )
-    return "\n".join([note, "", *lines]) + "\n"
+    shape = f"{BATCH} sequences × {GAMMA + 1} rows, float32; the pass takes {results['target pass']['ms']:.1f} ms."
+    return "\n".join([shape, "", *lines]) + "\n"
 
 
 def main() -> None:
     """Measures and prints; writes what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=25)
     args = parser.parse_args()
     results = measure(args.context, args.repeats)
-    text = table(results, args.context, args.repeats)
-    print(text)
-    if args.json is not None:
-        args.json.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n", encoding="utf-8")
-    if args.markdown is not None:
-        command = shlex.join(["python", "-m", "benchmarks.acceptance", *sys.argv[1:]])
-        args.markdown.write_text(f"# What a verdict costs\n\n`{command}`\n\n{text}", encoding="utf-8")
+    print(machine(), "", table(results), sep="\n")
+    save(args.json, "benchmarks.acceptance", results, context=args.context, repeats=args.repeats)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ take turns within a repetition; ratios are formed within one, and their median i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.machine import machine
 from benchmarks.passes import reader, seconds
+from benchmarks.results import save
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import native
 from specdec.kernels.linear import PackedLinear, pack
@@ -91,7 +92,7 @@ def over_floor(num_bytes: int, sweep: Callable[[int], None], repeats: int) -> di
     rounds = []
     for _ in range(repeats + 1):  # the first warms up
         floor = seconds(read)
-        rounds.append({rows: seconds(lambda n=rows: sweep(n)) / floor for rows in ROWS})  # type: ignore[misc]
+        rounds.append({rows: seconds(partial(sweep, rows)) / floor for rows in ROWS})
     ratios = {rows: [each[rows] for each in rounds[1:]] for rows in ROWS}
     return {
         "over_floor": {rows: median(each) for rows, each in ratios.items()},
@@ -126,9 +127,7 @@ def main() -> None:
         name = f"attention over {CONTEXT} tokens, {str(dtype).removeprefix('torch.')} cache"
         results[name] = over_floor(*attention(dtype), args.repeats)
     print(machine(), f"Kernels: {kernels.isa}. Time over floor.", "", table(results), sep="\n")
-    if args.json is not None:
-        told = {"machine": machine(), "kernels": kernels.isa, "repeats": args.repeats, "results": results}
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    save(args.json, "benchmarks.kernels", results, kernels=kernels.isa, repeats=args.repeats)
 
 
 if __name__ == "__main__":

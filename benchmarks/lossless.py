@@ -12,14 +12,15 @@ and every prompt has a seed of its own. Prints `identical K/K` last (texts compa
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from benchmarks.decode import choose_evenly
 from benchmarks.machine import machine
+from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.generator import Prompt
 from specdec.models.loading import LoadedModel, load
@@ -49,6 +50,16 @@ def differences(records: Sequence[PromptRecord], plain: list[list[int]], other: 
             where = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), "the end")
             found.append(f"{record.question_id} ({record.category}): differs at token {where}")
     return found
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown."""
+    lines = ["| target, sampling | drafter | batch | τ | identical texts |", "|---|---|---|---|---|"]
+    for setting, runs in results.items():
+        for run in runs:
+            cells = (setting, run["drafter"], run["batch"], f"{run['tau']:.2f}", f"{run['identical']}/{run['of']}")
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -85,9 +96,7 @@ def main() -> None:
         print(*differing, sep="\n", end="\n" if differing else "")
         same, compared = same + identical, compared + len(records)
         results.append({"drafter": drafter, "batch": batch, "tau": tau, "identical": identical, "of": len(records)})
-    if args.json is not None:
-        told = {"machine": machine(), "dtype": args.dtype, "temperature": args.temperature, "runs": results}
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    save(args.json, "benchmarks.lossless", {f"{args.dtype}, temperature {args.temperature:g}": results})
     print(f"identical {same}/{compared}")
     sys.exit(0 if same == compared else 1)
 

@@ -1,7 +1,6 @@
 """What a pass costs, beside the floor: reading the weights once at the bandwidth that this machine has just now.
 
-python -m benchmarks.passes [--json FILE] [--markdown FILE] [--dtypes float32,bfloat16,int8] [--context 256]
-    [--repeats 15]
+python -m benchmarks.passes [--json FILE] [--dtypes float32,bfloat16,int8] [--context 256] [--repeats 15]
 
 Reading speed and passes of every row count take turns within a repetition, so that what else the machine does falls on
 all of them alike; ratios are formed within a repetition, and their median is reported. The weights of two copies of the
@@ -12,17 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.machine import machine
+from benchmarks.results import command
 from specdec.cache.paged import PagedCache
 from specdec.kernels.cpu import native
 from specdec.kernels.cpu.memory import huge
@@ -32,6 +33,7 @@ from specdec.models.native import NativeModel
 
 ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 COPIES = 2
+REFERENCE = "bfloat16"
 
 
 def reader(size: int) -> Callable[[], None]:
@@ -75,26 +77,42 @@ def seconds(call: Callable[[], None]) -> float:
     return perf_counter() - began
 
 
-def measure(dtype: str, context: int, repeats: int) -> dict[str, object]:
-    """Medians of the ratios, and the times in milliseconds that they come from."""
+Round = tuple[float, dict[int, float]]
+"""Seconds of one reading of the weights, and of a pass by its rows."""
+
+
+def measure(dtypes: Sequence[str], context: int, repeats: int) -> dict[str, dict[str, object]]:
+    """What there is to say of every dtype; they take turns within a repetition."""
     module = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
-    models = [NativeModel(module, dtype, dtype) for _ in range(COPIES)]
-    del module
-    read, run = reader(models[0].num_bytes), passer(models, context)
-    rounds = []
-    for _ in range(repeats + 2):  # the first two warm up
-        floor = seconds(read)
-        rounds.append((floor, {rows: seconds(lambda n=rows: run(n)) for rows in ROWS}))  # type: ignore[misc]
-    rounds = rounds[2:]
+    ready = {}
+    for dtype in dtypes:
+        models = [NativeModel(module, dtype, dtype) for _ in range(COPIES)]
+        ready[dtype] = models[0].num_bytes, reader(models[0].num_bytes), passer(models, context)
+    rounds: dict[str, list[Round]] = {dtype: [] for dtype in dtypes}
+    for _ in range(repeats + 2):
+        for dtype, (_, read, run) in ready.items():
+            floor = seconds(read)
+            rounds[dtype].append((floor, {rows: seconds(partial(run, rows)) for rows in ROWS}))
+    rounds = {dtype: each[2:] for dtype, each in rounds.items()}  # the first two warm up
+    results = {dtype: summary(rounds[dtype], num_bytes) for dtype, (num_bytes, _, _) in ready.items()}
+    if REFERENCE in rounds:
+        for dtype, result in results.items():
+            pairs = zip(rounds[dtype], rounds[REFERENCE], strict=True)
+            result[f"t1_over_{REFERENCE}"] = median(own[1] / other[1] for (_, own), (_, other) in pairs)
+    return results
+
+
+def summary(rounds: Sequence[Round], num_bytes: int) -> dict[str, object]:
+    """Medians of the ratios, and the times in milliseconds that they come from."""
 
     def ratio(rows: int) -> list[float]:
         return [times[rows] / times[1] for _, times in rounds]
 
     over_floor = [times[1] / floor for floor, times in rounds]
     return {
-        "weight_bytes": models[0].num_bytes,
+        "weight_bytes": num_bytes,
         "floor_ms": 1e3 * median(floor for floor, _ in rounds),
-        "bandwidth_gb_s": models[0].num_bytes / median(floor for floor, _ in rounds) / 1e9,
+        "bandwidth_gb_s": num_bytes / median(floor for floor, _ in rounds) / 1e9,
         "t1_ms": 1e3 * median(times[1] for _, times in rounds),
         "t1_over_floor": median(over_floor),
         "t1_over_floor_range": [min(over_floor), max(over_floor)],
@@ -104,26 +122,26 @@ def measure(dtype: str, context: int, repeats: int) -> dict[str, object]:
     }
 
 
-def table(results: dict[str, dict[str, object]], context: int, repeats: int) -> str:
+def table(results: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
-    columns = ["dtype", "weights, MB", "GB/s", "floor, ms", "T(1)/floor (range)", *(f"T({n})/T(1)" for n in ROWS[1:])]
+    columns = ["dtype", "weights, MB", "GB/s", "floor, ms", "T(1)/floor (range)", "T(1) to bfloat16's",
+               *(f"T({n})/T(1)" for n in ROWS[1:])]  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for dtype, result in results.items():
-        low, high = result["t1_over_floor_range"]  # type: ignore[misc]
-        curve = result["t_over_t1"]
-        cells = [dtype, f"{result['weight_bytes'] / 1e6:.0f}", f"{result['bandwidth_gb_s']:.1f}",  # type: ignore[operator]
+        low, high = result["t1_over_floor_range"]
+        to_reference = result.get(f"t1_over_{REFERENCE}")
+        cells = [dtype, f"{result['weight_bytes'] / 1e6:.0f}", f"{result['bandwidth_gb_s']:.1f}",
                  f"{result['floor_ms']:.2f}", f"{result['t1_over_floor']:.2f} ({low:.2f} to {high:.2f})",
-                 *(f"{curve[n]:.2f}" for n in ROWS[1:])]  # type: ignore[index] # fmt: skip
+                 "" if to_reference is None else f"{to_reference:.2f}",
+                 *(f"{result['t_over_t1'][n]:.2f}" for n in ROWS[1:])]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    note = f"SmolLM2-135M, {context} cached tokens, medians of {repeats} interleaved repetitions. {machine()}."
-    return "\n".join([note, "", *lines]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measures and prints; writes what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     parser.add_argument("--dtypes", default="float32,bfloat16,int8")
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=15)
@@ -131,18 +149,11 @@ def main() -> None:
     kernels = native.library()
     if kernels is None:
         sys.exit("There are no native kernels to measure.")
-    print(f"Kernels: {kernels.isa}")
-    results = {dtype: measure(dtype, args.context, args.repeats) for dtype in args.dtypes.split(",")}
-    text = table(results, args.context, args.repeats)
-    if {"bfloat16", "int8"} <= results.keys():
-        ratio = results["int8"]["t1_ms"] / results["bfloat16"]["t1_ms"]  # type: ignore[operator]
-        text += f"\nint8 pass of one row: {ratio:.2f} × the bfloat16 pass.\n"
-    print(text)
-    if args.json is not None:
-        args.json.write_text(json.dumps({"machine": machine(), "kernels": kernels.isa, **results}, indent=1) + "\n")
-    if args.markdown is not None:
-        command = shlex.join(["python", "-m", "benchmarks.passes", *sys.argv[1:]])
-        args.markdown.write_text(f"# What a pass costs\n\n`{command}` ({kernels.isa})\n\n{text}", encoding="utf-8")
+    results = measure(args.dtypes.split(","), args.context, args.repeats)
+    print(f"SmolLM2-135M, {args.context} cached tokens, {machine()}; {kernels.isa}", "", table(results), sep="\n")
+    if args.json is not None:  # the dtypes at the top, where scripts look for them
+        about = {"command": command("benchmarks.passes"), "machine": machine(), "kernels": kernels.isa}
+        args.json.write_text(json.dumps(about | results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Every variant reads the same windows; ratios are to bfloat16.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
@@ -20,6 +19,7 @@ from statistics import mean
 import torch
 
 from benchmarks.machine import machine
+from benchmarks.results import save
 from specdec.cache import PagedCache
 from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
 from specdec.models.loading import LoadedModel, load
@@ -110,9 +110,7 @@ def main() -> None:
     text = args.text.read_text(encoding="utf-8") if args.text else "\n".join(topics[name] for name in sorted(topics))
     results = {variant.name: measure(variant, text, args.windows, args.length) for variant in VARIANTS}
     print(machine(), "", table(results), sep="\n")
-    if args.json is not None:
-        told = {"machine": machine(), "windows": args.windows, "length": args.length, "variants": results}
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    save(args.json, "benchmarks.perplexity", results, windows=args.windows, length=args.length)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ cache's tables, turning tokens into text, counting. The goal is for draft and ho
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 
 from benchmarks.decode import choose_evenly
 from benchmarks.machine import machine
+from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import load
 from specdec.prompts import PromptRecord, load_prompts
@@ -71,9 +71,7 @@ def main() -> None:
     for dtype in ("bfloat16", "int8"):
         results |= measure(records, dtype, args.max_tokens)
     print(machine(), "", table(results), sep="\n")
-    if args.json is not None:
-        told = {"machine": machine(), "prompts": len(records), "splits": results}
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    save(args.json, "benchmarks.split", results, prompts=len(records))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""Result files: what was measured, on what, by which command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import machine
+
+
+def command(module: str) -> str:
+    """The command line, without the folders of this machine."""
+    words = [Path(word).name if Path(word).is_absolute() or word.startswith("..") else word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", module, *words])
+
+
+def save(path: Path | None, module: str, results: Mapping[str, Any], **about: Any) -> None:
+    """Writes a result file, unless the path is None.
+
+    Args:
+        path: where to.
+        module: the module that measured.
+        results: what its `table` takes.
+        about: settings.
+    """
+    if path is not None:
+        told = {"command": command(module), "machine": machine(), **about, "results": results}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result file; keys that were numbers are numbers again."""
+
+    def numbered(pairs: list[tuple[str, Any]]) -> dict[Any, Any]:
+        return {int(key) if key.isdigit() else key: value for key, value in pairs}
+
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=numbered)
+    return found
