@@ -23,6 +23,7 @@ from rich.table import Table
 from specdec.cli import config_dir
 from specdec.registry import RULES
 from specdec.verify import cases
+from specdec.verify.base import Rule
 from specdec.verify.certify import Certificate, certify
 from specdec.verify.exact import expected_accepted
 
@@ -114,8 +115,10 @@ def _record(certificate: Certificate) -> dict[str, Any]:
 def _document(certificates: list[Certificate]) -> str:
     """docs/losslessness.md."""
     command = shlex.join(["python", "-m", "experiments.certify", *sys.argv[1:]])
-    rows = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    rows += ["| " + " | ".join(_cells(certificate)) + " |" for certificate in certificates]
+    mutants = _judged_mutants()
+    columns = (*COLUMNS, "mutants rejected")
+    rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows += [f"| {' | '.join([*_cells(one), _rejected(one.rule, mutants)])} |" for one in certificates]
     names = sorted({law.setting for c in certificates for law in c.laws if "top" not in law.setting})
     accepted = {c.rule: {law.setting: law.accepted for law in c.laws} for c in certificates}
     means = ["| setting | " + " | ".join(accepted) + " |", "|" + "---|" * (len(accepted) + 1)]
@@ -123,16 +126,29 @@ def _document(certificates: list[Certificate]) -> str:
         cells = (f"{float(laws[name]):.4f}" if name in laws else "–" for laws in accepted.values())
         means.append(f"| {name} | " + " | ".join(cells) + " |")
     return DOCUMENT.format(
-        command=command, table="\n".join(rows), first=_first_vector(), means="\n".join(means), mutants=_mutants_table()
+        command=command,
+        table="\n".join(rows),
+        first=_first_vector(),
+        means="\n".join(means),
+        mutants=_mutants_table(mutants),
     )
 
 
-def _mutants_table() -> str:
+def _judged_mutants() -> list[tuple[Rule, Certificate]]:
     from tests.mutants import MUTANTS  # only a checkout has them
 
+    return [(mutant, certify(mutant, quick=True)) for mutant in MUTANTS]
+
+
+def _rejected(rule: str, mutants: list[tuple[Rule, Certificate]]) -> str:
+    """How many of a rule's mutants the certificate rejects."""
+    passed = [certificate.passed for mutant, certificate in mutants if mutant.name == rule]
+    return f"{passed.count(False)}/{len(passed)}" if passed else "–"
+
+
+def _mutants_table(mutants: list[tuple[Rule, Certificate]]) -> str:
     rows = ["| mutant of | mistake | rejected by |", "|---|---|---|"]
-    for mutant in MUTANTS:
-        certificate = certify(mutant, quick=True)
+    for mutant, certificate in mutants:
         reasons = {"its law": not certificate.law_equal, "its tensors": not certificate.faces_agree}
         found = (
             "NOTHING" if certificate.passed else certificate.failure or " and ".join(k for k, v in reasons.items() if v)
@@ -162,7 +178,8 @@ optimal transport allows any lossless rule, where that is known (one node, or on
 
 ## Mutants
 
-Rules broken on purpose (`tests/mutants/`), and what rejected them.
+Rules broken on purpose (`tests/mutants/`), and what rejected them. For mistakes made mechanically in the rules' source
+see [mutation.md](mutation.md).
 
 {mutants}
 """

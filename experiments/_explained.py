@@ -1,1 +1,0 @@
-EXPLAINED: dict[str, str] = {}
