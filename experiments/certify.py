@@ -40,7 +40,7 @@ def main(config: DictConfig) -> None:
     table = Table(*COLUMNS)
     for certificate in certificates:
         table.add_row(*_cells(certificate))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)  # in a file lines need not be short
     print(_first_vector())
     for certificate in certificates:
         for line in _shortcomings(certificate):
