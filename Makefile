@@ -6,10 +6,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck bench clean
+.PHONY: help demo test lint format typecheck bench bench-peers clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## decode real prompts on the embedded model, plainly and speculatively, and compare
 	$(BIN)/python -m experiments.generate
@@ -30,6 +30,9 @@ typecheck: $(STAMP)  ## check types (mypy, strict)
 
 bench: $(STAMP)  ## measure plain and speculative decoding against transformers' generate, interleaved
 	$(BIN)/python -m benchmarks.decode $(BENCH_ARGS)
+
+bench-peers: $(STAMP)  ## measure ours, transformers, llama.cpp, OpenVINO and vLLM on the same weights, interleaved
+	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
 
 clean:  ## remove the virtual environment and all caches in this folder
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
