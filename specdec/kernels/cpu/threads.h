@@ -21,19 +21,14 @@ INLINE void relax() {
 #endif
 }
 
-// Returns once `value` is no longer `old`. Spins for as long as a phase may take, then sleeps: where others want the
-// cores too, the thread that is waited for gets its turn sooner if this one gives its own back.
-template <class T>
-INLINE void wait_while(const std::atomic<T>& value, T old, int spins) {
-  for (int i = 0; i < spins; i++) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    relax();
+// Spins for a while, then lets others run: a neighbour may need this core.
+template <class Ready>
+INLINE void spin_until(Ready ready) {
+  for (int i = 0; !ready(); i++) {
+    if (i < 200) relax();
+    else std::this_thread::yield();
   }
-  value.wait(old, std::memory_order_acquire);
 }
-
-constexpr int PHASE_SPINS = 4000;   // some 0.1 ms, within a pass
-constexpr int PASS_SPINS = 40000;   // between passes: the host's part of a step
 
 class Team;
 typedef void (*Work)(Team& team, int thread, void* context);
@@ -55,7 +50,7 @@ class Team {
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     work(*this, 0, context);
-    for (int done; (done = done_.load(std::memory_order_acquire)) != size_ - 1;) wait_while(done_, done, PHASE_SPINS);
+    spin_until([this] { return done_.load(std::memory_order_acquire) == size_ - 1; });
   }
 
   // Everyone's writes before it are seen by everyone after it. Resets the work counter.
@@ -69,9 +64,8 @@ class Team {
       arrived_.store(0, std::memory_order_relaxed);
       next_.store(0, std::memory_order_relaxed);
       phase_.store(phase + 1, std::memory_order_release);
-      phase_.notify_all();
     } else {
-      wait_while(phase_, phase, PHASE_SPINS);
+      spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
     }
   }
 
@@ -93,11 +87,11 @@ class Team {
   void serve(int thread) {
     uint32_t seen = 0;
     for (;;) {
-      wait_while(generation_, seen, PASS_SPINS);
+      for (int i = 0; i < 40000 && generation_.load(std::memory_order_acquire) == seen; i++) relax();
+      generation_.wait(seen, std::memory_order_acquire);
       seen = generation_.load(std::memory_order_acquire);
       work_(*this, thread, context_);
       done_.fetch_add(1, std::memory_order_release);
-      done_.notify_all();
     }
   }
 
