@@ -1,0 +1,83 @@
+"""Ours beside transformers, llama.cpp, OpenVINO and vLLM: same weights, same prompt tokens, same threads, greedy.
+
+python -m benchmarks.peers [--data FILE --per-category 8] [--max-tokens 128] [--repeats 3] [--batch 1,8]
+    [--contenders ours,llamacpp-plain-bf16] [--json FILE] [--markdown FILE]
+
+Every contender is a process with its weights loaded, and only the one that is asked runs. An engine that cannot be
+installed, or that stops on the way, is reported as such and the others go on.
+
+Measure on a machine that does nothing else: engines that spin at barriers (llama.cpp, torch) fall to a tenth beside one
+busy neighbour. The load average at the start is kept in the JSON file. Ratios by category need whole batches of one
+category: with `--per-category 8` they are full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.decode import choose
+from benchmarks.machine import machine
+from benchmarks.peers.contenders import chosen
+from benchmarks.peers.session import Plan, compare, tokenized
+from benchmarks.peers.table import markdown
+from benchmarks.results import command
+from specdec.prompts import load_prompts
+
+MODEL = "SmolLM2-135M-Instruct"
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split(",")))
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, help="JSON lines; the four shipped prompts if left out")
+    parser.add_argument("--per-category", type=int, help="only the first N prompts of each category")
+    parser.add_argument("--limit", type=int, help="no more than N prompts")
+    parser.add_argument("--max-tokens", type=int, default=Plan.max_tokens)
+    parser.add_argument("--repeats", type=int, default=Plan.repeats)
+    parser.add_argument("--batch", type=numbers, default=Plan.batch_sizes, help="batch sizes, with commas")
+    parser.add_argument("--contenders", type=names, help="contenders or engines, with commas; all if left out")
+    parser.add_argument("--threads", type=int, default=Plan.threads)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures and prints; writes what was asked for."""
+    args = arguments()
+    load = os.getloadavg()[0]  # of the last minute, before any of ours adds to it
+    torch.set_num_threads(args.threads)  # as the workers do: the line about the machine tells it
+    try:
+        contenders = chosen(args.contenders)
+    except ValueError as error:
+        sys.exit(str(error))
+    prompts, eos = tokenized(choose(load_prompts(args.data), args.per_category)[: args.limit])
+    plan = Plan(args.max_tokens, args.repeats, args.batch, args.threads)
+    about = {"command": command("benchmarks.peers"), "model": MODEL, "machine": machine(), "load": load, **asdict(plan)}
+    report = about | compare(contenders, prompts, eos, plan)
+    text = markdown(report)
+    print(machine(), "", text, sep="\n")
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if args.markdown is not None:
+        args.markdown.write_text(
+            f"## Beside other engines\n\n`{report['command']}`; {report['machine']}.\n\n{text}", encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()

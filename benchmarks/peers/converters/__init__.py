@@ -1,0 +1,1 @@
+"""Scripts that turn the embedded model into a peer's format, in that peer's environment."""

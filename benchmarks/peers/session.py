@@ -1,0 +1,117 @@
+"""One comparison from installing to report: who can start, who is measured, what is left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from benchmarks.peers.contenders import HOME, MODELS, OURS, Contender, environment
+from benchmarks.peers.install import install
+from benchmarks.peers.measure import batches_of, measure
+from benchmarks.peers.models import prepare
+from benchmarks.peers.report import batch_report, ratio_report
+from benchmarks.peers.worker import Worker, WorkerError
+from specdec.models.loading import embedded_folder
+from specdec.prompts import PromptRecord
+
+SPARE_CONTEXT = 64
+"""Tokens: room for drafts behind the last token."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How everyone is measured.
+
+    Args:
+        max_tokens: new tokens of each prompt, at most.
+        repeats: how often each contender decodes each batch.
+        batch_sizes: prompts that are decoded together.
+        threads: of each engine.
+    """
+
+    max_tokens: int = 128
+    repeats: int = 3
+    batch_sizes: tuple[int, ...] = (1, 8)
+    threads: int = 2
+
+
+def tokenized(records: Sequence[PromptRecord]) -> tuple[list[tuple[str, list[int]]], list[int]]:
+    """Category and token ids of each prompt, with the chat template around it; and the end tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
+    prompts = []
+    for record in records:
+        chat = [{"role": "user", "content": record.prompt}]
+        text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        prompts.append((record.category, tokenizer.encode(text, add_special_tokens=False)))
+    return prompts, [tokenizer.eos_token_id]
+
+
+def ready(contenders: Sequence[Contender]) -> tuple[list[Contender], dict[str, str]]:
+    """Installs the engines and makes their models; the contenders that can start, and why the others cannot."""
+    engines = dict.fromkeys(contender.engine for contender in contenders if contender.engine != OURS)
+    reasons = {engine: install(engine) or prepare(engine) for engine in engines}
+    left_out = {each.name: reason for each in contenders if (reason := reasons.get(each.engine))}
+    return [each for each in contenders if each.name not in left_out], left_out
+
+
+def start_all(
+    contenders: Sequence[Contender], settings: dict[str, Any], left_out: dict[str, str], stack: ExitStack
+) -> dict[str, Worker]:
+    """Starts one process after the other; those that fail are added to `left_out`."""
+    workers: dict[str, Worker] = {}
+    for contender in contenders:
+        print(f"Starting {contender.name} …", flush=True)
+        own = {"mode": contender.mode, "dtype": contender.dtype, "num_draft_tokens": contender.num_draft_tokens}
+        variables = environment(contender.engine, settings["threads"])
+        log = HOME / "logs" / f"{contender.name}.log"
+        try:
+            worker = Worker(contender.command, settings | own, variables, log)
+        except WorkerError as error:
+            left_out[contender.name] = f"did not start: {error}"
+        else:
+            workers[contender.name] = stack.enter_context(closing(worker))
+    return workers
+
+
+def compare(
+    contenders: Sequence[Contender], prompts: Sequence[tuple[str, list[int]]], eos: list[int], plan: Plan
+) -> dict[str, Any]:
+    """Measures all of them, one batch size after the other.
+
+    Args:
+        contenders: who takes part, if it can.
+        prompts: category and token ids of each.
+        eos: token ids that end a text.
+        plan: how.
+
+    Returns:
+        The report, but for what the command line knows.
+    """
+    contenders, left_out = ready(contenders)
+    longest = max(len(prompt) for _, prompt in prompts) + plan.max_tokens
+    settings = {
+        "threads": plan.threads,
+        "eos": eos,
+        "models": str(MODELS),
+        "context": longest + SPARE_CONTEXT,
+        "max_batch": max(plan.batch_sizes),
+    }
+    sizes: dict[str, Any] = {}
+    ratios: dict[str, Any] = {}
+    with ExitStack() as stack:
+        workers = start_all(contenders, settings, left_out, stack)
+        for size in plan.batch_sizes:
+            batches = batches_of(prompts, size)
+            print(f"Measuring batch {size}: {len(batches)} batches …", flush=True)
+            able = [each.name for each in contenders if each.name not in left_out and (each.batched or size == 1)]
+            taking_part = {name: workers[name] for name in able}
+            records, failed = measure(taking_part, batches, plan.max_tokens, plan.repeats, eos)
+            left_out |= failed
+            sizes[str(size)] = batch_report(records, batches)
+            ratios |= ratio_report(size, records, batches)
+    versions = {each.engine: workers[each.name].versions for each in contenders if each.name in workers}
+    return {"versions": versions, "left_out": left_out, "batch": sizes, "ratios": ratios}
