@@ -76,9 +76,21 @@ INLINE void add_bias(const Linear& linear, int64_t panel, vf (&values)[NV]) {
     for (int v = 0; v < NV; v++) values[v] += load(linear.bias + panel * PANEL + v * W);
 }
 
+// Memory to be read next, and how many bytes of it a step asks for. While the second and later row tiles of a panel are
+// worked on, the memory would lie idle.
+struct Ahead {
+  const char* from;
+  int64_t per_step;  // 0: nothing
+};
+
+INLINE void ask_for(const Ahead& ahead, int64_t step) {
+  if (ahead.per_step) __builtin_prefetch(ahead.from + step * ahead.per_step, 0, 2);
+}
+
 // The products of R rows with one panel.
 template <int KIND, int R>
-INLINE void multiply(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, vf (&out)[R][NV]) {
+INLINE void multiply(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, const Ahead& ahead,
+                     vf (&out)[R][NV]) {
   const int64_t stride = row_bytes(KIND, linear.k), steps = words_of(KIND, linear.k);
   const int64_t width = KIND == INT8_WEIGHT ? PANEL : 4 * PANEL;
   const char* w = (const char*)linear.weight + panel * steps * width;
@@ -87,6 +99,7 @@ INLINE void multiply(const Linear& linear, int64_t panel, const Rows& rows, int6
   if constexpr (KIND == INT8) {
     vi acc[R][NV] = {};
     for (int64_t s = 0; s < steps; s++, w += width) {
+      ask_for(ahead, s);
       for (int v = 0; v < NV; v += 64 / (4 * W)) __builtin_prefetch(w + AHEAD * width + 4 * W * v);
       for (int r = 0; r < R; r++) {
         vi xr = splat_bits(word_at(x + r * stride + 4 * s));
@@ -101,6 +114,7 @@ INLINE void multiply(const Linear& linear, int64_t panel, const Rows& rows, int6
     for (int r = 0; r < R; r++)
       for (int v = 0; v < NV; v++) out[r][v] = vf{};
     for (int64_t s = 0; s < steps; s++, w += width) {
+      ask_for(ahead, s);
       for (int v = 0; v < width / 64; v++) __builtin_prefetch(w + AHEAD * width + 64 * v);
       for (int r = 0; r < R; r++) {
         vi xr = splat_bits(word_at(x + r * stride + 4 * s));
@@ -119,9 +133,10 @@ INLINE void multiply(const Linear& linear, int64_t panel, const Rows& rows, int6
 
 // Calls finish(panel, row, values[PANEL], linear) for every row and panel in [first, last).
 template <int KIND, int R, class Finish>
-INLINE void tile(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, Finish& finish) {
+INLINE void tile(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, const Ahead& ahead,
+                 Finish& finish) {
   vf out[R][NV];
-  multiply<KIND, R>(linear, panel, rows, row, out);
+  multiply<KIND, R>(linear, panel, rows, row, ahead, out);
   for (int r = 0; r < R; r++) {
     add_bias(linear, panel, out[r]);
     finish(panel, row + r, out[r]);
@@ -158,26 +173,34 @@ static void panels_on_tiles(const Linear& linear, const Rows& rows, int64_t coun
 }
 #endif
 
+// `next`: the first panel that this thread will likely be given after those.
 template <int KIND, class Finish>
-static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last, Finish& finish) {
+static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last, int64_t next,
+                   Finish& finish) {
 #if HAS_TILES
   if constexpr (KIND == BFLOAT16 || KIND == INT8)
     if (tiles_allowed()) return panels_on_tiles<KIND>(linear, rows, count, first, last, finish);
 #endif
+  const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE, width = KIND == INT8_WEIGHT ? PANEL : 4 * PANEL;
+  const int64_t panel_bytes = words_of(KIND, linear.k) * width;
   for (int64_t panel = first; panel < last; panel++) {
+    const int64_t following = panel + 1 < last ? panel + 1 : next;
+    Ahead ahead{(const char*)linear.weight + following * panel_bytes, 0};
+    if (tiles > 1 && following < linear.n / PANEL) ahead.per_step = width / tiles;
     for (int64_t row = 0; row < count;) {
       int64_t left = count - row < ROW_TILE ? count - row : ROW_TILE;
       switch (left) {
-        case 1: tile<KIND, 1>(linear, panel, rows, row, finish); break;
-        case 2: if constexpr (ROW_TILE >= 2) tile<KIND, 2>(linear, panel, rows, row, finish); break;
-        case 3: if constexpr (ROW_TILE >= 3) tile<KIND, 3>(linear, panel, rows, row, finish); break;
-        case 4: if constexpr (ROW_TILE >= 4) tile<KIND, 4>(linear, panel, rows, row, finish); break;
-        case 5: if constexpr (ROW_TILE >= 5) tile<KIND, 5>(linear, panel, rows, row, finish); break;
-        case 6: if constexpr (ROW_TILE >= 6) tile<KIND, 6>(linear, panel, rows, row, finish); break;
-        case 7: if constexpr (ROW_TILE >= 7) tile<KIND, 7>(linear, panel, rows, row, finish); break;
-        default: if constexpr (ROW_TILE >= 8) tile<KIND, 8>(linear, panel, rows, row, finish);
+        case 1: tile<KIND, 1>(linear, panel, rows, row, ahead, finish); break;
+        case 2: if constexpr (ROW_TILE >= 2) tile<KIND, 2>(linear, panel, rows, row, ahead, finish); break;
+        case 3: if constexpr (ROW_TILE >= 3) tile<KIND, 3>(linear, panel, rows, row, ahead, finish); break;
+        case 4: if constexpr (ROW_TILE >= 4) tile<KIND, 4>(linear, panel, rows, row, ahead, finish); break;
+        case 5: if constexpr (ROW_TILE >= 5) tile<KIND, 5>(linear, panel, rows, row, ahead, finish); break;
+        case 6: if constexpr (ROW_TILE >= 6) tile<KIND, 6>(linear, panel, rows, row, ahead, finish); break;
+        case 7: if constexpr (ROW_TILE >= 7) tile<KIND, 7>(linear, panel, rows, row, ahead, finish); break;
+        default: if constexpr (ROW_TILE >= 8) tile<KIND, 8>(linear, panel, rows, row, ahead, finish);
       }
       row += left;
+      ahead.from += panel_bytes / tiles;
     }
   }
 }
@@ -189,11 +212,12 @@ INLINE void run_linear(Team& team, const Linear& linear, const Rows& rows, int64
   int64_t piece = number / (8 * team.size());
   piece = piece < 1 ? 1 : piece > 16 ? 16 : piece;
   team.share(number, piece, [&](int64_t first, int64_t last) {
+    const int64_t next = first + piece * team.size();
     switch (linear.kind) {
-      case FLOAT32: panels<FLOAT32>(linear, rows, count, first, last, finish); break;
-      case BFLOAT16: panels<BFLOAT16>(linear, rows, count, first, last, finish); break;
-      case INT8: panels<INT8>(linear, rows, count, first, last, finish); break;
-      default: panels<INT8_WEIGHT>(linear, rows, count, first, last, finish);
+      case FLOAT32: panels<FLOAT32>(linear, rows, count, first, last, next, finish); break;
+      case BFLOAT16: panels<BFLOAT16>(linear, rows, count, first, last, next, finish); break;
+      case INT8: panels<INT8>(linear, rows, count, first, last, next, finish); break;
+      default: panels<INT8_WEIGHT>(linear, rows, count, first, last, next, finish);
     }
   });
 }
