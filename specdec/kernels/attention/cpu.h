@@ -12,7 +12,7 @@
 #include "../cpu/threads.h"
 
 constexpr int CHUNK = 16;
-constexpr int ATTENTION_ROWS = 4;  // rows that share one read of a chunk
+constexpr int ATTENTION_ROWS = 8;  // most rows that share one read of a chunk
 constexpr int MAX_HEAD = 256;
 
 enum CacheKind : int32_t { CACHE_FLOAT32 = 0, CACHE_BFLOAT16 = 1, CACHE_INT8 = 2 };
@@ -86,25 +86,36 @@ INLINE void read_entry(int32_t kind, const void* base, const float* scales, int6
 // Head size rounded up to whole vectors; what is added is zero.
 INLINE int64_t padded(int64_t size) { return (size + W - 1) / W * W; }
 
-// 16 keys and values in float32, [16][padded head size].
+// 16 keys and values in float32. Keys lie by dimension, [padded head size][16], so that a query meets all of them at once;
+// values as they come, [16][padded head size].
 struct Chunk {
-  alignas(64) float keys[CHUNK * MAX_HEAD];
+  alignas(64) float keys[MAX_HEAD * CHUNK];
   alignas(64) float values[CHUNK * MAX_HEAD];
 };
 
 INLINE void read_chunk(const KeyValues& cache, const Shape& shape, int64_t head, const int64_t* slots, int count,
                        Chunk& chunk) {
   const int64_t size = shape.head_size, stride = padded(size);
-  for (int j = 0; j < CHUNK; j++) {
-    float *key = chunk.keys + j * stride, *value = chunk.values + j * stride;
-    if (j >= count) {
-      memset(key, 0, 4 * stride);
-      continue;
+  alignas(64) float rows[W][MAX_HEAD];
+  for (int first = 0; first < CHUNK; first += W) {
+    for (int j = 0; j < W; j++) {
+      memset(rows[j] + stride - W, 0, 4 * W);
+      if (first + j >= count) {
+        memset(rows[j], 0, 4 * stride);
+        continue;
+      }
+      float* value = chunk.values + (first + j) * stride;
+      const int64_t at = slots[first + j] * shape.kv_heads + head;
+      memset(value + stride - W, 0, 4 * W);
+      read_entry(cache.kind, cache.keys, cache.key_scales, at, size, rows[j]);
+      read_entry(cache.kind, cache.values, cache.value_scales, at, size, value);
     }
-    int64_t at = slots[j] * shape.kv_heads + head;
-    read_entry(cache.kind, cache.keys, cache.key_scales, at, size, key);
-    read_entry(cache.kind, cache.values, cache.value_scales, at, size, value);
-    for (int64_t d = size; d < stride; d++) key[d] = value[d] = 0;
+    for (int64_t d = 0; d < stride; d += W) {
+      vf block[W];
+      for (int j = 0; j < W; j++) block[j] = load(rows[j] + d);
+      transpose(block);
+      for (int i = 0; i < W; i++) store(chunk.keys + (d + i) * CHUNK + first, block[i]);
+    }
   }
 }
 
@@ -116,20 +127,31 @@ struct Running {
 
 constexpr int CV = CHUNK / W;
 
-// Weights of the chunk's places [from, to) under the running maximum, which they may raise; returns the factor by which
-// what was gathered before must shrink.
-template <int SIZE>
-INLINE vf weigh(const Chunk& chunk, const Shape& shape, int from, int to, Running& state, float* weight) {
-  const int64_t stride = SIZE ? SIZE : padded(shape.head_size);
-  vf score[CV], top = splat(-INFINITY);
-  for (int v = 0; v < CV; v++) {
-    vf dot[W];
-    for (int j = 0; j < W; j++) {
-      const float* key = chunk.keys + (v * W + j) * stride;
-      dot[j] = load(state.query) * load(key);
-      for (int64_t d = W; d < stride; d += W) dot[j] = fma(load(state.query + d), load(key + d), dot[j]);
+// Scores of W keys for N queries: over the dimensions FIRST, FIRST + STEP, FIRST + 2 STEP and so on, those below W as a
+// tree and those W apart in turn.
+template <int N, int SIZE, int FIRST = 0, int STEP = 1>
+INLINE void dot(const float* keys, int64_t stride, const Running* states, vf (&out)[N]) {
+  if constexpr (STEP < W) {
+    vf other[N];
+    dot<N, SIZE, FIRST, 2 * STEP>(keys, stride, states, out);
+    dot<N, SIZE, FIRST + STEP, 2 * STEP>(keys, stride, states, other);
+    for (int n = 0; n < N; n++) out[n] += other[n];
+  } else {
+    const vf first = load(keys + FIRST * CHUNK);
+    for (int n = 0; n < N; n++) out[n] = states[n].query[FIRST] * first;
+    for (int64_t d = FIRST + W; d < (SIZE ? SIZE : stride); d += W) {
+      const vf key = load(keys + d * CHUNK);
+      for (int n = 0; n < N; n++) out[n] = fma(splat(states[n].query[d]), key, out[n]);
     }
-    score[v] = sum_each(dot) * shape.scale;
+  }
+}
+
+// Turns scores of the chunk's places [from, to) into weights under the running maximum, which they may raise; returns the
+// factor by which what was gathered before must shrink.
+INLINE vf weigh(vf (&score)[CV], const Shape& shape, int from, int to, Running& state, float* weight) {
+  vf top = splat(-INFINITY);
+  for (int v = 0; v < CV; v++) {
+    score[v] *= shape.scale;
     if (shape.softcap > 0) {
       vf twice = exponential(score[v] * (2.0f / shape.softcap));
       score[v] = shape.softcap * (1.0f - 2.0f / (twice + 1.0f));
@@ -138,7 +160,9 @@ INLINE vf weigh(const Chunk& chunk, const Shape& shape, int from, int to, Runnin
     if (from > 0 || to < CHUNK) score[v] = (place >= from) & (place < to) ? score[v] : splat(-INFINITY);
     top = maximum(score[v], top);
   }
-  const vf before = state.maximum, now = maximum(max_lanes(top), before), keep = exponential(before - now);
+  const vf before = state.maximum, now = maximum(max_lanes(top), before);
+  // Mostly the maximum stays, and the factor is e^0 = 1.
+  const vf keep = before[0] == now[0] ? splat(1.0f) : exponential(before - now);
   state.maximum = now;
   state.sum *= keep;
   for (int v = 0; v < CV; v++) {
@@ -149,14 +173,19 @@ INLINE vf weigh(const Chunk& chunk, const Shape& shape, int from, int to, Runnin
   return keep;
 }
 
-// Folds the chunk's places [from, to) into N queries of one row, which share the reads of the values. SIZE is the head
-// size where the compiler shall know it, or 0.
+// Folds the chunk's places [from, to) into N queries of one row, which share the reads of keys and values. SIZE is the
+// head size where the compiler shall know it, or 0.
 template <int N, int SIZE>
 INLINE void fold(const Chunk& chunk, const Shape& shape, int from, int to, Running* states) {
   const int64_t stride = SIZE ? SIZE : padded(shape.head_size);
   alignas(64) float weight[N][CHUNK];
-  vf keep[N];
-  for (int n = 0; n < N; n++) keep[n] = weigh<SIZE>(chunk, shape, from, to, states[n], weight[n]);
+  vf score[N][CV], keep[N];
+  for (int v = 0; v < CV; v++) {
+    vf each[N];
+    dot<N, SIZE>(chunk.keys + v * W, stride, states, each);
+    for (int n = 0; n < N; n++) score[n][v] = each[n];
+  }
+  for (int n = 0; n < N; n++) keep[n] = weigh(score[n], shape, from, to, states[n], weight[n]);
   for (int64_t d = 0; d < stride;) {
     const bool pair = d + 2 * W <= stride;
     vf acc[N][2];
@@ -260,23 +289,29 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
     }
 }
 
-// All rows. Work is cut by sequence, rows and KV head.
+// Pieces of at most `rows` rows that all sequences make.
+INLINE int64_t pieces(const Sequences& all, int64_t rows) {
+  int64_t count = 0;
+  for (int64_t s = 0; s < all.count; s++) count += (all.row_start[s + 1] - all.row_start[s] + rows - 1) / rows;
+  return count;
+}
+
+// All rows. Work is cut by sequence, rows and KV head: into small pieces where there are few, so that no thread is idle.
 INLINE void run_attention(Team& team, const float* query, const KeyValues& cache, const Shape& shape,
                           const Sequences& all, float* out) {
-  int64_t items = 0;
-  for (int64_t s = 0; s < all.count; s++)
-    items += (all.row_start[s + 1] - all.row_start[s] + ATTENTION_ROWS - 1) / ATTENTION_ROWS;
-  team.share(items * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
+  int64_t rows = ATTENTION_ROWS;
+  if (pieces(all, rows) * shape.kv_heads < 3 * team.size()) rows /= 2;
+  team.share(pieces(all, rows) * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; item++) {
-      int64_t tile = item / shape.kv_heads, s = 0;
+      int64_t piece = item / shape.kv_heads, s = 0;
       for (;; s++) {
-        int64_t tiles = (all.row_start[s + 1] - all.row_start[s] + ATTENTION_ROWS - 1) / ATTENTION_ROWS;
-        if (tile < tiles) break;
-        tile -= tiles;
+        const int64_t own = (all.row_start[s + 1] - all.row_start[s] + rows - 1) / rows;
+        if (piece < own) break;
+        piece -= own;
       }
-      int64_t row = all.row_start[s] + tile * ATTENTION_ROWS, left = all.row_start[s + 1] - row;
+      const int64_t row = all.row_start[s] + piece * rows, left = all.row_start[s + 1] - row;
       auto* run = shape.head_size == 64 ? attend<64> : shape.head_size == 128 ? attend<128> : attend<0>;
-      run(query, cache, shape, all, s, row, (int)std::min<int64_t>(left, ATTENTION_ROWS), item % shape.kv_heads, out);
+      run(query, cache, shape, all, s, row, (int)std::min(left, rows), item % shape.kv_heads, out);
     }
   });
 }

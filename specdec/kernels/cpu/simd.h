@@ -56,26 +56,25 @@ INLINE vf fma(vf a, vf b, vf c) {
 INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
 INLINE vf minimum(vf a, vf b) { return a < b ? a : b; }
 
-// Reduces pairs of vectors: every segment of `size` lanes becomes half as long, and segments of a and b alternate.
-template <int SIZE>
-INLINE vf fold_halves(vf a, vf b) {
-  vi low, high;
+// One stage of a transposition: blocks of STEP × STEP off the diagonal change places.
+template <int STEP>
+INLINE void exchange(vf& a, vf& b) {
+  vi upper, lower;
   for (int lane = 0; lane < W; lane++) {
-    int segment = lane / (SIZE / 2), at = segment / 2 * SIZE + lane % (SIZE / 2) + (segment % 2) * W;
-    low[lane] = at;
-    high[lane] = at + SIZE / 2;
+    upper[lane] = lane & STEP ? W + lane - STEP : lane;
+    lower[lane] = lane & STEP ? W + lane : lane + STEP;
   }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+  const vf before = a;
+  a = __builtin_shuffle(before, b, upper);
+  b = __builtin_shuffle(before, b, lower);
 }
 
-// Lane j of the result is the sum over the lanes of v[j].
-INLINE vf sum_each(vf (&v)[W]) {
-  if constexpr (W >= 16)
-    for (int j = 0; j < 8; j++) v[j] = fold_halves<16>(v[j], v[j + 8]);
-  if constexpr (W >= 8)
-    for (int j = 0; j < 4; j++) v[j] = fold_halves<8>(v[j], v[j + 4]);
-  for (int j = 0; j < 2; j++) v[j] = fold_halves<4>(v[j], v[j + 2]);
-  return fold_halves<2>(v[0], v[1]);
+// Lane j of v[i] becomes lane i of v[j].
+template <int STEP = W / 2>
+INLINE void transpose(vf (&v)[W]) {
+  for (int i = 0; i < W; i++)
+    if (!(i & STEP)) exchange<STEP>(v[i], v[i + STEP]);
+  if constexpr (STEP > 1) transpose<STEP / 2>(v);
 }
 
 template <int BY>
@@ -99,7 +98,6 @@ INLINE vf max_lanes(vf v) {
   v = maximum(v, rotate_lanes<2>(v));
   return maximum(v, rotate_lanes<1>(v));
 }
-
 
 // Whether a comparison holds in any lane.
 INLINE bool any_lane(vi mask) {
