@@ -1,6 +1,6 @@
 """Ours beside transformers, llama.cpp, OpenVINO and vLLM: same weights, same prompt tokens, same threads, greedy.
 
-python -m benchmarks.peers [--data FILE --per-category 8] [--max-tokens 128] [--repeats 3] [--batch 1,8]
+python -m benchmarks.peers [--data FILE --every 12] [--max-tokens 128] [--repeats 3] [--batch 1,8]
     [--contenders ours,llamacpp-plain-bf16] [--json FILE] [--markdown FILE]
 
 Every contender is a process with its weights loaded, and only the one that is asked runs. An engine that cannot be
@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="JSON lines; the four shipped prompts if left out")
     parser.add_argument("--per-category", type=int, help="only the first N prompts of each category")
+    parser.add_argument("--every", type=int, default=1, help="only every N-th prompt: a sample with the file's mixture")
     parser.add_argument("--limit", type=int, help="no more than N prompts")
     parser.add_argument("--max-tokens", type=int, default=Plan.max_tokens)
     parser.add_argument("--repeats", type=int, default=Plan.repeats)
@@ -65,7 +66,7 @@ def main() -> None:
         contenders = chosen(args.contenders)
     except ValueError as error:
         sys.exit(str(error))
-    prompts, eos = tokenized(choose(load_prompts(args.data), args.per_category)[: args.limit])
+    prompts, eos = tokenized(choose(load_prompts(args.data), args.per_category)[:: args.every][: args.limit])
     plan = Plan(args.max_tokens, args.repeats, args.batch, args.threads)
     about = {"command": command("benchmarks.peers"), "model": MODEL, "machine": machine(), "load": load, **asdict(plan)}
     report = about | compare(contenders, prompts, eos, plan)
