@@ -1,6 +1,6 @@
 """Plain and speculative decoding, ours and transformers', on the same prompts, interleaved.
 
-python -m benchmarks.decode [--data FILE --per-category 2] [--repeats 3] [--max-tokens 64] [--output docs/decoding.md]
+python -m benchmarks.decode [--data FILE --per-category 2] [--repeats 3] [--max-tokens 64] [--output FILE]
 
 Every repetition decodes every prompt with every contender, in an order that rotates. A contender's time is that of the
 whole call, prefill included, because transformers does not report it apart. Ratios are against our own engine with the
