@@ -24,7 +24,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 
-import hypothesis  # noqa: F401
+import hypothesis  # noqa: F401 - loaded here, once, and not by every child
 import pytest
 import torch
 from rich.console import Console

