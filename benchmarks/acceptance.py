@@ -13,12 +13,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from benchmarks.passes import seconds
 from benchmarks.results import save
 from specdec.cache.paged import PagedCache
 from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
@@ -77,13 +77,6 @@ def judging(rule: Rule, logits: Tensor, drawn: bool) -> Callable[[], int]:
             tokens = [rule.draw(row, key, depth, [depth])[0][0] for depth, row in enumerate(rows[:GAMMA])]
         trees.append(DraftTree.chain(tokens, q))
     return lambda: sum(len(verdict.path) for verdict in rule.accept(trees, scores, keys))
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Of one call."""
-    began = perf_counter()
-    call()
-    return perf_counter() - began
 
 
 @torch.inference_mode()

@@ -70,7 +70,7 @@ def _run(model: NativeModel, cache: PagedCache, rows: int) -> None:
     model.forward(RaggedBatch.build([part]), cache)
 
 
-def seconds(call: Callable[[], None]) -> float:
+def seconds(call: Callable[[], object]) -> float:
     """Of one call."""
     began = perf_counter()
     call()
