@@ -15,6 +15,8 @@ from specdec.drafters.base import Drafter, TargetHandle
 from specdec.drafting import Drafting
 from specdec.errors import ConfigError, NumericalError, SpecdecError
 from specdec.intake import Intake
+from specdec.kernels.cpu.threads import torch_on_one_thread
+from specdec.kernels.rows import RowMaxima
 from specdec.models.base import CausalLM, RaggedBatch
 from specdec.models.cost import cost_curve
 from specdec.request import Request, TextPiece
@@ -143,6 +145,7 @@ class Engine:
             self._finish(request)
 
     @torch.inference_mode()
+    @torch_on_one_thread()
     def step(self) -> list[StepOutput]:
         """Runs one pass. Returns what each request that decoded, or failed, gained; prefilling ones are silent."""
         self._clock.start()
@@ -163,12 +166,15 @@ class Engine:
         self._clock.divide([part.share(tree) for part, tree in zip(plan, trees, strict=True)])
         return outputs
 
-    def _forward(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree]) -> list[Tensor]:
-        """Logits of each request: [N + 1, V] for the last committed token and the draft nodes; [0, V] in prefill."""
+    def _forward(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree]) -> Sequence[Tensor | RowMaxima]:
+        """Logits of each request: [N + 1, V] for the last committed token and the draft nodes; [0, V] in prefill. Where
+        no request looks at more of them, their argmax."""
         parts = [part.rows(tree, self.cache) for part, tree in zip(plan, trees, strict=True)]
         batch = RaggedBatch.build(parts, self.cache.keys[0].device)
-        logits = self.model.forward(batch, self.cache)
-        return list(torch.split(logits, [len(part.logit_rows) for part in parts]))
+        counts = [len(part.logit_rows) for part in parts]
+        if all(part.request.by_argmax or not part.decodes for part in plan):
+            return self.model.argmax(batch, self.cache).split(counts)
+        return torch.split(self.model.forward(batch, self.cache), counts)
 
     def _decide(self, decoding: Sequence[_Decoded]) -> list[StepOutput]:
         """Lets each request's rule judge its tree, then commits what it keeps."""
@@ -182,11 +188,7 @@ class Engine:
             else:
                 groups.setdefault(id(item.request.rule), []).append(item)
         for group in groups.values():
-            rule = group[0].request.rule
-            verdicts = rule.accept(
-                [item.tree for item in group], [item.scores for item in group], [item.request.key() for item in group]
-            )
-            outputs.extend(self._commit(item, verdict) for item, verdict in zip(group, verdicts, strict=True))
+            outputs.extend(self._commit(item, verdict) for item, verdict in zip(group, _verdicts(group), strict=True))
         return outputs
 
     def _commit(self, item: _Decoded, verdict: Verdict) -> StepOutput:
@@ -200,6 +202,7 @@ class Engine:
         tokens = request.tokens[before:]
         if request.params.logprobs:
             rows = [0, *(node + 1 for node in path)][: len(tokens)]
+            assert isinstance(item.logits, Tensor)  # such a request is not judged by argmax
             request.logprobs.extend(log_probability(item.logits[rows], tokens).tolist())
         request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path))
         if request.finished:
@@ -226,8 +229,9 @@ class _Decoded:
 
     part: Scheduled
     tree: DraftTree
-    logits: Tensor
-    scores: Tensor = field(init=False)
+    logits: Tensor | RowMaxima
+    scores: Tensor | None = None
+    """None where the argmax is enough."""
 
     @property
     def request(self) -> Request:
@@ -235,5 +239,18 @@ class _Decoded:
 
     def score(self) -> None:
         """Applies the request's sampling transform to every row, each with its own history."""
+        if isinstance(self.logits, RowMaxima):
+            self.request.transform.require_mass(self.logits.values)
+            return
         paths = [(), *(self.tree.prefix(node) for node in range(len(self.tree)))]
         self.scores = self.request.transform.scores(self.logits, paths)
+
+
+def _verdicts(group: Sequence[_Decoded]) -> list[Verdict]:
+    """Of requests that share a rule."""
+    rule = group[0].request.rule
+    tokens = [item.logits.tokens for item in group if isinstance(item.logits, RowMaxima)]
+    if tokens:  # of one of a pass, so of all
+        return [rule.accept_argmax(item.tree, rows) for item, rows in zip(group, tokens, strict=True)]
+    scores = [item.scores for item in group if item.scores is not None]
+    return rule.accept([item.tree for item in group], scores, [item.request.key() for item in group])

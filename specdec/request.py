@@ -67,6 +67,11 @@ class Request:
         """Whether nothing more will come."""
         return self.finish_reason is not None
 
+    @property
+    def by_argmax(self) -> bool:
+        """Whether the argmax of each row of logits is all that its next tokens depend on, and all that is reported."""
+        return self.rule.by_argmax and self.transform.identity and not self.params.logprobs
+
     def key(self) -> StepKey:
         """Random numbers of the step that starts after the committed tokens."""
         return StepKey(self.random, anchor=len(self.tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ from specdec import (
     SpecdecError,
 )
 from specdec.cache.paged import PagedCache
+from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
+from specdec.models.native import NativeModel
 from specdec.models.transformers import TransformersModel
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, drain, outputs, run, small_engine
 from tests.tiny import VOCAB_SIZE, llama, llama_module
@@ -203,6 +206,32 @@ def test_logprobs_are_those_of_the_target_before_the_transform() -> None:
     assert torch.allclose(torch.tensor(request.logprobs, dtype=torch.float64), want, atol=2e-4)
 
 
+@pytest.mark.parametrize(
+    ("drafter", "params", "stored"),
+    [
+        ("ngram tree", SamplingParams(), False),
+        ("early exit", SamplingParams(), False),
+        ("early exit", SamplingParams(logprobs=True), True),
+        ("ngram", SamplingParams(repetition_penalty=1.2), True),
+        ("ngram", SamplingParams(temperature=0.7), True),
+    ],
+)
+def test_logits_are_made_only_for_requests_that_look_at_them(
+    drafter: str, params: SamplingParams, stored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> Tensor:
+        raise SpecdecError("someone wants all logits")
+
+    monkeypatch.setattr(NativeModel, "forward", refuse)
+    engine = Engine(NativeModel(llama_module(0)), DRAFTERS[drafter](), config=EngineConfig(num_blocks=64))
+    engine.add([1, 2, 3], replace(params, max_tokens=LENGTH))
+    if stored:
+        with pytest.raises(SpecdecError, match="all logits"):
+            drain(engine)
+    else:
+        drain(engine)
+
+
 class Poisoned:
     """A model whose logits are NaN after one token."""
 
@@ -216,6 +245,9 @@ class Poisoned:
         logits = self._model.forward(batch, cache).clone()
         logits[batch.token_ids[batch.logit_rows] == self._token] = float("nan")
         return logits
+
+    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
+        return RowMaxima.of(self.forward(batch, cache))
 
 
 def test_nan_logits_fail_their_own_request_only(greedy_reference: list[list[int]]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdec.cache.paged import PagedCache
 from specdec.drafters.base import DraftRequest
+from specdec.kernels.rows import RowMaxima
 from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
 from specdec.verify.tree import ROOT, DraftTree
 
@@ -59,6 +60,13 @@ class GrowingTree:
             if q is not None:
                 self.q.extend([q] * len(drawn))
 
+    def lengthen(self, best: RowMaxima) -> None:
+        """Adds the argmax of the one row that was just run to a chain."""
+        self.request.transform.require_mass(best.values)
+        self.level_start = len(self.tokens)
+        self.parents.append(self.level_start - 1)
+        self.tokens.extend(best.tokens)
+
     def tree(self) -> DraftTree:
         """The draft as it stands."""
         return DraftTree(tuple(self.tokens), tuple(self.parents), torch.stack(self.q) if self.q else None)
@@ -75,9 +83,12 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, cache: PagedCache,
         tree for tree in trees if tree.depth > level and (level == 0 or tree.level_start < len(tree.tokens))
     ]:
         batch = RaggedBatch.build([tree.rows(cache) for tree in active], device)
-        logits = model.forward(batch, cache)
-        counts = [1 if not tree.tokens else len(tree.tokens) - tree.level_start for tree in active]
-        for tree, rows in zip(active, torch.split(logits, counts), strict=True):
-            tree.grow(rows, branches)
+        if branches == 1 and all(tree.request.by_argmax for tree in active):
+            for tree, best in zip(active, model.argmax(batch, cache).split([1] * len(active)), strict=True):
+                tree.lengthen(best)
+        else:
+            counts = [1 if not tree.tokens else len(tree.tokens) - tree.level_start for tree in active]
+            for tree, rows in zip(active, torch.split(model.forward(batch, cache), counts), strict=True):
+                tree.grow(rows, branches)
         level += 1
     return [tree.tree() for tree in trees]

@@ -54,6 +54,11 @@ class DraftRequest:
     rule: Rule
     key: StepKey
 
+    @property
+    def by_argmax(self) -> bool:
+        """Whether a single candidate is always the argmax of the drafter's logits."""
+        return self.rule.by_argmax and self.transform.identity
+
     def draw(self, logits: Tensor, prefix: Sequence[int], lanes: Sequence[int]) -> tuple[list[int], Tensor | None]:
         """Draws candidates for one node from a drafter's logits, as the rule's proof requires.
 

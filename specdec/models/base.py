@@ -13,6 +13,7 @@ from torch import Tensor
 from specdec.cache import KVLayout, PagedCache
 from specdec.kernels.attention import SequenceKeys
 from specdec.kernels.attention.native import SequenceTable
+from specdec.kernels.rows import RowMaxima
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,9 @@ class CausalLM(Protocol):
 
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
         """Runs the batch, writes its keys and values into the cache, returns logits, float32 [R, vocab_size]."""
+
+    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
+        """As `forward`, where the largest logit of each row is all that is wanted: the others are not stored."""
 
     def truncated(self, num_layers: int) -> CausalLM:
         """The same weights with only the first `num_layers` layers, then the final norm and head.

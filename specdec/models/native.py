@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,7 +16,9 @@ from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import MAX_HEAD_SIZE, key_values
 from specdec.kernels.cpu import native
+from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
+from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -130,15 +133,24 @@ class NativeModel:
 
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
         """See `CausalLM.forward`."""
-        rows = len(batch.logit_rows)
-        logits, best = torch.empty(rows, self.vocab_size), torch.empty(rows, 2, dtype=torch.int64)
-        model = self._struct
+        logits = torch.empty(len(batch.logit_rows), self.vocab_size)
+        self._run(batch, cache, logits)
+        return logits
+
+    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
+        """See `CausalLM.argmax`."""
+        best = self._run(batch, cache, None)
+        return RowMaxima([each.token for each in best], [each.value for each in best])
+
+    def _run(self, batch: RaggedBatch, cache: PagedCache, logits: Tensor | None) -> Sequence[native.Best]:
+        """One pass. Fills `logits`, float32 [R, vocab_size], if they are wanted; returns each row's largest."""
+        model, best = self._struct, (native.Best * len(batch.logit_rows))()
         model.layers = self._layers_on(cache)
         parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
-        sizes = (len(batch.token_ids), rows)
+        sizes = (len(batch.token_ids), len(batch.logit_rows))
         call = native.Batch(*sizes, *(tensor.data_ptr() for tensor in parts), batch.table.struct)
-        self._kernels.forward(model, call, logits.data_ptr(), best.data_ptr(), torch.get_num_threads())
-        return logits
+        self._kernels.forward(model, call, native.address(logits), best, num_threads())
+        return list(best)
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from specdec.cache.paged import PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import kernels_for
+from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
 from specdec.models.early_exit import with_layers
 from specdec.models.packing import make_row_invariant
@@ -68,6 +69,10 @@ class TransformersModel:
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
         """See `CausalLM.forward`."""
         return run(self.module, batch, PagedPass(batch, cache, self._kernels))
+
+    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
+        """See `CausalLM.argmax`. The head is the model's own, and makes all logits."""
+        return RowMaxima.of(self.forward(batch, cache))
 
     def _warn_of(self, unpacked: list[str]) -> None:
         if unpacked:

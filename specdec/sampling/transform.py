@@ -64,6 +64,11 @@ class LogitsTransform:
         self._count_tensors: tuple[Tensor, Tensor] | None = None
         self._tail = self._end_of(prompt)
 
+    @property
+    def identity(self) -> bool:
+        """Whether scores are the logits themselves, whatever the path."""
+        return self.params.greedy and not self._edits
+
     def append(self, tokens: Sequence[int]) -> None:
         """Commits output tokens: later rows follow them.
 
@@ -104,8 +109,19 @@ class LogitsTransform:
         if self._banned_after:
             for r, path in enumerate(paths):
                 scores[r, self._banned(path)] = -math.inf
-        self._require_mass(scores)
+        self.require_mass(largest for _, largest in map(argmax, scores))
         return scores if self.params.greedy else self._warp(scores)
+
+    def require_mass(self, largest: Iterable[float]) -> None:
+        """Raises NumericalError unless every row's largest score, as given, is finite."""
+        for index, value in enumerate(largest):
+            if value == -math.inf:
+                raise NumericalError(f"Row {index}: every token is banned. Relax bad_words or the logit mask.")
+            if not math.isfinite(value):
+                raise NumericalError(
+                    f"Row {index}: the largest logit is {value}. Check the weights, use a wider dtype "
+                    "(dtype='float32'), or bring penalties and logit_bias closer to their defaults."
+                )
 
     def _warp(self, scores: Tensor) -> Tensor:
         params = self.params
@@ -158,14 +174,3 @@ class LogitsTransform:
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise ConfigError(f"Token id {token} in {what}: give ids in [0, {self.vocab_size}).")
-
-    def _require_mass(self, scores: Tensor) -> None:
-        for index, row in enumerate(scores):
-            _, largest = argmax(row)
-            if largest == -math.inf:
-                raise NumericalError(f"Row {index}: every token is banned. Relax bad_words or the logit mask.")
-            if not math.isfinite(largest):
-                raise NumericalError(
-                    f"Row {index}: the largest logit is {largest}. Check the weights, use a wider dtype "
-                    "(dtype='float32'), or bring penalties and logit_bias closer to their defaults."
-                )

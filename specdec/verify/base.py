@@ -64,6 +64,8 @@ class Rule(ABC):
     """Whether `draw` returns the distribution it drew from. Without it drafts count as deterministic."""
     draft_invariant: ClassVar[bool] = False
     """Whether the text is a function of (seed, prompt, p) alone, the same whatever is drafted and how much."""
+    by_argmax: ClassVar[bool] = False
+    """Whether the first largest score of every row is all it looks at; it has `accept_argmax` then."""
     trees: ClassVar[bool] = True
     """Whether a node may have several candidates."""
     deterministic_trees: ClassVar[bool] = True
@@ -103,6 +105,10 @@ class Rule(ABC):
     @abstractmethod
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """The verdict for one sequence. `scores`: float32 [N + 1, V]."""
+
+    def accept_argmax(self, tree: DraftTree, tokens: Sequence[int]) -> Verdict:
+        """The verdict that `accept_one` gives on scores whose first largest is at `tokens`, one per row."""
+        raise NotImplementedError(f"Rule {self.name!r} needs all scores.")
 
     def accept(self, trees: Sequence[DraftTree], scores: Sequence[Tensor], keys: Sequence[StepKey]) -> list[Verdict]:
         """Verdicts for a ragged batch; each is a function of its own tree, scores and key.

@@ -17,6 +17,7 @@ class GreedyRule(Rule):
 
     name = "greedy"
     draft_invariant = True
+    by_argmax = True
 
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:
         """The drafter's most probable tokens, best first."""
@@ -32,6 +33,10 @@ class GreedyRule(Rule):
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """Walks down the tree along the target's argmax."""
         return walk_matching(tree, lambda row, depth: argmax(scores[row])[0])
+
+    def accept_argmax(self, tree: DraftTree, tokens: Sequence[int]) -> Verdict:
+        """The same, where the argmax is known."""
+        return walk_matching(tree, lambda row, depth: tokens[row])
 
     def law(self, draft: ExactDraft) -> Law:
         """One verdict."""

@@ -17,7 +17,9 @@ from specdec import Engine, EngineConfig, SamplingParams
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.linear import KINDS
 from specdec.kernels.linear.reference import quantize_rows
+from specdec.models.base import RaggedBatch
 from specdec.models.native import NativeModel, why_not
+from specdec.models.transformers import TransformersModel
 from tests.engines import DRAFTERS, outputs, run
 from tests.kernels.variants import ARCHITECTURES, kernels, threads
 from tests.models.bench import (
@@ -293,6 +295,39 @@ def test_logits_come_for_the_rows_that_were_asked_for(wanted: list[int]) -> None
     assert torch.equal(logits, bench.run(bench.part(0, TREE, TREE_PARENTS))[wanted])
     bench.keep(0, TREE, TREE_PATHS[4])
     assert branches(PROMPT, TREE)[4] == bench.texts[0]
+
+
+@every_kind
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("vocab_size", [101, 128])
+def test_the_argmax_is_that_of_the_logits(kind: str, number: int, vocab_size: int) -> None:
+    module = make_module("Llama", LLAMA | {"vocab_size": vocab_size})
+    head = module.get_output_embeddings().weight.data
+    head[70:] = head[:-70]  # ties: the first of equals counts
+    bench = Bench(NativeModel(module, kind=kind))
+    batch = RaggedBatch.build([bench.part(0, TREE, TREE_PARENTS, logit_rows=[5, 0, 6, 2])])
+    with threads(number):
+        logits = bench.model.forward(batch, bench.cache)
+        best = bench.model.argmax(batch, bench.cache)
+    assert best.tokens == [int(row.argmax()) for row in logits]
+    assert best.values == logits.amax(1).tolist()
+    assert best.tokens == TransformersModel.argmax(bench.model, batch, bench.cache).tokens  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("broken", [(), (0,), (100,), (3, 90)], ids=str)
+def test_the_argmax_of_no_numbers_says_so(broken: tuple[int, ...]) -> None:
+    """Weights are finite, but their products need not be."""
+    module = make_module("Llama", LLAMA)
+    weights = module.get_output_embeddings().weight.data
+    weights[list(broken)] = torch.tensor([1e37, -1e37]).repeat(weights.shape[1] // 2)
+    module.model.norm.weight.data *= 1e3  # type: ignore[union-attr, operator]
+    bench = Bench(NativeModel(module))
+    batch = RaggedBatch.build([bench.part(0, [4])])
+    [logits], best = bench.model.forward(batch, bench.cache), bench.model.argmax(batch, bench.cache)
+    largest = logits.max()  # NaN counts as the largest
+    assert bool(largest.isfinite()) == (not broken)
+    assert best.values[0] == largest or (math.isnan(best.values[0]) and largest.isnan())
+    assert best.tokens[0] == int(logits.argmax())
 
 
 GPT2 = {"vocab_size": 101, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32}

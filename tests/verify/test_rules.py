@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from specdec.errors import ConfigError, NumericalError, SpecdecError
+from specdec.kernels.rows import RowMaxima
 from specdec.randomness import RandomSource, Stream
 from specdec.registry import RULES
 from specdec.sampling import SamplingParams
@@ -151,6 +152,15 @@ def token_trees(draw: st.DrawFn) -> DraftTree:
     size = draw(st.integers(0, 9))
     parents = [draw(st.integers(ROOT, node - 1)) for node in range(size)]
     return DraftTree(tuple(draw(st.integers(0, 3)) for _ in range(size)), tuple(parents))
+
+
+@given(token_trees(), st.integers(0, 10**6))
+@pytest.mark.parametrize("name", [name for name in RULES.names() if RULES.get(name).by_argmax])
+def test_a_rule_that_needs_the_argmax_alone_gives_the_same_verdict_on_it(name: str, tree: DraftTree, seed: int) -> None:
+    rule = RULES.create(name)
+    scores = random_scores(seed, len(tree) + 1, V).round()  # with ties
+    [verdict] = rule.accept([tree], [scores], [key(seed)])
+    assert rule.accept_argmax(tree, RowMaxima.of(scores).tokens) == verdict
 
 
 @given(token_trees(), st.integers(0, 2**64 - 1), st.integers(0, 1000))

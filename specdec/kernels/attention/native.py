@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels.cpu import native
+from specdec.kernels.cpu.threads import num_threads
 
 CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 MAX_HEAD_SIZE = 256
@@ -91,7 +92,7 @@ def native_attention(
     query = query.float().contiguous()
     out = torch.empty(rows, heads, size)
     shape = native.Shape(heads, kv_heads, size, scale, window or 0, softcap or 0.0)
-    kernels.attention(query.data_ptr(), cache, shape, table.struct, out.data_ptr(), torch.get_num_threads())
+    kernels.attention(query.data_ptr(), cache, shape, table.struct, out.data_ptr(), num_threads())
     return out
 
 

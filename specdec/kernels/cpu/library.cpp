@@ -26,7 +26,7 @@ EXPORT const char* specdec_isa() {
 // many there are.
 EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
-                   sizeof(Batch)};
+                   sizeof(Batch), sizeof(Best)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;

@@ -124,7 +124,7 @@ INLINE void run_layer(Team& team, const Model& model, const Layer& layer, const 
   team.barrier();
 }
 
-// Logits [logit_rows, vocab_size], and of every row the largest and the first token that has it.
+// Logits [logit_rows, vocab_size], unless null, and of every row the largest and the first token that has it.
 static void forward(const Model& model, const Batch& batch, float* logits, Best* best, int threads) {
   static Workspace space;
   parallel(threads, [&](Team& team, int thread) {

@@ -67,7 +67,13 @@ class Batch(Structure):
                 ("write_slots", c_void_p), ("logits_of", c_void_p), ("sequences", Sequences)]  # fmt: skip
 
 
-MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch)
+class Best(Structure):
+    """linear/cpu.h"""
+
+    _fields_ = [("value", c_float), ("token", c_int64)]
+
+
+MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best)
 SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "specdec_isa": ([], c_char_p),
     "specdec_sizes": ([POINTER(c_int64), c_int64], c_int64),

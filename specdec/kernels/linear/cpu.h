@@ -266,20 +266,21 @@ struct Best {
   int64_t token;
 };
 
-// Stores logits, and keeps each row's largest with its first token. A NaN is reported as the largest.
+// Stores logits, if they are wanted, and keeps each row's largest with its first token. A NaN is reported as the largest.
 struct StoreLogits {
-  float* out;
+  float* out;  // or null
   int64_t width;
   Best* best;  // [rows], this thread's own
   INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
-    Store{out, width}(panel, row, values);
+    if (out) Store{out, width}(panel, row, values);
     Best& b = best[row];
     vi larger = {};
     for (int v = 0; v < NV; v++) larger |= ~(values[v] <= b.value);
     int64_t any = 0;
     for (int i = 0; i < W; i++) any |= larger[i];
     if (!any) return;
-    const float* x = out + row * width + panel * PANEL;
+    alignas(64) float x[PANEL];
+    for (int v = 0; v < NV; v++) store(x + v * W, values[v]);
     for (int64_t i = 0; i < PANEL && panel * PANEL + i < width; i++)
       if (!(x[i] <= b.value) && b.value == b.value) b = {x[i], panel * PANEL + i};
   }

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from specdec.kernels.cpu import native
 from specdec.kernels.cpu.memory import in_huge_pages
+from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear.reference import quantize_rows
 
 PANEL, TILE_WORDS = 32, 16
@@ -45,7 +46,7 @@ class PackedLinear:
         assert kernels is not None
         rows = x.reshape(-1, x.shape[-1]).float().contiguous()
         out = torch.empty(rows.shape[0], self.width)
-        threads = torch.get_num_threads()
+        threads = num_threads()
         kernels.linear(self.struct, rows.data_ptr(), rows.shape[0], out.data_ptr(), self.width, threads)
         return out.view(*x.shape[:-1], self.width)
 

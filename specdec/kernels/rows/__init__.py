@@ -6,13 +6,39 @@ walks it in a fixed order, so the rows beside it cannot change its bits; and non
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import byref, c_float
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from torch import Tensor
 
 from specdec.kernels.cpu import native
 from specdec.kernels.rows import reference
 from specdec.randomness import RandomSource, Stream
+
+
+class RowMaxima(NamedTuple):
+    """Of every row its first largest value.
+
+    Args:
+        tokens: where it is. Means nothing where the value is -inf.
+        values: what it is; a NaN counts as the largest.
+    """
+
+    tokens: Sequence[int]
+    values: Sequence[float]
+
+    @classmethod
+    def of(cls, rows: Tensor) -> RowMaxima:
+        """Of rows that exist, float [R, V]."""
+        found = [argmax(row) for row in rows]
+        return cls([token for token, _ in found], [value for _, value in found])
+
+    def split(self, counts: Sequence[int]) -> list[RowMaxima]:
+        """The first `counts[0]` rows, the next `counts[1]`, and so on."""
+        ends = list(accumulate(counts, initial=0))
+        return [RowMaxima(self.tokens[a:b], self.values[a:b]) for a, b in pairwise(ends)]
 
 
 def argmax(row: Tensor) -> tuple[int, float]:
