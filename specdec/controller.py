@@ -2,7 +2,7 @@
 
 A drafted token at depth i is worth its chance to be accepted, the product of the acceptance rates down to it; what it
 costs is one more row of the pass. The rows of a whole batch compete: they are taken in the order of their worth, as
-long as expected tokens per second rise.
+long as expected tokens per second rise; and none if that would not pay clearly.
 
 The decision rests on what was known before anything was drawn (a later draw must not decide whether an earlier one is
 kept), and it looks at the whole batch. So it is used only for rules whose text does not depend on the draft at all.
@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from specdec.models.cost import CostCurve
+from specdec.models.cost import CostCurve, LiveCurve
 from specdec.verify.tree import DraftTree
 
 PRIOR_RATE, PRIOR_WEIGHT = 0.6, 4.0
 """What is believed of an acceptance rate that was never seen: enough to try it."""
 POOL_WEIGHT = 12.0
 """Observations of one request that count as much as those of all others together."""
+MARGIN, MOST_MARGIN = 0.03, 0.15
+"""Drafts of a batch must promise so much more speed than none for every further sequence: the most promising of many
+guesses promises too much, and the sequence that gains least decides when the batch is done."""
 MEMORY = 0.97
 """What is left of an observation after one more: texts change, and what was given up must be tried again."""
 
@@ -55,11 +58,11 @@ class DraftController:
     """Chooses the depth of every draft of a batch.
 
     Args:
-        curve: seconds of a pass by its rows.
+        curve: seconds of a pass by its rows, as measured beforehand; what passes take is learnt from then on.
     """
 
     def __init__(self, curve: CostCurve) -> None:
-        self._curve = curve
+        self._curve = LiveCurve(curve)
         self._pool = _Rates()
         self._requests: dict[int, _Rates] = {}
 
@@ -82,7 +85,8 @@ class DraftController:
         worth.sort(key=lambda item: (-item[0], item[2]))
         rows = other_rows + len(requests)
         tokens = float(len(requests))
-        best, kept, levels = tokens / self._curve(rows), 0, 0
+        margin = 1 + min(MARGIN * (len(requests) - 1), MOST_MARGIN)
+        best, kept, levels = margin * tokens / self._curve(rows), 0, 0
         for count, (chance, _, depth) in enumerate(worth, 1):
             tokens += chance
             levels = max(levels, depth + 1)
@@ -101,6 +105,10 @@ class DraftController:
                 rates.at(tree.kind, 0).fade()
             for depth in range(min(num_accepted + 1, tree.depth)):
                 rates.at(tree.kind, depth).observe(depth < num_accepted)
+
+    def timed(self, rows: int, seconds: float) -> None:
+        """Learns from what a pass took."""
+        self._curve.observe(rows, seconds)
 
     def release(self, request: int) -> None:
         """Forgets a request that ended."""

@@ -56,6 +56,11 @@ class Drafting:
         if self._controller is not None:
             self._controller.observe(request_id, tree, len(path))
 
+    def timed(self, rows: int, seconds: float) -> None:
+        """Tells what the target's pass took."""
+        if self._controller is not None:
+            self._controller.timed(rows, seconds)
+
     def finished(self, request_id: int) -> None:
         """Forgets a request."""
         if self._controller is not None:

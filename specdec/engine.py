@@ -24,6 +24,7 @@ from specdec.sampling import SamplingParams, log_probability
 from specdec.scheduler import Scheduled, Scheduler
 from specdec.storage import cache_dir
 from specdec.tracking.clock import StepClock
+from specdec.verdicts import Decoded, decide
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.select import AUTO
 from specdec.verify.tree import DraftTree
@@ -156,13 +157,18 @@ class Engine:
             trees = self.drafting.propose(plan)
         with self._clock.measure("verify"):
             logits = self._forward(plan, trees)
-        decoding: list[_Decoded] = []
+        num_rows = sum(len(part.tail) + len(tree) for part, tree in zip(plan, trees, strict=True))
+        self.drafting.timed(num_rows, self._clock.spent("verify"))
+        decoded: list[Decoded] = []
         for part, tree, rows in zip(plan, trees, logits, strict=True):
             if part.decodes:
-                decoding.append(_Decoded(part, tree, rows))
+                decoded.append(Decoded(part, tree, rows))
             else:
                 self.cache.commit(part.request.id, len(part.tail))
-        outputs = self._decide(decoding)
+        outputs = [
+            self._fail(item.request, verdict) if isinstance(verdict, NumericalError) else self._commit(item, verdict)
+            for item, verdict in decide(decoded, self.model.judges_on_device)
+        ]
         self._clock.divide([part.share(tree) for part, tree in zip(plan, trees, strict=True)])
         return outputs
 
@@ -176,22 +182,7 @@ class Engine:
             return self.model.argmax(batch, self.cache).split(counts)
         return torch.split(self.model.forward(batch, self.cache), counts)
 
-    def _decide(self, decoding: Sequence[_Decoded]) -> list[StepOutput]:
-        """Lets each request's rule judge its tree, then commits what it keeps."""
-        outputs: list[StepOutput] = []
-        groups: dict[int, list[_Decoded]] = {}
-        for item in decoding:
-            try:
-                item.score()
-            except NumericalError as error:
-                outputs.append(self._fail(item.request, error))
-            else:
-                groups.setdefault(id(item.request.rule), []).append(item)
-        for group in groups.values():
-            outputs.extend(self._commit(item, verdict) for item, verdict in zip(group, _verdicts(group), strict=True))
-        return outputs
-
-    def _commit(self, item: _Decoded, verdict: Verdict) -> StepOutput:
+    def _commit(self, item: Decoded, verdict: Verdict) -> StepOutput:
         """Keeps the accepted path in the cache, appends its tokens, and tells the drafter."""
         request, tree, path = item.request, item.tree, verdict.path
         tail = len(item.part.tail)
@@ -221,36 +212,3 @@ class Engine:
         """Frees everything that a request holds."""
         self.scheduler.finish(request)
         self.drafting.finished(request.id)
-
-
-@dataclass(eq=False)
-class _Decoded:
-    """A request between the target pass and its verdict."""
-
-    part: Scheduled
-    tree: DraftTree
-    logits: Tensor | RowMaxima
-    scores: Tensor | None = None
-    """None where the argmax is enough."""
-
-    @property
-    def request(self) -> Request:
-        return self.part.request
-
-    def score(self) -> None:
-        """Applies the request's sampling transform to every row, each with its own history."""
-        if isinstance(self.logits, RowMaxima):
-            self.request.transform.require_mass(self.logits.values)
-            return
-        paths = [(), *(self.tree.prefix(node) for node in range(len(self.tree)))]
-        self.scores = self.request.transform.scores(self.logits, paths)
-
-
-def _verdicts(group: Sequence[_Decoded]) -> list[Verdict]:
-    """Of requests that share a rule."""
-    rule = group[0].request.rule
-    tokens = [item.logits.tokens for item in group if isinstance(item.logits, RowMaxima)]
-    if tokens:  # of one of a pass, so of all
-        return [rule.accept_argmax(item.tree, rows) for item, rows in zip(group, tokens, strict=True)]
-    scores = [item.scores for item in group if item.scores is not None]
-    return rule.accept([item.tree for item in group], scores, [item.request.key() for item in group])

@@ -9,6 +9,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # triton looks at it when it is imported
+
 from hypothesis import settings
 
 from specdec.models.loading import LoadedModel, load

@@ -9,7 +9,7 @@ import pytest
 
 from specdec import EngineConfig, SamplingParams
 from specdec.controller import DraftController
-from specdec.models.cost import ROWS, CostCurve, cost_curve
+from specdec.models.cost import ROWS, CostCurve, LiveCurve, cost_curve
 from specdec.verify.tree import DraftTree
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, outputs, run, small_engine
 from tests.tiny import llama
@@ -118,6 +118,7 @@ def test_nonsense_is_soon_given_up_and_prophecy_is_not(monkeypatch: pytest.Monke
     monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: TYPICAL)
     params = SamplingParams(max_tokens=100)
     [plain] = run(small_engine(DRAFTERS["none"]()), [[1, 2]], params)
+    monkeypatch.setattr(LiveCurve, "observe", lambda self, rows, seconds: None)  # a tiny model's passes cost nothing
     [good] = run(small_engine(ProphetDrafter([plain.tokens]), adaptive=True), [[1, 2]], params)
     monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: STEEP)
     [bad] = run(small_engine(NonsenseDrafter(), adaptive=True), [[1, 2]], params)
@@ -131,6 +132,41 @@ def test_a_rule_whose_text_depends_on_the_draft_is_left_alone(monkeypatch: pytes
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=3)
     [request] = run(small_engine(NonsenseDrafter(), "token", adaptive=True), [[1, 2]], params)
     assert request.stats.drafted_tokens >= 60
+
+
+def test_a_curve_of_another_day_is_soon_forgotten() -> None:
+    """Kept on a busy machine, a pass seemed to cost the same with any number of rows."""
+    stale = CostCurve(ROWS, tuple(0.3 + 0.001 * rows for rows in ROWS))
+
+    def truth(rows: int) -> float:
+        return 0.01 + 0.001 * rows
+
+    live = LiveCurve(stale)
+    for step in range(40):
+        for rows in (1, 8, 30):
+            live.observe(rows, truth(rows) * (20.0 if step == 20 else 1.0))  # once the machine was busy elsewhere
+    for rows in (1, 8, 30):
+        assert live(rows) == pytest.approx(truth(rows), rel=0.15)
+    assert 0.01 < live(64) < 0.1  # not seen, but it moved along
+    before = live(64)
+    live.observe(500, 9.0)  # a prefill is not on the curve
+    assert live(64) == before
+
+
+def test_a_controller_learns_what_passes_take() -> None:
+    controller = taught(FREE, {0: 3})
+    assert controller.depths([(0, 0, 4)]) == [4]
+    for _ in range(40):
+        for rows in (1, 2, 4, 8):
+            controller.timed(rows, float(rows))
+    assert controller.depths([(0, 0, 4)]) == [0]
+
+
+def test_a_batch_needs_a_clearer_gain_than_one_sequence_alone() -> None:
+    slight = CostCurve((1, 2, 9, 10), (1.0, 1.5, 1.5, 1.56))
+    controller = taught(slight, dict.fromkeys(range(9), 1))
+    assert controller.depths([(0, 0, 1)]) == [1]
+    assert sum(controller.depths([(request, 0, int(request == 0)) for request in range(9)])) == 0
 
 
 def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ FORBIDDEN = {
     "verify": ("specdec.engine", "specdec.scheduler", "specdec.generator", "specdec.request", "specdec.drafters",
                "specdec.models", "specdec.cache"),
     "models": ("specdec.engine", "specdec.scheduler", "specdec.generator", "specdec.drafters", "specdec.verify"),
-    "cache": ("specdec.engine", "specdec.models", "specdec.drafters", "specdec.verify", "specdec.kernels"),
+    "cache": ("specdec.engine", "specdec.models", "specdec.drafters", "specdec.verify"),
     "kernels": ("specdec.engine", "specdec.models", "specdec.drafters", "specdec.verify", "specdec.cache"),
     "sampling": ("specdec.engine", "specdec.models", "specdec.drafters", "specdec.verify", "specdec.cache"),
 }  # fmt: skip
@@ -47,7 +47,12 @@ def test_imports_point_one_way(path: Path) -> None:
 
 def test_no_module_outgrows_its_room() -> None:
     sizes = {names(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert {name: size for name, size in sizes.items() if size > MAX_LINES} == {}
+    assert {name: size for name, size in sizes.items() if size > _room(name)} == {}
+
+
+def _room(name: str) -> int:
+    """A GPU kernel stands in one file with what launches it."""
+    return 350 if name.endswith("/triton.py") and "/kernels/" in name else MAX_LINES
 
 
 def test_the_check_sees_an_import_inside_a_function(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ class KVLayout:
 
     @property
     def quantized(self) -> bool:
-        """Whether entries are 8-bit integers with a scale per token and head."""
-        return self.dtype == torch.int8
+        """Whether entries are 8-bit numbers with a scale per token and head."""
+        return self.dtype.itemsize == 1
 
     def bytes_per_token(self) -> int:
         """Bytes of one token's keys and values in all layers."""

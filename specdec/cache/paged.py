@@ -11,6 +11,7 @@ from torch import Tensor
 from specdec.cache.blocks import BlockAllocator
 from specdec.cache.layout import CacheUsage, KVLayout
 from specdec.errors import OutOfBlocksError, SpecdecError
+from specdec.kernels.device import triton_runs
 
 
 @dataclass
@@ -50,7 +51,9 @@ class PagedCache:
             tensors = [
                 torch.empty(shape, dtype=layout.dtype, device=layout.device) for _ in range(2 * layout.num_layers)
             ]
-            scales = [torch.empty(shape[:2]) for _ in range(2 * layout.num_layers * layout.quantized)]
+            scales = [
+                torch.empty(shape[:2], device=layout.device) for _ in range(2 * layout.num_layers * layout.quantized)
+            ]
             # Last: its free list is in real memory, and an absurd num_blocks must fail before that fills up.
             self._allocator = BlockAllocator(num_blocks)
         except (RuntimeError, MemoryError) as error:
@@ -125,12 +128,11 @@ class PagedCache:
         sequence.table, sequence.slots, sequence.reserved = [*table, *fresh], None, n
 
     def slots(self, seq: int) -> Tensor:
-        """Slot of every committed and reserved row in storage order, int64 [length + reserved]."""
+        """Slot of every committed and reserved row in storage order, int64 [length + reserved], on the host."""
         sequence = self._get(seq)
         if sequence.slots is None:
             table = torch.tensor(sequence.table, dtype=torch.int64)
-            slots = (table[:, None] * self.block_size + torch.arange(self.block_size)).flatten()
-            sequence.slots = slots.to(self.layout.device)
+            sequence.slots = (table[:, None] * self.block_size + torch.arange(self.block_size)).flatten()
         return sequence.slots[: sequence.length + sequence.reserved]
 
     def commit(self, seq: int, n: int) -> None:
@@ -155,10 +157,18 @@ class PagedCache:
         if moved := [(to, row) for to, row in enumerate(rows) if to != row]:
             slots = self.slots(seq)[sequence.length :]
             target, source = (slots[list(side)] for side in zip(*moved, strict=True))
-            for tensor in self._tensors:
-                # The right-hand side is gathered whole before anything is written: the two may overlap.
-                tensor[target] = tensor[source]
+            self._move(source, target)
         self.commit(seq, len(rows))
+
+    def _move(self, source: Tensor, target: Tensor) -> None:
+        """Copies entries from slots to slots that may overlap: all of `source` is read as it was."""
+        if triton_runs(self.layout.device):
+            from specdec.kernels.acceptance.commit import commit_paths
+
+            commit_paths(self._tensors, [(source.tolist(), target.tolist())])
+            return
+        for tensor in self._tensors:
+            tensor[target] = tensor[source]
 
     def truncate(self, seq: int, length: int) -> None:
         """Forgets committed tokens from `length` on, and any reservation."""

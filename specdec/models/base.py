@@ -13,6 +13,7 @@ from torch import Tensor
 from specdec.cache import KVLayout, PagedCache
 from specdec.kernels.attention import SequenceKeys
 from specdec.kernels.attention.native import SequenceTable
+from specdec.kernels.attention.plan import AttentionPlan
 from specdec.kernels.rows import RowMaxima
 
 
@@ -26,7 +27,7 @@ class SequenceRows:
 
     Args:
         tokens: token id of each row that is run.
-        slots: int64 [committed + rows], cache slot of every token in storage order.
+        slots: int64 [committed + rows], cache slot of every token in storage order, on the host.
         committed: number of tokens that the cache holds for good.
         parents: for each reserved row the reserved row it follows, -1 for the last committed token; None for a chain.
         first: number of reserved rows that have been run already.
@@ -103,7 +104,7 @@ class RaggedBatch:
         return cls(
             token_ids=torch.tensor(tokens, dtype=torch.int64, device=device),
             positions=torch.tensor(positions, dtype=torch.int64, device=device),
-            write_slots=torch.cat(write_slots),
+            write_slots=torch.cat(write_slots).to(device),
             logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
             parts=parts,
         )
@@ -120,7 +121,7 @@ class RaggedBatch:
             sequences.append(
                 SequenceKeys(
                     rows=slice(start, start + run),
-                    slots=part.slots[: part.committed + part.first + run],
+                    slots=part.slots[: part.committed + part.first + run].to(device),
                     positions=torch.cat([torch.arange(part.committed), reserved]).to(device),
                     query_positions=self.positions[start : start + run],
                     visible=None if visible is None else visible.to(device),
@@ -128,6 +129,24 @@ class RaggedBatch:
             )
             start += run
         return sequences
+
+    def plan(self, rows_per_tile: int) -> AttentionPlan:
+        """The same for the Triton kernel, which follows paths that are laid out in full. Made once a pass."""
+        if rows_per_tile not in self._plans:
+            self._plans[rows_per_tile] = AttentionPlan.build(
+                rows=[len(part.tokens) for part in self.parts],
+                committed=[part.committed for part in self.parts],
+                first=[part.first for part in self.parts],
+                slots=[part.slots[: part.committed + part.first + len(part.tokens)] for part in self.parts],
+                parents=[part.parents for part in self.parts],
+                rows_per_tile=rows_per_tile,
+                device=self.token_ids.device,
+            )
+        return self._plans[rows_per_tile]
+
+    @cached_property
+    def _plans(self) -> dict[int, AttentionPlan]:
+        return {}
 
     @cached_property
     def table(self) -> SequenceTable:
@@ -159,6 +178,10 @@ class CausalLM(Protocol):
     @property
     def kv_layout(self) -> KVLayout:
         """What one token costs in the cache."""
+
+    @property
+    def judges_on_device(self) -> bool:
+        """Whether verdicts are to be found by GPU kernels, where the logits are."""
 
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
         """Runs the batch, writes its keys and values into the cache, returns logits, float32 [R, vocab_size]."""

@@ -19,6 +19,10 @@ from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 CONTEXT = 128
 ROUNDS = 7
+FEW, MOST_PASSES = 3, 30
+"""Passes after which a point is known, and those that its mean goes back to at most."""
+OUTLIER = 3.0
+"""A pass that took more than so many times the mean was held up, and counts as no more than that."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,47 @@ class CostCurve:
         right = min(max(bisect_left(self.rows, rows), 1), len(self.rows) - 1)
         (r0, r1), (s0, s1) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
         return s0 + (s1 - s0) * (rows - r0) / (r1 - r0)
+
+
+class LiveCurve:
+    """A cost curve that follows what passes take now.
+
+    A curve that was kept may be from another day: from a busier machine, or from older kernels. Points that passes were
+    seen at are the mean of what was seen; the others move with them.
+
+    Args:
+        curve: what is believed before any pass was seen.
+    """
+
+    def __init__(self, curve: CostCurve) -> None:
+        self._prior = curve
+        self._rows = [rows for rows in ROWS if rows <= max(curve.rows[-1], 2)]
+        self._seen: dict[int, tuple[int, float]] = {}  # rows → passes that count, their mean over the prior's time
+        self._now = curve
+
+    def __call__(self, rows: int) -> float:
+        """Seconds of a pass of `rows` rows."""
+        return self._now(rows)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Learns from one pass. Longer ones than the curve's are left out."""
+        if rows > self._rows[-1]:
+            return
+        point = min(self._rows, key=lambda each: abs(each - rows))
+        count, mean = self._seen.get(point, (0, 0.0))
+        ratio = seconds / self._prior(rows)
+        if count >= FEW:
+            ratio = min(ratio, OUTLIER * mean)
+        count = min(count + 1, MOST_PASSES)
+        self._seen[point] = count, mean + (ratio - mean) / count
+        level = median(mean for _, mean in self._seen.values())
+        scaled: list[float] = []
+        for each in self._rows:
+            count, mean = self._seen.get(each, (0, 0.0))
+            doubt = max(FEW - count, 0)
+            factor = (count * mean + doubt * level) / (count + doubt)
+            scaled.append(max(factor * self._prior(each), *scaled[-1:], 0.0))
+        self._now = CostCurve(tuple(self._rows), tuple(scaled))
 
 
 def cost_curve(model: CausalLM, folder: Path | None = None) -> CostCurve:
@@ -78,7 +123,8 @@ def measure(model: CausalLM) -> CostCurve:
             times[rows].append(perf_counter() - began)
     seconds: list[float] = []
     for rows in ROWS:
-        seconds.append(max(median(times[rows]), *seconds[-1:], 0.0))
+        # The least: whatever else the machine does only adds to it.
+        seconds.append(max(min(times[rows]), *seconds[-1:], 0.0))
     return CostCurve(ROWS, tuple(seconds))
 
 

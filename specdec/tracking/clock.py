@@ -38,6 +38,10 @@ class StepClock:
         yield
         self._spent[what] += perf_counter() - began
 
+    def spent(self, what: Literal["draft", "verify"]) -> float:
+        """Seconds of this step so far."""
+        return self._spent[what]
+
     def divide(self, shares: Sequence[Share]) -> None:
         """Ends the step. Drafting and host work go to those that decode; without any, all of it is prefill."""
         draft, verify = self._spent["draft"], self._spent["verify"]

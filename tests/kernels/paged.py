@@ -23,7 +23,7 @@ TREE_TABLE = [
     "1.1.1.1",
 ]
 """Written by hand: which of the seven nodes (columns) lie on the path to each node (rows)."""
-UNIT = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9}
+UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 """Unit roundoff: half the spacing of numbers just above one."""
 
 

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric 8-bit rows: x ≈ q · scale, with the row's largest magnitude at ±127.
+def quantize_rows(x: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Tensor, Tensor]:
+    """Symmetric 8-bit rows: x ≈ q · scale, with the row's largest magnitude at the largest of the dtype (±127, ±448).
 
     Args:
-        x: float [N, K].
+        x: float [..., K].
+        dtype: int8 or float8_e4m3fn.
 
     Returns:
-        int8 [N, K], and float32 [N]; a row of zeros has scale 0.
+        `dtype` [..., K], and float32 [...]; a row of zeros has scale 0.
     """
-    x = x.float()
+    x, top = x.float(), 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
     largest = x.abs().amax(-1)
-    inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
-    return (x * inverse[:, None]).round().to(torch.int8), largest / 127.0
+    scaled = x * torch.where(largest > 0, top / largest, 0.0)[..., None]
+    return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), largest / top
 
 
 def linear(

@@ -1,0 +1,1 @@
+"""Compiling every Triton kernel for real GPUs where there is none."""

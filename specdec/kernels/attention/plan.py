@@ -1,0 +1,98 @@
+"""What the rows of a flat batch attend to, as the GPU kernels take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHAIN = 2**30
+"""Stands for "every position": so many keys of a chain's rows are shared by all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPlan:
+    """Which keys each row meets, and how rows are put together into tiles. All int32, on the kernels' device.
+
+    A tile is a few neighbouring rows of one sequence. A row at position i attends to positions 0 .. i of its own path.
+    The keys of positions below the tile's `shared` are the same for all its rows, and lie in `slots` one after the
+    other from the tile's first slot on; those above are in `paths`, row by row.
+
+    Args:
+        tiles: [tiles, 4]: first row, number of rows, place of the first slot in `slots`, `shared`.
+        positions: [rows], logical position; -1 for a row that is only padding.
+        path_starts: [rows], where the row's own slots begin in `paths`; unused in a chain.
+        slots, paths: cache slots.
+        longest: largest position of all rows, plus one.
+    """
+
+    tiles: Tensor
+    positions: Tensor
+    path_starts: Tensor
+    slots: Tensor
+    paths: Tensor
+    longest: int
+
+    @classmethod
+    def build(
+        cls,
+        rows: Sequence[int],
+        committed: Sequence[int],
+        first: Sequence[int],
+        slots: Sequence[Tensor],
+        parents: Sequence[Sequence[int] | None],
+        rows_per_tile: int,
+        device: torch.device | str = "cpu",
+    ) -> AttentionPlan:
+        """One entry per sequence, as for `SequenceTable.build`.
+
+        Args:
+            rows: how many rows of the flat batch are its own.
+            committed: tokens that the cache holds for good.
+            first: reserved rows that were run earlier in the step.
+            slots: int64 [committed + reserved rows so far], in storage order.
+            parents: for each reserved row the reserved row it follows, -1 for the last committed token; None for a
+                chain.
+            rows_per_tile: most rows of a tile.
+            device: where the kernels run.
+        """
+        tiles: list[tuple[int, int, int, int]] = []
+        positions: list[int] = []
+        path_starts: list[int] = []
+        paths: list[int] = []
+        begin = slot_start = 0
+        for count, kept, earlier, held, links in zip(rows, committed, first, slots, parents, strict=True):
+            shared = CHAIN if links is None else kept
+            tiles.extend(
+                (begin + at, min(rows_per_tile, count - at), slot_start, shared)
+                for at in range(0, count, rows_per_tile)
+            )
+            own = held[kept:].tolist() if links is not None else []
+            for row in range(earlier, earlier + count):
+                path_starts.append(len(paths))
+                if links is None:
+                    positions.append(kept + row)
+                    continue
+                path = [own[row]]
+                ancestor = links[row]
+                while ancestor >= 0:
+                    path.append(own[ancestor])
+                    ancestor = links[ancestor]
+                positions.append(kept + len(path) - 1)
+                paths.extend(reversed(path))
+            begin, slot_start = begin + count, slot_start + len(held)
+
+        def ints(values: Sequence[object]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int32).to(device)
+
+        joined = torch.cat(list(slots)) if slots else torch.empty(0)
+        return cls(
+            tiles=ints(tiles).view(-1, 4),
+            positions=ints(positions),
+            path_starts=ints(path_starts),
+            slots=joined.to(device=device, dtype=torch.int32),
+            paths=ints(paths or [0]),
+            longest=max(positions, default=-1) + 1,
+        )

@@ -1,0 +1,87 @@
+"""What a pass sends to the GPU: a few integer tensors, whose shapes are rounded up so that few different ones occur."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from specdec.kernels.attention.plan import AttentionPlan
+from specdec.models.base import RaggedBatch
+
+
+@dataclass(frozen=True, eq=False)
+class PassInputs:
+    """One pass, on the device.
+
+    Args:
+        tokens: int64 [rows].
+        slots: int32 [rows], where keys and values go; -1 for a row that is only padding.
+        logit_rows: int64 [logits], rows whose logits are wanted.
+        plan: what the rows attend to; its positions are those of the rows.
+    """
+
+    tokens: Tensor
+    slots: Tensor
+    logit_rows: Tensor
+    plan: AttentionPlan
+
+    @classmethod
+    def of(cls, batch: RaggedBatch, rows_per_tile: int) -> PassInputs:
+        """From a batch on the same device."""
+        return cls(batch.token_ids, batch.write_slots.int(), batch.logit_rows, batch.plan(rows_per_tile))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in a fixed order."""
+        plan = self.plan
+        return [self.tokens, self.slots, self.logit_rows, plan.tiles, plan.positions, plan.path_starts, plan.slots,
+                plan.paths]  # fmt: skip
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All that a captured graph depends on: the tensors' lengths, and the splits of the longest context."""
+        return (*(len(tensor) for tensor in self.tensors), self.plan.longest)
+
+    def padded(self, split: int) -> PassInputs:
+        """Lengths rounded up to powers of two, the longest context to whole splits of which there are a power of two.
+
+        What is added does nothing: tiles of no rows, rows at position -1 without a slot, logits of row 0.
+        """
+        plan = self.plan
+
+        def up(tensor: Tensor, value: int = 0) -> Tensor:
+            more = power_of_two(len(tensor)) - len(tensor)
+            return pad(tensor, (*(0, 0) * (tensor.dim() - 1), 0, more), value=value)
+
+        return PassInputs(
+            tokens=up(self.tokens),
+            slots=up(self.slots, -1),
+            logit_rows=up(self.logit_rows),
+            plan=replace(
+                plan,
+                tiles=up(plan.tiles),
+                positions=up(plan.positions, -1),
+                path_starts=up(plan.path_starts),
+                slots=up(plan.slots),
+                paths=up(plan.paths),
+                longest=power_of_two(-(-plan.longest // split)) * split,
+            ),
+        )
+
+    def copy_from(self, other: PassInputs) -> None:
+        """Takes the contents of inputs of the same shape, in place."""
+        for own, new in zip(self.tensors, other.tensors, strict=True):
+            own.copy_(new)
+
+    def clone(self) -> PassInputs:
+        """With tensors of its own."""
+        tokens, slots, logit_rows, tiles, positions, starts, held, paths = (tensor.clone() for tensor in self.tensors)
+        plan = AttentionPlan(tiles, positions, starts, held, paths, self.plan.longest)
+        return PassInputs(tokens, slots, logit_rows, plan)
+
+
+def power_of_two(number: int) -> int:
+    """The smallest that is not below `number`; 1 for 0."""
+    return 1 << max(0, number - 1).bit_length()

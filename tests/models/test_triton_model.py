@@ -1,0 +1,172 @@
+"""A model on the Triton kernels: right, row-invariant, and the whole engine on it says what the CPU path says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from specdec import Engine, EngineConfig, NumericalError, SamplingParams
+from specdec.cache import PagedCache
+from specdec.errors import UnsupportedModelError
+from specdec.kernels.attention.triton import AttentionConfig
+from specdec.models.base import RaggedBatch
+from specdec.models.inputs import PassInputs, power_of_two
+from specdec.models.native import NativeModel
+from specdec.models.triton import KINDS, TritonModel
+from tests.engines import DRAFTERS, outputs, run
+from tests.kernels.gpu import DEVICE
+from tests.models.bench import LLAMA, TREE_PARENTS, Bench, Own, make_module
+from tests.tiny import VOCAB_SIZE, llama_module
+
+TINY = AttentionConfig(block_m=16, block_n=16, split=32)
+FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", LLAMA),
+    "mistral, windowed": ("Mistral", LLAMA | {"sliding_window": 6}),
+    "qwen2, with biases": ("Qwen2", LLAMA),
+    "qwen3, normed heads": ("Qwen3", LLAMA | {"head_dim": 16}),
+}
+PROMPT, TREE = [3, 1, 4, 1, 5, 9, 2, 6, 5], [8, 9, 7, 9, 3, 2, 3]
+
+
+def make(name: str = "llama", kind: str = "float32", kv: torch.dtype | None = None) -> TritonModel:
+    module = make_module(*FAMILY[name]).to(DEVICE)
+    return TritonModel(module, kind=kind, kv_dtype=kv, attention=TINY)
+
+
+def tree_logits(model: TritonModel) -> Tensor:
+    bench = Bench(model)
+    bench.append(0, PROMPT)
+    return bench.run(bench.part(0, TREE, TREE_PARENTS)).cpu()
+
+
+def texts() -> list[list[int]]:
+    paths = []
+    for node in range(len(TREE)):
+        path, at = [], node
+        while at >= 0:
+            path.append(TREE[at])
+            at = TREE_PARENTS[at]
+        paths.append(PROMPT + path[::-1])
+    return paths
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_tree_after_a_prompt_has_the_models_own_logits(name: str) -> None:
+    own = Own(make_module(*FAMILY[name])).last(texts())
+    torch.testing.assert_close(tree_logits(make(name)).double(), own.double(), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])
+def test_rounded_weights_give_logits_near_the_models_own(kind: str) -> None:
+    """A guard against gross errors; what each product may be off is tested where it is made."""
+    own = Own(make_module(*FAMILY["llama"])).last(texts())
+    off = (tree_logits(make("llama", kind)) - own).norm() / own.norm()
+    assert off < 0.05
+
+
+@pytest.mark.parametrize("kv", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_an_8_bit_cache_gives_logits_near_the_models_own(kv: torch.dtype) -> None:
+    own = Own(make_module(*FAMILY["llama"])).last(texts())
+    off = (tree_logits(make("llama", kv=kv)) - own).norm() / own.norm()
+    assert 0 < off < (0.05 if kv == torch.int8 else 0.1)  # 7 bits behind the leading one, and 3
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_a_rows_bits_are_those_of_plain_decoding(kind: str) -> None:
+    """In one chunk or several, beside others, in a tree or alone."""
+    model = make("llama", kind)
+    tree = tree_logits(model)
+    for node in (2, 6):
+        bench = Bench(model)
+        bench.append(5, PROMPT[:4])
+        text = texts()[node]
+        bench.append(0, text[:2])
+        bench.append(0, text[2:-1])
+        both = bench.run(bench.part(5, PROMPT[4:]), bench.part(0, text[-1:]))
+        assert torch.equal(both[-1].cpu(), tree[node])
+
+
+def test_the_argmax_is_that_of_the_logits() -> None:
+    bench = Bench(make())
+    batch = RaggedBatch.build([bench.part(0, PROMPT)], DEVICE)
+    logits = bench.model.forward(batch, bench.cache)
+    best = bench.model.argmax(batch, bench.cache)
+    assert list(best.tokens) == logits.argmax(1).tolist()
+    assert list(best.values) == logits.amax(1).tolist()
+
+
+def test_shapes_are_rounded_up_so_that_few_occur() -> None:
+    assert [power_of_two(n) for n in (0, 1, 2, 3, 4, 5, 64, 65)] == [1, 1, 2, 4, 4, 8, 64, 128]
+    bench, shapes = Bench(make(), num_blocks=80), set()
+    bench.append(0, PROMPT)
+    for rows in range(5, 9):
+        inputs = PassInputs.of(RaggedBatch.build([bench.part(0, PROMPT[:rows])], DEVICE), rows_per_tile=8)
+        padded = inputs.padded(split=32)
+        shapes.add(padded.shape)
+        static = padded.clone()
+        for tensor in static.tensors:
+            tensor.fill_(99)
+        static.copy_from(padded)
+        assert all(torch.equal(a, b) for a, b in zip(static.tensors, padded.tensors, strict=True))
+    assert len(shapes) <= 2  # 14 to 17 slots, around a power of two
+
+
+def test_a_model_of_another_family_or_kind_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="type is 'gpt2'"):
+        TritonModel(make_module("GPT2", {"vocab_size": 32, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32}))
+    with pytest.raises(UnsupportedModelError, match=", ".join(KINDS)):
+        make(kind="int4")
+
+
+PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], [7, 7, 7, 7]]
+GREEDY, SAMPLED = SamplingParams(max_tokens=6), SamplingParams(max_tokens=6, temperature=0.8, seed=3)
+
+
+def engine(drafter: str, rule: str, on_triton: bool) -> Engine:
+    module = llama_module(0)
+    model = TritonModel(module.to(DEVICE), kind="float32", attention=TINY) if on_triton else NativeModel(module)
+    return Engine(model, DRAFTERS[drafter](), rule, EngineConfig(block_size=4, num_blocks=64))
+
+
+@pytest.mark.parametrize(
+    ("drafter", "rule", "params"),
+    [
+        ("none", "auto", GREEDY),
+        ("ngram tree", "auto", GREEDY),
+        ("early exit", "auto", GREEDY),
+        ("ngram", "token", SAMPLED),
+        ("early exit", "block", SAMPLED),
+        ("early exit", "gumbel", SAMPLED),
+        ("ngram", "gumbel", SamplingParams(max_tokens=6, temperature=0.9, top_k=20, top_p=0.9, seed=5)),
+        ("ngram tree", "rrs", SAMPLED),  # has no kernel
+        ("ngram", "token", SamplingParams(max_tokens=6, temperature=0.8, repetition_penalty=1.3, seed=3)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_engine_says_what_it_says_on_the_cpu_kernels(drafter: str, rule: str, params: SamplingParams) -> None:
+    ours = run(engine(drafter, rule, on_triton=True), PROMPTS, params)
+    cpu = run(engine(drafter, rule, on_triton=False), PROMPTS, params)
+    assert outputs(ours) == outputs(cpu)
+    assert [r.stats.accepted_tokens for r in ours] == [r.stats.accepted_tokens for r in cpu]
+
+
+class Poisoned(TritonModel):
+    """Its logits are NaN after one token."""
+
+    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
+        logits = super().forward(batch, cache)
+        logits[batch.token_ids[batch.logit_rows] == VOCAB_SIZE - 1] = float("nan")
+        return logits
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_a_request_whose_logits_are_no_numbers_fails_alone(temperature: float) -> None:
+    model = Poisoned(llama_module(0).to(DEVICE), kind="float32", attention=TINY)
+    broken = Engine(model, DRAFTERS["ngram"](), config=EngineConfig(block_size=4, num_blocks=64))
+    params = SamplingParams(max_tokens=2, temperature=temperature, seed=1)
+    good, bad = run(broken, [[1, 2], [3, VOCAB_SIZE - 1]], params)
+    assert isinstance(bad.error, NumericalError)
+    assert good.error is None
