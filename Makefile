@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck bench bench-peers clean
+.PHONY: help demo test lint format typecheck kernels-aot gpu-check bench bench-peers clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ format: $(STAMP)  ## format, and mend what can be mended
 
 typecheck: $(STAMP)  ## check types (mypy, strict)
 	$(BIN)/mypy
+
+kernels-aot: $(STAMP)  ## compile every Triton kernel for real GPUs (none is needed), check budgets, write docs/kernels.md
+	$(BIN)/python -m specdec.kernels.aot --markdown docs/kernels.md
+
+gpu-check: $(STAMP)  ## on a GPU: run all kernels for real, compare, check losslessness, measure
+	$(BIN)/python -m benchmarks.gpu_check
 
 bench: $(STAMP)  ## measure plain and speculative decoding against transformers' generate, interleaved
 	$(BIN)/python -m benchmarks.decode $(BENCH_ARGS)

@@ -39,3 +39,13 @@ def test_the_drafter_of_the_page_drafts(monkeypatch: pytest.MonkeyPatch, capsys:
     import_as(monkeypatch, "my_package.repeat", drafter)
     exec(use, {})
     assert float(capsys.readouterr().out.split()[-1]) >= 1
+
+
+@pytest.mark.parametrize("kernel", ["attention", "linear", "norm", "acceptance"])
+def test_the_list_of_broken_kernels_is_complete(kernel: str) -> None:
+    page = (DOCS / "add-a-kernel.md").read_text(encoding="utf-8")
+    listed = {line.split("|")[2].strip() for line in page.splitlines() if line.startswith(f"| {kernel} |")}
+    source = (DOCS.parent / "tests" / "kernels" / f"test_triton_{kernel}.py").read_text(encoding="utf-8")
+    broken = set(re.findall(r'^    "([^"]+)": \(', source[source.index("BROKEN: dict") :], re.MULTILINE))
+    assert listed == broken
+    assert len(broken) >= 5

@@ -14,6 +14,7 @@ from specdec.cache import KVLayout, PagedCache
 from specdec.kernels.attention import SequenceKeys
 from specdec.kernels.attention.native import SequenceTable
 from specdec.kernels.attention.plan import AttentionPlan
+from specdec.kernels.device import upload
 from specdec.kernels.rows import RowMaxima
 
 
@@ -101,13 +102,7 @@ class RaggedBatch:
             logit_rows.extend(start + row for row in part.logit_rows)
             positions.extend(part.committed + depth for depth in part.depths[part.first :])
             write_slots.append(part.slots[part.committed + part.first : end])
-        return cls(
-            token_ids=torch.tensor(tokens, dtype=torch.int64, device=device),
-            positions=torch.tensor(positions, dtype=torch.int64, device=device),
-            write_slots=torch.cat(write_slots).to(device),
-            logit_rows=torch.tensor(logit_rows, dtype=torch.int64, device=device),
-            parts=parts,
-        )
+        return cls(*upload([tokens, positions, torch.cat(write_slots), logit_rows], torch.int64, device), parts=parts)
 
     @cached_property
     def sequences(self) -> list[SequenceKeys]:

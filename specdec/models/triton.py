@@ -143,10 +143,10 @@ class TritonModel:
         self.kind, self._dtype, self._table = kind, KINDS[kind], table or LinearTable()
         self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         self._scale, self._eps = float(own.scaling), float(config.rms_norm_eps)
-        self._attention = attention or config_for(int(own.head_dim))
         self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
         self.max_context = int(config.max_position_embeddings)
         held = kv_dtype or self._dtype
+        self._attention = attention or config_for(self._dtype, held)
         self.kv_layout = KVLayout(len(base.layers), self._kv_heads, int(own.head_dim), held, module.device)
         self._layers = [_Layer.of(LlamaLayer.of(layer), kind) for layer in base.layers]
         self._head = Weights.of([module.get_output_embeddings().weight.data], kind)

@@ -252,7 +252,7 @@ BROKEN: dict[str, tuple[Callable[[ModuleType], None], Sequence[tuple[str, str]]]
     ),
     "the split's length follows the batch": (
         lambda ops: check_invariance(ops),
-        [("    config = config or config_for(size)\n", "    config = AttentionConfig(16, 16, 32 * len(plan.tiles))\n")],
+        [("    config = config or config_for(query.dtype, keys.dtype)\n", "    config = AttentionConfig(16, 16, 32 * len(plan.tiles))\n")],
     ),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdec.errors import ConfigError
+from specdec.kernels.device import upload
 from specdec.kernels.rows import RowMaxima
 from specdec.randomness import RandomSource, Stream
 
@@ -301,41 +302,42 @@ def judge(rule: str, p_logits: Tensor, drafts: Drafts, q_logits: Tensor | None =
     if len(p_logits) != nodes + sequences or sum(drafts.counts) != nodes:
         raise ConfigError(f"{nodes} nodes of {sequences} sequences need {nodes + sequences} rows, got {len(p_logits)}.")
     device, V = p_logits.device, p_logits.shape[1]
-
-    def ints(values: Sequence[int], dtype: torch.dtype = torch.int32) -> Tensor:
-        return torch.tensor(list(values), dtype=dtype).to(device)
-
-    starts, row_starts, row_seeds, row_positions, row_temperatures, node_temperatures = [0], [], [], [], [], []
+    node_starts, row_starts, row_seeds, row_positions, temperatures = [0], [], [], [], []
     for s, count in enumerate(drafts.counts):
-        row_starts.append(starts[s] + s)
-        depths = drafts.depths[starts[s] : starts[s] + count]
-        row_positions += [drafts.anchors[s], *(drafts.anchors[s] + depth + 1 for depth in depths)]
+        first = node_starts[s]
+        row_starts.append(first + s)
+        row_positions += [drafts.anchors[s], *(drafts.anchors[s] + d + 1 for d in drafts.depths[first : first + count])]
         seed = drafts.sources[s].seed
         row_seeds += [seed - 2**64 if seed >= 2**63 else seed] * (count + 1)
-        row_temperatures += [drafts.temperatures[s]] * (count + 1)
-        node_temperatures += [drafts.temperatures[s]] * count
-        starts.append(starts[s] + count)
-    seeds, positions = ints(row_seeds, torch.int64), ints(row_positions)
-    temperatures = torch.tensor(row_temperatures, dtype=torch.float32).to(device)
+        temperatures += [drafts.temperatures[s]] * (count + 1)
+        node_starts.append(first + count)
+    tables = [row_seeds, row_positions, row_starts, node_starts, drafts.tokens, drafts.parents, drafts.anchors]
+    seeds, *rest = upload(tables, torch.int64, device)
+    positions, rows_at, nodes_at, tokens, parents, anchors = (table.int() for table in rest)
+    scales = torch.tensor(temperatures, dtype=torch.float32).to(device, non_blocking=True)
     p_sums = torch.empty(len(p_logits), dtype=torch.float64, device=device)
     q_sums = torch.empty(nodes, dtype=torch.float64, device=device)
-    largest, best = torch.empty(len(p_logits), device=device), ints([0] * len(p_logits))
+    largest, best = (torch.empty(len(p_logits), dtype=kind, device=device) for kind in (torch.float32, torch.int32))
     walks = rule in ("greedy", "gumbel")
     stats_kernel[(len(p_logits),)](
-        p_logits, temperatures, seeds, positions, p_logits.stride(0), V, p_sums, largest, best,
+        p_logits, scales, seeds, positions, p_logits.stride(0), V, p_sums, largest, best,
         BLOCK=block, NOISY=rule == "gumbel", SUMS=not walks,
     )  # fmt: skip
-    if q_logits is not None and nodes and not walks:
-        unused, spare = torch.empty(nodes, device=device), ints([0] * nodes)
-        stats_kernel[(nodes,)](
-            q_logits, torch.tensor(node_temperatures).to(device), ints([0] * nodes, torch.int64), ints([0] * nodes),
-            q_logits.stride(0), V, q_sums, unused, spare, BLOCK=block, NOISY=False, SUMS=True,
-        )  # fmt: skip
-    path, lengths, next_tokens = ints([0] * (nodes or 1)), ints([0] * sequences), ints([0] * sequences)
+    has_q = q_logits is not None and nodes > 0 and not walks
     q = p_logits if q_logits is None else q_logits
+    if has_q:
+        node_scales = torch.cat(
+            [scales[first : first + count] for first, count in zip(row_starts, drafts.counts, strict=True)]
+        )
+        unused, spare = torch.empty(nodes, device=device), torch.empty(nodes, dtype=torch.int32, device=device)
+        stats_kernel[(nodes,)](
+            q, node_scales, seeds, positions, q.stride(0), V, q_sums, unused, spare, BLOCK=block, NOISY=False, SUMS=True
+        )
+    path, lengths, next_tokens = (
+        torch.zeros(n, dtype=torch.int32, device=device) for n in (max(nodes, 1), sequences, sequences)
+    )
     verdict_kernel[(sequences,)](
-        p_logits, q, p_sums, q_sums, best, ints(row_starts), ints(starts), ints(drafts.tokens or [0]),
-        ints(drafts.parents or [0]), temperatures, seeds, ints(drafts.anchors), p_logits.stride(0), q.stride(0), V,
-        path, lengths, next_tokens, RULE=RULES[rule], BLOCK=block, HAS_Q=q_logits is not None and not walks,
+        p_logits, q, p_sums, q_sums, best, rows_at, nodes_at, tokens, parents, scales, seeds, anchors,
+        p_logits.stride(0), q.stride(0), V, path, lengths, next_tokens, RULE=RULES[rule], BLOCK=block, HAS_Q=has_q,
     )  # fmt: skip
     return Verdicts(path, lengths, next_tokens, largest)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from triton.compiler import ASTSource
@@ -66,6 +67,12 @@ def _is_type(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"\*?(fp\d+(e\d\w+)?|bf16|[iu]\d+)", value))
 
 
+def _config(dtype: str, kv: str | None) -> attention.AttentionConfig:
+    held = torch.int8 if kv is not None else TORCH[dtype]
+    return attention.config_for(TORCH[dtype], held)
+
+
+TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FP8 = {"sm_80": "no FP8 before sm_89", "gfx942": "its FP8 is another format (e4m3fnuz)"}
 
 
@@ -73,7 +80,7 @@ def attention_cases() -> list[Case]:
     """Head sizes, dtypes, forms of the cache, masks; both ways over the splits."""
 
     def types(dtype: str, size: int, kv: str | None = None, parallel: bool = False, **options: Any) -> dict[str, Any]:
-        config = attention.config_for(size)
+        config = _config(dtype, kv)
         strides = dict.fromkeys(
             ("query_row", "query_head_stride", "key_slot", "key_head", "value_slot", "value_head"), "i32"
         )
@@ -88,23 +95,22 @@ def attention_cases() -> list[Case]:
                      "REPAIR": False}  # fmt: skip
         return strides | tables | scales | partials | numbers | held | constants | options
 
-    def case(name: str, size: int, *args: Any, skip: Mapping[str, str] | None = None, **options: Any) -> Case:
-        config = attention.config_for(size)
-        return Case(f"attention, {name}", attention.attention_kernel, types(*args, **options), 255, config.num_warps,
-                    config.num_stages, matrix=args[0] != "fp32", wide=True, skip=skip or {})  # fmt: skip
+    def case(
+        what: str, dtype: str, size: int, kv: str | None = None, skip: Mapping[str, str] | None = None, **options: Any
+    ) -> Case:
+        config = _config(dtype, kv)
+        name = f"attention, {dtype}, heads of {size}{what and ', '}{what}"
+        return Case(name, attention.attention_kernel, types(dtype, size, kv, **options), 255, config.num_warps,
+                    config.num_stages, matrix=dtype != "fp32", wide=kv is None, skip=skip or {})  # fmt: skip
 
-    cases = [
-        case(f"{dtype}, heads of {size}", size, dtype, size)
-        for dtype in ("fp16", "bf16", "fp32")
-        for size in (64, 80, 96, 128, 256)
-    ]
+    cases = [case("", dtype, size) for dtype in ("fp16", "bf16", "fp32") for size in (64, 80, 96, 128, 256)]
     cases += [
-        case("bf16, heads of 128, a program a split", 128, "bf16", 128, None, True),
-        case("bf16, heads of 128, unified maximum", 128, "bf16", 128, UNIFIED=True),
-        case("bf16, heads of 128, repair", 128, "bf16", 128, REPAIR=True),
-        case("bf16, heads of 128, window and soft-cap", 128, "bf16", 128, WINDOWED=True, CAPPED=True),
-        case("bf16, heads of 128, int8 cache", 128, "bf16", 128, "i8"),
-        case("bf16, heads of 128, fp8 cache", 128, "bf16", 128, "fp8e4nv", skip=FP8),
+        case("a program a split", "bf16", 128, parallel=True),
+        case("unified maximum", "bf16", 128, UNIFIED=True),
+        case("repair", "bf16", 128, REPAIR=True),
+        case("window and soft-cap", "bf16", 128, WINDOWED=True, CAPPED=True),
+        case("int8 cache", "bf16", 128, "i8"),
+        case("fp8 cache", "bf16", 128, "fp8e4nv", skip=FP8),
     ]
     merge = {"partial": "*fp32", "partial_maximum": "*fp32", "partial_total": "*fp32", "out": "*bf16",
              "out_of_range": "*i32", "positions": "*i32", "num_rows": "i32", "window": "i32", "unified": "fp32",
@@ -152,7 +158,7 @@ def norm_cases() -> list[Case]:
                 "SIZE": 128, "BLOCK_H": 32, "BLOCK_KV": 8, "BLOCK_HALF": 64, "QUANTIZED": quantized,
                 "INT8": kv == "i8", "NORMS": False}  # fmt: skip
 
-    silu = {"gate_up": "*bf16", "out": "*bf16", "WIDTH": 14336, "BLOCK": 1024}
+    silu = {"gate_up": "*bf16", "out": "*bf16", "WIDTH": 14336, "BLOCK": 2048}
     quantize = {"x": "*bf16", "out": "*i8", "scales": "*fp32", "WIDTH": 4096, "BLOCK": 4096}
     return [
         Case("rms norm with residual", norm.rms_norm_kernel, rms, wide=True),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.kernels.device import upload
+
 CHAIN = 2**30
 """Stands for "every position": so many keys of a chain's rows are shared by all of them."""
 
@@ -83,16 +85,7 @@ class AttentionPlan:
                 positions.append(kept + len(path) - 1)
                 paths.extend(reversed(path))
             begin, slot_start = begin + count, slot_start + len(held)
-
-        def ints(values: Sequence[object]) -> Tensor:
-            return torch.tensor(values, dtype=torch.int32).to(device)
-
-        joined = torch.cat(list(slots)) if slots else torch.empty(0)
-        return cls(
-            tiles=ints(tiles).view(-1, 4),
-            positions=ints(positions),
-            path_starts=ints(path_starts),
-            slots=joined.to(device=device, dtype=torch.int32),
-            paths=ints(paths or [0]),
-            longest=max(positions, default=-1) + 1,
-        )
+        held_slots = torch.cat(list(slots)) if slots else torch.empty(0)
+        flat_tiles = [number for tile in tiles for number in tile]
+        tables = upload([flat_tiles, positions, path_starts, held_slots, paths or [0]], torch.int32, device)
+        return cls(tables[0].view(-1, 4), *tables[1:], longest=max(positions, default=-1) + 1)

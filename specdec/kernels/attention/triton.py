@@ -190,8 +190,8 @@ def attention_kernel(query, keys, values, key_scales, value_scales, out, partial
         result = gathered / tl.where(total > 0, total, 1.0)[:, None]
         tl.store(out + at_row[:, None] * SIZE + d[None, :], result.to(out.dtype.element_ty), mask=real_size)
         if UNIFIED:
-            strange = (tl.abs(maximum - unified) < reach) == 0  # a NaN is strange, too
-            tl.store(out_of_range + at_row, strange.to(tl.int32), mask=real)
+            near = tl.abs(maximum - unified) < reach  # a NaN is not
+            tl.store(out_of_range + at_row, tl.where(near, 0, 1), mask=real)
 
 
 @triton.jit
@@ -219,8 +219,8 @@ def merge_kernel(partial, partial_maximum, partial_total, out, out_of_range, pos
     there = (d[None, :] < SIZE) & (position >= 0)
     tl.store(out + at[:, None] * SIZE + d[None, :], result.to(out.dtype.element_ty), mask=there)
     if UNIFIED:
-        strange = (tl.abs(maximum - unified) < reach) == 0
-        tl.store(out_of_range + at, strange.to(tl.int32), mask=position >= 0)
+        near = tl.abs(maximum - unified) < reach
+        tl.store(out_of_range + at, tl.where(near, 0, 1), mask=position >= 0)
 
 
 @dataclass(frozen=True)
@@ -234,10 +234,10 @@ class AttentionConfig:
         num_warps, num_stages: how Triton lays it out.
     """
 
-    block_m: int = 32
+    block_m: int = 16
     block_n: int = 64
     split: int = 1024
-    num_warps: int = 4
+    num_warps: int = 8
     num_stages: int = 2
 
     def rows_per_tile(self, heads: int, kv_heads: int) -> int:
@@ -245,9 +245,11 @@ class AttentionConfig:
         return max(1, self.block_m // (heads // kv_heads))
 
 
-def config_for(head_size: int) -> AttentionConfig:
+def config_for(dtype: torch.dtype, kv_dtype: torch.dtype) -> AttentionConfig:
     """The sizes that are shipped; `python -m specdec.kernels.aot` checks that they spill no registers."""
-    return AttentionConfig(num_warps=8) if head_size > 128 else AttentionConfig()
+    if dtype == torch.float32:
+        return AttentionConfig(block_n=16, num_stages=1)  # without matrix instructions tiles are held as a whole
+    return AttentionConfig(block_n=32) if kv_dtype.itemsize == 1 else AttentionConfig()
 
 
 REACH = 60.0
@@ -286,7 +288,7 @@ def triton_attention(
     """
     num_rows, heads, size = query.shape
     kv_heads = keys.shape[1]
-    config = config or config_for(size)
+    config = config or config_for(query.dtype, keys.dtype)
     out = torch.empty(num_rows, heads, size, dtype=query.dtype, device=query.device)
     if not num_rows:
         return out

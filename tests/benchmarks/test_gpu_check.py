@@ -1,0 +1,51 @@
+"""`make gpu-check`: silent where there is no GPU, and its own arithmetic."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu_check
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_claimed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["gpu_check", "--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
+    )
+    gpu_check.main()
+    assert "nothing is claimed" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_follows_what_was_fastest() -> None:
+    def row(rows: int, flat: float, library: float, **more: float) -> dict[str, float]:
+        return {"n": 8, "k": 4, "rows": rows, "flat": flat, "library": library, **more}
+
+    quick = [row(1, 2.0, 3.0, gemv=1.0), row(8, 2.0, 3.0), row(64, 4.0, 3.0)]
+    assert gpu_check.table_of(quick)["by_shape"] == {"8×4": (1, 8)}  # type: ignore[arg-type]
+    slow = [row(1, 2.0, 1.0, gemv=1.5), row(8, 2.0, 1.0)]
+    assert gpu_check.table_of(slow)["by_shape"] == {"8×4": (0, 0)}  # type: ignore[arg-type]
+
+
+def test_the_page_names_what_failed_and_what_changed() -> None:
+    results = {
+        "device": "a GPU",
+        "tests": {"passed": False, "summary": "1 failed", "failures": ["FAILED x"]},
+        "lossless": {"bfloat16, ngram, greedy": {"identical": 3, "of": 4}},
+        "attention": [{"kernel": "attention", "ms": 0.5}],
+        "linear": [{"kernel": "linear o", "flat": 0.25, "gemv": 0.125}, {"kernel": "linear o", "flat": 0.5}],
+        "engine": {"ratio": 1.5},
+    }
+    page = gpu_check.markdown(results)
+    for piece in ("a GPU", "FAILED x", "3/4", "| linear o | 0.25 | 0.125 |", "| linear o | 0.5 |  |", "1.50"):
+        assert piece in page
+
+
+def test_what_it_runs_exists() -> None:
+    assert all((Path(gpu_check.__file__).parents[1] / path).is_file() for path in gpu_check.TESTS)
