@@ -128,11 +128,15 @@ def choose(records: Sequence[PromptRecord], per_category: int | None) -> list[Pr
 
 
 def choose_evenly(records: Sequence[PromptRecord], limit: int | None) -> list[PromptRecord]:
-    """At most `limit`, evenly from all categories."""
+    """At most `limit`, as evenly from all categories as there are prompts, in the order of the file."""
     if limit is None:
         return list(records)
-    categories = len({record.category for record in records})
-    return choose(records, -(-limit // categories))[:limit]
+    seen: dict[str, int] = {}
+    turns = []
+    for index, record in enumerate(records):
+        seen[record.category] = seen.get(record.category, 0) + 1
+        turns.append((seen[record.category], index))
+    return [records[index] for _, index in sorted(sorted(turns)[:limit], key=lambda turn: turn[1])]
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import acceptance, kernels, lossless, passes, perplexity, split
+from benchmarks import acceptance, kernels, lossless, passes, perplexity, split, twin
 from benchmarks.peers.table import markdown as peers_table
 from benchmarks.results import read
 
@@ -28,6 +28,9 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("lossless*.json", "Speculation changes no token",
      "Texts of plain decoding, one prompt at a time, against speculation; `ngram:3` and the like draft trees.",
      lambda told: lossless.table(told["results"])),
+    ("twin*.json", "The roofline twin beside the engine",
+     "Predicted over measured time of a pass; what the twin knows of the machine was measured by kernels alone.",
+     lambda told: twin.table(told["results"])),
     ("split*.json", "Where a step's time goes", "Draft and host together have a goal.",
      lambda told: split.table(told["results"])),
     ("acceptance*.json", "What a verdict costs", "Beside the target pass that it belongs to.",

@@ -2,7 +2,7 @@
 
 A kernel takes max(bytes / bandwidth, operations / peak) and a fixed time to be started (Williams, Waterman and
 Patterson 2009). A pass is the sum of its kernels. With this a step's speedup over plain decoding can be predicted for
-any model, batch, context, draft and device; what comes out is a prediction, and is labelled as one wherever it is shown.
+any model, batch, context, draft and device; what comes out is a prediction, and labelled as one wherever it is shown.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def this_cpu(size: int = 1 << 28) -> Device:
     peak: dict[str, float] = {}
     for kind in ("float32", "bfloat16", "int8", "int8_weight"):
         packed = pack(weight, kind)
-        peak[kind] = 2 * rows * k * n / _least(lambda packed=packed: packed(x, kernels), 30)  # type: ignore[misc]
+        peak[kind] = 2 * rows * k * n / _least(lambda packed=packed: packed(x, kernels), 30)
     context, heads, kv_heads, head = 256, 9, 3, 64
     keys, values = torch.randn(context + 8, kv_heads, head), torch.randn(context + 8, kv_heads, head)
     held = key_values(keys, values, None, None)

@@ -102,7 +102,9 @@ class RaggedBatch:
             logit_rows.extend(start + row for row in part.logit_rows)
             positions.extend(part.committed + depth for depth in part.depths[part.first :])
             write_slots.append(part.slots[part.committed + part.first : end])
-        return cls(*upload([tokens, positions, torch.cat(write_slots), logit_rows], torch.int64, device), parts=parts)
+        tables = upload([tokens, positions, torch.cat(write_slots), logit_rows], torch.int64, device)
+        token_ids, at, slots, wanted = tables
+        return cls(token_ids, at, slots, wanted, parts)
 
     @cached_property
     def sequences(self) -> list[SequenceKeys]:

@@ -44,7 +44,7 @@ class PagedPass:
         if triton_runs(query.device):
             from specdec.kernels.attention.triton import config_for, triton_attention
 
-            config = config_for(query.dtype, keys.dtype)
+            config = config_for(query.dtype)
             plan = self._batch.plan(config.rows_per_tile(query.shape[1], key.shape[1]))
             return triton_attention(query, keys, values, plan, config=config, **options)
         return paged_attention(query, keys, values, self._batch.sequences, **options)

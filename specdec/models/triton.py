@@ -146,7 +146,7 @@ class TritonModel:
         self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
         self.max_context = int(config.max_position_embeddings)
         held = kv_dtype or self._dtype
-        self._attention = attention or config_for(self._dtype, held)
+        self._attention = attention or config_for(self._dtype)
         self.kv_layout = KVLayout(len(base.layers), self._kv_heads, int(own.head_dim), held, module.device)
         self._layers = [_Layer.of(LlamaLayer.of(layer), kind) for layer in base.layers]
         self._head = Weights.of([module.get_output_embeddings().weight.data], kind)

@@ -236,7 +236,7 @@ BROKEN: dict[str, tuple[Callable[[ModuleType], None], Sequence[tuple[str, str]]]
     ),
     "a window one too long": (check_window, [("        oldest = tl.maximum(position - window + 1, 0)\n    earliest",
                                               "        oldest = tl.maximum(position - window, 0)\n    earliest")]),
-    "what was gathered is not rescaled": (check_mixture, [("keep = tl.exp2(maximum - raised)", "keep = tl.full(maximum.shape, 1.0, tl.float32)")]),
+    "what was gathered is not rescaled": (check_mixture, [("        keep = tl.exp2(maximum - raised)", "        keep = tl.exp2(raised - raised)")]),
     "splits are not rescaled": (check_parallel, [("shrink, own_shrink = tl.exp2(maximum - raised), tl.exp2(own_maximum - raised)",
                                                   "shrink, own_shrink = tl.exp2(maximum - maximum), tl.exp2(own_maximum - own_maximum)")]),
     "the last chunk is left out": (check_mixture, [("end = tl.minimum((split + 1) * SPLIT, last + 1)", "end = tl.minimum((split + 1) * SPLIT, last // BLOCK_N * BLOCK_N)")]),
@@ -252,7 +252,7 @@ BROKEN: dict[str, tuple[Callable[[ModuleType], None], Sequence[tuple[str, str]]]
     ),
     "the split's length follows the batch": (
         lambda ops: check_invariance(ops),
-        [("    config = config or config_for(query.dtype, keys.dtype)\n", "    config = AttentionConfig(16, 16, 32 * len(plan.tiles))\n")],
+        [("    config = config or config_for(query.dtype)\n", "    config = AttentionConfig(16, 16, 32 * len(plan.tiles))\n")],
     ),
 }  # fmt: skip
 

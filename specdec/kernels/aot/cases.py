@@ -67,11 +67,6 @@ def _is_type(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"\*?(fp\d+(e\d\w+)?|bf16|[iu]\d+)", value))
 
 
-def _config(dtype: str, kv: str | None) -> attention.AttentionConfig:
-    held = torch.int8 if kv is not None else TORCH[dtype]
-    return attention.config_for(TORCH[dtype], held)
-
-
 TORCH = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 FP8 = {"sm_80": "no FP8 before sm_89", "gfx942": "its FP8 is another format (e4m3fnuz)"}
 
@@ -80,7 +75,7 @@ def attention_cases() -> list[Case]:
     """Head sizes, dtypes, forms of the cache, masks; both ways over the splits."""
 
     def types(dtype: str, size: int, kv: str | None = None, parallel: bool = False, **options: Any) -> dict[str, Any]:
-        config = _config(dtype, kv)
+        config = attention.config_for(TORCH[dtype])
         strides = dict.fromkeys(
             ("query_row", "query_head_stride", "key_slot", "key_head", "value_slot", "value_head"), "i32"
         )
@@ -98,10 +93,11 @@ def attention_cases() -> list[Case]:
     def case(
         what: str, dtype: str, size: int, kv: str | None = None, skip: Mapping[str, str] | None = None, **options: Any
     ) -> Case:
-        config = _config(dtype, kv)
+        config = attention.config_for(TORCH[dtype])
         name = f"attention, {dtype}, heads of {size}{what and ', '}{what}"
-        return Case(name, attention.attention_kernel, types(dtype, size, kv, **options), 255, config.num_warps,
-                    config.num_stages, matrix=dtype != "fp32", wide=kv is None, skip=skip or {})  # fmt: skip
+        stages = 1 if options.get("UNIFIED") else config.num_stages
+        return Case(name, attention.attention_kernel, types(dtype, size, kv, **options), 255, config.num_warps, stages,
+                    matrix=dtype != "fp32", wide=kv is None and dtype != "fp32" and size > 64, skip=skip or {})  # fmt: skip
 
     cases = [case("", dtype, size) for dtype in ("fp16", "bf16", "fp32") for size in (64, 80, 96, 128, 256)]
     cases += [
@@ -180,7 +176,7 @@ def acceptance_cases() -> list[Case]:
                **dict.fromkeys(("best", "row_starts", "node_starts", "tokens", "parents", "anchors", "path", "lengths",
                                 "next_tokens"), "*i32")}  # fmt: skip
     filtering = {"logits": "*fp32", "out": "*fp32", "temperatures": "*fp32", "top_ks": "*i32", "top_ps": "*fp64",
-               "min_ps": "*fp32", "row_stride": "i32", "V": "i32", "BLOCK": acceptance.BLOCK}  # fmt: skip
+               "min_ps": "*fp32", "row_stride": "i32", "V": "i32", "BLOCK": filters.BLOCK}  # fmt: skip
     moves = {"addresses": "*i64", "example": "*bf16", "starts": "*i32", "sources": "*i32", "targets": "*i32",
              "WIDTH": 1024, "BLOCK": 1024}  # fmt: skip
     return [

@@ -87,5 +87,7 @@ class AttentionPlan:
             begin, slot_start = begin + count, slot_start + len(held)
         held_slots = torch.cat(list(slots)) if slots else torch.empty(0)
         flat_tiles = [number for tile in tiles for number in tile]
-        tables = upload([flat_tiles, positions, path_starts, held_slots, paths or [0]], torch.int32, device)
-        return cls(tables[0].view(-1, 4), *tables[1:], longest=max(positions, default=-1) + 1)
+        on_device = upload([flat_tiles, positions, path_starts, held_slots, paths or [0]], torch.int32, device)
+        tile_table, position_table, start_table, slot_table, path_table = on_device
+        longest = max(positions, default=-1) + 1
+        return cls(tile_table.view(-1, 4), position_table, start_table, slot_table, path_table, longest)

@@ -61,8 +61,8 @@ def _values(query, values, value_scales, slot, there, head, slot_stride, head_st
 
 
 @triton.jit
-def _weigh(scores, visible, maximum, total, unified, UNIFIED: tl.constexpr):
-    """Scores → weights under the running maximum, which they may raise; and by how much what was gathered shrinks.
+def _weigh(scores, visible, maximum, total, gathered, unified, UNIFIED: tl.constexpr):
+    """Scores → weights under the running maximum, which they may raise; what was gathered shrinks accordingly.
 
     With a unified maximum (FlashDecoding++, Hong et al. 2023) nothing shrinks; the maximum is only watched then.
     """
@@ -70,11 +70,13 @@ def _weigh(scores, visible, maximum, total, unified, UNIFIED: tl.constexpr):
     raised = tl.maximum(maximum, tl.max(scores, 1))
     if UNIFIED:
         weights = tl.exp2(scores - unified)
-        keep = tl.full(maximum.shape, 1.0, tl.float32)
+        total += tl.sum(weights, 1)
     else:
         weights = tl.exp2(scores - raised[:, None])
         keep = tl.exp2(maximum - raised)
-    return weights, raised, total * keep + tl.sum(weights, 1), keep
+        total = total * keep + tl.sum(weights, 1)
+        gathered = gathered * keep[:, None]
+    return weights, raised, total, gathered
 
 
 @triton.jit
@@ -146,10 +148,11 @@ def attention_kernel(query, keys, values, key_scales, value_scales, out, partial
             slot = _slots(at, last, shared, slots, slot_start, paths, 0)
             scores = _scores(q, keys, key_scales, slot, there, head, key_slot, key_head, scale, cap, KV_HEADS,
                              SIZE, BLOCK_D, QUANTIZED, CAPPED)  # fmt: skip
-            weights, own_maximum, own_total, keep = _weigh(scores, visible, own_maximum, own_total, unified, UNIFIED)
+            weights, own_maximum, own_total, before = _weigh(scores, visible, own_maximum, own_total, own_gathered,
+                                                             unified, UNIFIED)  # fmt: skip
             value, weights = _values(q, values, value_scales, slot, there, head, value_slot, value_head, weights,
                                      KV_HEADS, SIZE, BLOCK_D, QUANTIZED)  # fmt: skip
-            own_gathered = tl.dot(weights, value, acc=own_gathered * keep[:, None], input_precision="ieee")
+            own_gathered = tl.dot(weights, value, acc=before, input_precision="ieee")
         for start in range(tl.maximum(begin, same), end, BLOCK_N):
             # Here rows of a tree part: each meets the keys of its own path, in products of the same shape as above.
             at = start + n
@@ -163,8 +166,8 @@ def attention_kernel(query, keys, values, key_scales, value_scales, out, partial
                 theirs = _scores(q, keys, key_scales, slot, at <= ends, head, key_slot, key_head, scale, cap,
                                  KV_HEADS, SIZE, BLOCK_D, QUANTIZED, CAPPED)  # fmt: skip
                 scores = tl.where(mine[:, None], theirs, scores)
-            weights, own_maximum, own_total, keep = _weigh(scores, visible, own_maximum, own_total, unified, UNIFIED)
-            before = own_gathered * keep[:, None]
+            weights, own_maximum, own_total, before = _weigh(scores, visible, own_maximum, own_total, own_gathered,
+                                                             unified, UNIFIED)  # fmt: skip
             for r in range(count):
                 mine = row == r
                 ends = tl.max(tl.where(mine, position, -1), 0)
@@ -235,7 +238,7 @@ class AttentionConfig:
     """
 
     block_m: int = 16
-    block_n: int = 64
+    block_n: int = 32
     split: int = 1024
     num_warps: int = 8
     num_stages: int = 2
@@ -245,11 +248,11 @@ class AttentionConfig:
         return max(1, self.block_m // (heads // kv_heads))
 
 
-def config_for(dtype: torch.dtype, kv_dtype: torch.dtype) -> AttentionConfig:
+def config_for(dtype: torch.dtype) -> AttentionConfig:
     """The sizes that are shipped; `python -m specdec.kernels.aot` checks that they spill no registers."""
     if dtype == torch.float32:
         return AttentionConfig(block_n=16, num_stages=1)  # without matrix instructions tiles are held as a whole
-    return AttentionConfig(block_n=32) if kv_dtype.itemsize == 1 else AttentionConfig()
+    return AttentionConfig()
 
 
 REACH = 60.0
@@ -288,7 +291,7 @@ def triton_attention(
     """
     num_rows, heads, size = query.shape
     kv_heads = keys.shape[1]
-    config = config or config_for(query.dtype, keys.dtype)
+    config = config or config_for(query.dtype)
     out = torch.empty(num_rows, heads, size, dtype=query.dtype, device=query.device)
     if not num_rows:
         return out
@@ -302,7 +305,7 @@ def triton_attention(
     phi = 0.0 if unified is None else unified * LOG2_E
     shape = {"HEADS": heads, "SIZE": size, "BLOCK_D": block_d, "SPLIT": config.split, "WINDOWED": window is not None}
 
-    def run(parallel: bool, unified: bool, repair: bool) -> None:
+    def run(parallel: bool, unified: bool, repair: bool) -> None:  # one stage: triton 3.7 cannot pipeline it for AMD
         attention_kernel[(len(plan.tiles), kv_heads, splits if parallel else 1)](
             query, keys, values, key_scales, value_scales, out, partial, maximum, total, flags,
             plan.tiles, plan.positions, plan.path_starts, plan.slots, plan.paths,
@@ -310,7 +313,7 @@ def triton_attention(
             num_rows, scale * in_units, window or 0, softcap or 0.0, phi, REACH,
             KV_HEADS=kv_heads, BLOCK_M=config.block_m, BLOCK_N=config.block_n, PARALLEL=parallel,
             QUANTIZED=key_scales is not None, CAPPED=softcap is not None, UNIFIED=unified, REPAIR=repair,
-            num_warps=config.num_warps, num_stages=config.num_stages, **shape,
+            num_warps=config.num_warps, num_stages=1 if unified else config.num_stages, **shape,
         )  # fmt: skip
 
     run(parallel, unified is not None, repair=False)
