@@ -35,7 +35,7 @@ def measure(dtype: str, context: int, repeats: int) -> dict[int, dict[str, float
     kv = "float32" if dtype == "float32" else "bfloat16"
     rounds: list[dict[int, tuple[float, float]]] = []
     for _ in range(repeats + 1):
-        device = this_cpu()
+        device = this_cpu(dtype, kv)
         setting = Setting(SMOLLM2_135M, device, 1, context, dtype, kv)
         rounds.append({n: (seconds(lambda n=n: run(n)), setting.pass_seconds(n)) for n in ROWS})  # type: ignore[misc]
     kept = rounds[1:]  # the first warms up

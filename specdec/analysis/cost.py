@@ -1,8 +1,9 @@
 """A roofline twin of the engine: bytes and operations of every kernel of a step, and the time a device needs for them.
 
 A kernel takes max(bytes / bandwidth, operations / peak) and a fixed time to be started (Williams, Waterman and
-Patterson 2009). A pass is the sum of its kernels. With this a step's speedup over plain decoding can be predicted for
-any model, batch, context, draft and device; what comes out is a prediction, and labelled as one wherever it is shown.
+Patterson 2009); where a device cannot quite read and compute at once, part of the smaller is added. A pass is the sum
+of its kernels. With this a step's speedup over plain decoding can be predicted for any model, batch, context, draft and
+device; what comes out is a prediction, and is labelled as one wherever it is shown.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from specdec.analysis.devices import Device
+from specdec.analysis.devices import COMPUTES, Device
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "float8": 1.0, "int8_weight": 1.0}
 """Of one weight, or one number in the cache."""
-COMPUTES = {"int8_weight": "bfloat16"}
-"""What multiplies a form of weights, where that is not the form's own name."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class Work:
         operations: multiplications and additions, likewise.
         kind: what computes them: a dtype of matrix products, or "vector".
         launches: how many times it is started.
+        entries: bytes of keys and values, read at the rate of `Device.cache_bandwidth`.
     """
 
     name: str
@@ -77,11 +77,14 @@ class Work:
     operations: float
     kind: str
     launches: int
+    entries: float = 0.0
 
     def seconds(self, device: Device) -> float:
         """On `device`."""
-        reading, computing = self.bytes / device.bandwidth, self.operations / device.peak[self.kind]
-        return max(reading, computing) + self.launches * device.launch
+        reading = self.bytes / device.bandwidth + self.entries / device.cache_bandwidth
+        computing = self.operations / device.peak[self.kind]
+        hidden = device.overlap * min(reading, computing)
+        return reading + computing - hidden + self.launches * device.launch
 
 
 def pass_work(
@@ -118,8 +121,8 @@ def pass_work(
     between = total * (4 * model.hidden + 2 * size + 3 * model.intermediate)
     return [
         *layers,
-        Work("attention", model.layers * (read * entry + 2 * total * size * activation),
-             model.layers * 4.0 * size * sum(seen), "vector" if dtype == "float32" else "attention", model.layers),
+        Work("attention", model.layers * 2 * total * size * activation, model.layers * 4.0 * size * sum(seen),
+             "vector" if dtype == "float32" else "attention", model.layers, model.layers * read * entry),
         Work("norms, rotation, gates", model.layers * between * activation, model.layers * 12.0 * between, "vector",
              4 * model.layers),
         product("head", model.hidden, model.vocab, wanted, 1),

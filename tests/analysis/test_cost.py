@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +25,8 @@ from specdec.analysis.devices import DEVICES, Device
 from specdec.models.loading import LoadedModel
 
 TINY = ModelShape("tiny", layers=2, hidden=8, heads=2, kv_heads=1, head_size=4, intermediate=16, vocab=10)
-PLAIN = Device("plain", 100.0, dict.fromkeys(("bfloat16", "float32", "attention", "vector", "int8"), 1000.0), 0.0, 0.0,
-               1e9, "made up")  # fmt: skip
+PEAKS = dict.fromkeys(("bfloat16", "float32", "attention", "vector", "int8"), 1000.0)
+PLAIN = Device("plain", 100.0, PEAKS, 1.0, 100.0, 0.0, 0.0, 1e9, "made up")
 
 
 def by_name(work: list[Work]) -> dict[str, Work]:
@@ -37,12 +39,15 @@ def test_bytes_and_operations_of_a_small_pass_by_hand() -> None:
     assert (work["qkv"].bytes, work["qkv"].operations) == (2 * (8 * 16 * 2 + 3 * (8 + 16) * 2), 2 * 2 * 3 * 8 * 16)
     assert work["down"].operations == 2 * 2 * 3 * 16 * 8
     assert work["attention"].operations == 2 * 4 * 8 * (6 + 7 + 8)
-    assert work["attention"].bytes == 2 * (8 * 2 * 4 * 2 + 2 * 3 * 8 * 2)  # 8 entries of 2 · 4 numbers
+    assert work["attention"].bytes == 2 * 2 * 3 * 8 * 2
+    assert work["attention"].entries == 2 * 8 * 2 * 4 * 2  # 8 entries of 2 · 4 numbers
     assert work["head"].operations == 2 * 1 * 8 * 10
     assert work["o"].launches == 2
     assert Work("x", 500.0, 1000.0, "vector", 3).seconds(PLAIN) == 5.0
     assert Work("x", 50.0, 4000.0, "vector", 3).seconds(PLAIN) == 4.0
-    launching = Device("slow to start", 100.0, PLAIN.peak, 0.5, 7.0, 1e9, "made up")
+    assert Work("x", 50.0, 4000.0, "vector", 3, entries=400.0).seconds(PLAIN) == 4.5
+    assert Work("x", 200.0, 4000.0, "vector", 3).seconds(replace(PLAIN, overlap=0.25)) == 4.0 + 0.75 * 2.0
+    launching = replace(PLAIN, launch=0.5, host=7.0)
     assert seconds([Work("x", 50.0, 4000.0, "vector", 3)], launching) == 4.0 + 1.5 + 7.0
 
 
@@ -50,7 +55,7 @@ def test_eight_bit_weights_and_caches_take_fewer_bytes() -> None:
     wide = by_name(pass_work(TINY, [1], [50], "bfloat16", "bfloat16"))
     narrow = by_name(pass_work(TINY, [1], [50], "int8", "int8"))
     assert wide["o"].bytes - narrow["o"].bytes == 2 * 8 * 8
-    assert wide["attention"].bytes - narrow["attention"].bytes == 2 * 51 * 8
+    assert wide["attention"].entries - narrow["attention"].entries == 2 * 51 * 8
     assert by_name(pass_work(TINY, [1], [50], "int8_weight"))["o"].kind == "bfloat16"
 
 

@@ -96,8 +96,10 @@ def attention_cases() -> list[Case]:
         config = attention.config_for(TORCH[dtype])
         name = f"attention, {dtype}, heads of {size}{what and ', '}{what}"
         stages = 1 if options.get("UNIFIED") else config.num_stages
+        half = dtype != "fp32"
+        wide = half and kv is None and size > 64  # else a tile has less than 16 bytes for every thread
         return Case(name, attention.attention_kernel, types(dtype, size, kv, **options), 255, config.num_warps, stages,
-                    matrix=dtype != "fp32", wide=kv is None and dtype != "fp32" and size > 64, skip=skip or {})  # fmt: skip
+                    matrix=half, wide=wide, skip=skip or {})  # fmt: skip
 
     cases = [case("", dtype, size) for dtype in ("fp16", "bf16", "fp32") for size in (64, 80, 96, 128, 256)]
     cases += [
