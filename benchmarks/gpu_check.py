@@ -13,7 +13,9 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,6 +122,12 @@ def attention() -> Iterator[dict[str, Any]]:
 
             parts = [t.transpose(1, 2).contiguous() for t in (q, k, v)]
             result["flash_attn_ms"] = milliseconds(lambda parts=parts: flash_attn_func(*parts, causal=True))
+        if peers["flashinfer"] and batch == 1:
+            from flashinfer import single_prefill_with_kv_cache  # type: ignore[import-not-found]
+
+            result["flashinfer_ms"] = milliseconds(
+                lambda q=query, k=keys, v=values: single_prefill_with_kv_cache(q, k, v, causal=True)
+            )
         yield result
 
 
@@ -147,6 +155,39 @@ def linear() -> Iterator[dict[str, Any]]:
             yield {"kernel": f"linear {name}", "rows": rows, "n": n, "k": k, **times,
                    "gb_s": weight.numel() * 2 / times["flat"] / 1e6,
                    "tflop_s": 2 * rows * n * k / times["flat"] / 1e9}  # fmt: skip
+
+
+def tuned() -> Iterator[dict[str, Any]]:
+    """Sizes of the kernels that were tried, fastest first. A model keeps to one of them: its bits depend on it."""
+    from specdec.kernels.attention.triton import AttentionConfig, triton_attention
+    from specdec.kernels.linear.triton import FlatConfig, triton_linear
+
+    query, keys, values, _ = attention_inputs(8, 8, 4096)
+    tried: list[dict[str, Any]] = []
+    for block_n, warps, stages in product((32, 64, 128), (4, 8), (2, 3)):
+        config = AttentionConfig(block_n=block_n, num_warps=warps, num_stages=stages)
+        plan = attention_inputs(8, 8, 4096)[3]
+        call = partial(triton_attention, query, keys, values, plan, HEAD_SIZE**-0.5, config=config)
+        tried.append({"kernel": "attention", "config": str(config), "ms": _attempt(call)})
+    n, k = SHAPES["gate_up"]
+    x = torch.randn(8, k, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(n, k, device="cuda", dtype=torch.bfloat16)
+    for block_n, block_k, warps, stages in product((32, 64, 128), (64, 128, 256), (4, 8), (2, 3, 4)):
+        flat = FlatConfig(block_n=block_n, block_k=block_k, num_warps=warps, num_stages=stages)
+        tried.append(
+            {"kernel": "linear", "config": str(flat), "ms": _attempt(partial(triton_linear, x, weight, config=flat))}
+        )
+    yield from sorted(tried, key=lambda result: (result["kernel"], result["ms"]))
+
+
+def _attempt(call: Callable[[], object]) -> float:
+    """Milliseconds; infinite for sizes that do not fit the device."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return milliseconds(call, 10)
+    except OutOfResources:
+        return float("inf")
 
 
 def table_of(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -190,7 +231,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [f"- {failure}" for failure in tests["failures"]]
     lines += ["", "| texts unchanged by speculation | |", "|---|---|"]
     lines += [f"| {name} | {r['identical']}/{r['of']} |" for name, r in results["lossless"].items()]
-    for group in ("attention", "linear"):
+    for group in ("attention", "linear", "tuned"):
         columns = list(dict.fromkeys(key for result in results[group] for key in result))
         lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         for result in results[group]:
@@ -211,6 +252,7 @@ def main() -> None:
         return
     results: dict[str, Any] = {"device": torch.cuda.get_device_name(), "tests": run_tests(), "lossless": lossless()}
     results["attention"], results["linear"] = list(attention()), list(linear())
+    results["tuned"] = list(tuned())
     results["table"], results["engine"] = table_of(results["linear"]), engine()
     save(args.json, "benchmarks.gpu_check", results)
     page = markdown(results)

@@ -6,15 +6,18 @@ import importlib.util
 import os
 import platform
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
 import torch
 import transformers
 
+from specdec.kernels.attention.native import CACHE_KINDS
 from specdec.kernels.cpu import native
 from specdec.kernels.cpu.build import ARCHITECTURES, BuildError, build, cache_folder, cpu_description, find_compiler
 from specdec.kernels.cpu.memory import huge
+from specdec.kernels.device import triton_runs
 from specdec.kernels.linear import KINDS
 from specdec.models.loading import EMBEDDED_PACKAGE, EMBEDDED_REMEDY, KV_DTYPES
 from specdec.storage import cache_dir
@@ -36,11 +39,22 @@ def report() -> Iterator[tuple[str, str]]:
     yield from _kernels()
     yield "large pages", _large_pages()
     yield "weights as", ", ".join(KINDS) if native.library() else "float32, bfloat16, float16 (torch's own products)"
-    yield "cache as", ", ".join(KV_DTYPES if native.library() else ("float32", "bfloat16", "float16"))
+    held = [name for name, dtype in KV_DTYPES.items() if dtype in CACHE_KINDS]
+    yield "cache as", ", ".join(held if native.library() else ("float32", "bfloat16", "float16"))
     yield "gpu", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none that torch can use"
+    yield "triton", _triton()
     installed = importlib.util.find_spec(EMBEDDED_PACKAGE) is not None
     yield "embedded model", "installed" if installed else f"missing: {EMBEDDED_REMEDY}"
     yield "converted weights", str(cache_dir())
+
+
+def _triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "not installed: GPU kernels cannot be used (it exists for Linux)"
+    used = (
+        "in use on the GPU" if triton_runs("cuda") else "no GPU: its kernels can only be interpreted and compiled here"
+    )
+    return f"{version('triton')}, {used}"
 
 
 def _kernels() -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.kernels.attention.native import CACHE_KINDS
 from specdec.kernels.cpu import native
 from specdec.kernels.device import triton_runs
 from specdec.kernels.linear import KINDS
@@ -89,6 +90,8 @@ def load(
         raise ConfigError(
             f"dtype={dtype!r} needs our own kernels (a C++ compiler on a CPU, Triton on a GPU). Use bfloat16."
         )
+    if packs and kv_dtype is not None and KV_DTYPES[kv_dtype] not in CACHE_KINDS:
+        raise ConfigError(f"kv_dtype={kv_dtype!r} is not held by the CPU kernels. Use float32, bfloat16 or int8.")
     name = "SmolLM2-135M-Instruct" if path is None else path
     source = embedded_gguf() if path is None else Path(path)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -40,6 +40,7 @@ def test_the_page_names_what_failed_and_what_changed() -> None:
         "lossless": {"bfloat16, ngram, greedy": {"identical": 3, "of": 4}},
         "attention": [{"kernel": "attention", "ms": 0.5}],
         "linear": [{"kernel": "linear o", "flat": 0.25, "gemv": 0.125}, {"kernel": "linear o", "flat": 0.5}],
+        "tuned": [{"kernel": "linear", "config": "c", "ms": float("inf")}],
         "engine": {"ratio": 1.5},
     }
     page = gpu_check.markdown(results)

@@ -523,3 +523,11 @@ def test_without_xdg_the_cache_lies_below_the_home_folder(
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", value)
     assert cache_dir() == tmp_path / ".cache" / "specdec"
+
+
+@pytest.mark.parametrize("kv_dtype", ["float8", "float16"])
+def test_a_cache_that_the_cpu_kernels_do_not_hold_is_refused(kv_dtype: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"'{kv_dtype}' is not held by the CPU kernels. Use float32, bfloat16 or int8"
+    ):
+        load(dtype="bfloat16", kv_dtype=kv_dtype)
