@@ -27,7 +27,7 @@ def upload(tables: Sequence[Tensor | Sequence[int]], dtype: torch.dtype, device:
     """
     parts = [table.to(dtype) if isinstance(table, Tensor) else torch.tensor(table, dtype=dtype) for table in tables]
     if torch.device(device).type != "cuda":
-        return parts
+        return [part.to(device) for part in parts]
     rooms = [-(-len(part) // ALIGNED) * ALIGNED for part in parts]
     padded = [torch.nn.functional.pad(part, (0, room - len(part))) for part, room in zip(parts, rooms, strict=True)]
     joined = torch.cat(padded).pin_memory().to(device, non_blocking=True)

@@ -101,7 +101,12 @@ def make_case(
 
 
 def oracle(
-    case: Case, scale: float, window: int | None = None, softcap: float | None = None, online: bool = False
+    case: Case,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    online: bool = False,
+    rounding: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Attention by the book, one row and one head at a time, in float64, and how far off each result may be.
 
@@ -113,6 +118,9 @@ def oracle(
 
     An online softmax that shrinks its sums after every 16 keys adds an exponential (within 2 ulp, that is 4 roundings)
     and a product a time; its exponentials, and those in its cap, are within 2 ulp where the book's are exact.
+
+    `rounding` is the unit roundoff of the type that a kernel rounds queries and weights to before it multiplies them,
+    if it does: that costs so much of Σ|qk|, and of every weight.
     """
     query, keys, values = (t.double() for t in (case.query, case.keys, case.values))
     small, unit = UNIT[torch.float32], UNIT[case.query.dtype]
@@ -127,12 +135,12 @@ def oracle(
             scores, sizes = products.sum(-1), products.abs().sum(-1)
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            error = (products.shape[1] + 3) * small * sizes + unit * scores.abs()
+            error = ((products.shape[1] + 3) * small + rounding) * sizes + unit * scores.abs()
             shift = float(error.max()) + (12 if online else 6) * small * (softcap or 0)
             weights = (scores - scores.max()).exp()
             read = values[reach, head // group]
             out[row, head] = weights @ read / weights.sum()
-            roundings = math.expm1(2 * shift) + 2 * unit + (2 * len(reach) + 10 + extra) * small
+            roundings = math.expm1(2 * shift) + 2 * unit + rounding + (2 * len(reach) + 10 + extra) * small
             bound[row, head] = float(read.abs().max()) * roundings
     return out, bound
 

@@ -119,10 +119,49 @@ INLINE void read_chunk(const KeyValues& cache, const Shape& shape, int64_t head,
   }
 }
 
+// Where products of bfloat16 are one instruction, a cache in bfloat16 is not widened: keys and values stay as pairs that
+// share a 32-bit word, queries and weights are rounded, sums are float32.
+#if defined(__AVX512BF16__)
+constexpr bool HAS_PAIRS = true;
+#else
+constexpr bool HAS_PAIRS = false;
+#endif
+
+INLINE bool in_pairs(const KeyValues& cache, const Shape& shape) {
+  return HAS_PAIRS && cache.kind == CACHE_BFLOAT16 && shape.head_size % (2 * W) == 0;
+}
+
+// The same in pairs: keys [head size / 2][16], words of two neighbouring dimensions; values [8][head size], words of two
+// neighbouring keys.
+INLINE void read_pairs(const KeyValues& cache, const Shape& shape, int64_t head, const int64_t* slots, int count,
+                       Chunk& chunk) {
+  const int64_t size = shape.head_size;
+  const uint16_t *keys[CHUNK], *values[CHUNK];
+  for (int j = 0; j < count; j++) {
+    const int64_t at = (slots[j] * shape.kv_heads + head) * size;
+    keys[j] = (const uint16_t*)cache.keys + at;
+    values[j] = (const uint16_t*)cache.values + at;
+  }
+  for (int first = 0; first < CHUNK; first += W)
+    for (int64_t word = 0; word < size / 2; word += W) {
+      vf block[W];
+      for (int j = 0; j < W; j++) block[j] = first + j < count ? (vf)load_bits(keys[first + j] + 2 * word) : vf{};
+      transpose(block);
+      for (int i = 0; i < W; i++) store(chunk.keys + (word + i) * CHUNK + first, block[i]);
+    }
+  for (int j = 0; j < CHUNK; j += 2)
+    for (int64_t d = 0; d < size; d += W) {
+      const vi even = j < count ? (vi)load_bfloat16(values[j] + d) : vi{};
+      const vi odd = j + 1 < count ? (vi)load_bfloat16(values[j + 1] + d) : vi{};
+      store(chunk.values + j / 2 * size + d, (vf)(((even >> 16) & 0xffff) | odd));
+    }
+}
+
 // What a row and head have gathered so far.
 struct Running {
   vf maximum, sum;  // the maximum in every lane
   alignas(64) float query[MAX_HEAD], out[MAX_HEAD];
+  alignas(64) uint16_t rounded[MAX_HEAD];  // the query, for pairs
 };
 
 constexpr int CV = CHUNK / W;
@@ -215,6 +254,57 @@ INLINE void fold(const Chunk& chunk, const Shape& shape, int from, int to, Runni
   }
 }
 
+INLINE int32_t word_of(const uint16_t* halves, int64_t index) {
+  int32_t word;
+  memcpy(&word, halves + 2 * index, 4);
+  return word;
+}
+
+// The same for a chunk in pairs. Each score has four sums, over every fourth pair of dimensions.
+template <int N, int SIZE>
+INLINE void fold_pairs(const Chunk& chunk, const Shape& shape, int from, int to, Running* states) {
+  const int64_t size = SIZE ? SIZE : shape.head_size;
+  constexpr int V = SIZE && SIZE % (4 * W) == 0 ? 4 : 2;  // vectors of the output that are held at once
+  alignas(64) float weight[N][CHUNK];
+  alignas(64) uint16_t rounded[N][CHUNK];
+  vf score[N][CV], keep[N];
+  for (int v = 0; v < CV; v++) {
+    vf part[N][4] = {};
+    for (int64_t word = 0; word < size / 2; word += 4)
+      for (int k = 0; k < 4; k++) {
+        const vi key = load_bits(chunk.keys + (word + k) * CHUNK + v * W);
+        for (int n = 0; n < N; n++)
+          part[n][k] = dot_bfloat16(part[n][k], key, splat_bits(word_of(states[n].rounded, word + k)));
+      }
+    for (int n = 0; n < N; n++) score[n][v] = (part[n][0] + part[n][1]) + (part[n][2] + part[n][3]);
+  }
+  for (int n = 0; n < N; n++) {
+    keep[n] = weigh(score[n], shape, from, to, states[n], weight[n]);
+    for (int v = 0; v < CV; v++) store_bfloat16(rounded[n] + v * W, load(weight[n] + v * W));
+  }
+  for (int64_t d = 0; d < size; d += V * W) {
+    vf acc[N][V];
+    for (int n = 0; n < N; n++)
+      for (int v = 0; v < V; v++) acc[n][v] = load(states[n].out + d + v * W) * keep[n];
+    for (int j = from / 2; j < (to + 1) / 2; j++) {
+      vi value[V];
+      for (int v = 0; v < V; v++) value[v] = load_bits(chunk.values + j * size + d + v * W);
+      for (int n = 0; n < N; n++) {
+        const vi pair = splat_bits(word_of(rounded[n], j));
+        for (int v = 0; v < V; v++) acc[n][v] = dot_bfloat16(acc[n][v], value[v], pair);
+      }
+    }
+    for (int n = 0; n < N; n++)
+      for (int v = 0; v < V; v++) store(states[n].out + d + v * W, acc[n][v]);
+  }
+}
+
+template <int N, int SIZE, bool IN_PAIRS>
+INLINE void fold_either(const Chunk& chunk, const Shape& shape, int from, int to, Running* states) {
+  if constexpr (IN_PAIRS) fold_pairs<N, SIZE>(chunk, shape, from, to, states);
+  else fold<N, SIZE>(chunk, shape, from, to, states);
+}
+
 // Slots of a drafted row's path below the committed tokens, by depth.
 INLINE void path_slots(const Sequences& all, int64_t s, int64_t reserved, std::vector<int64_t>& slots) {
   const int64_t* own = all.slots + all.slot_start[s] + all.committed[s];
@@ -225,7 +315,7 @@ INLINE void path_slots(const Sequences& all, int64_t s, int64_t reserved, std::v
 }
 
 // Rows [row, row + count) of one sequence, all heads that read KV head `head`.
-template <int SIZE>
+template <int SIZE, bool IN_PAIRS>
 static void attend(const float* query, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t s,
                    int64_t row, int count, int64_t head, float* out) {
   static thread_local std::vector<int64_t> paths[ATTENTION_ROWS];
@@ -250,6 +340,8 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
       memset(state.out, 0, 4 * padded(size));
       memset(state.query + padded(size) - W, 0, 4 * W);
       memcpy(state.query, query + ((row + r) * shape.heads + head * group + g) * size, 4 * size);
+      if constexpr (IN_PAIRS)
+        for (int64_t d = 0; d < size; d += W) store_bfloat16(state.rounded + d, load(state.query + d));
     }
   }
   for (int64_t begin = first_chunk * CHUNK; begin <= longest; begin += CHUNK) {
@@ -264,7 +356,8 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
           int64_t at = begin + j;
           found[j] = shared || at < committed ? slots[at] : paths[r][at - committed];
         }
-        read_chunk(cache, shape, head, found, available, chunk);
+        if constexpr (IN_PAIRS) read_pairs(cache, shape, head, found, available, chunk);
+        else read_chunk(cache, shape, head, found, available, chunk);
         read = true;
       }
       const int from = (int)std::max<int64_t>(start[r] - begin, 0);
@@ -272,10 +365,10 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
       for (int64_t g = 0; g < group;) {
         Running* own = &states[r * group + g];
         const int64_t left = group - g;
-        if (left >= 4) fold<4, SIZE>(chunk, shape, from, to, own);
-        else if (left == 3) fold<3, SIZE>(chunk, shape, from, to, own);
-        else if (left == 2) fold<2, SIZE>(chunk, shape, from, to, own);
-        else fold<1, SIZE>(chunk, shape, from, to, own);
+        if (left >= 4) fold_either<4, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
+        else if (left == 3) fold_either<3, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
+        else if (left == 2) fold_either<2, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
+        else fold_either<1, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
         g += left < 4 ? left : 4;
       }
     }
@@ -310,7 +403,10 @@ INLINE void run_attention(Team& team, const float* query, const KeyValues& cache
         piece -= own;
       }
       const int64_t row = all.row_start[s] + piece * rows, left = all.row_start[s + 1] - row;
-      auto* run = shape.head_size == 64 ? attend<64> : shape.head_size == 128 ? attend<128> : attend<0>;
+      auto* run = shape.head_size == 64 ? attend<64, false> : shape.head_size == 128 ? attend<128, false> : attend<0, false>;
+      if constexpr (HAS_PAIRS)
+        if (in_pairs(cache, shape))
+          run = shape.head_size == 64 ? attend<64, true> : shape.head_size == 128 ? attend<128, true> : attend<0, true>;
       run(query, cache, shape, all, s, row, (int)std::min(left, rows), item % shape.kv_heads, out);
     }
   });

@@ -163,6 +163,16 @@ INLINE float from_bfloat16(uint16_t x) {
   return value;
 }
 
+// Rounds a vector and stores it as bfloat16.
+INLINE void store_bfloat16(uint16_t* p, vf v) {
+#if defined(__AVX512BF16__)
+  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &rounded, sizeof rounded);
+#else
+  for (int i = 0; i < W; i++) p[i] = to_bfloat16(v[i]);
+#endif
+}
+
 // acc + w_even · x_even + w_odd · x_odd; every 32-bit lane of `w` and of `x` holds a pair of bfloat16.
 INLINE vf dot_bfloat16(vf acc, vi w, vi x) {
 #if defined(__AVX512BF16__)
