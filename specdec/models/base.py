@@ -130,15 +130,8 @@ class RaggedBatch:
     def plan(self, rows_per_tile: int) -> AttentionPlan:
         """The same for the Triton kernel, which follows paths that are laid out in full. Made once a pass."""
         if rows_per_tile not in self._plans:
-            self._plans[rows_per_tile] = AttentionPlan.build(
-                rows=[len(part.tokens) for part in self.parts],
-                committed=[part.committed for part in self.parts],
-                first=[part.first for part in self.parts],
-                slots=[part.slots[: part.committed + part.first + len(part.tokens)] for part in self.parts],
-                parents=[part.parents for part in self.parts],
-                rows_per_tile=rows_per_tile,
-                device=self.token_ids.device,
-            )
+            device = self.token_ids.device
+            self._plans[rows_per_tile] = AttentionPlan.build(*self._columns(), rows_per_tile, device)
         return self._plans[rows_per_tile]
 
     @cached_property
@@ -148,12 +141,18 @@ class RaggedBatch:
     @cached_property
     def table(self) -> SequenceTable:
         """The same for the native kernel, which follows parents instead of masks."""
-        return SequenceTable.build(
-            rows=[len(part.tokens) for part in self.parts],
-            committed=[part.committed for part in self.parts],
-            first=[part.first for part in self.parts],
-            slots=[part.slots[: part.committed + part.first + len(part.tokens)] for part in self.parts],
-            parents=[part.parents for part in self.parts],
+        return SequenceTable.build(*self._columns())
+
+    def _columns(
+        self,
+    ) -> tuple[list[int], list[int], list[int], list[Tensor], list[Sequence[int] | None]]:
+        """Of every sequence its rows, committed tokens, reserved rows that were run before, slots, and parents."""
+        return (
+            [len(part.tokens) for part in self.parts],
+            [part.committed for part in self.parts],
+            [part.first for part in self.parts],
+            [part.slots[: part.committed + part.first + len(part.tokens)] for part in self.parts],
+            [part.parents for part in self.parts],
         )
 
 

@@ -11,6 +11,14 @@ from transformers import PreTrainedModel
 from specdec.errors import UnsupportedModelError
 
 
+def check_exit(name: str, total: int, num_layers: int) -> None:
+    """Raises UnsupportedModelError unless `num_layers` of a model's `total` layers are some but not all."""
+    if not 1 <= num_layers < total:
+        raise UnsupportedModelError(
+            f"{name} has {total} layers; an early exit needs 1 to {total - 1} of them, got {num_layers}."
+        )
+
+
 def with_layers(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
     """A shallow copy whose list of layers is cut; every parameter is shared with `module`.
 

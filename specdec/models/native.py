@@ -20,6 +20,7 @@ from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
+from specdec.models.early_exit import check_exit
 from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama
 
 
@@ -138,11 +139,7 @@ class NativeModel:
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
-        total = self.kv_layout.num_layers
-        if not 1 <= num_layers < total:
-            raise UnsupportedModelError(
-                f"{self.name} has {total} layers; an early exit needs 1 to {total - 1} of them, got {num_layers}."
-            )
+        check_exit(self.name, self.kv_layout.num_layers, num_layers)
         clone = copy.copy(self)
         clone.name = f"{self.name}[:{num_layers}]"
         clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)

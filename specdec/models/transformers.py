@@ -16,7 +16,7 @@ from specdec.kernels.attention.native import kernels_for
 from specdec.kernels.device import triton_runs
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
-from specdec.models.early_exit import with_layers
+from specdec.models.early_exit import check_exit, with_layers
 from specdec.models.packing import make_row_invariant
 from specdec.models.paged_attention import PagedPass, run
 from specdec.models.probe import max_context, probe
@@ -92,11 +92,7 @@ class TransformersModel:
 
     def truncated(self, num_layers: int) -> TransformersModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
-        total = self.kv_layout.num_layers
-        if not 1 <= num_layers < total:
-            raise UnsupportedModelError(
-                f"{self.name} has {total} layers; an early exit needs 1 to {total - 1} of them, got {num_layers}."
-            )
+        check_exit(self.name, self.kv_layout.num_layers, num_layers)
         clone = copy.copy(self)
         clone.name = f"{self.name}[:{num_layers}]"
         clone.module = with_layers(self.module, num_layers)

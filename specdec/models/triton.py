@@ -23,6 +23,7 @@ from specdec.kernels.norm.triton import quantize_rows as quantize_on_device
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import RaggedBatch
+from specdec.models.early_exit import check_exit
 from specdec.models.inputs import PassInputs
 from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama
 
@@ -181,11 +182,7 @@ class TritonModel:
 
     def truncated(self, num_layers: int) -> TritonModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
-        total = self.kv_layout.num_layers
-        if not 1 <= num_layers < total:
-            raise UnsupportedModelError(
-                f"{self.name} has {total} layers; an early exit needs 1 to {total - 1} of them, got {num_layers}."
-            )
+        check_exit(self.name, self.kv_layout.num_layers, num_layers)
         clone = copy.copy(self)
         clone.name = f"{self.name}[:{num_layers}]"
         clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)

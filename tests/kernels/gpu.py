@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
 from specdec.kernels import interpreter
@@ -26,6 +27,18 @@ def poisoned() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+Check = Callable[[ModuleType], None]
+"""Runs a module's kernels and fails if they are wrong."""
+
+
+def assert_caught(module: ModuleType, check: Check, changes: Sequence[tuple[str, str]], folder: Path) -> None:
+    """A check passes on the module, and fails on a copy with those changes."""
+    check(module)
+    copy = broken(module, folder, *changes)
+    with pytest.raises(AssertionError):
+        check(copy)
 
 
 def broken(module: ModuleType, folder: Path, *changes: tuple[str, str]) -> ModuleType:
