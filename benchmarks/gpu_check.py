@@ -162,11 +162,10 @@ def tuned() -> Iterator[dict[str, Any]]:
     from specdec.kernels.attention.triton import AttentionConfig, triton_attention
     from specdec.kernels.linear.triton import FlatConfig, triton_linear
 
-    query, keys, values, _ = attention_inputs(8, 8, 4096)
+    query, keys, values, plan = attention_inputs(8, 8, 4096)  # made for as many queries a tile as all of these have
     tried: list[dict[str, Any]] = []
     for block_n, warps, stages in product((32, 64, 128), (4, 8), (2, 3)):
         config = AttentionConfig(block_n=block_n, num_warps=warps, num_stages=stages)
-        plan = attention_inputs(8, 8, 4096)[3]
         call = partial(triton_attention, query, keys, values, plan, HEAD_SIZE**-0.5, config=config)
         tried.append({"kernel": "attention", "config": str(config), "ms": _attempt(call)})
     n, k = SHAPES["gate_up"]

@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 
 from specdec.errors import NumericalError
+from specdec.kernels.acceptance import RULES
 from specdec.sampling import LogitsTransform
 from specdec.verify.base import Rule, StepKey, Verdict
 from specdec.verify.tree import DraftTree
-
-WITH_KERNEL = ("greedy", "gumbel", "token", "block")
 
 
 def can_judge(rule: Rule, trees: Sequence[DraftTree], transforms: Sequence[LogitsTransform]) -> bool:
     """Whether there is a kernel for the rule, these drafts, and all that is done to the logits before."""
     drafted = [tree.q is not None for tree in trees if len(tree)]
     return (
-        rule.name in WITH_KERNEL
+        rule.name in RULES
         and not any(transform.edits for transform in transforms)
         and (all(drafted) or not any(drafted))
         and (rule.trees or all(tree.is_chain for tree in trees))
@@ -53,7 +52,7 @@ def judge_batch(
     drafts = Drafts(
         tokens=[token for tree in trees for token in tree.tokens],
         parents=[parent for tree in trees for parent in tree.parents],
-        depths=[depth for tree in trees for depth in _depths(tree)],
+        depths=[depth for tree in trees for depth in tree.depths],
         counts=[len(tree) for tree in trees],
         sources=[key.random for key in keys],
         anchors=[key.anchor for key in keys],
@@ -75,10 +74,3 @@ def judge_batch(
             verdicts.append(Verdict(tuple(path[node : node + length].tolist()), token))
         node, row = node + len(tree), row + len(tree) + 1
     return verdicts
-
-
-def _depths(tree: DraftTree) -> list[int]:
-    depths: list[int] = []
-    for parent in tree.parents:
-        depths.append(0 if parent < 0 else depths[parent] + 1)
-    return depths

@@ -20,6 +20,13 @@ def _ordered(x):
 
 
 @triton.jit
+def _block(row, start, V, temperature, BLOCK: tl.constexpr):
+    """Tokens from `start` on, and their scores; -inf beyond the vocabulary."""
+    token = start + tl.arange(0, BLOCK)
+    return token, tl.load(row + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+
+
+@triton.jit
 def filter_kernel(logits, out, temperatures, top_ks, top_ps, min_ps, row_stride, V, BLOCK: tl.constexpr):
     """One row's scores after temperature, top-k, top-p and min-p, without sorting it.
 
@@ -32,8 +39,7 @@ def filter_kernel(logits, out, temperatures, top_ks, top_ps, min_ps, row_stride,
     base = logits + row.to(tl.int64) * row_stride
     top = tl.full([], -float("inf"), tl.float32)
     for start in range(0, V, BLOCK):
-        token = start + tl.arange(0, BLOCK)
-        score = tl.load(base + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+        token, score = _block(base, start, V, temperature, BLOCK)
         top = tl.maximum(top, tl.max(score, 0))
     lowest, highest = tl.full([], -2147483648, tl.int64), tl.full([], 2147483647, tl.int64)
     low_k, high_k = lowest, highest  # the k-th largest lies in [low, high]
@@ -42,14 +48,12 @@ def filter_kernel(logits, out, temperatures, top_ks, top_ps, min_ps, row_stride,
             middle = low_k + (high_k - low_k + 1) // 2
             count = tl.zeros([], tl.int32)
             for start in range(0, V, BLOCK):
-                token = start + tl.arange(0, BLOCK)
-                score = tl.load(base + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+                token, score = _block(base, start, V, temperature, BLOCK)
                 count += tl.sum(((_ordered(score) >= middle) & (token < V)).to(tl.int32), 0)
             low_k, high_k = tl.where(count >= k, middle, low_k), tl.where(count >= k, high_k, middle - 1)
     total = tl.zeros([], tl.float64)
     for start in range(0, V, BLOCK):
-        token = start + tl.arange(0, BLOCK)
-        score = tl.load(base + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+        token, score = _block(base, start, V, temperature, BLOCK)
         total += tl.sum(tl.where(_ordered(score) >= low_k, tl.exp((score - top).to(tl.float64)), 0.0), 0)
     low_p, high_p = low_k, tl.maximum(_ordered(top), low_k)
     ties, above = tl.full([], 2147483647, tl.int32), tl.zeros([], tl.float64)
@@ -58,15 +62,13 @@ def filter_kernel(logits, out, temperatures, top_ks, top_ps, min_ps, row_stride,
             middle = low_p + (high_p - low_p + 1) // 2
             mass = tl.zeros([], tl.float64)
             for start in range(0, V, BLOCK):
-                token = start + tl.arange(0, BLOCK)
-                score = tl.load(base + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+                token, score = _block(base, start, V, temperature, BLOCK)
                 mass += tl.sum(tl.where(_ordered(score) >= middle, tl.exp((score - top).to(tl.float64)), 0.0), 0)
             low_p = tl.where(mass >= top_p * total, middle, low_p)
             high_p = tl.where(mass >= top_p * total, high_p, middle - 1)
         equal = tl.zeros([], tl.float64)
         for start in range(0, V, BLOCK):
-            token = start + tl.arange(0, BLOCK)
-            score = tl.load(base + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+            token, score = _block(base, start, V, temperature, BLOCK)
             order, weight = _ordered(score), tl.exp((score - top).to(tl.float64))
             above += tl.sum(tl.where(order > low_p, weight, 0.0), 0)
             equal = tl.maximum(equal, tl.max(tl.where(order == low_p, weight, 0.0), 0))
@@ -75,8 +77,7 @@ def filter_kernel(logits, out, temperatures, top_ks, top_ps, min_ps, row_stride,
     seen = tl.zeros([], tl.int32)
     floor = tl.where(min_p > 0, top + tl.log(tl.where(min_p > 0, min_p, 1.0)), -float("inf"))
     for start in range(0, V, BLOCK):
-        token = start + tl.arange(0, BLOCK)
-        score = tl.load(base + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+        token, score = _block(base, start, V, temperature, BLOCK)
         order = _ordered(score)
         tied = ((order == low_p) & (token < V)).to(tl.int32)
         kept = (order > low_p) | ((tied == 1) & (seen + tl.cumsum(tied, 0) <= ties))

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdec.errors import ConfigError
+from specdec.kernels.acceptance import RULES
 from specdec.kernels.device import upload
 from specdec.kernels.rows import RowMaxima
 from specdec.randomness import RandomSource, Stream
@@ -25,7 +26,6 @@ ACCEPT = tl.constexpr(int(Stream.ACCEPT))
 RESIDUAL = tl.constexpr(int(Stream.RESIDUAL))
 BONUS = tl.constexpr(int(Stream.BONUS))
 GUMBEL = tl.constexpr(int(Stream.GUMBEL))
-RULES = {"greedy": 0, "gumbel": 1, "token": 2, "block": 3}
 GREEDY_RULE, GUMBEL_RULE, TOKEN_RULE, BLOCK_RULE = (tl.constexpr(number) for number in RULES.values())
 BLOCK = 1024
 
@@ -97,6 +97,18 @@ def _probability(logits, row, stride, token, temperature, log_sums, there, row_t
     """Probabilities of some tokens of one row, float64. Nothing is read where `there`, or `row_there`, is false."""
     score = tl.load(logits + row.to(tl.int64) * stride + token, mask=there, other=-float("inf")).to(tl.float32)
     return tl.exp((score / temperature).to(tl.float64) - tl.load(log_sums + row, mask=row_there, other=0.0))
+
+
+@triton.jit
+def _drafted(p_logits, q_logits, first_row, first_node, i, p_stride, q_stride, tokens, temperature, p_sums, q_sums,
+             HAS_Q: tl.constexpr):  # fmt: skip
+    """p and q of a chain's i-th draft token; q is 1 for a deterministic draft."""
+    x = tl.load(tokens + first_node + i)
+    p = _probability(p_logits, first_row + i, p_stride, x, temperature, p_sums, True, True)
+    q = tl.full([], 1.0, tl.float64)
+    if HAS_Q:
+        q = _probability(q_logits, first_node + i, q_stride, x, temperature, q_sums, True, True)
+    return p, q
 
 
 @triton.jit
@@ -174,11 +186,8 @@ def verdict_kernel(p_logits, q_logits, p_sums, q_sums, best, row_starts, node_st
         if RULE == TOKEN_RULE:
             going = count > 0
             for i in range(count):
-                x = tl.load(tokens + first_node + i)
-                p = _probability(p_logits, first_row + i, p_stride, x, temperature, p_sums, True, True)
-                q = one
-                if HAS_Q:
-                    q = _probability(q_logits, first_node + i, q_stride, x, temperature, q_sums, True, True)
+                p, q = _drafted(p_logits, q_logits, first_row, first_node, i, p_stride, q_stride, tokens,
+                                temperature, p_sums, q_sums, HAS_Q)  # fmt: skip
                 u = _uniform(seed, ACCEPT, anchor + i, anchor, tl.zeros_like(anchor) + i)
                 going = going & (u * q < p)
                 length += going.to(tl.int32)
@@ -189,11 +198,8 @@ def verdict_kernel(p_logits, q_logits, p_sums, q_sums, best, row_starts, node_st
                 if open_still == 1:
                     before = one
                     for j in range(i):  # the weight of the first i tokens
-                        x = tl.load(tokens + first_node + j)
-                        p = _probability(p_logits, first_row + j, p_stride, x, temperature, p_sums, True, True)
-                        q = one
-                        if HAS_Q:
-                            q = _probability(q_logits, first_node + j, q_stride, x, temperature, q_sums, True, True)
+                        p, q = _drafted(p_logits, q_logits, first_row, first_node, j, p_stride, q_stride, tokens,
+                                        temperature, p_sums, q_sums, HAS_Q)  # fmt: skip
                         before = tl.minimum(1.0, before * (p / q))
                     passes = before
                     if i < count:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from triton.compiler import ASTSource
 
-from specdec.kernels.acceptance import commit, filters
+from specdec.kernels.acceptance import RULES, commit, filters
 from specdec.kernels.acceptance import triton as acceptance
 from specdec.kernels.attention import triton as attention
 from specdec.kernels.linear import triton as linear
@@ -191,7 +191,7 @@ def acceptance_cases() -> list[Case]:
                 acceptance.verdict_kernel,
                 verdict | {"RULE": number, "HAS_Q": has_q},
             )
-            for rule, number in acceptance.RULES.items()
+            for rule, number in RULES.items()
             for has_q in ((False, True) if rule in ("token", "block") else (False,))
         ),
         Case("top-k, top-p, min-p", filters.filter_kernel, filtering),
