@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.passes import seconds
 from benchmarks.results import save
 from specdec.cache.paged import PagedCache

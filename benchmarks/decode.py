@@ -21,7 +21,7 @@ from time import perf_counter
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import LoadedModel, embedded_folder, load
 from specdec.prompts import PromptRecord, load_prompts

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec.kernels.device import triton_runs
 

@@ -18,7 +18,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.passes import reader, seconds
 from benchmarks.results import save
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention

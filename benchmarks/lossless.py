@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.decode import choose_evenly
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.generator import Prompt

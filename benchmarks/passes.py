@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.results import command
 from specdec.cache.paged import PagedCache
 from specdec.kernels.cpu import native

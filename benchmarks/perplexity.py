@@ -18,7 +18,7 @@ from statistics import mean
 
 import torch
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec.cache import PagedCache
 from specdec.models.base import CausalLM, RaggedBatch, SequenceRows

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 
 
 def command(module: str) -> str:

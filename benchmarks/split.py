@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.decode import choose_evenly
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import load

@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.passes import COPIES, passer, seconds
 from benchmarks.results import save
 from specdec.analysis.cost import SMOLLM2_135M, Setting

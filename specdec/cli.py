@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
 import transformers
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from specdec import doctor
-from specdec.engine import EngineConfig
-from specdec.errors import ConfigError, SpecdecError
+from specdec.errors import SpecdecError
 from specdec.generator import SpeculativeGenerator
 from specdec.models.loading import load
-from specdec.prompts import load_prompts
-from specdec.sampling import SamplingParams
+from specdec.study import preflight, sweep
+from specdec.study.config import register
+from specdec.study.plan import Plan, plan
 from specdec.tracking.compare import compare
 from specdec.tracking.console import ConsoleReport
 
@@ -31,55 +31,74 @@ def config_dir() -> str:
     return str(next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()))
 
 
-@hydra.main(version_base=None, config_path=config_dir(), config_name="generate")  # type: ignore[untyped-decorator]
-def generate(config: DictConfig) -> None:
-    """Decodes prompts plainly and speculatively and prints what it cost; settings are in configs/generate.yaml."""
-    try:
-        _generate(config)
-    except (SpecdecError, MissingMandatoryValue, InstantiationException) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        print(f"specdec: {cause}", file=sys.stderr)
-        sys.exit(2)
+def application(
+    name: str, job: Callable[[DictConfig], Any], check: Callable[[DictConfig], object], counted: bool = False
+) -> Callable[[], None]:
+    """A Hydra program whose jobs are all checked before the first one begins.
+
+    Args:
+        name: of the primary config.
+        job: what one configuration does.
+        check: raises a SpecdecError for a configuration that cannot work.
+        counted: whether the config has a field `jobs` for their number.
+    """
+    register()
+
+    @wraps(job)
+    def guarded(config: DictConfig) -> None:
+        with one_line():
+            job(config)
+
+    def main() -> None:
+        words = sys.argv[1:]
+        if not any(word.startswith("-") and word not in preflight.MULTIRUN for word in words):  # --help, --cfg, …
+            with one_line():
+                count = preflight.check(preflight.jobs(config_dir(), name, words), check)
+            if counted:
+                sys.argv.append(f"jobs={count}")
+        hydra.main(version_base=None, config_path=config_dir(), config_name=name)(guarded)()
+
+    return main
+
+
+class one_line:
+    """What the user did wrong is one line on stderr and exit code 2; a defect keeps its traceback."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SpecdecError):
+            print(f"specdec: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 def _generate(config: DictConfig) -> None:
+    """Decodes prompts plainly and speculatively and prints what it cost."""
     transformers.logging.disable_progress_bar()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    params = _dataclass(SamplingParams, config.sampling)
-    engine = _dataclass(EngineConfig, config.engine)
-    drafter = hydra.utils.instantiate(config.drafter)
-    prompts = _prompts(config)
-    generator = SpeculativeGenerator(load(**_plain(config.target)), drafter, config.rule, config=engine)
+    made = plan(config)
+    if made.threads is not None:
+        torch.set_num_threads(made.threads)
+    prompts = _prompts(config, made)
+    generator = SpeculativeGenerator(load(**made.load_options), made.drafter, made.rule, config=made.engine)
     report = ConsoleReport(Console(record=config.svg is not None))
-    report.legend(drafter.name, config.rule)
-    if config.chat and generator.tokenizer.chat_template:
+    report.legend(made.drafter.name, made.axes["rule"])
+    if made.chat and generator.tokenizer.chat_template:
         prompts = [(label, [{"role": "user", "content": text}]) for label, text in prompts]
-    report.table(compare(generator, prompts, params, report.prompt, report.event))
+    report.table(compare(generator, prompts, made.params, report.prompt, report.event))
     if config.svg is not None:
         report.console.save_svg(config.svg, title="specdec generate")
 
 
-def _prompts(config: DictConfig) -> list[tuple[str, Any]]:
+def _prompts(config: DictConfig, made: Plan) -> list[tuple[str, Any]]:
     if config.prompt is not None:
         return [("prompt", config.prompt)]
-    return [(record.category, record.prompt) for record in load_prompts(config.data.path, config.data.limit)]
+    return [(record.category, record.prompt) for record in made.source.load()]
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    return values
-
-
-def _dataclass(cls: Callable[..., Any], config: DictConfig) -> Any:
-    """Configs end here: below this line there are only dataclasses."""
-    try:
-        return cls(**_plain(config))
-    except TypeError as error:
-        raise ConfigError(f"{error}. Valid keys: {', '.join(cls.__dataclass_fields__)}.") from error  # type: ignore[attr-defined]
-
-
-COMMANDS: dict[str, Callable[[], None]] = {"generate": generate, "doctor": doctor.main}
+generate = application("generate", _generate, plan)
+benchmark = application("benchmark", sweep.run, sweep.check, counted=True)
+COMMANDS: dict[str, Callable[[], None]] = {"generate": generate, "benchmark": benchmark, "doctor": doctor.main}
 
 
 def main() -> None:

@@ -73,11 +73,15 @@ class StepOutput:
         request: the request; `request.finished` tells whether this was its last step.
         tokens: token ids that were appended.
         pieces: text that became certain, in order.
+        draft: what the target verified.
+        path: nodes of the draft that were accepted, first to last.
     """
 
     request: Request
     tokens: list[int]
     pieces: list[TextPiece] = field(default_factory=list)
+    draft: DraftTree = DraftTree()
+    path: tuple[int, ...] = ()
 
 
 class Engine:
@@ -118,6 +122,11 @@ class Engine:
     def has_work(self) -> bool:
         """Whether any request is running or waiting."""
         return bool(self.scheduler.running or self.scheduler.waiting)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time spent in steps so far: what a request waits, without what a caller does between steps."""
+        return self._clock.total
 
     def add(self, prompt: Sequence[int], params: SamplingParams) -> Request:
         """Queues a request.
@@ -200,7 +209,7 @@ class Engine:
             self._finish(request)
         elif item.part.num_draft_tokens:
             self.drafting.observe(request.id, tree, path)
-        return StepOutput(request, tokens, pieces)
+        return StepOutput(request, tokens, pieces, tree, path)
 
     def _fail(self, request: Request, error: SpecdecError) -> StepOutput:
         """Ends one request; its neighbours go on."""

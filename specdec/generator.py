@@ -214,7 +214,7 @@ class SpeculativeGenerator:
                 for index, request in list(mine):
                     for output in self._mail[request.id]:
                         texts[index] += "".join(piece.text for piece in output.pieces)
-                        yield StreamEvent(index, output.pieces, output.tokens)
+                        yield StreamEvent(index, output.pieces, output.tokens, None, output.draft, output.path)
                     self._mail[request.id].clear()
                     if request.finished:
                         mine.remove((index, request))

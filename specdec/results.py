@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from specdec.errors import SpecdecError
 from specdec.request import FinishReason, Request, TextPiece
 from specdec.tracking.metrics import DecodingStats
+from specdec.verify.tree import DraftTree
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,25 @@ class Generation:
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """What one prompt gained in one step; `generation` is set with its last event.
+    """What one prompt gained in one step.
 
     Text is never taken back: all `pieces` of a prompt, put together, are its text.
+
+    Args:
+        index: which prompt.
+        pieces: text that became certain.
+        token_ids: tokens that were appended.
+        generation: set with the prompt's last event, which gains nothing else.
+        draft: what the target verified in the step.
+        path: nodes of the draft that were accepted, first to last.
     """
 
     index: int
     pieces: list[TextPiece]
     token_ids: list[int]
     generation: Generation | None = None
+    draft: DraftTree = DraftTree()
+    path: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.decode import choose
-from benchmarks.machine import machine
+from specdec.tracking.environment import machine
 from benchmarks.peers.contenders import chosen
 from benchmarks.peers.session import Plan, compare, tokenized
 from benchmarks.peers.table import markdown

@@ -107,6 +107,11 @@ class Drafter(ABC):
             ConfigError: if this drafter cannot draft for that target.
         """
 
+    def vocab_size(self) -> int | None:
+        """Tokens of the vocabulary that drafts come from, if that can be told before anything is loaded; None if they
+        come from the target's own."""
+        return None
+
     def max_nodes(self, num_draft_tokens: int) -> int:
         """Upper bound of a draft's size when no branch is longer than `num_draft_tokens`."""
         return self.branches * num_draft_tokens

@@ -10,6 +10,7 @@ from specdec.drafters.autoregressive import GrowingTree, grow_trees
 from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
+from specdec.models.vocabulary import vocab_size_of
 from specdec.verify.tree import DraftTree
 
 
@@ -71,6 +72,10 @@ class ModelDrafter(Drafter):
         self._cache = PagedCache(model.kv_layout, target.cache.num_blocks, target.cache.block_size)
         self._max_batch_tokens = target.max_batch_tokens
         self._device = model.kv_layout.device
+
+    def vocab_size(self) -> int | None:
+        """Of the draft model, if its files are here."""
+        return vocab_size_of(self._draft) if isinstance(self._draft, str) else self._draft.vocab_size
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Catches up with every request, then grows their trees together."""

@@ -80,10 +80,7 @@ def load(
         ConfigError: for an unknown dtype or a device that is not there.
         UnsupportedModelError: if the model is missing, broken, refused, or cannot run under our attention.
     """
-    _check_name("dtype", dtype, (*KINDS, "float16"))
-    _check_name("kv_dtype", kv_dtype, (None, *KV_DTYPES))
-    _check_name("backend", backend, BACKENDS)
-    _check_device(device)
+    check_options(dtype, kv_dtype, backend, device)
     packs = device == "cpu" and dtype in KINDS and native.library() is not None
     on_triton = triton_runs(device)
     if dtype not in DTYPES and not packs and not on_triton:
@@ -137,6 +134,14 @@ def load(
 def _cache_dtype(dtype: str) -> str:
     """8-bit weights leave the cache at bfloat16 unless it is asked for by name: it is small, and its errors add up."""
     return "bfloat16" if dtype.startswith("int8") else dtype
+
+
+def check_options(dtype: str, kv_dtype: str | None, backend: str, device: str) -> None:
+    """Raises ConfigError for a name that `load` does not know, or a device that is not there."""
+    _check_name("dtype", dtype, (*KINDS, "float16"))
+    _check_name("kv_dtype", kv_dtype, (None, *KV_DTYPES))
+    _check_name("backend", backend, BACKENDS)
+    _check_device(device)
 
 
 def _check_name(what: str, value: str | None, valid: Sequence[str | None]) -> None:

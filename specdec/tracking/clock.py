@@ -26,6 +26,8 @@ class StepClock:
     def __init__(self) -> None:
         self._began = 0.0
         self._spent: dict[str, float] = {}
+        self.total = 0.0
+        """Seconds of all steps so far: the time that a caller waited for the engine, and for nothing else."""
 
     def start(self) -> None:
         """A step begins."""
@@ -45,7 +47,9 @@ class StepClock:
     def divide(self, shares: Sequence[Share]) -> None:
         """Ends the step. Drafting and host work go to those that decode; without any, all of it is prefill."""
         draft, verify = self._spent["draft"], self._spent["verify"]
-        host = perf_counter() - self._began - draft - verify
+        whole = perf_counter() - self._began
+        self.total += whole
+        host = whole - draft - verify
         rows = sum(share.prefill_rows + share.decode_rows for share in shares)
         decode_rows = sum(share.decode_rows for share in shares)
         for share in shares:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 from specdec.generator import Prompt, SpeculativeGenerator
 from specdec.results import Generation, StreamEvent
 from specdec.sampling import SamplingParams
+from specdec.tracking import metrics
 from specdec.tracking.metrics import DecodingStats
 
 WARM_UP = SamplingParams(max_tokens=4)
@@ -35,8 +37,7 @@ class Pair:
     @property
     def speedup(self) -> float:
         """Tokens per second with the drafter over without; prefill is not in it."""
-        plain = self.plain.stats.tokens_per_second
-        return self.speculative.stats.tokens_per_second / plain if plain else 0.0
+        return metrics.speedup([self.plain.stats], [self.speculative.stats])
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,7 @@ class Comparison:
     @property
     def speedup(self) -> float:
         """Ratio of total tokens per second."""
-        plain = self.plain.tokens_per_second
-        return self.speculative.tokens_per_second / plain if plain else 0.0
+        return metrics.speedup([pair.plain.stats for pair in self.pairs], [p.speculative.stats for p in self.pairs])
 
     @property
     def spread(self) -> tuple[float, float, float]:
@@ -73,9 +73,52 @@ class Comparison:
         return min(ratios), median(ratios), max(ratios)
 
 
-def credible(speedup: float, tau: float) -> bool:
-    """Whether a speedup can be true: a pass with more rows is not faster, so it cannot exceed tokens per pass."""
-    return speedup <= tau
+class Duel:
+    """Decodes the same prompts plainly and with a drafter, in one process and in turns.
+
+    Args:
+        generator: carries the drafter and the rule under test.
+        plain: whether there is a plain side at all.
+    """
+
+    def __init__(self, generator: SpeculativeGenerator, plain: bool = True) -> None:
+        self.generator, self.plain = generator, generator.with_drafter("none") if plain else None
+        for one in (self.plain, generator):
+            if one is not None:
+                one.generate([[1]], WARM_UP)
+
+    def round(
+        self,
+        turn: int,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams],
+        on_start: Callable[[], None] = lambda: None,
+        on_event: Callable[[StreamEvent], None] = lambda event: None,
+    ) -> tuple[list[Generation] | None, list[Generation]]:
+        """Both sides once, a batch each; in even turns the plain side goes first.
+
+        Args:
+            turn: how many rounds there were before.
+            prompts: decoded together.
+            params: for all, or one each; give a seed when sampling, or the outputs cannot be compared.
+            on_start: called before the speculative side begins.
+            on_event: told of each step of the speculative side; its time is not counted.
+
+        Returns:
+            Generations of the plain side, if there is one, and of the speculative side.
+        """
+        plain: list[Generation] | None = None
+        if self.plain is not None and turn % 2 == 0:
+            plain = self.plain.generate(prompts, params, progress=False)
+        on_start()
+        speculative: dict[int, Generation] = {}
+        for event in self.generator.stream(prompts, params):
+            on_event(event)
+            if event.generation is not None:
+                speculative[event.index] = event.generation
+        if self.plain is not None and turn % 2 == 1:
+            plain = self.plain.generate(prompts, params, progress=False)
+        return plain, [speculative[index] for index in range(len(prompts))]
 
 
 def compare(
@@ -94,20 +137,10 @@ def compare(
         on_start: told of each prompt before its speculative run.
         on_event: told of each step of the speculative runs; its time is not counted.
     """
-    plain = generator.with_drafter("none")
-    for one in (plain, generator):
-        one.generate([[1]], WARM_UP)
+    duel = Duel(generator)
     pairs = []
-    for index, (label, prompt) in enumerate(prompts):
-        results: dict[str, Generation] = {}
-        for side in ("plain", "speculative") if index % 2 == 0 else ("speculative", "plain"):
-            if side == "plain":
-                [results[side]] = plain.generate([prompt], params)
-                continue
-            on_start(label, prompt)
-            for event in generator.stream([prompt], params):
-                on_event(event)
-                if event.generation is not None:
-                    results[side] = event.generation
-        pairs.append(Pair(label, results["plain"], results["speculative"]))
+    for turn, (label, prompt) in enumerate(prompts):
+        plain, [speculative] = duel.round(turn, [prompt], params, partial(on_start, label, prompt), on_event)
+        assert plain is not None
+        pairs.append(Pair(label, plain[0], speculative))
     return Comparison(pairs)

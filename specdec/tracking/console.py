@@ -11,8 +11,8 @@ from rich.text import Text
 
 from specdec.generator import Prompt
 from specdec.results import StreamEvent
-from specdec.tracking.compare import Comparison, credible
-from specdec.tracking.metrics import DecodingStats
+from specdec.tracking.compare import Comparison
+from specdec.tracking.metrics import DecodingStats, credible
 
 MAX_POSITIONS = 5
 DRAFTED_STYLE = "bold green"

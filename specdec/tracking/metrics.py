@@ -1,4 +1,4 @@
-"""Every number that is reported, defined once.
+"""Every number that is reported, defined once (docs/metrics.md explains them to readers).
 
 Symbols: τ (`mean_accepted_length`) is tokens emitted per target pass, the correction or bonus token included; plain
 decoding has τ = 1. α (`acceptance_rate`) is the share of tested draft positions that were accepted; a position is
@@ -7,9 +7,14 @@ tested if all positions before it were accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
+RESAMPLES, CONFIDENCE = 2000, 0.95
+"""Of the bootstrap."""
 
 
 @dataclass
@@ -74,6 +79,25 @@ class DecodingStats:
         return [a / t if t else 0.0 for a, t in zip(self.accepted_at, self.tested_at, strict=True)]
 
     @property
+    def cumulative_acceptance(self) -> list[float]:
+        """Share of the steps with a draft in which this position and all before it were accepted."""
+        return [accepted / self.tested_at[0] for accepted in self.accepted_at] if self.tested_at else []
+
+    @property
+    def acceptance_histogram(self) -> list[int]:
+        """Steps in which exactly 0, 1, 2, … draft tokens were accepted; those without a draft are at 0."""
+        reached = [self.passes, *self.accepted_at, 0]
+        counts = [here - beyond for here, beyond in zip(reached, reached[1:], strict=False)]
+        while len(counts) > 1 and counts[-1] == 0:
+            counts.pop()
+        return counts
+
+    @property
+    def wasted_tokens(self) -> int:
+        """Draft tokens that were verified for nothing."""
+        return self.drafted_tokens - self.accepted_tokens
+
+    @property
     def decode_seconds(self) -> float:
         """Time of the steps that emitted tokens: drafting, verifying and the host's work around them."""
         return self.draft_seconds + self.verify_seconds + self.host_seconds
@@ -95,6 +119,72 @@ class DecodingStats:
     def total(cls, stats: Iterable[DecodingStats]) -> DecodingStats:
         """The sum of any number of them."""
         return sum(stats, cls())
+
+
+def credible(speedup: float, tau: float) -> bool:
+    """Whether a speedup can be true: a pass with more rows is not faster, so it cannot exceed tokens per pass."""
+    return speedup <= tau
+
+
+def speedup(plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats]) -> float:
+    """Tokens per second of decoding with the drafter over those without, all prompts of a run together; prefill is not
+    in it. 0 if either side took no time."""
+    sides = [DecodingStats.total(side).tokens_per_second for side in (plain, speculative)]
+    return sides[1] / sides[0] if sides[0] else 0.0
+
+
+def speedup_interval(
+    plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats], seed: int = 0
+) -> tuple[float, float]:
+    """Where the speedup would lie with other prompts of the same kind: a percentile bootstrap over prompts, which stay
+    paired (Efron 1979).
+
+    Args:
+        plain, speculative: of the same prompts, in the same order, at least one.
+        seed: of the resampling.
+
+    Returns:
+        The ends of the 95 % interval.
+    """
+    counts = np.array([[s.output_tokens, s.decode_seconds] for pair in zip(plain, speculative, strict=True) for s in pair])
+    counts = counts.reshape(len(plain), 4)
+    chosen = np.random.default_rng(seed).integers(len(plain), size=(RESAMPLES, len(plain)))
+    tokens, seconds, fast_tokens, fast_seconds = counts[chosen].sum(axis=1).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.nan_to_num((fast_tokens / fast_seconds) / (tokens / seconds), posinf=0.0)
+    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def cost_ratio(plain: DecodingStats, speculative: DecodingStats) -> float | None:
+    """c: time of one draft token over the time of one pass of the target (Leviathan et al. 2023); None without drafts."""
+    if not speculative.drafted_tokens or not plain.passes:
+        return None
+    per_token = speculative.draft_seconds / speculative.drafted_tokens
+    return per_token / ((plain.verify_seconds + plain.host_seconds) / plain.passes)
+
+
+def predicted_speedup(
+    speculative: DecodingStats, rows: Sequence[int], curve: Callable[[int], float], batch: int = 1
+) -> float:
+    """What the cost of passes promises: τ · T(B) / (T_draft + T_verify + T_host), per step, where T_verify is the mean
+    of T over the rows that steps really had (docs: the batch model).
+
+    Args:
+        speculative: the run; its time for drafts and host work is taken as measured.
+        rows: draft nodes and one more, of every step of a sequence.
+        curve: seconds of a pass by its rows.
+        batch: sequences of a pass.
+    """
+    plain_host = speculative.host_seconds / speculative.passes
+    verify = sum(curve(batch * count) for count in rows) / len(rows)
+    aside = batch * (speculative.draft_seconds + speculative.host_seconds) / speculative.passes
+    return speculative.mean_accepted_length * (curve(batch) + batch * plain_host) / (verify + aside)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of them lie, between neighbours in a straight line; 0 if there are none."""
+    return float(np.quantile(np.asarray(values), share)) if len(values) else 0.0
 
 
 def _longer_sum(a: list[int], b: list[int]) -> list[int]:

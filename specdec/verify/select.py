@@ -13,6 +13,11 @@ from specdec.verify.greedy import GreedyRule
 AUTO = "auto"
 
 
+def automatic() -> str:
+    """The choice `rule=auto` of the configs."""
+    return AUTO
+
+
 def select_rule(rule: str | Rule, params: SamplingParams, deterministic_drafter: bool, branches: int = 1) -> Rule:
     """The rule for one request.
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from specdec import Generation, SamplingParams, SpeculativeGenerator, StreamEvent
-from specdec.tracking.compare import Comparison, Pair, compare, credible
-from specdec.tracking.metrics import DecodingStats
+from specdec.tracking.compare import Comparison, Pair, compare
+from specdec.tracking.metrics import DecodingStats, credible
 
 
 def generation(tokens: int, seconds: float, passes: int = 1, first: int = 0) -> Generation:
@@ -66,7 +66,7 @@ class Noting:
         self.log.append(("with_drafter", drafter))
         return Noting(self.log, "plain")
 
-    def generate(self, prompts: Sequence[Any], params: SamplingParams) -> list[Generation]:
+    def generate(self, prompts: Sequence[Any], params: SamplingParams, progress: bool = True) -> list[Generation]:
         self.log.append((self.name, prompts, params.max_tokens))
         return [generation(3, 1.0)]
 

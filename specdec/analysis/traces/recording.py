@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,9 @@ from specdec.verify.rational import DrawLaw, ExactDraft, Law, Row
 from specdec.verify.tree import DraftTree
 
 
+Watch = Callable[[DraftTree, Tensor, Verdict], None]
+
+
 def record(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
@@ -27,6 +30,7 @@ def record(
     *,
     top_k: int | None = None,
     every_position: bool = False,
+    watch: Watch = lambda tree, scores, verdict: None,
 ) -> Trace:
     """Generates for the prompts, and keeps each step's draft, p and q.
 
@@ -38,6 +42,7 @@ def record(
             keeps whole rows, 4 · V bytes each, two per draft token.
         every_position: drafts at every position of the text and keeps none of it. Anchors then do not depend on what
             the rule accepts, and rules can be compared; it takes one pass per token.
+        watch: shown every step's draft, its whole rows, and the verdict.
 
     Raises:
         ConfigError, InvalidRequestError, OutOfBlocksError: if the requests cannot be served together, or top_k < 1.
@@ -65,7 +70,7 @@ def record(
     )
     steps: list[TraceStep] = []
     for index, request in enumerate(requests):
-        request.rule = _Recorder(rule, index, steps, top_k, every_position)
+        request.rule = _Recorder(rule, index, steps, top_k, every_position, watch)
     _run(engine, requests)
     steps.sort(key=lambda step: (step.request, step.anchor))
     return Trace(info, steps, [r.random.seed for r in requests], [list(r.tokens) for r in requests])
@@ -91,10 +96,16 @@ class _Recorder(Rule):
     name = "recorder"
 
     def __init__(
-        self, rule: Rule, request: int, steps: list[TraceStep], top_k: int | None, every_position: bool
+        self,
+        rule: Rule,
+        request: int,
+        steps: list[TraceStep],
+        top_k: int | None,
+        every_position: bool,
+        watch: Watch,
     ) -> None:
         self._rule, self._request, self._steps = rule, request, steps
-        self._top_k, self._every_position = top_k, every_position
+        self._top_k, self._every_position, self._watch = top_k, every_position, watch
 
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor | None]:
         return self._rule.draw(scores, key, depth, lanes)
@@ -108,9 +119,9 @@ class _Recorder(Rule):
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """The rule's own verdict; on an empty draft, which emits one token of the target's, for `every_position`."""
         self._keep(tree, scores, key.anchor)
-        if self._every_position:
-            tree, scores = DraftTree(), scores[:1]
-        [verdict] = self._rule.accept([tree], [scores], [key])
+        kept, rows = (DraftTree(), scores[:1]) if self._every_position else (tree, scores)
+        [verdict] = self._rule.accept([kept], [rows], [key])
+        self._watch(tree, scores, verdict)
         return verdict
 
     def _keep(self, tree: DraftTree, scores: Tensor, anchor: int) -> None:

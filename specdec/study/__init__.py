@@ -1,0 +1,1 @@
+"""Studies: typed settings, jobs that leave a run folder, sweeps of them."""

@@ -1,0 +1,235 @@
+"""One job: decode the prompts of a plan, keep every one in the run folder, and sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from specdec.analysis.traces import record, save_trace
+from specdec.cache.layout import CacheUsage
+from specdec.generator import Prompt, SpeculativeGenerator
+from specdec.models.cost import CostCurve, measure
+from specdec.models.loading import LoadedModel, load
+from specdec.prompts import PromptRecord
+from specdec.results import Generation, StreamEvent
+from specdec.study.config import TraceConfig
+from specdec.study.plan import Plan
+from specdec.tracking.compare import Duel
+from specdec.tracking.diagnostics import DraftDiagnostics
+from specdec.tracking.runs import TRACE, PromptRow, RunFolder, StepRow
+from specdec.tracking.summary import summarize
+from specdec.tracking.trackers import Tracker
+from specdec.verify.base import Rule
+from specdec.verify.certificates import certificate_of
+from specdec.verify.tree import ROOT
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What a job does besides decoding.
+
+    Args:
+        batch: prompts that are decoded together.
+        baseline: decode plainly as well, in turns.
+        certified: examine the rule, and keep its certificate.
+        profile: measure what passes of n rows cost.
+        trace: what to record of the first prompts.
+    """
+
+    batch: int = 1
+    baseline: bool = True
+    certified: bool = True
+    profile: bool = True
+    trace: TraceConfig = field(default_factory=TraceConfig)
+
+
+def run_job(
+    plan: Plan,
+    options: JobOptions,
+    records: Sequence[PromptRecord],
+    folder: RunFolder,
+    done: list[PromptRow],
+    tracker: Tracker,
+    on_prompt: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """Decodes what is not done yet, and writes the folder's tables and figures.
+
+    Args:
+        plan: what to decode, with what.
+        options: what to do besides.
+        records: all prompts of the job.
+        folder: where it writes; it has begun.
+        done: rows of an earlier try.
+        tracker: told of every step and prompt; it has been started.
+        on_prompt: told how many prompts are done.
+
+    Returns:
+        The summary.
+
+    Raises:
+        SpecdecError: if the parts do not fit the model, or a request failed.
+    """
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    generator = SpeculativeGenerator(_loaded(**plan.load_options), plan.drafter, plan.rule, config=plan.engine)
+    prompts = [_prompt(record, generator, plan.chat) for record in records]
+    rows = list(done)
+    on_prompt(len(rows))
+    duel = Duel(generator, options.baseline) if len(rows) < len(prompts) else None
+    for start in range(len(rows), len(prompts), options.batch):
+        assert duel is not None
+        indices = range(start, min(start + options.batch, len(prompts)))
+        batch = [generator.encode(prompts[index]) for index in indices]
+        watch = _Watch(generator, indices, [len(tokens) for tokens in batch], tracker)
+        turn = start // options.batch
+        plain, generations = duel.round(turn, batch, plan.params_of(indices), watch.start, watch.event)
+        for generation in (*(plain or ()), *generations):
+            if generation.error is not None:
+                raise generation.error
+        made = [
+            watch.row(at, records[index], generations[at], plain[at] if plain is not None else None, plan.judge)
+            for at, index in enumerate(indices)
+        ]
+        folder.append(made)
+        rows += made
+        for row in made:
+            tracker.prompt(row.table_row())
+        on_prompt(len(rows))
+    curve = measure(generator.engine.model) if options.profile else None
+    found = _examined(generator, plan, options, prompts, folder.path)
+    summary = summarize(rows, options.batch, curve, cost_curve=_told(curve), **found)
+    folder.finish(rows, summary)
+    return summary
+
+
+@lru_cache(maxsize=1)
+def _loaded(**options: Any) -> LoadedModel:
+    """Jobs of a sweep that run in one process mostly share their target."""
+    return load(**options)
+
+
+def _prompt(record: PromptRecord, generator: SpeculativeGenerator, chat: bool) -> Prompt:
+    if chat and generator.tokenizer.chat_template:
+        return [{"role": "user", "content": record.prompt}]
+    return record.prompt
+
+
+def _examined(
+    generator: SpeculativeGenerator, plan: Plan, options: JobOptions, prompts: Sequence[Prompt], folder: Path
+) -> dict[str, Any]:
+    """What is found out after the clock has stopped: distances and calibration from a trace, and the certificate."""
+    diagnostics = DraftDiagnostics(plan.params.greedy)
+    if count := min(options.trace.prompts, len(prompts)):
+        tokens = [generator.encode(prompt) for prompt in prompts[:count]]
+        trace = record(
+            generator.engine, tokens, plan.params_of(range(count)), top_k=options.trace.top_k, watch=diagnostics.observe
+        )
+        if options.trace.save:
+            save_trace(trace, folder / TRACE)
+    return {
+        "tv_by_position": diagnostics.tv_by_position,
+        "calibration": diagnostics.calibration,
+        "certificate": certificate_of(plan.judge) if options.certified else None,
+    }
+
+
+def _told(curve: CostCurve | None) -> dict[str, list[float]] | None:
+    return None if curve is None else {"rows": list(curve.rows), "seconds": list(curve.seconds)}
+
+
+class _Watch:
+    """Follows the speculative side of one batch, by the engine's own clock."""
+
+    def __init__(
+        self, generator: SpeculativeGenerator, indices: Sequence[int], prompt_tokens: Sequence[int], tracker: Tracker
+    ) -> None:
+        self._engine, self._tokenizer, self._tracker = generator.engine, generator.tokenizer, tracker
+        self._followed = [_Followed(index, count) for index, count in zip(indices, prompt_tokens, strict=True)]
+        self._began = 0.0
+
+    def start(self) -> None:
+        """The batch begins."""
+        self._began = self._engine.busy_seconds
+
+    def event(self, event: StreamEvent) -> None:
+        """One prompt's part of a step."""
+        if event.generation is not None:
+            return
+        followed = self._followed[event.index]
+        followed.arrivals.append(self._engine.busy_seconds - self._began)
+        usage = self._engine.cache.usage()
+        if usage.allocated_slots:  # the last step of a batch has given everything back
+            followed.usage.append(usage)
+        step = followed.step(event, self._tokenizer)
+        self._tracker.step(
+            {
+                "drafted": step.drafted,
+                "tested": step.tested,
+                "accepted": step.accepted,
+                "emitted": len(event.token_ids),
+                "kv_occupancy": usage.allocated_slots / usage.total_slots,
+            }
+        )
+
+    def row(self, at: int, record: PromptRecord, generation: Generation, plain: Generation | None, rule: Rule) -> PromptRow:
+        """What is kept of the batch's prompt number `at`."""
+        followed = self._followed[at]
+        return PromptRow(
+            index=followed.index,
+            question_id=record.question_id,
+            category=record.category,
+            prompt=record.prompt,
+            text=generation.text,
+            token_ids=generation.token_ids,
+            seed=generation.seed,
+            finish_reason=generation.finish_reason,
+            stats=generation.stats,
+            plain_token_ids=plain and plain.token_ids,
+            plain_stats=plain and plain.stats,
+            comparable=rule.draft_invariant,
+            ttft_seconds=followed.arrivals[0],
+            gaps_seconds=[later - earlier for earlier, later in pairwise(followed.arrivals)],
+            kv_occupancy=_mean([usage.allocated_slots / usage.total_slots for usage in followed.usage]),
+            kv_waste=_mean([usage.waste for usage in followed.usage]),
+            steps=followed.steps,
+        )
+
+
+@dataclass
+class _Followed:
+    """One prompt on its way: when tokens came, in seconds after the batch began, and what each step did."""
+
+    index: int
+    length: int
+    arrivals: list[float] = field(default_factory=list)
+    usage: list[CacheUsage] = field(default_factory=list)
+    steps: list[StepRow] = field(default_factory=list)
+
+    def step(self, event: StreamEvent, tokenizer: Any) -> StepRow:
+        tree, path = event.draft, event.path
+        refused = tree.children(path[-1] if path else ROOT)
+        row = StepRow(
+            index=self.index,
+            step=len(self.steps),
+            anchor=self.length,
+            drafted=len(tree),
+            tested=len(path) + bool(refused),
+            accepted=len(path),
+            texts=[piece.text for piece in event.pieces],
+            proposed=[piece.drafted for piece in event.pieces],
+            rejected=tokenizer.decode([tree.tokens[refused[0]]]) if refused else None,
+        )
+        self.steps.append(row)
+        self.length += len(event.token_ids)
+        return row
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0

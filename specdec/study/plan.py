@@ -1,0 +1,163 @@
+"""Settings → the objects of one job, with every refusal that needs no model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from specdec.drafters.base import Drafter
+from specdec.engine import EngineConfig
+from specdec.errors import ConfigError
+from specdec.models.loading import check_options
+from specdec.models.vocabulary import vocab_size_of
+from specdec.prompts import PromptRecord
+from specdec.prompts.subsets import fingerprint
+from specdec.sampling import SamplingParams
+from specdec.verify.base import Rule
+from specdec.verify.select import select_rule
+
+NOT_IDENTITY = ("tracking", "study", "runs", "side_by_side", "rerun", "report", "profile", "jobs")
+"""Settings that do not change what a job finds out."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one job decodes, with what.
+
+    Args:
+        load_options: for `specdec.models.loading.load`.
+        threads: CPU threads of torch, or None for torch's choice.
+        drafter: not yet bound to a target.
+        rule: a rule, or "auto".
+        judge: the rule that will judge its requests.
+        params: of the first prompt; the others have seeds that count on.
+        engine: sizes.
+        source: where prompts come from.
+        chat: whether they go through the chat template.
+        axes: in what the job may differ from others of its study.
+    """
+
+    load_options: dict[str, Any]
+    threads: int | None
+    drafter: Drafter
+    rule: str | Rule
+    judge: Rule
+    params: SamplingParams
+    engine: EngineConfig
+    source: Any
+    chat: bool
+    axes: dict[str, Any]
+
+    def params_of(self, indices: Sequence[int]) -> list[SamplingParams]:
+        """Of these prompts: every one has a seed of its own, wherever it is decoded."""
+        seed = self.params.seed
+        return [self.params if seed is None else replace(self.params, seed=seed + index) for index in indices]
+
+
+def plan(config: DictConfig) -> Plan:
+    """Checks the settings and makes the parts.
+
+    Args:
+        config: composed; its fields are those of `specdec.study.config.Decoding`.
+
+    Raises:
+        ConfigError: for a value that no part takes, and for parts that do not fit together.
+    """
+    values = values_of(config)
+    sampling, engine = values["sampling"], values["engine"]
+    params = SamplingParams(**{**sampling, "stop": tuple(sampling["stop"]), "bad_words": tuple(sampling["bad_words"])})
+    drafter, rule = instantiate(config.drafter, "drafter"), instantiate(config.rule, "rule")
+    device = values["device"]
+    load_options = {**values["target"], **values["precision"], "device": device["device"]}
+    check_options(load_options["dtype"], load_options["kv_dtype"], load_options["backend"], device["device"])
+    judge = select_rule(rule, params, drafter.deterministic, drafter.branches)
+    _check_vocabularies(values["target"]["path"], drafter)
+    return Plan(
+        load_options=load_options,
+        threads=device["threads"],
+        drafter=drafter,
+        rule=rule,
+        judge=judge,
+        params=params,
+        engine=EngineConfig(**engine),
+        source=instantiate(config.data, "data"),
+        chat=values["chat"],
+        axes=_axes(values, drafter, rule),
+    )
+
+
+def check_certified(made: Plan, certified: bool) -> None:
+    """Raises ConfigError if a certificate is asked for that cannot be had."""
+    if certified and not made.judge.lossless:
+        raise ConfigError(
+            f"rule={made.judge.name!r} is lossy, and certified=true asks for the target's own law. "
+            "Set certified=false to study it all the same, or take a lossless rule."
+        )
+
+
+def values_of(config: DictConfig) -> dict[str, Any]:
+    """As plain Python values.
+
+    Raises:
+        ConfigError: if a value that must be given is missing.
+    """
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"Nothing was given for {', '.join(missing)}. Add {missing[0]}=… to the command.")
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return values
+
+
+def instantiate(config: DictConfig, what: str) -> Any:
+    """Makes the object that a group's choice names by `_target_`.
+
+    Raises:
+        ConfigError: if it cannot be made; the part's own words are kept.
+    """
+    values_of(config)
+    try:
+        return hydra.utils.instantiate(config)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"{what}: {cause}") from error
+
+
+def identity(config: DictConfig, records: Sequence[PromptRecord]) -> str:
+    """A short name for everything that decides what a job finds out: its settings and its prompts."""
+    values = {name: value for name, value in values_of(config).items() if name not in NOT_IDENTITY}
+    told = json.dumps([values, fingerprint(records)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule) -> dict[str, Any]:
+    """Names of the parts, the drafter's options, and the numbers that studies turn."""
+    options = {name: value for name, value in values["drafter"].items() if not name.startswith("_")}
+    return {
+        "drafter": drafter.name,
+        **{name: value for name, value in options.items() if value is None or isinstance(value, str | int | float)},
+        "rule": rule if isinstance(rule, str) else rule.name,
+        "temperature": values["sampling"]["temperature"],
+        "target": values["target"]["path"] or "embedded",
+        "dtype": values["precision"]["dtype"],
+        "kv_dtype": values["precision"]["kv_dtype"],
+        "data": values["data"].get("path") or values["data"].get("name"),
+        "batch": values.get("batch", 1),
+        "adaptive": values["engine"]["adaptive"],
+    }
+
+
+def _check_vocabularies(target: str | None, drafter: Drafter) -> None:
+    """Where both can be told without loading a model."""
+    found = drafter.vocab_size()
+    wanted = None if found is None else vocab_size_of(target)
+    if wanted is not None and wanted != found:
+        raise ConfigError(
+            f"The drafter's vocabulary has {found} tokens, the target's {wanted}. Choose a draft with the target's "
+            "tokenizer, or drafter=ngram."
+        )

@@ -1,0 +1,99 @@
+"""Every job of a command is composed and checked before the first one loads anything."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from specdec.errors import ConfigError
+from specdec.study.config import register
+
+MULTIRUN = ("-m", "--multirun")
+EXTRAS = {"ray": "ray", "slurm": "slurm", "optuna": "optuna"}
+"""Choice of a launcher → the extra that brings its plugin."""
+
+
+def jobs(folder: str, name: str, words: Sequence[str]) -> Iterator[DictConfig]:
+    """The configuration of every job that a command line stands for.
+
+    Args:
+        folder: of the configs.
+        name: of the primary config.
+        words: the command line, without the program.
+
+    Raises:
+        ConfigError: for a key, a choice or a value that does not exist; says which do.
+    """
+    register()
+    multirun = any(word in MULTIRUN for word in words)
+    overrides = [word for word in words if not word.startswith("-")]
+    with initialize_config_dir(folder, version_base=None):
+        try:
+            for each in _expanded(name, overrides) if multirun else [overrides]:
+                yield compose(name, list(each))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explained(error, name)) from error
+
+
+def check(configs: Iterator[DictConfig], each: Callable[[DictConfig], object]) -> int:
+    """Runs `each` on every configuration.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        ConfigError: the first refusal.
+    """
+    return sum(1 for config in configs if each(config) or True)
+
+
+def _expanded(name: str, overrides: list[str]) -> list[list[str]]:
+    """As Hydra's basic sweeper multiplies them, the sweep of the config itself included."""
+    parser = OverridesParser.create()
+    fixed = [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
+    config = compose(name, fixed, return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.mode = RunMode.MULTIRUN
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *overrides])
+    return BasicSweeper.split_arguments([one for one in parsed if _is_plain(one)], None)[0]
+
+
+def _is_plain(override: Override) -> bool:
+    """Ranges that a search draws from cannot be listed; the search composes its jobs itself."""
+    return not override.is_sweep_override() or override.is_discrete_sweep()
+
+
+def _explained(error: Exception, name: str) -> str:
+    """Hydra's words, and what to write instead."""
+    text = str(error)
+    if cause := error.__cause__:
+        text = f"{text}\n{cause}" if str(cause) not in text else text
+    if match := re.search(r"Could not override '([\w./@-]+)'", text):
+        return f"{match[0]}. {_valid_keys(match[1], name)}"
+    if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
+        extra = EXTRAS.get(match[1], match[1])
+        return f"The {match[1]} launcher is not installed. Run `pip install 'specdec-lab[{extra}]'`."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(line for line in lines if not line.startswith(("Config search path", "provider=", "full_key")))
+
+
+def _valid_keys(key: str, name: str) -> str:
+    """What stands beside a key that does not exist."""
+    parent, _, last = key.rpartition(".")
+    config = compose(name)
+    node = OmegaConf.select(config, parent) if parent else config
+    valid = sorted(str(one) for one in node) if isinstance(node, DictConfig) else []
+    close = difflib.get_close_matches(last, valid, n=1)
+    meant = f"Did you mean {parent + '.' if parent else ''}{close[0]}? " if close else ""
+    return f"{meant}Valid keys{' of ' + parent if parent else ''}: {', '.join(valid)}."

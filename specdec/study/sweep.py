@@ -1,0 +1,120 @@
+"""A sweep: Hydra makes the jobs; here each of them finds its folder, and the study its end."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from specdec.errors import ConfigError
+from specdec.study import leaderboard
+from specdec.study.config import TraceConfig
+from specdec.study.job import JobOptions, run_job
+from specdec.study.plan import check_certified, identity, instantiate, plan, values_of
+from specdec.tracking.environment import environment
+from specdec.tracking.report import write_report
+from specdec.tracking.runs import RunFolder, load_run, load_runs
+from specdec.tracking.trackers import SafeTracker
+
+
+def check(config: DictConfig) -> None:
+    """Raises ConfigError for a job that cannot work; loads nothing."""
+    check_certified(plan(config), config.certified)
+    if config.batch > config.engine.max_num_seqs:
+        raise ConfigError(f"batch={config.batch} exceeds engine.max_num_seqs={config.engine.max_num_seqs}. Raise that.")
+    instantiate(config.tracking, "tracking")
+
+
+def run(config: DictConfig) -> Path:
+    """Runs one job, unless it is done. Whatever goes wrong is kept in its folder, and the sweep goes on.
+
+    Returns:
+        The run folder.
+    """
+    transformers.logging.disable_progress_bar()
+    made = plan(config)
+    records = made.source.load()
+    name = "-".join([made.drafter.name, str(made.axes["rule"]), identity(config, records)])
+    folder = RunFolder(Path(config.runs) / config.study / name)
+    label = f"job {_job_number()}/{config.jobs}: {name}"
+    if folder.done and not config.rerun:
+        Console().print(f"{label}: done before")
+        return folder.path
+    options = JobOptions(config.batch, config.baseline, config.certified, config.profile, TraceConfig(**config.trace))
+    values = values_of(config)
+    told = environment(config.side_by_side)
+    kept = folder.begin(values, made.axes, told, anew=config.rerun)
+    tracker = SafeTracker(instantiate(config.tracking, "tracking"))
+    tracker.start(name, config.study, values | {"axes": made.axes}, told, folder.path)
+    with _progress(label, len(records), quiet=config.side_by_side) as advance:
+        try:
+            summary = run_job(made, options, records, folder, kept, tracker, advance)
+        except Exception as error:  # a job's failure, whatever it is, must not take the others with it
+            folder.fail(f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
+            tracker.fail(f"{type(error).__name__}: {error}")
+            return folder.path
+    done = load_run(folder.path)
+    tracker.finish(summary, done.rows, done.steps, folder.path)
+    return folder.path
+
+
+class SweepEnd(Callback):
+    """After the last job: the leaderboard, the page, and an exit code that tells of failures."""
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """One job."""
+        self._end(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """All jobs of a sweep."""
+        self._end(config)
+
+    def _end(self, config: DictConfig) -> None:
+        finish(Path(config.runs) / config.study, config.report)
+
+
+def finish(folder: Path, report: bool) -> None:
+    """Sums a study up; exits with 1 if a job of it failed.
+
+    Args:
+        folder: of the study.
+        report: whether to make the HTML page.
+    """
+    runs = load_runs(folder)
+    title = folder.name
+    leaderboard.write(runs, title, folder)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(leaderboard.table(runs, title))
+    if report:
+        write_report(runs, folder / "index.html", title)
+        console.print(f"{folder / 'index.html'}, {folder / 'leaderboard.md'}", soft_wrap=True)
+    failed = [run for run in runs if run.status == "failed"]
+    for one in failed:
+        console.print(f"failed: {one.name}: {(one.error or '').strip().splitlines()[-1]}", style="red", soft_wrap=True)
+    if failed:
+        sys.exit(1)
+
+
+def _job_number() -> int:
+    """Of a sweep, counted from 1."""
+    hydra = HydraConfig.get()
+    return int(hydra.job.num) + 1 if hydra.mode == RunMode.MULTIRUN else 1
+
+
+@contextmanager
+def _progress(label: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=quiet) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.update(task, completed=count)

@@ -1,0 +1,88 @@
+"""What a figure was measured on, and by which code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+PACKAGES = ("specdec-lab", "torch", "triton", "transformers", "hydra-core", "numpy")
+"""Whose versions a run keeps."""
+
+
+def cpu_name() -> str:
+    """The processor's own name, or its architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def machine() -> str:
+    """One line: processor, threads, versions."""
+    return (
+        f"{cpu_name()}, {torch.get_num_threads()} torch threads of {os.cpu_count()} CPUs; Python "
+        f"{platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
+    )
+
+
+def environment(side_by_side: bool = False) -> dict[str, Any]:
+    """What a run folder keeps of the machine and the code.
+
+    Args:
+        side_by_side: whether other jobs of the same study run at the same time, so that wall-clock is no evidence.
+    """
+    return {
+        "machine": machine(),
+        "cpu": cpu_name(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "git": git_state(Path.cwd()),
+        "command": command(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "side_by_side": side_by_side,
+    }
+
+
+def command() -> str:
+    """This process's command line, without the folders of this machine."""
+    main = sys.modules["__main__"].__spec__
+    program = ["python", "-m", main.name.removesuffix(".__main__")] if main else [Path(sys.argv[0]).name]
+    return shlex.join([*program, *map(_without_folder, sys.argv[1:])])
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit, and whether tracked files differ from it; None outside of a repository or without git."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _without_folder(word: str) -> str:
+    """`key=/some/folder/file` → `key=file`."""
+    key, equals, value = word.rpartition("=")
+    return f"{key}{equals}{Path(value).name if Path(value).is_absolute() or value.startswith('..') else value}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
