@@ -127,18 +127,6 @@ def choose(records: Sequence[PromptRecord], per_category: int | None) -> list[Pr
     return chosen
 
 
-def choose_evenly(records: Sequence[PromptRecord], limit: int | None) -> list[PromptRecord]:
-    """At most `limit`, as evenly from all categories as there are prompts, in the order of the file."""
-    if limit is None:
-        return list(records)
-    seen: dict[str, int] = {}
-    turns = []
-    for index, record in enumerate(records):
-        seen[record.category] = seen.get(record.category, 0) + 1
-        turns.append((seen[record.category], index))
-    return [records[index] for _, index in sorted(sorted(turns)[:limit], key=lambda turn: turn[1])]
-
-
 def main() -> None:
     """Measures and prints; writes the document if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

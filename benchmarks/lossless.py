@@ -18,13 +18,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decode import choose_evenly
 from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.generator import Prompt
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts import PromptRecord, load_prompts
+from specdec.prompts.subsets import choose
 from specdec.tracking.metrics import DecodingStats
 
 BLOCKS = 4096
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     loaded = load(args.target, dtype=args.dtype, backend=args.backend)
-    records = choose_evenly(load_prompts(args.data), args.limit)
+    records = choose(load_prompts(args.data), args.limit)
     prompts = [[{"role": "user", "content": record.prompt}] for record in records]
     params = [
         SamplingParams(max_tokens=args.max_tokens, temperature=args.temperature, seed=seed)

@@ -12,12 +12,12 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from benchmarks.decode import choose_evenly
 from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import load
 from specdec.prompts import PromptRecord, load_prompts
+from specdec.prompts.subsets import choose
 from specdec.tracking.metrics import DecodingStats
 
 GOALS = {1: 0.05, 8: 0.10}
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    records = choose_evenly(load_prompts(args.data), args.limit)
+    records = choose(load_prompts(args.data), args.limit)
     results: dict[str, dict[str, float]] = {}
     for dtype in ("bfloat16", "int8"):
         results |= measure(records, dtype, args.max_tokens)

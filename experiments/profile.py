@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import brentq
-
 from specdec.analysis.theory import expected_tokens
+
 from specdec.cli import config_dir, one_line
 from specdec.models.cost import ROWS, CostCurve, measure
 from specdec.models.loading import load
@@ -51,7 +51,9 @@ def main(config: DictConfig) -> None:
     console.print(table)
     if config.json is not None:
         told = {dtype: {"rows": curve.rows, "seconds": curve.seconds} for dtype, curve in curves.items()}
-        Path(config.json).write_text(json.dumps({"machine": machine(), "curves": told}, indent=1) + "\n", encoding="utf-8")
+        Path(config.json).write_text(
+            json.dumps({"machine": machine(), "curves": told}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def application(
     register()
 
     @wraps(job)
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> Any:
         with one_line():
-            job(config)
+            return job(config)
 
     def main() -> None:
         words = sys.argv[1:]
@@ -97,7 +97,7 @@ def _prompts(config: DictConfig, made: Plan) -> list[tuple[str, Any]]:
 
 
 generate = application("generate", _generate, plan)
-benchmark = application("benchmark", sweep.run, sweep.check, counted=True)
+benchmark = application("benchmark", sweep.job, sweep.check, counted=True)
 COMMANDS: dict[str, Callable[[], None]] = {"generate": generate, "benchmark": benchmark, "doctor": doctor.main}
 
 

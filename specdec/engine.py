@@ -27,7 +27,7 @@ from specdec.tracking.clock import StepClock
 from specdec.verdicts import Decoded, decide
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.select import AUTO
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import NO_DRAFT, DraftTree
 
 DEFAULT_KV_BYTES = 1 << 30
 
@@ -80,7 +80,7 @@ class StepOutput:
     request: Request
     tokens: list[int]
     pieces: list[TextPiece] = field(default_factory=list)
-    draft: DraftTree = DraftTree()
+    draft: DraftTree = NO_DRAFT
     path: tuple[int, ...] = ()
 
 

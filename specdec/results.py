@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from specdec.errors import SpecdecError
 from specdec.request import FinishReason, Request, TextPiece
 from specdec.tracking.metrics import DecodingStats
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import NO_DRAFT, DraftTree
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StreamEvent:
     pieces: list[TextPiece]
     token_ids: list[int]
     generation: Generation | None = None
-    draft: DraftTree = DraftTree()
+    draft: DraftTree = NO_DRAFT
     path: tuple[int, ...] = ()
 
     @property

@@ -178,7 +178,9 @@ class _Watch:
             }
         )
 
-    def row(self, at: int, record: PromptRecord, generation: Generation, plain: Generation | None, rule: Rule) -> PromptRow:
+    def row(
+        self, at: int, record: PromptRecord, generation: Generation, plain: Generation | None, rule: Rule
+    ) -> PromptRow:
         """What is kept of the batch's prompt number `at`."""
         followed = self._followed[at]
         return PromptRow(
@@ -191,8 +193,8 @@ class _Watch:
             seed=generation.seed,
             finish_reason=generation.finish_reason,
             stats=generation.stats,
-            plain_token_ids=plain and plain.token_ids,
-            plain_stats=plain and plain.stats,
+            plain_token_ids=None if plain is None else plain.token_ids,
+            plain_stats=None if plain is None else plain.stats,
             comparable=rule.draft_invariant,
             ttft_seconds=followed.arrivals[0],
             gaps_seconds=[later - earlier for earlier, later in pairwise(followed.arrivals)],

@@ -32,7 +32,9 @@ def method(run: Run, axes: Sequence[str]) -> str:
 def ranked(runs: Sequence[Run]) -> list[Run]:
     """Jobs that are done, the fastest first; without a plain side, by τ."""
     done = [run for run in runs if run.status == "done"]
-    return sorted(done, key=lambda run: (run.summary["metrics"]["speedup"] or 0, run.summary["metrics"]["tau"]), reverse=True)
+    return sorted(
+        done, key=lambda run: (run.summary["metrics"]["speedup"] or 0, run.summary["metrics"]["tau"]), reverse=True
+    )
 
 
 def speedup_cell(metrics: Mapping[str, Any], side_by_side: bool = False) -> str:
@@ -89,5 +91,7 @@ def markdown(runs: Sequence[Run], title: str) -> str:
 def write(runs: Sequence[Run], title: str, folder: Path) -> None:
     """leaderboard.md and leaderboard.json."""
     (folder / "leaderboard.md").write_text(markdown(runs, title), encoding="utf-8")
-    told = [{"name": run.name, "status": run.status, "axes": run.axes, **run.summary.get("metrics", {})} for run in runs]
+    told = [
+        {"name": run.name, "status": run.status, "axes": run.axes, **run.summary.get("metrics", {})} for run in runs
+    ]
     (folder / "leaderboard.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -66,7 +66,8 @@ def _expanded(name: str, overrides: list[str]) -> list[list[str]]:
         config.hydra.mode = RunMode.MULTIRUN
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *overrides])
-    return BasicSweeper.split_arguments([one for one in parsed if _is_plain(one)], None)[0]
+    [batch] = BasicSweeper.split_arguments([one for one in parsed if _is_plain(one)], None)
+    return [list(words) for words in batch]
 
 
 def _is_plain(override: Override) -> bool:
@@ -89,11 +90,14 @@ def _explained(error: Exception, name: str) -> str:
 
 
 def _valid_keys(key: str, name: str) -> str:
-    """What stands beside a key that does not exist."""
-    parent, _, last = key.rpartition(".")
-    config = compose(name)
-    node = OmegaConf.select(config, parent) if parent else config
-    valid = sorted(str(one) for one in node) if isinstance(node, DictConfig) else []
-    close = difflib.get_close_matches(last, valid, n=1)
-    meant = f"Did you mean {parent + '.' if parent else ''}{close[0]}? " if close else ""
-    return f"{meant}Valid keys{' of ' + parent if parent else ''}: {', '.join(valid)}."
+    """What stands beside the first part of a key that does not exist."""
+    node = compose(name)
+    known: list[str] = []
+    parts = key.split(".")
+    while isinstance(node.get(parts[0]), DictConfig):
+        node = node[parts[0]]
+        known.append(parts.pop(0))
+    valid = sorted(map(str, node))
+    close = difflib.get_close_matches(parts[0], valid, n=1)
+    meant = f"Did you mean {'.'.join([*known, close[0], *parts[1:]])}? " if close else ""
+    return f"{meant}Valid keys{' of ' + '.'.join(known) if known else ''}: {', '.join(valid)}."

@@ -69,7 +69,13 @@ def run(config: DictConfig) -> Path:
     return folder.path
 
 
-class SweepEnd(Callback):
+def job(config: DictConfig) -> float:
+    """`run`, for Hydra. Returns tokens per second, which a search maximises; 0 for a job that failed."""
+    done = load_run(run(config))
+    return float(done.summary["metrics"]["tokens_per_second"]) if done.status == "done" else 0.0
+
+
+class SweepEnd(Callback):  # type: ignore[misc]
     """After the last job: the leaderboard, the page, and an exit code that tells of failures."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

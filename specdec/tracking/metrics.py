@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class DecodingStats:
     def acceptance_histogram(self) -> list[int]:
         """Steps in which exactly 0, 1, 2, … draft tokens were accepted; those without a draft are at 0."""
         reached = [self.passes, *self.accepted_at, 0]
-        counts = [here - beyond for here, beyond in zip(reached, reached[1:], strict=False)]
+        counts = [here - beyond for here, beyond in pairwise(reached)]
         while len(counts) > 1 and counts[-1] == 0:
             counts.pop()
         return counts
@@ -146,7 +147,9 @@ def speedup_interval(
     Returns:
         The ends of the 95 % interval.
     """
-    counts = np.array([[s.output_tokens, s.decode_seconds] for pair in zip(plain, speculative, strict=True) for s in pair])
+    counts = np.array(
+        [[s.output_tokens, s.decode_seconds] for pair in zip(plain, speculative, strict=True) for s in pair]
+    )
     counts = counts.reshape(len(plain), 4)
     chosen = np.random.default_rng(seed).integers(len(plain), size=(RESAMPLES, len(plain)))
     tokens, seconds, fast_tokens, fast_seconds = counts[chosen].sum(axis=1).T
@@ -157,7 +160,7 @@ def speedup_interval(
 
 
 def cost_ratio(plain: DecodingStats, speculative: DecodingStats) -> float | None:
-    """c: time of one draft token over the time of one pass of the target (Leviathan et al. 2023); None without drafts."""
+    """c: time of one draft token over that of one plain step (Leviathan et al. 2023); None without drafts."""
     if not speculative.drafted_tokens or not plain.passes:
         return None
     per_token = speculative.draft_seconds / speculative.drafted_tokens

@@ -117,3 +117,7 @@ class DraftTree:
             None if self.q is None else self.q[kept],
             self.kind,
         )
+
+
+NO_DRAFT = DraftTree()
+"""The empty tree."""

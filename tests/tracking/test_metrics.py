@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.tracking.metrics import DecodingStats
+from specdec.tracking.metrics import (
+    DecodingStats,
+    cost_ratio,
+    percentile,
+    predicted_speedup,
+    speedup,
+    speedup_interval,
+)
 
 Steps = list[tuple[int, int]]
 """(tested, accepted) draft positions of each step."""
@@ -84,3 +92,64 @@ def test_every_field_is_added_and_the_parts_stay_as_they_were() -> None:
     assert (a.tested_at, b.tested_at) == ([1, 2], [1])
     added.tested_at.append(9)
     assert a.tested_at == [1, 2]
+
+
+def test_what_can_be_read_off_three_steps() -> None:
+    stats = recorded([(3, 3), (1, 0), (2, 1), (0, 0)])
+    assert stats.cumulative_acceptance == [pytest.approx(2 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3)]
+    assert stats.acceptance_histogram == [2, 1, 0, 1]
+    assert stats.wasted_tokens == 4 * 5 - 4
+
+
+@given(steps.filter(bool))
+def test_the_histogram_is_a_plain_count(steps: Steps) -> None:
+    accepted = [accepted for _, accepted in steps]
+    assert recorded(steps).acceptance_histogram == [accepted.count(n) for n in range(max(accepted) + 1)]
+
+
+def timed(tokens: int, seconds: float) -> DecodingStats:
+    return DecodingStats(output_tokens=tokens, verify_seconds=seconds, passes=tokens)
+
+
+def test_the_interval_of_equal_ratios_is_a_point_and_holds_the_ratio() -> None:
+    plain, fast = [timed(10, 2.0), timed(40, 8.0)], [timed(10, 1.0), timed(40, 4.0)]
+    assert speedup(plain, fast) == 2.0
+    assert speedup_interval(plain, fast) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_the_interval_widens_with_the_spread_and_keeps_pairs_together() -> None:
+    plain = [timed(10, 2.0 * (1 + i % 5)) for i in range(40)]  # slow prompts are slow on both sides
+    fast = [timed(10, 1.0 * (1 + i % 5)) for i in range(40)]
+    assert speedup_interval(plain, fast) == (pytest.approx(2.0), pytest.approx(2.0))
+    mixed = [timed(10, (1.0 if i % 2 else 3.0) * (1 + i % 5)) for i in range(40)]
+    low, high = speedup_interval(plain, mixed)
+    assert low < speedup(plain, mixed) < high
+    assert high - low > 0.1
+
+
+def test_bootstrap_standard_error_is_that_of_a_mean_of_ratios() -> None:
+    """With equal plain times the ratio is the harmonic mean, whose error the delta method gives."""
+    rng = np.random.default_rng(0)
+    seconds = rng.uniform(0.8, 1.2, size=400)
+    plain, fast = [timed(1, 2.0)] * 400, [timed(1, float(s)) for s in seconds]
+    low, high = speedup_interval(plain, fast)
+    error = 2.0 / seconds.mean() ** 2 * seconds.std() / 20
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)  # 2000 resamples: 3 % noise of each end
+
+
+def test_the_cost_ratio_is_a_draft_token_over_a_pass() -> None:
+    plain = DecodingStats(passes=10, verify_seconds=0.9, host_seconds=0.1)
+    fast = DecodingStats(drafted_tokens=50, draft_seconds=1.0)
+    assert cost_ratio(plain, fast) == pytest.approx(0.2)
+    assert cost_ratio(plain, plain) is None
+
+
+def test_the_prediction_is_the_batch_model() -> None:
+    """τ = 2, four sequences: T(4 · 3) = 15 and T(4 · 1) = 7 in turn; each draft takes 1, the host 0.5 a sequence."""
+    stats = DecodingStats(output_tokens=20, passes=10, draft_seconds=10.0, host_seconds=5.0)
+    assert predicted_speedup(stats, [3, 1], lambda rows: 3.0 + rows, batch=4) == pytest.approx(2 * (7 + 2) / (11 + 6))
+
+
+def test_percentiles_lie_between_neighbours() -> None:
+    assert [percentile([1.0, 2.0, 3.0, 5.0], share) for share in (0.0, 0.5, 1.0)] == [1.0, 2.5, 5.0]
+    assert percentile([], 0.5) == 0.0

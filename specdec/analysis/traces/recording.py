@@ -19,7 +19,6 @@ from specdec.verify.greedy import GreedyRule
 from specdec.verify.rational import DrawLaw, ExactDraft, Law, Row
 from specdec.verify.tree import DraftTree
 
-
 Watch = Callable[[DraftTree, Tensor, Verdict], None]
 
 

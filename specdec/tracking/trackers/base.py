@@ -1,0 +1,101 @@
+"""What a tracker is told, and a guard around it."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+class Tracker(ABC):
+    """Told of one job, from `start` to `finish` or `fail`."""
+
+    @abstractmethod
+    def start(self, name: str, study: str, config: Row, environment: Row, folder: Path) -> None:
+        """A job begins.
+
+        Args:
+            name: unique in its study.
+            study: what groups the jobs of a sweep.
+            config: the resolved settings.
+            environment: machine, versions, git state, command.
+            folder: the run folder; files of the tracker's own belong below it.
+        """
+
+    @abstractmethod
+    def step(self, values: Mapping[str, float]) -> None:
+        """One verified step of one prompt: drafted, tested, accepted, emitted, kv_occupancy."""
+
+    @abstractmethod
+    def prompt(self, row: Row) -> None:
+        """One prompt is done; the row is that of `rows.parquet`."""
+
+    @abstractmethod
+    def finish(self, summary: Row, rows: Sequence[Row], steps: Sequence[Row], folder: Path) -> None:
+        """The job is done: what `summary.json`, `rows.parquet` and `steps.parquet` hold."""
+
+    @abstractmethod
+    def fail(self, error: str) -> None:
+        """The job ended early."""
+
+
+class NoTracker(Tracker):
+    """Sends nothing."""
+
+    def start(self, name: str, study: str, config: Row, environment: Row, folder: Path) -> None:
+        """Nothing."""
+
+    def step(self, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def prompt(self, row: Row) -> None:
+        """Nothing."""
+
+    def finish(self, summary: Row, rows: Sequence[Row], steps: Sequence[Row], folder: Path) -> None:
+        """Nothing."""
+
+    def fail(self, error: str) -> None:
+        """Nothing."""
+
+
+class SafeTracker(Tracker):
+    """Passes everything on, until something goes wrong: then it warns once, and the run goes on untracked.
+
+    A tracker talks to networks, accounts and disks, and its libraries raise whatever those raise. None of that may cost
+    a measurement, so every exception ends here.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker: Tracker = tracker
+
+    def start(self, name: str, study: str, config: Row, environment: Row, folder: Path) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.start(name, study, config, environment, folder))
+
+    def step(self, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.step(values))
+
+    def prompt(self, row: Row) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.prompt(row))
+
+    def finish(self, summary: Row, rows: Sequence[Row], steps: Sequence[Row], folder: Path) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.finish(summary, rows, steps, folder))
+
+    def fail(self, error: str) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.fail(error))
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            name = type(self._tracker).__name__
+            self._tracker = NoTracker()
+            warnings.warn(f"{name} is off from here on, the run goes on: {type(error).__name__}: {error}", stacklevel=3)

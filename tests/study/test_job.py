@@ -1,0 +1,158 @@
+"""Jobs in this process: rows, figures, resumption, failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from specdec import SpeculativeGenerator
+from specdec.analysis.traces import load_trace
+from specdec.models.loading import load
+from specdec.study import leaderboard, sweep
+from specdec.tracking.runs import LINES, TRACE, Run, RunFolder, load_run
+
+SAMPLED = ("sampling=sample", "sampling.max_tokens=12", "sampling.ignore_eos=true")
+
+
+@pytest.fixture(autouse=True)
+def _first_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra is not running here."""
+    monkeypatch.setattr(sweep, "_job_number", lambda: 1)
+
+
+def run(config: DictConfig) -> Run:
+    return load_run(sweep.run(config))
+
+
+def facts(run: Run) -> list[dict[str, Any]]:
+    """Rows without times."""
+    kept = ("index", "question_id", "text", "token_ids", "plain_token_ids", "seed", "identical", "tau", "alpha")
+    return [{name: row[name] for name in kept} for row in run.rows]
+
+
+def test_rows_and_steps_are_those_of_the_generator_itself(
+    composed: Callable[..., DictConfig], tiny_folder: Path, prompt_file: Path
+) -> None:
+    done = run(composed("chat=false"))
+    generator = SpeculativeGenerator(load(str(tiny_folder)), "none")
+    prompts = [json.loads(line)["prompt"] for line in prompt_file.read_text(encoding="utf-8").splitlines()]
+    from specdec import SamplingParams
+
+    plain = generator.generate(prompts, SamplingParams(max_tokens=12, ignore_eos=True))
+    assert done.status == "done"
+    assert [row["token_ids"] for row in done.rows] == [g.token_ids for g in plain]
+    assert [row["identical"] for row in done.rows] == [True] * 4
+    for row in done.rows:
+        steps = [step for step in done.steps if step["index"] == row["index"]]
+        assert "".join(text for step in steps for text in step["texts"]) == row["text"]
+        assert sum(step["accepted"] for step in steps) == sum(row["stats"]["accepted_at"])
+        assert sum(step["tested"] for step in steps) == sum(row["stats"]["tested_at"])
+        assert row["tau"] == pytest.approx(12 / len(steps))
+        assert steps[0]["anchor"] == row["prompt_tokens"]
+        refused = [step for step in steps if step["tested"] > step["accepted"]]
+        assert all(step["rejected"] is not None for step in refused)
+
+
+def test_the_figures_are_sums_over_the_rows(composed: Callable[..., DictConfig]) -> None:
+    done = run(composed())
+    told = done.summary["metrics"]
+    assert (told["prompts"], told["output_tokens"], told["identical"], told["comparable"]) == (4, 48, 4, 4)
+    passes = sum(row["stats"]["passes"] for row in done.rows)
+    assert told["tau"] == pytest.approx(48 / passes)
+    assert sum(done.summary["acceptance_histogram"]) == passes
+    assert told["draft_share"] + told["verify_share"] + told["host_share"] == pytest.approx(1)
+    assert told["wasted_tokens"] == sum(step["drafted"] - step["accepted"] for step in done.steps)
+    assert told["speedup_low"] <= told["speedup"] <= told["speedup_high"]
+    assert list(done.summary["by_category"]) == ["colours", "counting"]
+    assert done.summary["by_category"]["colours"]["prompts"] == 2
+    assert 0 < told["kv_occupancy"] < 1
+    assert 0 <= told["kv_waste"] < 1
+    assert told["ttft_ms"] > 0
+    assert told["itl_p50_ms"] <= told["itl_p95_ms"] <= told["itl_p99_ms"]
+    assert done.summary["certificate"]["passed"]
+    assert done.environment["versions"]["torch"]
+
+
+def test_a_batch_gives_the_same_rows(composed: Callable[..., DictConfig]) -> None:
+    assert facts(run(composed("batch=4", *SAMPLED))) == facts(run(composed(*SAMPLED)))
+
+
+def test_a_drafter_with_a_q_has_distances_a_calibration_and_a_trace(composed: Callable[..., DictConfig]) -> None:
+    config = composed("drafter=early_exit", "drafter.num_layers=1", "rule=token", "trace.save=true", *SAMPLED)
+    done = run(config)
+    assert len(done.summary["tv_by_position"]) == 3
+    assert all(0 < distance < 1 for distance in done.summary["tv_by_position"])
+    bins = done.summary["calibration"]
+    assert sum(one["count"] for one in bins) > 0
+    assert all(0 <= one["accepted"] <= 1 for one in bins)
+    trace = load_trace(done.folder / TRACE)
+    assert trace.info.drafter == "early_exit"
+    recorded = trace.replay("token")
+    first_two = [row["stats"] for row in done.rows[:2]]
+    assert recorded.passes == sum(stats["passes"] for stats in first_two)
+    assert done.rows[0]["identical"] is None  # another rule than plain decoding's: same law, other text
+
+
+def test_a_done_job_is_not_run_again_unless_asked_to(composed: Callable[..., DictConfig]) -> None:
+    first = run(composed())
+    again = run(composed())
+    assert again.environment["started"] == first.environment["started"]
+    assert again.rows == first.rows
+    anew = run(composed("rerun=true"))
+    assert anew.folder == first.folder
+    assert facts(anew) == facts(first)
+    assert anew.rows[0]["stats"]["verify_seconds"] != first.rows[0]["stats"]["verify_seconds"]
+
+
+def test_an_interrupted_job_ends_with_the_same_rows(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
+    whole = run(composed(*SAMPLED))
+    lines = [json.dumps(row) for row in _lines(whole)]
+    folder = RunFolder(whole.folder)
+    folder.begin(whole.config, whole.axes, whole.environment, anew=True)
+    (whole.folder / LINES).write_text("\n".join([*lines[:2], lines[2][:40]]), encoding="utf-8")
+    resumed = run(composed(*SAMPLED))
+    assert facts(resumed) == facts(whole)
+    assert resumed.rows[:2] == whole.rows[:2]  # with their times: they were not decoded again
+
+
+def _lines(run: Run) -> list[dict[str, Any]]:
+    """What `rows.jsonl` held, out of the tables."""
+    from dataclasses import fields
+
+    from specdec.tracking.runs import PromptRow
+
+    names = [field.name for field in fields(PromptRow) if field.name != "steps"]
+    return [
+        {name: row[name] for name in names} | {"steps": [s for s in run.steps if s["index"] == row["index"]]}
+        for row in run.rows
+    ]
+
+
+def test_a_failed_job_is_kept_and_the_study_says_so(
+    composed: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = run(composed())
+    failed = run(composed("engine.num_blocks=2"))  # no room for a single prompt
+    assert failed.status == "failed"
+    assert "OutOfBlocksError" in (failed.error or "")
+    with pytest.raises(SystemExit) as end:
+        sweep.finish(good.folder.parent, report=False)
+    assert end.value.code == 1
+    document = (good.folder.parent / "leaderboard.md").read_text(encoding="utf-8")
+    assert "Failed: ngram + auto num_blocks" in document or "Failed: ngram + auto" in document
+    assert "OutOfBlocksError" in document
+    told = json.loads((good.folder.parent / "leaderboard.json").read_text(encoding="utf-8"))
+    assert sorted(one["status"] for one in told) == ["done", "failed"]
+
+
+def test_a_speedup_above_tau_is_never_shown() -> None:
+    metrics = {"speedup": 2.5, "speedup_low": 2.4, "speedup_high": 2.6, "credible": False}
+    assert leaderboard.speedup_cell(metrics) == "> τ: measure again"
+    assert leaderboard.speedup_cell(metrics | {"credible": True}) == "2.50 (2.40 to 2.60)"
+    assert "side by side" in leaderboard.speedup_cell(metrics | {"credible": True}, side_by_side=True)
+    assert leaderboard.speedup_cell(metrics | {"speedup": None}) == "–"

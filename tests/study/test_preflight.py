@@ -1,0 +1,128 @@
+"""Whatever cannot work is refused before anything loads, and the refusal says what would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from specdec.cli import config_dir
+from specdec.errors import ConfigError
+from specdec.models import loading
+from specdec.registry import DRAFTERS, RULES
+from specdec.study import preflight, sweep
+from specdec.study.plan import identity, plan
+
+ROOT = Path(__file__).parent.parent.parent
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
+
+
+def jobs(*words: str) -> list[DictConfig]:
+    return list(preflight.jobs(config_dir(), "benchmark", words))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["drafter.num_draft=3"], "Did you mean drafter.num_draft_tokens? Valid keys of drafter: "),
+        (["targt.path=x"], "Did you mean target.path"),
+        (["sampling.temprature=1"], "Did you mean sampling.temperature?"),
+        (["batchs=2"], "Did you mean batch?"),
+        (["drafter=nonesuch"], "Available options in 'drafter'"),
+        (["rule=nonesuch"], "Available options in 'rule'"),
+        (["experiment=nonesuch"], "Available options in 'experiment'"),
+        (["sampling.temperature=warm"], "could not be converted to Float"),
+        (["batch=many"], "could not be converted to Integer"),
+        (["-m", "drafter=none,nonesuch"], "Available options in 'drafter'"),
+        (["batch=1,2"], "batch=1,2"),
+    ],
+)
+def test_what_does_not_exist_is_answered_with_what_does(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        jobs(*words)
+    assert message.split("? ")[0] in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rule=typical"], "rule='typical' is lossy"),
+        (["drafter.branches=2", "rule=block", "sampling=sample"], "cannot judge trees"),
+        (["rule=greedy", "sampling=sample"], "rule='greedy' would ignore temperature"),
+        (["drafter=model"], "Nothing was given for drafter.draft"),
+        (["precision.dtype=int9"], "Valid names: float32"),
+        (["device.device=abacus"], "device='abacus' cannot be used"),
+        (["drafter.num_draft_tokens=0"], "num_draft_tokens=0 must be at least 1"),
+        (["sampling.temperature=-1"], "temperature = -1.0 cannot work"),
+        (["batch=9"], "Raise that"),
+        (["drafter=custom", "drafter._target_=no.such.Thing"], "no.such.Thing"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("something was loaded")
+
+    monkeypatch.setattr(loading, "_complete_model", never)
+    with pytest.raises(ConfigError) as refusal:
+        preflight.check(iter(jobs(*words)), sweep.check)
+    assert message in str(refusal.value)
+
+
+def test_one_bad_job_of_a_sweep_stops_it_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="is lossy"):
+        preflight.check(iter(jobs("-m", "sampling=sample", "rule=token,block,typical")), sweep.check)
+
+
+def test_a_draft_with_another_vocabulary_is_told_by_its_files(
+    tmp_path: Path, composed: Callable[..., DictConfig]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 77}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"vocabulary has 77 tokens, the target's 49152"):
+        plan(composed("drafter=model", f"drafter.draft={tmp_path}"))
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 49152}), encoding="utf-8")
+    assert plan(composed("drafter=model", f"drafter.draft={tmp_path}")).drafter.name == "model"
+
+
+def test_a_sweep_is_multiplied_as_hydra_does() -> None:
+    made = jobs("-m", "drafter=none,ngram", "rule=token,gumbel", "sampling.temperature=choice(0.5,1.0)")
+    assert len(made) == 8
+    assert [(one.rule._target_.rpartition(".")[2], one.sampling.temperature) for one in made[:4]] == [
+        ("TokenRule", 0.5), ("TokenRule", 1.0), ("GumbelRule", 0.5), ("GumbelRule", 1.0)
+    ]  # fmt: skip
+    assert len(jobs("-m", "experiment=gamma", "drafter=ngram")) == 6
+    assert len(jobs("experiment=gamma")) == 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_a_sweep_of_jobs_that_can_work(name: str) -> None:
+    assert preflight.check(iter(jobs("-m", f"experiment={name}")), sweep.check) >= 2
+
+
+def test_every_plugin_of_our_own_has_its_one_choice_file() -> None:
+    for group, registry in (("rule", RULES), ("drafter", DRAFTERS)):
+        files = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
+        assert set(registry.names()) <= files
+        for name in registry.names():
+            words = {"model": ["drafter.draft=x"], "typical": ["certified=false"], "greedy": []}.get(name, [])
+            [config] = jobs(f"{group}={name}", *words)
+            target = config[group]._target_
+            assert target.rpartition(".")[2] == registry.get(name).__name__
+
+
+def test_identity_is_of_what_is_found_out_and_of_the_prompts(composed: Callable[..., DictConfig]) -> None:
+    base = composed()
+    records = plan(base).source.load()
+    name = identity(base, records)
+    assert identity(composed("tracking=wandb_offline", "study=x", "report=false", "rerun=true"), records) == name
+    others = [composed("drafter.num_draft_tokens=6"), composed("sampling.seed=1"), composed("batch=2"),
+              composed("precision=bfloat16"), composed("rule=gumbel"), composed("engine.adaptive=true")]  # fmt: skip
+    assert len({name, *(identity(other, records) for other in others), identity(base, records[:-1])}) == 8
+
+
+def test_every_prompt_has_a_seed_of_its_own_wherever_it_is_decoded(composed: Callable[..., DictConfig]) -> None:
+    made = plan(composed("sampling=sample", "sampling.seed=5"))
+    assert [one.seed for one in made.params_of(range(2, 5))] == [7, 8, 9]
+    assert [one.seed for one in plan(composed("sampling.seed=null")).params_of(range(2))] == [None, None]
