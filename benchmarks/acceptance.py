@@ -17,7 +17,6 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from specdec.tracking.environment import machine
 from benchmarks.passes import seconds
 from benchmarks.results import save
 from specdec.cache.paged import PagedCache
@@ -26,6 +25,7 @@ from specdec.models.loading import load
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
 from specdec.sampling import probabilities
+from specdec.tracking.environment import machine
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.tree import DraftTree
 

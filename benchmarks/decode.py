@@ -21,10 +21,10 @@ from time import perf_counter
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from specdec.tracking.environment import machine
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import LoadedModel, embedded_folder, load
 from specdec.prompts import PromptRecord, load_prompts
+from specdec.tracking.environment import machine
 
 BASELINE = "specdec, plain"
 

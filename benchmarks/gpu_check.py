@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec.kernels.device import triton_runs
+from specdec.tracking.environment import machine
 
 TESTS = ("tests/kernels/test_triton_attention.py", "tests/kernels/test_triton_linear.py",
          "tests/kernels/test_triton_norm.py", "tests/kernels/test_triton_acceptance.py",

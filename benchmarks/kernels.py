@@ -18,12 +18,12 @@ from statistics import median
 
 import torch
 
-from specdec.tracking.environment import machine
 from benchmarks.passes import reader, seconds
 from benchmarks.results import save
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import native
 from specdec.kernels.linear import PackedLinear, pack
+from specdec.tracking.environment import machine
 
 SHAPES = {
     "query, key, value": (960, 576),

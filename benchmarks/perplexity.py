@@ -18,13 +18,13 @@ from statistics import mean
 
 import torch
 
-from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec.cache import PagedCache
 from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
 from specdec.models.loading import LoadedModel, load
 from specdec.models.native import NativeModel
 from specdec.sampling import log_probability
+from specdec.tracking.environment import machine
 
 REFERENCE = "bfloat16"
 

@@ -12,12 +12,12 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from specdec.tracking.environment import machine
 from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import load
 from specdec.prompts import PromptRecord, load_prompts
 from specdec.prompts.subsets import choose
+from specdec.tracking.environment import machine
 from specdec.tracking.metrics import DecodingStats
 
 GOALS = {1: 0.05, 8: 0.10}

@@ -15,13 +15,13 @@ from statistics import median
 import torch
 from transformers import AutoModelForCausalLM
 
-from specdec.tracking.environment import machine
 from benchmarks.passes import COPIES, passer, seconds
 from benchmarks.results import save
 from specdec.analysis.cost import SMOLLM2_135M, Setting
 from specdec.analysis.devices import this_cpu
 from specdec.models.loading import embedded_folder
 from specdec.models.native import NativeModel
+from specdec.tracking.environment import machine
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 GOAL = 0.15

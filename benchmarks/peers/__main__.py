@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.decode import choose
-from specdec.tracking.environment import machine
 from benchmarks.peers.contenders import chosen
 from benchmarks.peers.session import Plan, compare, tokenized
 from benchmarks.peers.table import markdown
 from benchmarks.results import command
 from specdec.prompts import load_prompts
+from specdec.tracking.environment import machine
 
 MODEL = "SmolLM2-135M-Instruct"
 

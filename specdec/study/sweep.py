@@ -23,7 +23,6 @@ from specdec.study.config import TraceConfig
 from specdec.study.job import JobOptions, run_job
 from specdec.study.plan import check_certified, identity, instantiate, plan, values_of
 from specdec.tracking.environment import environment
-from specdec.tracking.report import write_report
 from specdec.tracking.runs import RunFolder, load_run, load_runs
 from specdec.tracking.trackers import SafeTracker
 
@@ -103,6 +102,8 @@ def finish(folder: Path, report: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(leaderboard.table(runs, title))
     if report:
+        from specdec.tracking.report import write_report  # brings a charting library, which jobs do without
+
         write_report(runs, folder / "index.html", title)
         console.print(f"{folder / 'index.html'}, {folder / 'leaderboard.md'}", soft_wrap=True)
     failed = [run for run in runs if run.status == "failed"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def summary(metrics: dict[str, Any], share: float, positions: int = 4, **others:
         "metrics": metrics, "by_category": {},
         "acceptance_by_position": conditional if drafting else [],
         "cumulative_acceptance_by_position": cumulative if drafting else [],
-        "acceptance_histogram": [round(400 * (a - b)) for a, b in zip(reached, reached[1:], strict=False)],
+        "acceptance_histogram": [round(400 * (a - b)) for a, b in pairwise(reached)],
         "tv_by_position": [], "calibration": [], "cost_curve": None, "certificate": CERTIFICATE, **others,
     }  # fmt: skip
 

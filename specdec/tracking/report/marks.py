@@ -101,6 +101,6 @@ def _scale(methods: Sequence[Method], values: list[Any]) -> alt.Scale:
 
 
 def spec_of(chart: Any, height: Any = HEIGHT) -> dict[str, Any]:
-    """Without the configuration, which the page keeps once."""
-    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    """Without the configuration, which the page keeps once. Its channels were validated as they were made."""
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
     return {name: value for name, value in spec.items() if name not in ("config", "$schema")}

@@ -9,7 +9,7 @@ const controls = all("[data-state]");
 const charts = {};
 
 function control(name) {
-  return one(`select[name="${name}"]`);
+  return document.getElementById(name);
 }
 
 // --- State and address: what is unchecked is named `hide.<axis>`; everything else only where it is not as at first.
@@ -103,7 +103,7 @@ function showText(chosen) {
   for (const option of runs.options) option.hidden = option.disabled = !chosen.has(Number(option.value));
   if (runs.selectedOptions[0]?.disabled ?? true) runs.value = [...runs.options].find((option) => !option.disabled)?.value;
   const prompt = control("prompt").value;
-  one("#prompt p").textContent = data.tokens.prompts[prompt].text;
+  one("#prompt-text p").textContent = data.tokens.prompts[prompt].text;
   const steps = data.tokens.texts[runs.value]?.[prompt];
   one("#text").replaceChildren(...(steps ?? []).flatMap(stepNodes));
   one("#text-figures").textContent = steps ? figuresOf(steps) : "This run did not decode this prompt.";

@@ -82,7 +82,7 @@ def _data(named: Sequence[Method], charts: Sequence[Figure], tokens: dict[str, A
         "config": CONFIG,
         "figures": {
             figure.key: {
-                "spec": figure.spec | {"description": f"{figure.title}. {figure.caption}"},
+                "spec": figure.spec | {"description": f"{figure.title}. Its data is in the table below."},
                 "records": figure.records,
             }
             for figure in charts
