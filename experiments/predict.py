@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specdec.analysis.cost import MODELS, Setting, expected_tokens, predicted_speedup
+from specdec.analysis.cost import MODELS, Setting, predicted_speedup
 from specdec.analysis.devices import DEVICES
+from specdec.analysis.theory import expected_tokens
 from specdec.errors import ConfigError
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from specdec.analysis.devices import COMPUTES, Device
+from specdec.analysis.theory import expected_tokens
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "float8": 1.0, "int8_weight": 1.0}
 """Of one weight, or one number in the cache."""
@@ -162,13 +163,6 @@ class Setting:
         """Whether weights and cache fit the device's memory."""
         entry = 2 * self.model.layers * self.model.kv_heads * self.model.head_size * BYTES[self.kv_dtype]
         return self.model.weights * BYTES[self.dtype] + self.batch * self.context * entry <= self.device.memory
-
-
-def expected_tokens(acceptance: float, num_draft_tokens: int) -> float:
-    """τ of a chain: (1 - α^(γ+1)) / (1 - α) (Leviathan et al. 2023, equation 1)."""
-    if acceptance == 1.0:
-        return num_draft_tokens + 1.0
-    return (1 - acceptance ** (num_draft_tokens + 1)) / (1 - acceptance)
 
 
 def predicted_speedup(

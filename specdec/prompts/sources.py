@@ -2,58 +2,67 @@
 
 from __future__ import annotations
 
-import gzip
-import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from specdec.errors import ConfigError
+from specdec.prompts.files import Row, read
 from specdec.prompts.records import PromptRecord
 from specdec.prompts.subsets import SUBSETS, choose, of_categories
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Rows from a file, from an installed package or from a hub, the first of those that is given.
+    """Rows from a file, from an installed package or from a hub, the first of those that is there.
+
+    Where `prompt`, `id` or `category` names several alternatives, the first whose columns a row has is taken. Of a
+    column that holds a list (the turns of a conversation) the first entry counts; one that is null or an empty list is
+    not there.
 
     Args:
         name: of the set; also the category of its prompts, if `category` is None.
-        prompt: format string over a row's columns. Of a column that holds a list (the turns of a conversation) the
-            first entry is taken.
-        id: column with the name of a prompt; None counts rows.
-        category: column with its category.
-        path: a .jsonl or .json file, either of them also gzipped, or a .parquet file.
-        package: `[module, file]` of an installed package that holds the rows.
+        prompt: format string over a row's columns, or several.
+        id: column with the name of a prompt, or several; None counts rows.
+        category: column with its category, or several.
+        path: a file that `specdec.prompts.files.read` takes.
+        package: `[module, file]` of a package that holds the rows, if it is installed.
         hub: keyword arguments of `datasets.load_dataset`: path, name, split.
+        placeholder: what a prompt begins with whose text must be fetched from elsewhere first.
         limit: take no more than this many.
         subset: how: "even" over categories, "first", or "random".
         seed: of the random subset.
         categories: take only these.
 
     Raises:
-        ConfigError: for an unknown subset or a limit below 1.
+        ConfigError: for a format string that is none, an unknown subset, or a limit below 1.
     """
 
     name: str
-    prompt: str
-    id: str | None = None
-    category: str | None = None
+    prompt: str | Sequence[str]
+    id: str | Sequence[str] | None = None
+    category: str | Sequence[str] | None = None
     path: str | None = None
     package: Sequence[str] | None = None
     hub: Mapping[str, Any] | None = None
+    placeholder: str | None = None
     limit: int | None = None
     subset: str = "even"
     seed: int = 0
     categories: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        for template in _listed(self.prompt):
+            try:
+                _columns(template)
+            except ValueError as error:
+                raise ConfigError(
+                    f"data.prompt={template!r} is no format string: {error}. Write {{column}}."
+                ) from error
         if self.subset not in SUBSETS:
             raise ConfigError(f"data.subset={self.subset!r} is unknown. Valid names: {', '.join(SUBSETS)}.")
         if self.limit is not None and self.limit < 1:
@@ -63,13 +72,15 @@ class PromptSet:
         """The chosen prompts, in their order.
 
         Raises:
-            ConfigError: if rows cannot be had or lack a column, two have one id, or none is left.
+            ConfigError: if rows cannot be had or lack a column, a prompt is empty or a placeholder, two have one id, or
+                none is left.
         """
         records = [self._record(number, row) for number, row in enumerate(self._rows(), 1)]
         if len({record.question_id for record in records}) < len(records):
             raise ConfigError(f"{self._origin}: two prompts have one id. Set data.id=null to count rows instead.")
         if self.categories is not None:
             records = of_categories(records, self.categories)
+        self._check_fetched(records)
         records = choose(records, self.limit, self.subset, self.seed)
         if not records:
             raise ConfigError(f"{self._origin} holds no prompts.")
@@ -81,60 +92,83 @@ class PromptSet:
 
     def _record(self, number: int, row: Row) -> PromptRecord:
         try:
-            single = {key: value[0] if isinstance(value, list) else value for key, value in row.items() if value != []}
-            identifier = str(number) if self.id is None else str(single[self.id])
-            category = self.name if self.category is None else str(single[self.category])
-            return PromptRecord(identifier, category, self.prompt.format_map(single).strip())
-        except (KeyError, IndexError, AttributeError, TypeError) as error:
-            wanted = ", ".join(filter(None, (self.id, self.category, self.prompt)))
+            there = {key: _first(value) for key, value in row.items() if value not in (None, [])}
+            record = PromptRecord(
+                str(number) if self.id is None else _column(self.id, there),
+                self.name if self.category is None else _column(self.category, there),
+                _filled(self.prompt, there),
+            )
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+            wanted = ", ".join(" or ".join(_listed(name)) for name in (self.id, self.category, self.prompt) if name)
             raise ConfigError(
                 f"{self._origin}, row {number}: {error!r}. Expected {wanted}; data.id, data.category and data.prompt "
                 "name the columns."
             ) from error
+        if not record.prompt:
+            raise ConfigError(f"{self._origin}, row {number}: the prompt is empty. Give it text or leave it out.")
+        return record
+
+    def _check_fetched(self, records: Sequence[PromptRecord]) -> None:
+        if self.placeholder is None:
+            return
+        lacking = [record for record in records if record.prompt.startswith(self.placeholder)]
+        if lacking:
+            whole = sorted({record.category for record in records} - {record.category for record in lacking})
+            raise ConfigError(
+                f"{self._origin}: {len(lacking)} of {len(records)} prompts are placeholders. Fetch their texts "
+                "(docs/data.md) and give the file with data.path=…"
+                + (f", or take data.categories=[{','.join(whole)}]." if whole else ".")
+            )
 
     def _rows(self) -> Iterable[Row]:
         if self.path is not None:
-            return _read(Path(self.path))
-        if self.package is not None:
-            return _read(_packaged(*self.package))
-        return _from_hub(self.name, self.hub or {})
+            return read(Path(self.path))
+        if self.package is not None and (file := _packaged(*self.package)) is not None:
+            return read(file)
+        if self.hub is not None:
+            return _from_hub(self.name, self.hub)
+        raise ConfigError(f"The set {self.name!r} is in no package here and on no hub. Give its file with data.path=…")
 
 
-def _packaged(module: str, file: str) -> Path:
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) else value
+
+
+def _columns(template: str) -> set[str]:
+    """What a format string asks for: {"a", "b"} of "{a[0]} and {b}"."""
+    return {re.split(r"[.\[]", name)[0] for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+def _column(names: str | Sequence[str], row: Row) -> str:
+    return str(row[next((name for name in _listed(names) if name in row), _listed(names)[0])])
+
+
+def _filled(templates: str | Sequence[str], row: Row) -> str:
+    fitting = (template for template in _listed(templates) if _columns(template) <= row.keys())
+    return next(fitting, _listed(templates)[0]).format_map(row).strip()
+
+
+def _packaged(module: str, file: str) -> Path | None:
+    """None if the package is not installed."""
     try:
         return Path(str(files(module).joinpath(file)))
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"The package {module} is not installed. Run `pip install 'specdec-lab[data]'`.") from error
-
-
-def _read(file: Path) -> Iterable[Row]:
-    """Rows of a file, by its name's ending."""
-    if not file.is_file():
-        raise ConfigError(f"There is no prompt file at {file}. Give one with data.path=…")
-    name = file.name.removesuffix(".gz")
-    if name.endswith(".parquet"):
-        rows: list[Row] = pq.read_table(file).to_pylist()
-        return rows
-    try:
-        data = file.read_bytes()
-        text = (gzip.decompress(data) if file.name.endswith(".gz") else data).decode("utf-8")
-        if name.endswith(".json"):
-            listed: list[Row] = json.loads(text)
-            return listed
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, OSError, EOFError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}. Give JSON lines, JSON or Parquet, in UTF-8.") from error
+    except ModuleNotFoundError:
+        return None
 
 
 def _from_hub(name: str, hub: Mapping[str, Any]) -> Iterable[Row]:
     """Through `datasets`, which keeps what it has read."""
     remedy = f"Give the set's file with data.path=…, or `pip install 'specdec-lab[data]'` and read {hub['path']} once."
     try:
-        import datasets
+        import datasets  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise ConfigError(f"The set {name!r} is not here, and the package `datasets` neither. {remedy}") from error
     try:
         rows: Iterable[Row] = datasets.load_dataset(**hub)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"The set {name!r} cannot be had from the hub: {error} {remedy}") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ConfigError(f"The set {name!r} cannot be had from the hub: {error}. {remedy}") from error
     return rows

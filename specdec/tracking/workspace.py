@@ -28,9 +28,7 @@ SECTIONS: Mapping[str, Sequence[Panel]] = {
     "Speed": (
         Panel("Speedup over plain decoding", "bars", ("speedup",)),
         Panel("Tokens per target pass (τ), the speedup's limit", "bars", ("tau",)),
-        Panel(
-            "Tokens per second, with and without the drafter", "bars", ("tokens_per_second", "plain_tokens_per_second")
-        ),
+        Panel("Tokens per second, with and without drafts", "bars", ("tokens_per_second", "plain_tokens_per_second")),
         Panel("Predicted and measured", "points", ("predicted_speedup", "speedup")),
         Panel("By category", "table", ("tables/categories",)),
     ),
@@ -56,8 +54,8 @@ SECTIONS: Mapping[str, Sequence[Panel]] = {
     ),
 }
 NOTE = (
-    "τ: output tokens per target pass. α: accepted over tested draft positions. The speedup compares the same engine with "
-    "and without its drafter, prompt by prompt in turns; above τ it would be a measuring error. Definitions: docs/metrics.md."
+    "τ: output tokens per target pass. α: accepted over tested draft positions. The speedup compares the same engine "
+    "with and without its drafter, prompt by prompt in turns; above τ it would be a measuring error (docs/metrics.md)."
 )
 
 

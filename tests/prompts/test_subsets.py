@@ -40,7 +40,7 @@ def test_a_random_subset_is_its_seeds_and_in_order() -> None:
 
 def test_categories_keep_their_order_and_an_unknown_one_is_refused() -> None:
     assert ids(of_categories(RECORDS, ["c", "b"])) == "2459"
-    with pytest.raises(ConfigError, match="category 'z'. There are: a, b, c"):
+    with pytest.raises(ConfigError, match=r"category 'z'\. There are: a, b, c"):
         of_categories(RECORDS, ["a", "z"])
 
 

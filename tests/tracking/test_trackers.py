@@ -52,6 +52,8 @@ def tell(tracker: Tracker, run: Run, folder: Path) -> None:
 @pytest.fixture
 def file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbFile:
     """What an offline run of it wrote."""
+    import wandb
+
     connect = socket.socket.connect
 
     def local(self: socket.socket, address: Any) -> None:
@@ -60,6 +62,7 @@ def file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbFile
 
     monkeypatch.setattr(socket.socket, "connect", local)  # wandb talks to a process of its own on this machine
     tell(WandbTracker(), run, tmp_path)
+    wandb.teardown()  # the process that writes the file closes it a moment after `finish`
     [path] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     return read(path)
 
@@ -181,7 +184,8 @@ print("LOGS" + json.dumps(trackio.SQLiteStorage.get_logs("project", run.name)))
 """
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", code, str(run.folder), str(tmp_path)], cwd=root, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", code, str(run.folder), str(tmp_path)],
+        cwd=root, capture_output=True, text=True, check=False,
         env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(root)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,8 @@
 """Reads what an offline wandb run has written: records of protocol buffers in the framing of LevelDB's log.
 
-A file begins with seven bytes of its own. Then come blocks of 32 KiB; each fragment in them has a header of seven bytes
-(checksum, length, kind) and never crosses a block's end. A record is one whole fragment, or a first, some middle ones and
-a last one. (LevelDB, doc/log_format.md.)
+A file begins with seven bytes of its own. Then come blocks of 32 KiB; each fragment in them has a header of seven
+bytes (checksum, length, kind) and never crosses a block's end. A record is one whole fragment, or a first, some middle
+ones and a last one. (LevelDB, doc/log_format.md.)
 """
 
 from __future__ import annotations

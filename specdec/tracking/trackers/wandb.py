@@ -14,8 +14,8 @@ from specdec.tracking.trackers.base import Row, Tracker
 
 INIT_SECONDS = 15.0
 """Longest wait for a server that does not answer."""
-PROMPT_SCALARS = ("index", "prompt_tokens", "output_tokens", "tau", "alpha", "tokens_per_second", "plain_tokens_per_second",
-                  "speedup", "ttft_ms", "kv_occupancy", "kv_waste")  # fmt: skip
+PROMPT_SCALARS = ("index", "prompt_tokens", "output_tokens", "tau", "alpha", "tokens_per_second",
+                  "plain_tokens_per_second", "speedup", "ttft_ms", "kv_occupancy", "kv_waste")  # fmt: skip
 PROMPT_TEXTS = ("question_id", "category", "prompt", "text", "finish_reason", "identical")
 
 
@@ -121,18 +121,18 @@ def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
     """Name → table: prompts, categories, acceptance by position, distances, calibration."""
     import wandb
 
-    columns = [*PROMPT_TEXTS, *PROMPT_SCALARS]
+    columns: list[str | int] = [*PROMPT_TEXTS, *PROMPT_SCALARS]
     categories = summary["by_category"]
     names = sorted(next(iter(categories.values())))
     made = {
-        "tables/prompts": wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows]),
+        "tables/prompts": wandb.Table(columns=columns, data=[[row[str(name)] for name in columns] for row in rows]),
         "tables/categories": wandb.Table(
             columns=["category", *names], data=[[kind, *(told[n] for n in names)] for kind, told in categories.items()]
         ),
         "tables/acceptance": _acceptance_table(summary),
     }
     if summary["calibration"]:
-        keys = ["confidence", "accepted", "count"]
+        keys: list[str | int] = ["confidence", "accepted", "count"]
         made["tables/calibration"] = wandb.Table(
             columns=keys, data=[[one[key] for key in keys] for one in summary["calibration"]]
         )

@@ -1,0 +1,81 @@
+"""Runs the reproductions, and makes docs/reproductions.md of what they found.
+
+python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--output docs]
+
+Without names all of them. Each writes OUTPUT/results/reproduce-NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+
+from benchmarks.results import read, save
+from experiments.reproduce import (
+    batch_collapse,
+    block_vs_token,
+    invariance_price,
+    leviathan,
+    multi_draft,
+    ngram_by_category,
+    temperature,
+)
+from experiments.reproduce.options import Options
+
+STUDIES: dict[str, ModuleType] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (
+        leviathan,
+        block_vs_token,
+        ngram_by_category,
+        multi_draft,
+        batch_collapse,
+        temperature,
+        invariance_price,
+    )
+}
+HEAD = """# Published results beside ours
+
+Made by `make reproduce`. Sizes are a laptop's: SmolLM2-135M, a dozen prompts; ratios are of one run on one machine. `python -m
+experiments.reproduce NAME` runs one study, `--data FILE` takes other prompts.
+"""
+
+
+def document(folder: Path) -> str:
+    """The page, out of the result files that are there."""
+    parts = [HEAD]
+    for name, study in STUDIES.items():
+        file = folder / f"reproduce-{name}.json"
+        if file.is_file():
+            told = read(file)
+            introduction = (study.__doc__ or "").strip()
+            parts.append(f"## {study.TITLE}\n\n{introduction}\n\n{study.table(told['results'])}")
+            parts.append(f"`{told['command']}`; {told['machine']}.\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Runs, prints, writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(STUDIES))
+    parser.add_argument("--quick", action="store_true", help="few prompts and tokens, to see that everything works")
+    parser.add_argument("--data", type=Path, help="prompt file; our own prompts if left out")
+    parser.add_argument("--output", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    if unknown := sorted(set(args.names) - set(STUDIES)):
+        parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
+    options, console = Options(args.quick, args.data), Console()
+    results = args.output / "results"
+    for name in args.names or STUDIES:
+        with console.status(name):
+            found = STUDIES[name].run(options)
+        print(f"{STUDIES[name].TITLE}\n\n{STUDIES[name].table(found)}")
+        save(results / f"reproduce-{name}.json", f"experiments.reproduce {name}", found)
+    (args.output / "reproductions.md").write_text(document(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
