@@ -40,17 +40,20 @@ def run(options: Options) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
     price = 1 - result["gumbel"] / result["rejection"]
-    return "\n".join(
-        [
-            "| | mean over positions |",
-            "|---|---|",
-            f"| rejection: 1 - TV(p, q) | {result['rejection']:.3f} |",
-            f"| the same, observed in 20 replays with `token` | {result['observed']:.3f} |",
-            f"| shared noise: Σ 1 / Σ max(p_i/p_j, q_i/q_j) | {result['gumbel']:.3f} |",
-            f"| its bound: (1 - TV) / (1 + TV) | {result['bound']:.3f} |",
-            "",
-            f"{result['positions']} positions at temperature 1, {result['violations']} outside of the two limits. A text "
-            f"that does not depend on the drafter costs {price:.0%} of the acceptance here; published: between the bound "
-            "and the optimum. For deterministic drafts it costs nothing.",
-        ]
-    ) + "\n"
+    return (
+        "\n".join(
+            [
+                "| | mean over positions |",
+                "|---|---|",
+                f"| rejection: 1 - TV(p, q) | {result['rejection']:.3f} |",
+                f"| the same, observed in 20 replays with `token` | {result['observed']:.3f} |",
+                f"| shared noise: Σ 1 / Σ max(p_i/p_j, q_i/q_j) | {result['gumbel']:.3f} |",
+                f"| its bound: (1 - TV) / (1 + TV) | {result['bound']:.3f} |",
+                "",
+                f"{result['positions']} positions at temperature 1, {result['violations']} outside of the two limits. A text "
+                f"that does not depend on the drafter costs {price:.0%} of the acceptance here; published: between the bound "
+                "and the optimum. For deterministic drafts it costs nothing.",
+            ]
+        )
+        + "\n"
+    )

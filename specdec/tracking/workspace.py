@@ -94,10 +94,10 @@ def _made(panel: Panel, reports: Any) -> Any:
         return reports.WeavePanelSummaryTable(table_name=panel.metrics[0])
     if panel.kind == "lines":
         return reports.LinePlot(title=panel.title, x="step/number", y=list(panel.metrics))
-    figures = [reports.SummaryMetric(name) for name in panel.metrics]
     if panel.kind == "points":
-        return reports.ScatterPlot(title=panel.title, x=figures[0], y=figures[1])
-    return reports.BarPlot(title=panel.title, metrics=figures)
+        x, y = map(reports.SummaryMetric, panel.metrics)
+        return reports.ScatterPlot(title=panel.title, x=x, y=y)
+    return reports.BarPlot(title=panel.title, metrics=list(panel.metrics))
 
 
 def _modules() -> tuple[Any, Any]:

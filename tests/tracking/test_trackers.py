@@ -8,22 +8,27 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from specdec.errors import ConfigError
 from specdec.tracking import workspace
-from specdec.tracking.runs import Run, RunFolder, load_run
+from specdec.tracking.metrics import DecodingStats
+from specdec.tracking.runs import TRACE, Run, RunFolder, load_run
 from specdec.tracking.summary import summarize
 from specdec.tracking.trackers import NoTracker, SafeTracker, Tracker
-from specdec.tracking.trackers.wandb import PROMPT_SCALARS, WandbTracker, has_credentials
+from specdec.tracking.trackers.trackio import TrackioTracker
+from specdec.tracking.trackers.wandb import PROMPT_SCALARS, PROMPT_TEXTS, WandbTracker, has_credentials
 from tests.tracking.test_runs import row
 from tests.tracking.wandb_file import WandbFile, read
 
+ROOT = Path(__file__).parent.parent.parent
 STEPS = [{"drafted": 3.0, "tested": 2.0, "accepted": 1.0, "emitted": 2.0, "kv_occupancy": 0.125},
          {"drafted": 0.0, "tested": 0.0, "accepted": 0.0, "emitted": 1.0, "kv_occupancy": 0.25}]  # fmt: skip
 
@@ -31,12 +36,14 @@ STEPS = [{"drafted": 3.0, "tested": 2.0, "accepted": 1.0, "emitted": 2.0, "kv_oc
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A small job that is done."""
-    folder, rows = RunFolder(tmp_path / "study" / "job"), [row(0, plain=[1, 2, 3]), row(1, plain=[1, 2, 3])]
+    folder, plain = RunFolder(tmp_path / "study" / "job"), DecodingStats(output_tokens=3, passes=3, verify_seconds=1.25)
+    rows = [replace(row(index, plain=[1, 2, 3]), plain_stats=plain) for index in range(2)]  # 1.25 times as fast
     folder.begin({"drafter": {"gamma": 5}}, {"drafter": "ngram"}, {"machine": "a machine"})
     folder.append(rows)
-    found = {"tv_by_position": [0.5], "calibration": [{"confidence": 0.5, "accepted": 0.25, "count": 4}],
+    found = {"tv_by_position": [0.5, 0.25, 0.75], "calibration": [{"confidence": 0.5, "accepted": 0.25, "count": 4}],
              "cost_curve": {"rows": [1, 2, 4], "seconds": [1.0, 1.0, 1.5]}, "certificate": None}  # fmt: skip
     folder.finish(rows, summarize(rows, curve=lambda rows: 1.0, **found))
+    (folder.path / TRACE).write_bytes(b"as recorded")
     return load_run(folder.path)
 
 
@@ -52,8 +59,6 @@ def tell(tracker: Tracker, run: Run, folder: Path) -> None:
 @pytest.fixture
 def file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbFile:
     """What an offline run of it wrote."""
-    import wandb
-
     connect = socket.socket.connect
 
     def local(self: socket.socket, address: Any) -> None:
@@ -61,9 +66,15 @@ def file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbFile
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local)  # wandb talks to a process of its own on this machine
-    tell(WandbTracker(), run, tmp_path)
+    return offline(run, tmp_path)
+
+
+def offline(run: Run, folder: Path) -> WandbFile:
+    import wandb
+
+    tell(WandbTracker(), run, folder)
     wandb.teardown()  # the process that writes the file closes it a moment after `finish`
-    [path] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    [path] = folder.glob("wandb/offline-run-*/run-*.wandb")
     return read(path)
 
 
@@ -89,7 +100,7 @@ def test_an_offline_run_holds_everything_it_was_told(file: WandbFile, run: Run) 
 
 
 @pytest.mark.xdist_group("wandb")
-def test_tables_charts_and_the_run_folder_are_in_the_file(file: WandbFile) -> None:
+def test_tables_charts_and_the_run_folder_are_in_the_file(file: WandbFile, run: Run) -> None:
     """The list of what a run file contains besides its history."""
     names = {name for _, _, files in file.artifacts for name in files}
     assert names == {
@@ -98,11 +109,41 @@ def test_tables_charts_and_the_run_folder_are_in_the_file(file: WandbFile) -> No
         "charts/acceptance_histogram_table.table.json", "charts/time_split_table.table.json",
         "charts/speedup_table.table.json", "charts/cost_curve_table.table.json",
         "axes.json", "config.yaml", "environment.json", "rows.parquet", "steps.parquet", "summary.json",
+        "trace.safetensors",
     }  # fmt: skip
     [folder] = [files for _, kind, files in file.artifacts if kind == "run-folder"]
-    assert "rows.parquet" in folder
+    assert set(folder) == {path.name for path in run.folder.iterdir() if path.is_file()}
     charts = {key.rpartition("charts/")[2] for key in file.config if key.startswith("_wandb.visualize.charts/")}
     assert charts == {"alpha_by_position", "acceptance_histogram", "time_split", "speedup", "cost_curve"}
+
+
+@pytest.mark.xdist_group("wandb")
+def test_no_cell_of_a_table_is_lost(file: WandbFile, run: Run, tmp_path: Path) -> None:
+    tables = {}
+    for path in tmp_path.glob("wandb/offline-run-*/files/media/table/tables/*.table.json"):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        tables[path.name.partition("_")[0]] = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+    for line, each in zip(tables["prompts"], run.rows, strict=True):
+        assert line.keys() == {*PROMPT_SCALARS, *PROMPT_TEXTS}
+        assert line == {name: each[name] for name in line}
+    [(kind, figures)] = run.summary["by_category"].items()
+    assert tables["categories"] == [{"category": kind, **figures}]
+    assert tables["acceptance"] == [  # three positions were drafted, two of them ever tested
+        {"position": 1, "alpha": 1.0, "cumulative": 1.0, "tv": 0.5},
+        {"position": 2, "alpha": 0.0, "cumulative": 0.0, "tv": 0.25},
+        {"position": 3, "alpha": None, "cumulative": None, "tv": 0.75},
+    ]
+    assert tables["calibration"] == run.summary["calibration"]
+
+
+@pytest.mark.xdist_group("wandb")
+def test_a_speedup_that_cannot_be_true_is_not_sent(run: Run, tmp_path: Path) -> None:
+    run.summary["metrics"] |= {"speedup": 9.0, "speedup_low": 8.0, "speedup_high": 10.0, "credible": False}
+    file = offline(run, tmp_path)
+    assert not {"speedup", "speedup_low", "speedup_high"} & set(file.summary)
+    assert (file.summary["credible"], file.summary["tau"]) == (False, 1.5)
+    [chart] = tmp_path.glob("wandb/offline-run-*/files/media/table/charts/speedup_table_*.table.json")
+    assert "speedup" not in dict(json.loads(chart.read_text(encoding="utf-8"))["data"])
 
 
 @pytest.mark.xdist_group("wandb")
@@ -152,51 +193,88 @@ def test_a_tracker_that_fails_warns_once_and_is_left_alone(broken: type[Tracker]
     assert "is off from here on, the run goes on" in str(caught[0].message)
 
 
-def test_online_without_credentials_is_refused_before_wandb_asks(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+@pytest.fixture
+def logged_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A netrc file that is not there yet, and no other key."""
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()  # settings are read once
+    yield tmp_path / "netrc"
+    wbauth.unauthenticate_session()
+
+
+@pytest.mark.xdist_group("wandb")
+def test_a_key_is_found_where_wandb_login_leaves_it(logged_out: Path) -> None:
+    from wandb.sdk.lib import urls, wbauth
+
+    logged_out.write_text(f"machine example.org login user password {'x' * 40}\n", encoding="utf-8")
     assert not has_credentials()
-    with pytest.raises(ConfigError, match="wandb login"):
-        WandbTracker(mode="online").start("n", "s", {}, {}, tmp_path)
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n", encoding="utf-8")
-    assert has_credentials()
-    (tmp_path / "netrc").write_text("machine example.org login user password x\n", encoding="utf-8")
-    assert not has_credentials()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
+    wbauth.write_netrc_auth(host=urls.DEFAULT_BASE_URL, api_key="x" * 40)
     assert has_credentials()
 
 
-def test_trackio_keeps_every_line(run: Run, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("wandb")
+def test_online_without_a_key_is_refused_before_wandb_asks(
+    logged_out: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setattr(wandb, "init", lambda **_: pytest.fail("wandb.init was reached"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    with pytest.warns(UserWarning, match="wandb login.*tracking=wandb_offline") as caught:
+        tell(SafeTracker(WandbTracker(mode="online")), run, tmp_path)
+    assert len(caught) == 1
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(ConfigError, match="WANDB_API_KEY"):
+        has_credentials()
+
+
+@pytest.mark.parametrize("choice", ["none", "wandb", "wandb_offline"])
+def test_every_choice_makes_a_tracker(choice: str) -> None:
+    """trackio's: below."""
+    assert isinstance(instantiate(OmegaConf.load(ROOT / f"configs/tracking/{choice}.yaml")), Tracker)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trackio", "wandb_workspaces.workspaces", "wandb_workspaces.reports.v2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r"pip install 'specdec-lab\[trackio\]'"):
+        TrackioTracker()
+    with pytest.raises(ConfigError, match=r"pip install 'specdec-lab\[workspaces\]'"):
+        workspace.workspace("me", "specdec")
+
+
+def test_trackio_keeps_every_line_and_nothing_is_imported_before_it_is_asked_for(run: Run, tmp_path: Path) -> None:
     """In a process of its own: trackio settles where its databases are when it is imported."""
     pytest.importorskip("trackio", reason="pip install 'specdec-lab[trackio]'")
     code = """
 import json, sys
 from pathlib import Path
+import specdec, specdec.cli
+early = [name for name in ("wandb", "trackio", "altair") if name in sys.modules]
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from specdec.tracking.runs import load_run
-from specdec.tracking.trackers.trackio import TrackioTracker
 from tests.tracking.test_trackers import tell
 run = load_run(Path(sys.argv[1]))
-tell(TrackioTracker("project"), run, Path(sys.argv[2]))
+tell(instantiate(OmegaConf.load("configs/tracking/trackio.yaml")), run, Path(sys.argv[2]))
 import trackio
-print("LOGS" + json.dumps(trackio.SQLiteStorage.get_logs("project", run.name)))
+print("TOLD" + json.dumps([early, trackio.SQLiteStorage.get_logs("specdec", run.name)]))
 """
-    root = Path(__file__).parent.parent.parent
     done = subprocess.run(
         [sys.executable, "-c", code, str(run.folder), str(tmp_path)],
-        cwd=root, capture_output=True, text=True, check=False,
-        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(root)},
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    logs = json.loads(done.stdout.rpartition("LOGS")[2])
+    early, logs = json.loads(done.stdout.rpartition("TOLD")[2])
+    assert early == []
     assert [{key: line[f"step/{key}"] for key in STEPS[0]} for line in logs[:2]] == STEPS
     assert [line["prompt/tau"] for line in logs[2:4]] == [each["tau"] for each in run.rows]
     told = {key: value for key, value in run.summary["metrics"].items() if value is not None}
     assert {key: logs[4][f"summary/{key}"] for key in told} == pytest.approx(told)
-
-
-def test_importing_specdec_imports_no_tracker() -> None:
-    code = "import sys, specdec, specdec.cli; print([m for m in ('wandb', 'trackio', 'altair') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

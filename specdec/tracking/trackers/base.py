@@ -11,6 +11,12 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
+def figures(metrics: Row) -> dict[str, Any]:
+    """What is shown of a summary's metrics: nothing that was not measured, and no speedup that cannot be true."""
+    hidden = () if metrics["credible"] else ("speedup", "speedup_low", "speedup_high")
+    return {name: value for name, value in metrics.items() if value is not None and name not in hidden}
+
+
 class Tracker(ABC):
     """Told of one job, from `start` to `finish` or `fail`."""
 

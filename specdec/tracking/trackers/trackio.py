@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.errors import ConfigError
-from specdec.tracking.trackers.base import Row, Tracker
+from specdec.tracking.trackers.base import Row, Tracker, figures
 from specdec.tracking.trackers.wandb import PROMPT_SCALARS
 
 
@@ -52,7 +52,7 @@ class TrackioTracker(Tracker):
 
     def finish(self, summary: Row, rows: Sequence[Row], steps: Sequence[Row], folder: Path) -> None:
         """The figures, as the run's last line."""
-        self._trackio.log({f"summary/{key}": value for key, value in summary["metrics"].items() if value is not None})
+        self._trackio.log({f"summary/{key}": value for key, value in figures(summary["metrics"]).items()})
         self._trackio.finish()
 
     def fail(self, error: str) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import netrc
-import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from specdec.errors import ConfigError
-from specdec.tracking.trackers.base import Row, Tracker
+from specdec.tracking.trackers.base import Row, Tracker, figures
 
-INIT_SECONDS = 15.0
-"""Longest wait for a server that does not answer."""
+INIT_SECONDS, FINISH_SECONDS = 15.0, 120.0
+"""Longest waits for a server that does not answer; what it has not got by then is on the disk, for `wandb sync`."""
 PROMPT_SCALARS = ("index", "prompt_tokens", "output_tokens", "tau", "alpha", "tokens_per_second",
                   "plain_tokens_per_second", "speedup", "ttft_ms", "kv_occupancy", "kv_waste")  # fmt: skip
 PROMPT_TEXTS = ("question_id", "category", "prompt", "text", "finish_reason", "identical")
@@ -50,7 +48,13 @@ class WandbTracker(Tracker):
         if self._mode == "online" and not has_credentials():
             raise ConfigError("wandb has no API key here. Run `wandb login`, or use tracking=wandb_offline.")
         settings = wandb.Settings(
-            silent=True, console="off", disable_git=True, init_timeout=INIT_SECONDS, x_disable_stats=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            x_disable_stats=True,
+            init_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,  # being silent, it would give up without a word
         )
         self._run = wandb.init(
             mode=self._mode,
@@ -91,7 +95,7 @@ class WandbTracker(Tracker):
         """Figures, tables, charts and the folder."""
         import wandb
 
-        self._run.summary.update({key: value for key, value in summary["metrics"].items() if value is not None})
+        self._run.summary.update(figures(summary["metrics"]))
         self._run.log(_tables(summary, rows) | _charts(summary))
         artifact = wandb.Artifact(f"run-{folder.name}", type="run-folder")
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
@@ -106,15 +110,19 @@ class WandbTracker(Tracker):
 
 
 def has_credentials() -> bool:
-    """Whether wandb can log in without asking: an API key in the environment or in netrc."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    """Whether wandb finds a key where it looks for one (environment, netrc, its settings); asks nobody, not even the
+    server.
+
+    Raises:
+        ConfigError: if what it finds cannot be a key.
+    """
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))  # else it fetches the user's name, to greet them
     try:
-        return path.is_file() and netrc.netrc(path).authenticators(host) is not None
-    except (netrc.NetrcParseError, OSError):
-        return False
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        raise ConfigError(f"wandb: {error} Run `wandb login --relogin`.") from error
 
 
 def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
@@ -127,7 +135,8 @@ def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
     made = {
         "tables/prompts": wandb.Table(columns=columns, data=[[row[str(name)] for name in columns] for row in rows]),
         "tables/categories": wandb.Table(
-            columns=["category", *names], data=[[kind, *(told[n] for n in names)] for kind, told in categories.items()]
+            columns=["category", *names],
+            data=[[kind, *map(figures(told).get, names)] for kind, told in categories.items()],
         ),
         "tables/acceptance": _acceptance_table(summary),
     }
@@ -142,9 +151,9 @@ def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
 def _acceptance_table(summary: Row) -> Any:
     import wandb
 
-    alpha, reached = summary["acceptance_by_position"], summary["cumulative_acceptance_by_position"]
-    distance = [*summary["tv_by_position"], *[None] * len(alpha)]
-    data = [[i + 1, a, c, t] for i, (a, c, t) in enumerate(zip(alpha, reached, distance, strict=False))]
+    names = ("acceptance_by_position", "cumulative_acceptance_by_position", "tv_by_position")
+    found = zip_longest(*(summary[name] for name in names))  # positions may be drafted and never come to their test
+    data = [[position, *values] for position, values in enumerate(found, 1)]
     return wandb.Table(columns=["position", "alpha", "cumulative", "tv"], data=data)
 
 
@@ -152,7 +161,7 @@ def _charts(summary: Row) -> dict[str, Any]:
     """Name → chart, each over a small table of its own."""
     import wandb
 
-    told = summary["metrics"]
+    told = figures(summary["metrics"])
 
     def bars(title: str, label: str, value: str, data: list[list[Any]]) -> Any:
         return wandb.plot.bar(wandb.Table(columns=[label, value], data=data), label, value, title)
@@ -160,7 +169,7 @@ def _charts(summary: Row) -> dict[str, Any]:
     alpha = [[str(i), value] for i, value in enumerate(summary["acceptance_by_position"], 1)]
     counts = [[str(i), count] for i, count in enumerate(summary["acceptance_histogram"])]
     shares = [[part, told[f"{part}_share"]] for part in ("draft", "verify", "host")]
-    ratios = [[key, told[key]] for key in ("speedup", "predicted_speedup", "tau") if told[key] is not None]
+    ratios = [[key, told[key]] for key in ("speedup", "predicted_speedup", "tau") if key in told]
     made = {
         "charts/alpha_by_position": bars("α by draft position", "position", "alpha", alpha),
         "charts/acceptance_histogram": bars("Accepted draft tokens a step", "accepted", "steps", counts),
