@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck kernels-aot gpu-check bench bench-peers clean
+.PHONY: help demo test lint format typecheck kernels-aot gpu-check bench bench-peers reproduce clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: $(STAMP)  ## measure plain and speculative decoding against transformers'
 
 bench-peers: $(STAMP)  ## measure ours, transformers, llama.cpp, OpenVINO and vLLM on the same weights, interleaved
 	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
+
+reproduce: $(STAMP)  ## published results beside ours, CPU-sized; writes docs/reproductions.md and docs/results
+	$(BIN)/python -m experiments.reproduce
 
 clean:  ## remove the virtual environment and all caches in this folder
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -39,8 +39,8 @@ STUDIES: dict[str, ModuleType] = {
 }
 HEAD = """# Published results beside ours
 
-Made by `make reproduce`. Sizes are a laptop's: SmolLM2-135M, a dozen prompts; ratios are of one run on one machine. `python -m
-experiments.reproduce NAME` runs one study, `--data FILE` takes other prompts.
+Made by `make reproduce`. Sizes are a laptop's: SmolLM2-135M and a few prompts; ratios are of one run on one machine.
+`python -m experiments.reproduce NAME` runs one study, `--data FILE` takes other prompts.
 """
 
 

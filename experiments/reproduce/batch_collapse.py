@@ -55,5 +55,8 @@ def table(result: dict[str, Any]) -> str:
             ratio = f"{one['ratio']:.2f} ({one['least']:.2f} to {one['most']:.2f})"
             cells += [ratio if credible(one["ratio"], one["tau"]) else "> τ: measure again", f"{one['drafted']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Without the controller the gain shrinks as rows begin to cost; with it drafts get rarer instead."]
+    drafted = {one["batch"]: one["drafted"] for one in result["settings"] if one["adaptive"]}
+    first, last = min(drafted), max(drafted)
+    lines += ["", f"With the controller a sequence drafts {drafted[first]:.2f} tokens a step at batch {first}, and "
+              f"{drafted[last]:.2f} at batch {last}."]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """What drafter-invariance costs (Daliri et al. 2025): shared Gumbel noise matches less often than rejection accepts.
 
-On the rows of a recorded trace, at the first draft position: 1 - TV is rejection's rate, the optimum; the match of shared
-noise is at least (1 - TV) / (1 + TV).
+On the rows of a recorded trace, at the first draft position: 1 - TV is rejection's rate, the optimum; the match of
+shared noise is at least (1 - TV) / (1 + TV).
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def table(result: dict[str, Any]) -> str:
                 f"| shared noise: Σ 1 / Σ max(p_i/p_j, q_i/q_j) | {result['gumbel']:.3f} |",
                 f"| its bound: (1 - TV) / (1 + TV) | {result['bound']:.3f} |",
                 "",
-                f"{result['positions']} positions at temperature 1, {result['violations']} outside of the two limits. A text "
-                f"that does not depend on the drafter costs {price:.0%} of the acceptance here; published: between the bound "
-                "and the optimum. For deterministic drafts it costs nothing.",
+                f"{result['positions']} positions at temperature 1, {result['violations']} outside of the two limits. "
+                f"A text that does not depend on the drafter costs {price:.0%} of the acceptance here; published: between "
+                "the bound and the optimum. For deterministic drafts it costs nothing.",
             ]
         )
         + "\n"

@@ -1,10 +1,11 @@
-"""N-gram drafts by kind of text (Spec-Bench, Xia et al. 2024; Vicuna-7B: prompt lookup has τ 1.75, speedup 1.66 / 1.64).
+"""N-gram drafts by kind of text (Spec-Bench, Xia et al. 2024; Vicuna-7B: prompt lookup has τ 1.75, speedup 1.66).
 
 Plain and speculative decoding of each prompt in turns, bfloat16, greedy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.reproduce.options import Options
@@ -29,7 +30,7 @@ def run(options: Options) -> dict[str, Any]:
     return {"categories": found | {"all": _figures(pairs)}}
 
 
-def _figures(pairs: list[Pair] | Any) -> dict[str, Any]:
+def _figures(pairs: Sequence[Pair]) -> dict[str, Any]:
     plain, fast = [pair.plain.stats for pair in pairs], [pair.speculative.stats for pair in pairs]
     low, high = speedup_interval(plain, fast)
     total = DecodingStats.total(fast)
@@ -44,11 +45,10 @@ def table(result: dict[str, Any]) -> str:
     for name, one in sorted(result["categories"].items(), key=lambda item: -item[1]["tau"]):
         ratio = f"{one['speedup']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
         shown = ratio if credible(one["speedup"], one["tau"]) else "> τ: measure again"
-        lines.append(
-            f"| {name} | {one['prompts']} | {one['tau']:.2f} | {one['alpha']:.2f} | {shown} | {one['identical']}/{one['prompts']} |"
-        )
+        same = f"{one['identical']}/{one['prompts']}"
+        lines.append(f"| {name} | {one['prompts']} | {one['tau']:.2f} | {one['alpha']:.2f} | {shown} | {same} |")
     first, second = PUBLISHED["speedup"]
-    lines += ["", f"Published for all of Spec-Bench: τ {PUBLISHED['tau']}, speedup {first} (A100) and {second} (RTX 3090); "
-              "summaries highest, translation lowest. Another target and, by default, our own prompts: the order of the "
-              "categories is what can be compared."]  # fmt: skip
+    lines += ["", f"Published for all of Spec-Bench: τ {PUBLISHED['tau']}, speedup {first} (A100) and {second} (RTX "
+              "3090); summaries highest, translation lowest. Another target and, by default, our own prompts: the "
+              "order of the categories is what can be compared."]  # fmt: skip
     return "\n".join(lines) + "\n"

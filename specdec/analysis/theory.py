@@ -48,8 +48,8 @@ def gumbel_match(p: Tensor, q: Tensor) -> Tensor:
     """Pr(argmax(log p + g) = argmax(log q + g)) for shared Gumbel noise: Σ_j 1 / Σ_i max(p_i/p_j, q_i/q_j)
     (Daliri et al. 2025, from the exponential races that the noise stands for).
 
-    In O(V log V): with r_i = p_i/q_i, the maximum is p_i/p_j where r_i > r_j and q_i/q_j elsewhere, so that sorting by r
-    turns the inner sums into sums over the tokens behind and before.
+    In O(V log V): with r_i = p_i/q_i, the maximum is p_i/p_j where r_i > r_j and q_i/q_j elsewhere, so that sorting by
+    r turns the inner sums into sums over the tokens behind and before.
 
     Args:
         p, q: [..., V], summing to one.
