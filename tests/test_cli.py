@@ -9,11 +9,11 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from specdec import EngineConfig, SamplingParams
 from specdec.cli import config_dir
 from specdec.drafters.base import Drafter
+from specdec.study.config import register
+from specdec.study.plan import plan
 
 ROOT = Path(__file__).parent.parent
 GROUPS = {group: sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml")) for group in ("drafter", "sampling")}
@@ -27,6 +27,7 @@ def command(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", GROUPS["drafter"])
 def test_every_drafter_config_makes_its_drafter(name: str) -> None:
+    register()
     with initialize_config_dir(config_dir(), version_base=None):
         config = compose("generate", [f"drafter={name}", *REQUIRED.get(name, [])])
     drafter = hydra.utils.instantiate(config.drafter)
@@ -35,17 +36,18 @@ def test_every_drafter_config_makes_its_drafter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GROUPS["sampling"])
-def test_every_sampling_config_fits_its_dataclass(name: str) -> None:
+def test_every_sampling_config_makes_its_parameters(name: str) -> None:
+    register()
     with initialize_config_dir(config_dir(), version_base=None):
-        config = compose("generate", [f"sampling={name}"])
-    SamplingParams(**OmegaConf.to_container(config.sampling))  # type: ignore[arg-type]
-    EngineConfig(**OmegaConf.to_container(config.engine))  # type: ignore[arg-type]
+        made = plan(compose("generate", [f"sampling={name}"]))
+    assert made.params.greedy == (name == "greedy")
+    assert made.engine.adaptive
 
 
 @pytest.mark.xdist_group("real model")
 def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> None:
     done = command(
-        "-m", "specdec", "generate", "sampling.max_tokens=8", "prompt='1 2 3 1 2 3 1 2'", "chat=false", "threads=1",
+        "-m", "specdec", "generate", "sampling.max_tokens=8", "prompt='1 2 3 1 2 3 1 2'", "chat=false", "device.threads=1",
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -59,11 +61,12 @@ def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sampling.temperature=-1", "temperature = -1 cannot work"),
+        ("sampling.temperature=-1", "temperature = -1.0 cannot work"),
         ("data.path=nowhere.jsonl", "no prompt file at nowhere.jsonl"),
         ("target.path=nowhere", "Cannot load 'nowhere'"),
         ("drafter.num_draft_tokens=0", "num_draft_tokens=0 must be at least 1"),
-        ("rule=nonesuch", "Unknown rule 'nonesuch'"),
+        ("rule=nonesuch", "Available options in 'rule'"),
+        ("data.pth=x", "Did you mean data.path?"),
     ],
 )
 def test_a_wrong_setting_is_one_line_on_stderr(override: str, message: str) -> None:
@@ -74,5 +77,5 @@ def test_a_wrong_setting_is_one_line_on_stderr(override: str, message: str) -> N
 
 
 def test_the_console_script_lists_its_commands() -> None:
-    assert "usage: specdec {generate" in command("-m", "specdec", "--help").stdout
+    assert "usage: specdec {generate,benchmark,doctor}" in command("-m", "specdec", "--help").stdout
     assert command("-m", "specdec").returncode == 2

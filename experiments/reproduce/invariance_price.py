@@ -51,7 +51,7 @@ def table(result: dict[str, Any]) -> str:
                 f"| its bound: (1 - TV) / (1 + TV) | {result['bound']:.3f} |",
                 "",
                 f"{result['positions']} positions at temperature 1, {result['violations']} outside of the two limits. "
-                f"A text that does not depend on the drafter costs {price:.0%} of the acceptance here; published: between "
+                f"A text that does not depend on the drafter costs {price:.0%} of acceptance here; published: between "
                 "the bound and the optimum. For deterministic drafts it costs nothing.",
             ]
         )

@@ -29,7 +29,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights and tokenizer."""
     folder = tmp_path_factory.mktemp("target")
     tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
-    llama_module(vocab_size=len(tokenizer), hidden_size=16).save_pretrained(folder)
+    llama_module(vocab_size=len(tokenizer), hidden_size=16, num_layers=30).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
