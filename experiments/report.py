@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.errors import ConfigError
-from specdec.tracking.report import write_report
+from specdec.tracking.report.page import write_report
 from specdec.tracking.runs import load_runs
 
 if TYPE_CHECKING:

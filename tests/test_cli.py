@@ -47,8 +47,8 @@ def test_every_sampling_config_makes_its_parameters(name: str) -> None:
 @pytest.mark.xdist_group("real model")
 def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> None:
     done = command(
-        "-m", "specdec", "generate", "sampling.max_tokens=8", "prompt='1 2 3 1 2 3 1 2'", "chat=false", "device.threads=1",
-        cwd=tmp_path,
+        "-m", "specdec", "generate", "sampling.max_tokens=8", "prompt='1 2 3 1 2 3 1 2'", "chat=false",
+        "device.threads=1", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert " 3 1 2 3" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from omegaconf import DictConfig
 from specdec import SpeculativeGenerator
 from specdec.analysis.traces import load_trace
 from specdec.models.loading import load
-from specdec.study import leaderboard, sweep
+from specdec.study import sweep
+from specdec.tracking.report import text
+from specdec.tracking.report.leaderboard import NOT_CREDIBLE
 from specdec.tracking.runs import LINES, TRACE, Run, RunFolder, load_run
 
 SAMPLED = ("sampling=sample", "sampling.max_tokens=12", "sampling.ignore_eos=true")
@@ -144,15 +147,25 @@ def test_a_failed_job_is_kept_and_the_study_says_so(
         sweep.finish(good.folder.parent, report=False)
     assert end.value.code == 1
     document = (good.folder.parent / "leaderboard.md").read_text(encoding="utf-8")
-    assert "Failed: ngram + auto num_blocks" in document or "Failed: ngram + auto" in document
+    assert "Failed: ngram · auto" in document
     assert "OutOfBlocksError" in document
     told = json.loads((good.folder.parent / "leaderboard.json").read_text(encoding="utf-8"))
     assert sorted(one["status"] for one in told) == ["done", "failed"]
 
 
-def test_a_speedup_above_tau_is_never_shown() -> None:
-    metrics = {"speedup": 2.5, "speedup_low": 2.4, "speedup_high": 2.6, "credible": False}
-    assert leaderboard.speedup_cell(metrics) == "> τ: measure again"
-    assert leaderboard.speedup_cell(metrics | {"credible": True}) == "2.50 (2.40 to 2.60)"
-    assert "side by side" in leaderboard.speedup_cell(metrics | {"credible": True}, side_by_side=True)
-    assert leaderboard.speedup_cell(metrics | {"speedup": None}) == "–"
+def test_a_speedup_above_tau_is_never_shown(composed: Callable[..., DictConfig]) -> None:
+    done = run(composed())
+
+    def shown(side_by_side: bool = False, **figures: Any) -> str:
+        metrics = done.summary["metrics"] | {"speedup": 2.5, "speedup_low": 2.4, "speedup_high": 2.6} | figures
+        changed = replace(
+            done,
+            summary=done.summary | {"metrics": metrics},
+            environment=done.environment | {"side_by_side": side_by_side},
+        )
+        return text.rows([changed])[0][1]
+
+    assert shown(credible=False) == NOT_CREDIBLE
+    assert shown(credible=True) == "2.50 (2.40–2.60)"
+    assert shown(credible=True, side_by_side=True) == "2.50 (2.40–2.60, jobs ran side by side)"
+    assert shown(speedup=None, credible=True) == "–"

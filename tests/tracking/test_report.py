@@ -15,9 +15,9 @@ import pytest
 from experiments.report import DRAWN, SIZES, browser, main, screenshots
 from specdec.errors import ConfigError
 from specdec.tracking.metrics import DecodingStats
-from specdec.tracking.report import write_report
 from specdec.tracking.report.leaderboard import origins
 from specdec.tracking.report.methods import methods, varying_axes
+from specdec.tracking.report.page import write_report
 from specdec.tracking.report.tokens import token_view
 from specdec.tracking.runs import PromptRow, Run, RunFolder, StepRow
 from tests.tracking.studies import PROMPTS, STEPS, axes, environment, run, scalars, study, summary
