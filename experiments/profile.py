@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import brentq
-from specdec.analysis.theory import expected_tokens
 
+from specdec.analysis.theory import expected_tokens
 from specdec.cli import config_dir, one_line
 from specdec.models.cost import ROWS, CostCurve, measure
 from specdec.models.loading import load

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from specdec.tracking.trackers import NoTracker
-
 from specdec.errors import SpecdecError
 from specdec.prompts import PromptRecord
+from specdec.tracking.trackers import NoTracker
 
 
 class Told(NoTracker):

@@ -25,7 +25,7 @@ from tests.tracking.studies import PROMPTS, STEPS, axes, environment, run, scala
 pytestmark = pytest.mark.xdist_group("browser")
 
 Open = Callable[..., Any]
-EVIL = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+EVIL = "</script ><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
 
 
 @pytest.fixture(scope="module")
