@@ -164,7 +164,7 @@ def _from_hub(name: str, hub: Mapping[str, Any]) -> Iterable[Row]:
     """Through `datasets`, which keeps what it has read."""
     remedy = f"Give the set's file with data.path=…, or `pip install 'specdec-lab[data]'` and read {hub['path']} once."
     try:
-        import datasets  # type: ignore[import-not-found, unused-ignore]
+        import datasets
     except ImportError as error:
         raise ConfigError(f"The set {name!r} is not here, and the package `datasets` neither. {remedy}") from error
     try:
