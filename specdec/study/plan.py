@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -143,13 +144,18 @@ def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule) -> dict[st
         **{name: value for name, value in options.items() if value is None or isinstance(value, str | int | float)},
         "rule": rule if isinstance(rule, str) else rule.name,
         "temperature": values["sampling"]["temperature"],
-        "target": values["target"]["path"] or "embedded",
+        "target": _shown(values["target"]["path"]) or "embedded",
         "dtype": values["precision"]["dtype"],
         "kv_dtype": values["precision"]["kv_dtype"],
-        "data": values["data"].get("path") or values["data"].get("name"),
+        "data": _shown(values["data"].get("path")) or values["data"].get("name"),
         "batch": values.get("batch", 1),
         "adaptive": values["engine"]["adaptive"],
     }
+
+
+def _shown(path: str | None) -> str | None:
+    """A file or folder without those around it, which are this machine's own; a hub id as it is."""
+    return Path(path).name if path is not None and Path(path).exists() else path
 
 
 def _check_vocabularies(target: str | None, drafter: Drafter) -> None:

@@ -22,11 +22,12 @@ LIST = json.dumps(ROWS, indent=2)
     ("name", "data"),
     [
         ("x.jsonl", LINES.encode()),
-        ("x.jsonl.gz", gzip.compress(LINES.encode())),
+        ("x.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("x.json", LIST.encode()),
-        ("x.json.gz", gzip.compress(LIST.encode())),
+        ("x.json.gz", gzip.compress(LIST.encode(), mtime=0)),
         ("x.json", LINES.encode()),
     ],
+    ids=["lines", "lines, gzipped", "list", "list, gzipped", "lines named as a list"],
 )
 def test_json_in_lines_and_in_a_list(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
@@ -58,6 +59,7 @@ PACKED = gzip.compress(LINES.encode(), mtime=0)
         ("cut.json", LIST[:-3].encode()),
         ("no.parquet", b"PAR1 or so"),
     ],
+    ids=["plain", "cut", "garbled", "latin", "cut list", "no parquet"],
 )
 def test_a_damaged_file_is_named(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)

@@ -122,6 +122,14 @@ def test_identity_is_of_what_is_found_out_and_of_the_prompts(composed: Callable[
     assert len({name, *(identity(other, records) for other in others), identity(base, records[:-1])}) == 8
 
 
+def test_axes_name_files_without_the_folders_of_this_machine(
+    composed: Callable[..., DictConfig], prompt_file: Path, tiny_folder: Path
+) -> None:
+    axes = plan(composed()).axes
+    assert (axes["data"], axes["target"]) == (prompt_file.name, tiny_folder.name)
+    assert plan(composed("target.path=org/name")).axes["target"] == "org/name"
+
+
 def test_every_prompt_has_a_seed_of_its_own_wherever_it_is_decoded(composed: Callable[..., DictConfig]) -> None:
     made = plan(composed("sampling=sample", "sampling.seed=5"))
     assert [one.seed for one in made.params_of(range(2, 5))] == [7, 8, 9]
