@@ -8,6 +8,7 @@ Without names all of them. Each writes OUTPUT/results/reproduce-NAME.json.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -68,12 +69,14 @@ def main() -> None:
     if unknown := sorted(set(args.names) - set(STUDIES)):
         parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
     options, console = Options(args.quick, args.data), Console()
+    flags = [*(["--quick"] if args.quick else []), *(["--data", args.data.name] if args.data else [])]
     results = args.output / "results"
     for name in args.names or STUDIES:
         with console.status(name):
             found = STUDIES[name].run(options)
         print(f"{STUDIES[name].TITLE}\n\n{STUDIES[name].table(found)}")
-        save(results / f"reproduce-{name}.json", f"experiments.reproduce {name}", found)
+        command = shlex.join(["python", "-m", "experiments.reproduce", name, *flags])
+        save(results / f"reproduce-{name}.json", "experiments.reproduce", found, command=command)
     (args.output / "reproductions.md").write_text(document(results), encoding="utf-8")
 
 

@@ -43,12 +43,13 @@ def table(result: dict[str, Any]) -> str:
     """Markdown, the most accepted first."""
     lines = ["| category | prompts | τ | α | ratio to plain (95 %) | identical |", "|---|---|---|---|---|---|"]
     for name, one in sorted(result["categories"].items(), key=lambda item: -item[1]["tau"]):
-        ratio = f"{one['speedup']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+        interval = f" ({one['low']:.2f} to {one['high']:.2f})" if one["prompts"] > 1 else ""
+        ratio = f"{one['speedup']:.2f}{interval}"
         shown = ratio if credible(one["speedup"], one["tau"]) else "> τ: measure again"
         same = f"{one['identical']}/{one['prompts']}"
         lines.append(f"| {name} | {one['prompts']} | {one['tau']:.2f} | {one['alpha']:.2f} | {shown} | {same} |")
     first, second = PUBLISHED["speedup"]
     lines += ["", f"Published for all of Spec-Bench: τ {PUBLISHED['tau']}, speedup {first} (A100) and {second} (RTX "
-              "3090); summaries highest, translation lowest. Another target and, by default, our own prompts: the "
-              "order of the categories is what can be compared."]  # fmt: skip
+              "3090); summaries highest, translation lowest. Another target and, by default, our own prompts, of which "
+              "there are few: only the order of the categories can be compared."]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -23,11 +23,14 @@ class Options:
     Args:
         quick: few prompts and tokens, to see that everything works.
         data: prompt file; our own prompts if left out.
+        prompts: at most so many are decoded.
+        texts: of the trace, each with a seed of its own, the prompts in turns.
     """
 
     quick: bool = False
     data: Path | None = None
     prompts: int = 12
+    texts: int = 12
 
     @property
     def records(self) -> list[PromptRecord]:
@@ -41,13 +44,11 @@ class Options:
 
     @cached_property
     def trace(self) -> Trace:
-        """Of drafts of eight tokens at every position of texts sampled at temperature 1, whole rows."""
+        """Of drafts of eight tokens at every position of texts sampled at temperature 1; whole rows, 1 GB in all."""
         options = {"num_layers": LAYERS, "num_draft_tokens": 8}
         with SpeculativeGenerator(self.target, "early_exit", "token", options) as generator:
-            chats = [[{"role": "user", "content": one.prompt}] for one in self.records[:6]]
-            params = [
-                SamplingParams(max_tokens=12 if self.quick else 24, temperature=1.0, seed=seed)
-                for seed in range(len(chats))
-            ]
-            tokens = [generator.encode(chat) for chat in chats]
-            return record(generator.engine, tokens, params, every_position=True)
+            records, count = self.records, 2 if self.quick else self.texts
+            chats = [[{"role": "user", "content": records[i % len(records)].prompt}] for i in range(count)]
+            tokens = 12 if self.quick else 24
+            params = [SamplingParams(max_tokens=tokens, temperature=1.0, seed=seed) for seed in range(count)]
+            return record(generator.engine, [generator.encode(chat) for chat in chats], params, every_position=True)
