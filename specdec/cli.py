@@ -53,9 +53,11 @@ def application(
         words = sys.argv[1:]
         if not any(word.startswith("-") and word not in preflight.MULTIRUN for word in words):  # --help, --cfg, …
             with one_line():
-                count = preflight.check(preflight.jobs(config_dir(), name, words), check)
+                jobs = preflight.jobs(config_dir(), name, words)
+                for config in jobs:
+                    check(config)
             if counted:
-                sys.argv.append(f"jobs={count}")
+                sys.argv.append(f"jobs={len(jobs)}")
         hydra.main(version_base=None, config_path=config_dir(), config_name=name)(guarded)()
 
     return main

@@ -10,6 +10,7 @@ import hydra
 import pytest
 from hydra import compose, initialize_config_dir
 
+from specdec import cli
 from specdec.cli import config_dir
 from specdec.drafters.base import Drafter
 from specdec.study.config import register
@@ -62,20 +63,42 @@ def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> No
     ("override", "message"),
     [
         ("sampling.temperature=-1", "temperature = -1.0 cannot work"),
-        ("data.path=nowhere.jsonl", "no prompt file at nowhere.jsonl"),
-        ("target.path=nowhere", "Cannot load 'nowhere'"),
         ("drafter.num_draft_tokens=0", "num_draft_tokens=0 must be at least 1"),
         ("rule=nonesuch", "Available options in 'rule'"),
         ("data.pth=x", "Did you mean data.path?"),
     ],
 )
-def test_a_wrong_setting_is_one_line_on_stderr(override: str, message: str) -> None:
+def test_what_cannot_work_is_one_line_on_stderr(
+    override: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["specdec", "generate", override])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.path=nowhere.jsonl", "no prompt file at nowhere.jsonl"),
+        ("target.path=nowhere", "Cannot load 'nowhere'"),
+    ],
+)
+def test_what_turns_out_later_is_one_line_too(override: str, message: str) -> None:
     done = command("-m", "specdec", "generate", override)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_console_script_lists_its_commands() -> None:
-    assert "usage: specdec {generate,benchmark,doctor}" in command("-m", "specdec", "--help").stdout
-    assert command("-m", "specdec").returncode == 2
+def test_the_console_script_lists_its_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, code in ((["--help"], 0), ([], 2)):
+        monkeypatch.setattr(sys, "argv", ["specdec", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == code
+        assert "usage: specdec {generate,benchmark,doctor}" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -23,7 +23,7 @@ EXTRAS = {"ray": "ray", "slurm": "slurm", "optuna": "optuna"}
 """Choice of a launcher → the extra that brings its plugin."""
 
 
-def jobs(folder: str, name: str, words: Sequence[str]) -> Iterator[DictConfig]:
+def jobs(folder: str, name: str, words: Sequence[str]) -> list[DictConfig]:
     """The configuration of every job that a command line stands for.
 
     Args:
@@ -39,22 +39,10 @@ def jobs(folder: str, name: str, words: Sequence[str]) -> Iterator[DictConfig]:
     overrides = [word for word in words if not word.startswith("-")]
     with initialize_config_dir(folder, version_base=None):
         try:
-            for each in _expanded(name, overrides) if multirun else [overrides]:
-                yield compose(name, list(each))
+            each = _expanded(name, overrides) if multirun else [overrides]
+            return [compose(name, list(job)) for job in each]
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explained(error, name)) from error
-
-
-def check(configs: Iterator[DictConfig], each: Callable[[DictConfig], object]) -> int:
-    """Runs `each` on every configuration.
-
-    Returns:
-        How many there were.
-
-    Raises:
-        ConfigError: the first refusal.
-    """
-    return sum(1 for config in configs if each(config) or True)
 
 
 def _expanded(name: str, overrides: list[str]) -> list[list[str]]:

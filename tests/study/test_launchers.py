@@ -49,11 +49,3 @@ def test_a_killed_sweep_goes_on_and_every_launcher_finds_the_same(tiny: list[str
     ray = benchmark(*SWEEP, *tiny, "study=c", "launcher=ray")
     assert ray.returncode == 0, ray.stderr
     assert facts(tmp_path / "runs" / "c") == facts(tmp_path / "runs" / "a")
-
-
-def test_a_wrong_setting_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
-    done = benchmark("drafter.num_draft=3", f"runs={tmp_path}")
-    assert done.returncode == 2
-    assert "Did you mean drafter.num_draft_tokens?" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
