@@ -1,6 +1,6 @@
 """Runs the reproductions, and makes docs/reproductions.md of what they found.
 
-python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--output docs]
+python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--output docs]
 
 Without names all of them. Each writes OUTPUT/results/reproduce-NAME.json.
 """
@@ -8,7 +8,6 @@ Without names all of them. Each writes OUTPUT/results/reproduce-NAME.json.
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -64,18 +63,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(STUDIES))
     parser.add_argument("--quick", action="store_true", help="few prompts and tokens, to see that everything works")
     parser.add_argument("--data", type=Path, help="prompt file; our own prompts if left out")
+    parser.add_argument("--limit", type=int, default=Options.limit, help="prompts of the studies that decode, at most")
     parser.add_argument("--output", type=Path, default=Path("docs"))
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(STUDIES)):
         parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
-    options, console = Options(args.quick, args.data), Console()
-    flags = [*(["--quick"] if args.quick else []), *(["--data", args.data.name] if args.data else [])]
+    options, console = Options(args.quick, args.data, args.limit), Console()
     results = args.output / "results"
     for name in args.names or STUDIES:
         with console.status(name):
             found = STUDIES[name].run(options)
         print(f"{STUDIES[name].TITLE}\n\n{STUDIES[name].table(found)}")
-        command = shlex.join(["python", "-m", "experiments.reproduce", name, *flags])
+        command = f"python -m experiments.reproduce {name} {options.words}".rstrip()
         save(results / f"reproduce-{name}.json", "experiments.reproduce", found, command=command)
     (args.output / "reproductions.md").write_text(document(results), encoding="utf-8")
 

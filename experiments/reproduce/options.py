@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,9 @@ from specdec.prompts.subsets import choose
 
 LAYERS = 24
 """Of the embedded target's 30, after which it drafts for itself: a drafter of middling quality."""
+BETTER = 29
+"""The best drafter of that kind, whatever it costs: for acceptance alone."""
+TEXTS, TOKENS = 12, 24
 
 
 @dataclass(frozen=True)
@@ -23,19 +27,25 @@ class Options:
     Args:
         quick: few prompts and tokens, to see that everything works.
         data: prompt file; our own prompts if left out.
-        prompts: at most so many are decoded.
-        texts: of the trace, each with a seed of its own, the prompts in turns.
+        limit: prompts of the studies that decode, at most.
     """
 
     quick: bool = False
     data: Path | None = None
-    prompts: int = 12
-    texts: int = 12
+    limit: int = 12
+
+    @property
+    def words(self) -> str:
+        """What was given on the command line, without the folders of this machine."""
+        words = ["--quick"] if self.quick else []
+        words += [] if self.data is None else ["--data", self.data.name]
+        words += [] if self.limit == Options.limit else ["--limit", str(self.limit)]
+        return shlex.join(words)
 
     @property
     def records(self) -> list[PromptRecord]:
         """The prompts of the studies that decode, evenly from all categories."""
-        return choose(load_prompts(self.data), 2 if self.quick else self.prompts)
+        return choose(load_prompts(self.data), 2 if self.quick else self.limit)
 
     @cached_property
     def target(self) -> LoadedModel:
@@ -44,11 +54,23 @@ class Options:
 
     @cached_property
     def trace(self) -> Trace:
-        """Of drafts of eight tokens at every position of texts sampled at temperature 1; whole rows, 1 GB in all."""
-        options = {"num_layers": LAYERS, "num_draft_tokens": 8}
+        """Of a middling drafter, shared by the studies of acceptance."""
+        return self.recorded(LAYERS)
+
+    def recorded(self, layers: int) -> Trace:
+        """Drafts of eight tokens at every position of texts sampled at temperature 1, whole rows.
+
+        Prompts are gone through as often as it takes; each text has a seed of its own.
+
+        Args:
+            layers: after which the target drafts for itself.
+        """
+        options = {"num_layers": layers, "num_draft_tokens": 8}
+        count, length = (2, 12) if self.quick else (TEXTS, TOKENS)
         with SpeculativeGenerator(self.target, "early_exit", "token", options) as generator:
-            records, count = self.records, 2 if self.quick else self.texts
-            chats = [[{"role": "user", "content": records[i % len(records)].prompt}] for i in range(count)]
-            tokens = 12 if self.quick else 24
-            params = [SamplingParams(max_tokens=tokens, temperature=1.0, seed=seed) for seed in range(count)]
-            return record(generator.engine, [generator.encode(chat) for chat in chats], params, every_position=True)
+            prompts = [
+                generator.encode([{"role": "user", "content": self.records[text % len(self.records)].prompt}])
+                for text in range(count)
+            ]
+            params = [SamplingParams(max_tokens=length, temperature=1.0, seed=seed) for seed in range(count)]
+            return record(generator.engine, prompts, params, every_position=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from fractions import Fraction
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from experiments.reproduce import (
     batch_collapse,
@@ -20,32 +22,57 @@ from experiments.reproduce import (
     temperature,
 )
 from experiments.reproduce.__main__ import STUDIES, document, main
-from experiments.reproduce.options import LAYERS, Options
-from specdec.analysis.traces import record
+from experiments.reproduce.options import Options
+from experiments.reproduce.rows import Position, accepted, positions
+from specdec.analysis.bounds import iid_bound
+from specdec.analysis.traces import Trace, TraceStep, record
 from specdec.drafters.early_exit import EarlyExitDrafter
-from specdec.models.loading import LoadedModel
+from specdec.models.loading import LoadedModel, embedded_folder
+from specdec.registry import RULES
 from specdec.sampling import SamplingParams
+from specdec.verify import cases
+from specdec.verify.exact import drafts, expected_accepted
+from specdec.verify.tree import DraftTree
 from tests.engines import small_engine
 from tests.tiny import llama
 
 
+@cache
+def loaded() -> LoadedModel:
+    """A target of 30 tiny layers, with the embedded one's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
+    return LoadedModel(llama(vocab_size=len(tokenizer), hidden_size=16, num_layers=30, max_context=1024), tokenizer, ())
+
+
+class Small(Options):
+    """The studies' options, over tiny targets."""
+
+    @cached_property
+    def target(self) -> LoadedModel:
+        return loaded()
+
+    def recorded(self, layers: int) -> Trace:
+        """3 × 20 positions, drafts of eight tokens, whichever layers are asked for: there are two."""
+        engine = small_engine(EarlyExitDrafter(num_draft_tokens=8, num_layers=1), "token")
+        params = [SamplingParams(max_tokens=20, temperature=1.0, seed=seed) for seed in range(3)]
+        return record(engine, [[1, 2, 3], [4, 5], [6]], params, every_position=True)
+
+
 @pytest.fixture(scope="module")
 def options() -> Options:
-    """A trace of 3 × 12 positions, drafts of eight tokens."""
-    made = Options(quick=True)
-    engine = small_engine(EarlyExitDrafter(num_draft_tokens=8, num_layers=1), "token")
-    params = [SamplingParams(max_tokens=20, temperature=1.0, seed=seed) for seed in range(3)]
-    made.__dict__["trace"] = record(engine, [[1, 2, 3], [4, 5], [6]], params, every_position=True)
-    return made
+    return Small(quick=True)
 
 
-@pytest.fixture(scope="module")
-def decoding(embedded: LoadedModel) -> Options:
-    """A tiny target with more layers than the drafter exits after, which reads the embedded model's tokens."""
-    model = llama(vocab_size=embedded.model.vocab_size, num_layers=LAYERS + 1, max_context=2048)
-    made = Options(quick=True)
-    made.__dict__["target"] = LoadedModel(model, embedded.tokenizer, embedded.eos)
-    return made
+@pytest.fixture
+def no_curves_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What passes of a tiny target cost stays out of the user's cache."""
+    monkeypatch.setattr("specdec.engine.cache_dir", lambda: tmp_path)
+
+
+def rows(seed: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    made = torch.rand(2, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) ** 2
+    p, q = made / made.sum(-1, keepdim=True)
+    return p, q
 
 
 def test_theory_is_exact_to_the_printed_digits() -> None:
@@ -56,103 +83,137 @@ def test_theory_is_exact_to_the_printed_digits() -> None:
     assert "6 of 6 rows equal the printed digits" in leviathan.table(result)
 
 
-def test_multi_draft_rules_stand_in_their_order_below_their_bounds() -> None:
-    result = multi_draft.run(Options(quick=True))
+@pytest.mark.parametrize("setting", [cases.first_vector(), *cases.chains(quick=True)], ids=lambda one: str(one.name))
+def test_chances_add_up_to_the_exact_law(setting: cases.Setting) -> None:
+    """Over all drafts of a setting, against the rules' laws in fractions."""
+    for place, name in enumerate(("token", "block")):
+        rule, mean = RULES.create(name), 0.0
+        for draft, probability in drafts(rule, setting, ()):
+            if draft.q is None or not len(draft.tree):
+                pytest.skip("no q")
+            q = torch.tensor([[float(x) for x in row] for row in draft.q[: len(draft.tree)]])
+            scores = torch.tensor([[float(x) for x in row] for row in draft.p]).log()
+            step = TraceStep(0, 3, DraftTree(draft.tree.tokens, draft.tree.parents, q), scores)
+            mean += float(probability) * block_vs_token.chances(step)[place].sum()
+        assert mean == pytest.approx(float(expected_accepted(rule, setting)), abs=1e-5)
+
+
+def test_block_gains_on_every_draft_and_has_the_exact_fractions(options: Options) -> None:
+    for step in options.trace.steps:
+        token, block = block_vs_token.chances(step)
+        assert (block >= token - 1e-6).all()
+    result = block_vs_token.run(options)
+    assert {name: Fraction(value) for name, value in result["exact"].items()} == {
+        "token": Fraction(10, 9), "block": Fraction(11, 9), "bound": Fraction(12, 9)
+    }  # fmt: skip
+    for drafter in result["drafters"].values():
+        assert [one["gamma"] for one in drafter["gains"]] == [2, 4, 8]
+        for one in drafter["gains"]:
+            assert -1e-6 <= one["low"] <= one["gain"] <= one["high"]
+            for rule in ("token", "block"):  # at most 9 tokens; five standard errors of 60 passes
+                assert one["observed"][rule] == pytest.approx(one[rule], abs=5 * (one[rule] ** 2 / 60) ** 0.5)
+    assert "published 10/9, 11/9 and 12/9" in block_vs_token.table(result)
+
+
+def test_multi_draft_rules_stand_in_their_order_below_their_bounds(options: Options) -> None:
+    result = multi_draft.run(options)
     means = [one["mean"] for one in result["lines"].values()]
     assert means == sorted(means)
     assert result["violations"] == 0
     for name, one in result["lines"].items():  # 20 pairs; five standard errors, one failure in 10^6
         assert abs(one["mean"] - multi_draft.PUBLISHED[name]) < 5 * one["error"]
+    bounds = [one["bound"] for one in result["real"]]
+    assert bounds == sorted(bounds)
+    for one in result["real"]:
+        for name in ("multiround", "kseq"):
+            share = one["rules"][name]
+            assert share["mean"] <= one["bound"] + 5 * share["error"]
+    assert "off by" in multi_draft.table(result)
 
 
-def test_block_has_the_exact_fractions_and_a_gain_for_every_length(options: Options) -> None:
-    result = block_vs_token.run(options)
-    token, block, bound = map(Fraction, result["exact"].values())
-    assert (token, block, bound) == (Fraction(10, 9), Fraction(11, 9), Fraction(12, 9))
-    assert [one["gamma"] for one in result["gains"]] == [2, 4, 8]
-    for one in result["gains"]:
-        assert one["gain"] == pytest.approx(one["block"] / one["token"] - 1)
-        assert one["low"] <= one["gain"] <= one["high"]
-        assert one["high"] >= 0  # block is not worse than token, by more than chance
-        assert 1 <= one["token"] <= one["gamma"] + 1
+def test_rows_of_a_trace_are_normal_in_double_precision(options: Options) -> None:
+    for one in positions(options.trace):
+        assert one.p.dtype == one.q.dtype == torch.float64
+        assert float(one.p.sum()) == pytest.approx(1, abs=1e-14)
+        assert float(one.q.sum()) == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 4])
+def test_accepted_shares_follow_the_closed_form(candidates: int) -> None:
+    """SpecInfer over independent candidates accepts with 1 - Π (1 - Σ min(P_j, q)); five standard errors."""
+    p, q = rows(seed=candidates, size=6)
+    share = accepted(RULES.create("multiround"), [Position(p, q, p.log().float())], candidates, draws=2000)
+    refused, rest = 1.0, p
+    for _ in range(candidates):
+        overlap = torch.minimum(rest, q).sum()
+        refused *= 1 - float(overlap)
+        rest = (rest - q).clamp(min=0) / (1 - overlap)
+    assert share.error == pytest.approx((share.mean * (1 - share.mean) / 2000) ** 0.5, rel=0.01)
+    assert share.mean == pytest.approx(1 - refused, abs=5 * (refused * (1 - refused) / 2000) ** 0.5)
+    assert 1 - refused <= iid_bound(p, q, candidates) + 1e-9
 
 
 def test_the_price_of_invariance_lies_between_its_limits(options: Options) -> None:
     result = invariance_price.run(options)
     assert result["violations"] == 0
     assert result["bound"] <= result["gumbel"] <= result["rejection"]
-    accepted = []
-    for step in options.trace.steps:
-        if len(step.tree) and step.tree.q is not None:
-            p, q = torch.softmax(step.scores[0].double(), -1), step.tree.q[0].double()
-            accepted.append(min(1.0, float(p[step.tree.tokens[0]] / q[step.tree.tokens[0]])))
-    assert len(accepted) == result["positions"]
-    error = (0.25 / (20 * len(accepted))) ** 0.5  # drafts are kept, so that only the accept numbers are new
-    assert result["observed"] == pytest.approx(sum(accepted) / len(accepted), abs=5 * error)
+    for rule, formula in (("token", "rejection"), ("gumbel", "gumbel")):
+        share = result["observed"][rule]
+        assert share["mean"] == pytest.approx(result[formula], abs=5 * share["error"])
+    assert "costs" in invariance_price.table(result)
 
 
-@pytest.mark.xdist_group("real model")
-def test_every_category_has_its_line_and_one_prompt_has_no_interval(
-    decoding: Options, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ngram_by_category, "load", lambda dtype: decoding.target)
-    result = ngram_by_category.run(decoding)
-    *each, together = result["categories"].values()
-    assert [*result["categories"]] == [*dict.fromkeys(one.category for one in decoding.records), "all"]
-    assert together["prompts"] == sum(one["prompts"] for one in each) == len(decoding.records)
-    assert together["identical"] == together["prompts"]
-    assert all(one["tau"] >= 1 for one in result["categories"].values())
-    sure = {"prompts": 1, "tau": 2.0, "alpha": 0.5, "speedup": 1.5, "low": 1.5, "high": 1.5, "identical": 1}
-    wrong = sure | {"prompts": 2, "speedup": 2.5}
-    table = ngram_by_category.table({"categories": {"summary": sure, "all": wrong}})
-    assert "| summary | 1 | 2.00 | 0.50 | 1.50 | 1/1 |" in table
-    assert "| all | 2 | 2.00 | 0.50 | > τ: measure again | 1/2 |" in table
-
-
-@pytest.mark.xdist_group("real model")
-def test_batches_are_measured_with_and_without_the_controller(
-    decoding: Options, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_collapse, "load", lambda dtype: decoding.target)
-    result = batch_collapse.run(decoding)
-    assert [(one["batch"], one["adaptive"]) for one in result["settings"]] == [
-        (1, False),
-        (1, True),
-        (2, False),
-        (2, True),
-    ]
-    for one in result["settings"]:
-        assert 1 <= one["tau"] <= 1 + one["drafted"]
-        assert 0 < one["least"] <= one["ratio"] <= one["most"]
-    assert batch_collapse.table(result).count("\n| ") == 2
-
-
-@pytest.mark.xdist_group("real model")
-def test_at_temperature_0_rules_agree(decoding: Options) -> None:
-    result = temperature.run(decoding)
-    methods = result["methods"]
-    assert len(methods) == 4
+def test_all_methods_accept_alike_at_temperature_zero(options: Options) -> None:
+    result = temperature.run(options)
     for drafter in ("ngram", "early_exit"):
-        assert methods[f"{drafter}, token"]["0.0"] == methods[f"{drafter}, gumbel"]["0.0"]
-    for line in methods.values():
-        assert [float(at) for at in line] == [0.0, 0.5, 1.0, 1.5]
-        assert all(tau >= 1 and 0 <= alpha <= 1 for tau, alpha in line.values())
-    assert all(f"| {name} |" in temperature.table(result) for name in methods)
+        token, gumbel = (result["methods"][f"{drafter}, {rule}"] for rule in ("token", "gumbel"))
+        assert token["0.0"] == gumbel["0.0"]
+        assert list(token) == ["0.0", "0.3", "0.6", "1.0", "1.5"]
+    assert temperature.table(result).count("\n| ") == len(temperature.METHODS)
+
+
+@pytest.mark.usefixtures("no_curves_kept")
+def test_batches_are_measured_with_and_without_the_controller(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_collapse, "load", lambda dtype: loaded())
+    found = batch_collapse.run(options)["settings"]
+    assert [(one["drafter"], one["batch"], one["adaptive"]) for one in found] == [
+        (name, batch, adaptive) for name in ("n-gram", "poor") for batch in (1, 2) for adaptive in (False, True)
+    ]
+    assert all(one["least"] <= one["ratio"] <= one["most"] and 0 <= one["drafted"] <= 4 for one in found)
+    assert all(one["drafted"] > 1 for one in found if one["drafter"] == "poor" and not one["adaptive"])
+    assert "with the controller the lowest" in batch_collapse.table({"settings": found})
+
+
+@pytest.mark.usefixtures("no_curves_kept")
+def test_categories_are_counted_apart_and_unbelievable_ratios_hidden(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ngram_by_category, "load", lambda dtype: loaded())
+    result = ngram_by_category.run(options)
+    assert set(result["categories"]) == {one.category for one in options.records}
+    assert result["all"]["prompts"] == result["all"]["identical"] == len(options.records)
+    lines = ngram_by_category.table({**result, "all": {**result["all"], "ratio": result["all"]["tau"] + 0.1}})
+    assert "> τ: measure again" in lines
+
+
+def test_the_command_holds_what_was_given() -> None:
+    assert Options().words == ""
+    assert Options(True, Path("/far/away.jsonl"), 240).words == "--quick --data away.jsonl --limit 240"
 
 
 def test_the_command_writes_what_was_asked_for_and_how_to_have_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["leviathan", "multi_draft", "--quick", "--data", "some/prompts.jsonl", "--output", str(tmp_path)]
+    words = ["leviathan", "--quick", "--data", "some/prompts.jsonl", "--output", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["reproduce", *words])
     main()
-    assert {file.stem for file in (tmp_path / "results").iterdir()} == {"reproduce-leviathan", "reproduce-multi_draft"}
+    assert {file.stem for file in (tmp_path / "results").iterdir()} == {"reproduce-leviathan"}
     page = (tmp_path / "reproductions.md").read_text(encoding="utf-8")
     commands = [line.split("`")[1] for line in page.splitlines() if line.startswith("`") and line.count("`") == 2]
-    [first, second] = [shlex.split(command) for command in commands[-2:]]
     want = ["python", "-m", "experiments.reproduce", "leviathan", "--quick", "--data", "prompts.jsonl"]
-    assert first == want
-    assert second[3] == "multi_draft"
+    assert shlex.split(commands[-1]) == want
     assert leviathan.TITLE in page
     assert block_vs_token.TITLE not in page
 
