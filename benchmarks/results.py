@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from specdec.tracking.environment import machine
-
-
-def command(module: str) -> str:
-    """The command line, without the folders of this machine."""
-    words = [Path(word).name if Path(word).is_absolute() or word.startswith("..") else word for word in sys.argv[1:]]
-    return shlex.join(["python", "-m", module, *words])
+from specdec.tracking.environment import command, machine
 
 
 def save(path: Path | None, module: str, results: Mapping[str, Any], **about: Any) -> None:

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 import transformers
 from omegaconf import DictConfig
 from rich.console import Console
 
 from specdec import doctor
 from specdec.errors import SpecdecError
-from specdec.generator import SpeculativeGenerator
-from specdec.models.loading import load
 from specdec.study import preflight, sweep
 from specdec.study.config import register
 from specdec.study.plan import Plan, plan
@@ -79,20 +76,19 @@ def _generate(config: DictConfig) -> None:
     """Decodes prompts plainly and speculatively and prints what it cost."""
     transformers.logging.disable_progress_bar()
     made = plan(config)
-    if made.threads is not None:
-        torch.set_num_threads(made.threads)
-    prompts = _prompts(config, made)
-    generator = SpeculativeGenerator(load(**made.load_options), made.drafter, made.rule, config=made.engine)
+    made.use_threads()
+    texts = _texts(config, made)
+    generator = made.generator()
     report = ConsoleReport(Console(record=config.svg is not None))
     report.legend(made.drafter.name, made.axes["rule"])
-    if made.chat and generator.tokenizer.chat_template:
-        prompts = [(label, [{"role": "user", "content": text}]) for label, text in prompts]
+    prompts = [(label, made.prompt(text, generator)) for label, text in texts]
     report.table(compare(generator, prompts, made.params, report.prompt, report.event))
     if config.svg is not None:
         report.console.save_svg(config.svg, title="specdec generate")
 
 
-def _prompts(config: DictConfig, made: Plan) -> list[tuple[str, Any]]:
+def _texts(config: DictConfig, made: Plan) -> list[tuple[str, str]]:
+    """With their labels."""
     if config.prompt is not None:
         return [("prompt", config.prompt)]
     return [(record.category, record.prompt) for record in made.source.load()]

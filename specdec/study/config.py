@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from specdec.engine import EngineConfig
+from specdec.sampling import SamplingParams
 
 
 @dataclass
@@ -47,18 +48,18 @@ class DeviceConfig:
 class SamplingConfig:
     """How tokens are chosen (see `specdec.sampling.SamplingParams`)."""
 
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = 0
+    max_tokens: int = SamplingParams.max_tokens
+    temperature: float = SamplingParams.temperature
+    top_k: int = SamplingParams.top_k
+    top_p: float = SamplingParams.top_p
+    min_p: float = SamplingParams.min_p
+    repetition_penalty: float = SamplingParams.repetition_penalty
+    presence_penalty: float = SamplingParams.presence_penalty
+    frequency_penalty: float = SamplingParams.frequency_penalty
+    seed: int | None = 0  # unlike there: a study can be repeated
     stop: list[str] = field(default_factory=list)
     bad_words: list[str] = field(default_factory=list)
-    ignore_eos: bool = False
+    ignore_eos: bool = SamplingParams.ignore_eos
 
 
 @dataclass

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from specdec.analysis.traces import record, save_trace
 from specdec.cache.layout import CacheUsage
-from specdec.generator import Prompt, SpeculativeGenerator
-from specdec.models.cost import CostCurve, measure
-from specdec.models.loading import LoadedModel, load
+from specdec.generator import SpeculativeGenerator
+from specdec.models.cost import measure
 from specdec.prompts import PromptRecord
 from specdec.results import Generation, StreamEvent
 from specdec.study.config import TraceConfig
@@ -28,7 +24,6 @@ from specdec.tracking.summary import summarize
 from specdec.tracking.trackers import Tracker
 from specdec.verify.base import Rule
 from specdec.verify.certificates import certificate_of
-from specdec.verify.tree import ROOT
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ def run_job(
     done: list[PromptRow],
     tracker: Tracker,
     on_prompt: Callable[[int], None] = lambda count: None,
-) -> dict[str, Any]:
+) -> None:
     """Decodes what is not done yet, and writes the folder's tables and figures.
 
     Args:
@@ -70,23 +65,18 @@ def run_job(
         tracker: told of every step and prompt; it has been started.
         on_prompt: told how many prompts are done.
 
-    Returns:
-        The summary.
-
     Raises:
         SpecdecError: if the parts do not fit the model, or a request failed.
     """
-    if plan.threads is not None:
-        torch.set_num_threads(plan.threads)
-    generator = SpeculativeGenerator(_loaded(**plan.load_options), plan.drafter, plan.rule, config=plan.engine)
-    prompts = [_prompt(record, generator, plan.chat) for record in records]
+    generator = plan.generator()
+    prompts = [generator.encode(plan.prompt(record.prompt, generator)) for record in records]
     rows = list(done)
     on_prompt(len(rows))
     duel = Duel(generator, options.baseline) if len(rows) < len(prompts) else None
     for start in range(len(rows), len(prompts), options.batch):
         assert duel is not None
         indices = range(start, min(start + options.batch, len(prompts)))
-        batch = [generator.encode(prompts[index]) for index in indices]
+        batch = [prompts[index] for index in indices]
         watch = _Watch(generator, indices, [len(tokens) for tokens in batch], tracker)
         turn = start // options.batch
         plain, generations = duel.round(turn, batch, plan.params_of(indices), watch.start, watch.event)
@@ -104,33 +94,18 @@ def run_job(
         on_prompt(len(rows))
     curve = measure(generator.engine.model) if options.profile else None
     found = _examined(generator, plan, options, prompts, folder.path)
-    summary = summarize(rows, options.batch, curve, cost_curve=_told(curve), **found)
+    summary = summarize(rows, options.batch, curve, cost_curve=None if curve is None else asdict(curve), **found)
     folder.finish(rows, summary)
-    return summary
-
-
-@lru_cache(maxsize=1)
-def _loaded(**options: Any) -> LoadedModel:
-    """Jobs of a sweep that run in one process mostly share their target."""
-    return load(**options)
-
-
-def _prompt(record: PromptRecord, generator: SpeculativeGenerator, chat: bool) -> Prompt:
-    if chat and generator.tokenizer.chat_template:
-        return [{"role": "user", "content": record.prompt}]
-    return record.prompt
 
 
 def _examined(
-    generator: SpeculativeGenerator, plan: Plan, options: JobOptions, prompts: Sequence[Prompt], folder: Path
+    generator: SpeculativeGenerator, plan: Plan, options: JobOptions, prompts: Sequence[list[int]], folder: Path
 ) -> dict[str, Any]:
     """What is found out after the clock has stopped: distances and calibration from a trace, and the certificate."""
     diagnostics = DraftDiagnostics(plan.params.greedy)
     if count := min(options.trace.prompts, len(prompts)):
-        tokens = [generator.encode(prompt) for prompt in prompts[:count]]
-        trace = record(
-            generator.engine, tokens, plan.params_of(range(count)), top_k=options.trace.top_k, watch=diagnostics.observe
-        )
+        params = plan.params_of(range(count))
+        trace = record(generator.engine, prompts[:count], params, top_k=options.trace.top_k, watch=diagnostics.observe)
         if options.trace.save:
             save_trace(trace, folder / TRACE)
     return {
@@ -138,10 +113,6 @@ def _examined(
         "calibration": diagnostics.calibration,
         "certificate": certificate_of(plan.judge) if options.certified else None,
     }
-
-
-def _told(curve: CostCurve | None) -> dict[str, list[float]] | None:
-    return None if curve is None else {"rows": list(curve.rows), "seconds": list(curve.seconds)}
 
 
 class _Watch:
@@ -216,7 +187,7 @@ class _Followed:
 
     def step(self, event: StreamEvent, tokenizer: Any) -> StepRow:
         tree, path = event.draft, event.path
-        refused = tree.children(path[-1] if path else ROOT)
+        refused = tree.refused(path)
         row = StepRow(
             index=self.index,
             step=len(self.steps),

@@ -6,17 +6,20 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from specdec.drafters.base import Drafter
 from specdec.engine import EngineConfig
 from specdec.errors import ConfigError
-from specdec.models.loading import check_options
+from specdec.generator import Prompt, SpeculativeGenerator
+from specdec.models.loading import LoadedModel, check_options, load
 from specdec.models.vocabulary import vocab_size_of
 from specdec.prompts import PromptRecord
 from specdec.prompts.subsets import fingerprint
@@ -61,6 +64,23 @@ class Plan:
         seed = self.params.seed
         return [self.params if seed is None else replace(self.params, seed=seed + index) for index in indices]
 
+    def use_threads(self) -> None:
+        """Gives torch, and with it the kernels, as many threads as were asked for."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    def generator(self) -> SpeculativeGenerator:
+        """Loads the target, unless the plan before had the same one, and sets everything up.
+
+        Raises:
+            SpecdecError: if the parts do not fit the model.
+        """
+        return SpeculativeGenerator(_loaded(**self.load_options), self.drafter, self.rule, config=self.engine)
+
+    def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
+        """A text as the target is asked it: through its chat template, if it has one and is to use it."""
+        return [{"role": "user", "content": text}] if self.chat and generator.tokenizer.chat_template else text
+
 
 def plan(config: DictConfig) -> Plan:
     """Checks the settings and makes the parts.
@@ -72,8 +92,7 @@ def plan(config: DictConfig) -> Plan:
         ConfigError: for a value that no part takes, and for parts that do not fit together.
     """
     values = values_of(config)
-    sampling, engine = values["sampling"], values["engine"]
-    params = SamplingParams(**{**sampling, "stop": tuple(sampling["stop"]), "bad_words": tuple(sampling["bad_words"])})
+    params = SamplingParams(**values["sampling"])
     drafter, rule = instantiate(config.drafter, "drafter"), instantiate(config.rule, "rule")
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
@@ -87,7 +106,7 @@ def plan(config: DictConfig) -> Plan:
         rule=rule,
         judge=judge,
         params=params,
-        engine=EngineConfig(**engine),
+        engine=EngineConfig(**values["engine"]),
         source=instantiate(config.data, "data"),
         chat=values["chat"],
         axes=_axes(values, drafter, rule),
@@ -134,6 +153,12 @@ def identity(config: DictConfig, records: Sequence[PromptRecord]) -> str:
     values = {name: value for name, value in values_of(config).items() if name not in NOT_IDENTITY}
     told = json.dumps([values, fingerprint(records)], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+@lru_cache(maxsize=1)
+def _loaded(**options: Any) -> LoadedModel:
+    """Jobs of a sweep that run in one process mostly share their target."""
+    return load(**options)
 
 
 def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule) -> dict[str, Any]:

@@ -11,16 +11,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from specdec.errors import ConfigError
 from specdec.study.config import register
 
 MULTIRUN = ("-m", "--multirun")
-EXTRAS = {"ray": "ray", "slurm": "slurm", "optuna": "optuna"}
-"""Choice of a launcher → the extra that brings its plugin."""
+EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm", "optuna": "optuna"}
+"""Hydra's launcher or sweeper → the extra that brings its plugin."""
 
 
 def jobs(folder: str, name: str, words: Sequence[str]) -> list[DictConfig]:
@@ -50,8 +49,6 @@ def _expanded(name: str, overrides: list[str]) -> list[list[str]]:
     parser = OverridesParser.create()
     fixed = [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
     config = compose(name, fixed, return_hydra_config=True)
-    with open_dict(config):
-        config.hydra.mode = RunMode.MULTIRUN
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *overrides])
     [batch] = BasicSweeper.split_arguments([one for one in parsed if _is_plain(one)], None)
@@ -70,9 +67,8 @@ def _explained(error: Exception, name: str) -> str:
         text = f"{text}\n{cause}" if str(cause) not in text else text
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         return f"{match[0]}. {_valid_keys(match[1], name)}"
-    if match := re.search(r"Could not find 'hydra/launcher/(\w+)'", text):
-        extra = EXTRAS.get(match[1], match[1])
-        return f"The {match[1]} launcher is not installed. Run `pip install 'specdec-lab[{extra}]'`."
+    if (match := re.search(r"Could not find 'hydra/(?:launcher|sweeper)/(\w+)'", text)) and match[1] in EXTRAS:
+        return f"{match[1]} is not installed. Run `pip install 'specdec-lab[{EXTRAS[match[1]]}]'`."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(line for line in lines if not line.startswith(("Config search path", "provider=", "full_key")))
 

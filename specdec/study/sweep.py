@@ -23,7 +23,7 @@ from specdec.study.job import JobOptions, run_job
 from specdec.study.plan import check_certified, identity, instantiate, plan, values_of
 from specdec.tracking.environment import environment
 from specdec.tracking.report import text
-from specdec.tracking.runs import RunFolder, load_run, load_runs
+from specdec.tracking.runs import Run, RunFolder, load_run, load_runs
 from specdec.tracking.trackers import SafeTracker
 
 
@@ -35,21 +35,22 @@ def check(config: DictConfig) -> None:
     instantiate(config.tracking, "tracking")
 
 
-def run(config: DictConfig) -> Path:
+def run(config: DictConfig) -> Run:
     """Runs one job, unless it is done. Whatever goes wrong is kept in its folder, and the sweep goes on.
 
     Returns:
-        The run folder.
+        What the run folder holds now.
     """
     transformers.logging.disable_progress_bar()
     made = plan(config)
+    made.use_threads()
     records = made.source.load()
     name = "-".join([made.drafter.name, str(made.axes["rule"]), identity(config, records)])
     folder = RunFolder(Path(config.runs) / config.study / name)
     label = f"job {_job_number()}/{config.jobs}: {name}"
     if folder.done and not config.rerun:
         Console().print(f"{label}: done before")
-        return folder.path
+        return load_run(folder.path)
     options = JobOptions(config.batch, config.baseline, config.certified, config.profile, TraceConfig(**config.trace))
     values = values_of(config)
     told = environment(config.side_by_side)
@@ -58,19 +59,19 @@ def run(config: DictConfig) -> Path:
     tracker.start(name, config.study, values | {"axes": made.axes}, told, folder.path)
     with _progress(label, len(records), quiet=config.side_by_side) as advance:
         try:
-            summary = run_job(made, options, records, folder, kept, tracker, advance)
+            run_job(made, options, records, folder, kept, tracker, advance)
         except Exception as error:  # a job's failure, whatever it is, must not take the others with it
             folder.fail(f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
             tracker.fail(f"{type(error).__name__}: {error}")
-            return folder.path
+            return load_run(folder.path)
     done = load_run(folder.path)
-    tracker.finish(summary, done.rows, done.steps, folder.path)
-    return folder.path
+    tracker.finish(done.summary, done.rows, done.steps, folder.path)
+    return done
 
 
 def job(config: DictConfig) -> float:
     """`run`, for Hydra. Returns tokens per second, which a search maximises; 0 for a job that failed."""
-    done = load_run(run(config))
+    done = run(config)
     return float(done.summary["metrics"]["tokens_per_second"]) if done.status == "done" else 0.0
 
 

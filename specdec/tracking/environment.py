@@ -54,10 +54,16 @@ def environment(side_by_side: bool = False) -> dict[str, Any]:
     }
 
 
-def command() -> str:
-    """This process's command line, without the folders of this machine."""
+def command(module: str | None = None) -> str:
+    """This process's command line, without the folders of this machine.
+
+    Args:
+        module: what was run with `python -m`; found out if left out.
+    """
     main = sys.modules["__main__"].__spec__
-    program = ["python", "-m", main.name.removesuffix(".__main__")] if main else [Path(sys.argv[0]).name]
+    if module is None and main is not None:
+        module = main.name.removesuffix(".__main__")
+    program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module]
     return shlex.join([*program, *map(_without_folder, sys.argv[1:])])
 
 

@@ -38,8 +38,7 @@ class Verdict:
 
     def num_tested(self, tree: DraftTree) -> int:
         """Draft positions that were tested: all accepted ones, and the one where every candidate was refused."""
-        last = self.path[-1] if self.path else ROOT
-        return len(self.path) + bool(tree.children(last))
+        return len(self.path) + bool(tree.refused(self.path))
 
     def tokens(self, tree: DraftTree) -> tuple[int, ...]:
         """The emitted token ids, in order."""

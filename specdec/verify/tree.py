@@ -93,6 +93,10 @@ class DraftTree:
         """Children of `node` (or of `ROOT`) in the order in which they were drawn."""
         return [child for child, parent in enumerate(self.parents) if parent == node]
 
+    def refused(self, path: Sequence[int]) -> list[int]:
+        """Candidates for the token after an accepted path, all of which were refused, since it ends there."""
+        return self.children(path[-1] if path else ROOT)
+
     def path(self, node: int) -> tuple[int, ...]:
         """Nodes from the first token to `node`, itself included; empty for `ROOT`."""
         nodes: list[int] = []

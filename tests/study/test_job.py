@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from specdec import SpeculativeGenerator
@@ -17,7 +18,7 @@ from specdec.models.loading import load
 from specdec.study import sweep
 from specdec.tracking.report import text
 from specdec.tracking.report.leaderboard import NOT_CREDIBLE
-from specdec.tracking.runs import LINES, TRACE, Run, RunFolder, load_run
+from specdec.tracking.runs import LINES, TRACE, Run, RunFolder
 
 SAMPLED = ("sampling=sample", "sampling.max_tokens=12", "sampling.ignore_eos=true")
 
@@ -29,7 +30,7 @@ def _first_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(config: DictConfig) -> Run:
-    return load_run(sweep.run(config))
+    return sweep.run(config)
 
 
 def facts(run: Run) -> list[dict[str, Any]]:
@@ -99,6 +100,16 @@ def test_a_drafter_with_a_q_has_distances_a_calibration_and_a_trace(composed: Ca
     first_two = [row["stats"] for row in done.rows[:2]]
     assert recorded.passes == sum(stats["passes"] for stats in first_two)
     assert done.rows[0]["identical"] is None  # another rule than plain decoding's: same law, other text
+
+
+def test_the_environment_tells_the_threads_that_the_job_has(composed: Callable[..., DictConfig]) -> None:
+    before = torch.get_num_threads()
+    try:
+        done = run(composed("device.threads=2", "data.limit=1"))
+    finally:
+        torch.set_num_threads(before)
+    assert done.environment["threads"] == 2
+    assert "2 torch threads" in done.environment["machine"]
 
 
 def test_a_done_job_is_not_run_again_unless_asked_to(composed: Callable[..., DictConfig]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
 from specdec.cli import config_dir
@@ -77,6 +78,20 @@ def test_what_does_not_fit_together_is_refused(words: list[str], message: str, m
     with pytest.raises(ConfigError) as refusal:
         check(*words)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("choice", "extra"), [("launcher/ray", "ray"), ("launcher/submitit_slurm", "slurm"), ("sweeper/optuna", "optuna")]
+)
+def test_a_plugin_that_is_not_installed_is_named_by_its_extra(
+    choice: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*args: object, **kwargs: object) -> None:
+        raise MissingConfigException(f"In 'launcher/x': Could not find 'hydra/{choice}'")
+
+    monkeypatch.setattr(preflight, "compose", missing)
+    with pytest.raises(ConfigError, match=rf"pip install 'specdec-lab\[{extra}\]'"):
+        jobs()
 
 
 def test_one_bad_job_of_a_sweep_stops_it_before_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
