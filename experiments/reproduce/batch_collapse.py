@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts.subsets import choose
 from specdec.tracking.compare import Duel
-from specdec.tracking.metrics import DecodingStats, credible, speedup
+from specdec.tracking.metrics import DecodingStats, speedup
 
 TITLE = "Batch size against speculation"
 BATCHES, PROMPTS, TURNS, TOKENS = (1, 2, 4, 8, 16), 4, 3, 48
@@ -66,8 +67,7 @@ def table(result: dict[str, Any]) -> str:
     for name, batch in dict.fromkeys((one["drafter"], one["batch"]) for one in result["settings"]):
         cells = [name, str(batch)]
         for one in (one for one in result["settings"] if (one["drafter"], one["batch"]) == (name, batch)):
-            ratio = f"{one['ratio']:.2f} ({one['least']:.2f} to {one['most']:.2f})"
-            cells += [ratio if credible(one["ratio"], one["tau"]) else "> τ: measure again", f"{one['drafted']:.2f}"]
+            cells += [ratio_cell(one), f"{one['drafted']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(_reading(name, result) for name in DRAFTERS)])
 

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import load
 from specdec.tracking.compare import Pair, compare
-from specdec.tracking.metrics import DecodingStats, credible, speedup, speedup_interval
+from specdec.tracking.metrics import DecodingStats, speedup, speedup_interval
 
 TITLE = "N-gram drafts by category"
 PUBLISHED = {"tau": 1.75, "speedup": (1.66, 1.64)}
@@ -51,11 +52,9 @@ def table(result: dict[str, Any]) -> str:
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     order = sorted(result["categories"].items(), key=lambda item: -item[1]["tau"])
     for name, one in [*order, ("all", result["all"])]:
-        ratio = f"{one['ratio']:.2f} ({one['least']:.2f} to {one['most']:.2f})"
-        shown = ratio if credible(one["ratio"], one["tau"]) else "> τ: measure again"
         low, high = one["interval"]
         interval = f"{low:.2f} to {high:.2f}" if one["prompts"] > 1 else "one prompt"
-        figures = f"{one['tau']:.2f} | {one['alpha']:.2f} | {shown} | {interval}"
+        figures = f"{one['tau']:.2f} | {one['alpha']:.2f} | {ratio_cell(one)} | {interval}"
         lines.append(f"| {name} | {one['prompts']} | {figures} | {one['identical']}/{one['prompts']} |")
     first, second = PUBLISHED["speedup"]
     lines += ["", f"Published for all of Spec-Bench: τ {PUBLISHED['tau']}, speedup {first} (A100) and {second} (RTX "

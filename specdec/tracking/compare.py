@@ -64,7 +64,16 @@ class Comparison:
     @property
     def speedup(self) -> float:
         """Ratio of total tokens per second."""
-        return metrics.speedup([pair.plain.stats for pair in self.pairs], [p.speculative.stats for p in self.pairs])
+        return metrics.speedup(*self._sides)
+
+    @property
+    def credible(self) -> bool:
+        """Whether the speedup can be true."""
+        return metrics.credible(*self._sides)
+
+    @property
+    def _sides(self) -> tuple[list[DecodingStats], list[DecodingStats]]:
+        return [pair.plain.stats for pair in self.pairs], [pair.speculative.stats for pair in self.pairs]
 
     @property
     def spread(self) -> tuple[float, float, float]:

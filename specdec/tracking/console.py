@@ -12,7 +12,6 @@ from rich.text import Text
 from specdec.generator import Prompt
 from specdec.results import StreamEvent
 from specdec.tracking.compare import Comparison
-from specdec.tracking.metrics import DecodingStats, credible
 
 MAX_POSITIONS = 5
 DRAFTED_STYLE = "bold green"
@@ -47,11 +46,10 @@ class ConsoleReport:
         """Prints the figures of every prompt and of all together, one column each."""
         table = Table(title="Plain and speculative decoding: same engine, same run, interleaved", box=box.SIMPLE_HEAD)
         table.add_column("")
-        columns = [_column(p.plain.stats, p.speculative.stats, p.speedup, "yes" if p.identical else "NO")
-                   for p in comparison.pairs]  # fmt: skip
-        identical = f"{comparison.num_identical}/{len(columns)}"
-        columns.append(_column(comparison.plain, comparison.speculative, comparison.speedup, identical))
-        for label in [*(pair.label for pair in comparison.pairs), "all"]:
+        pairs = comparison.pairs
+        columns = [_column(Comparison([pair]), "yes" if pair.identical else "NO") for pair in pairs]
+        columns.append(_column(comparison, f"{comparison.num_identical}/{len(pairs)}"))
+        for label in [*(pair.label for pair in pairs), "all"]:
             table.add_column(label, justify="right")
         for name in columns[0]:
             table.add_row(name, *(column[name] for column in columns))
@@ -63,17 +61,17 @@ class ConsoleReport:
         )
 
 
-def _column(plain: DecodingStats, speculative: DecodingStats, speedup: float, identical: str) -> dict[str, str]:
+def _column(comparison: Comparison, identical: str) -> dict[str, str]:
     """Row name → cell, for one prompt or all of them."""
-    tau = speculative.mean_accepted_length
+    plain, speculative = comparison.plain, comparison.speculative
     total = speculative.decode_seconds or 1.0
     parts = (speculative.draft_seconds, speculative.verify_seconds, speculative.host_seconds)
     positions = zip_longest(speculative.acceptance_by_position[:MAX_POSITIONS], range(MAX_POSITIONS))
     return {
         "tokens/s plain": f"{plain.tokens_per_second:.1f}",
         "tokens/s speculative": f"{speculative.tokens_per_second:.1f}",
-        "ratio": f"{speedup:.2f}" if credible(speedup, tau) else "> τ: measure again",
-        "τ": f"{tau:.2f}",
+        "ratio": f"{comparison.speedup:.2f}" if comparison.credible else "> τ: measure again",
+        "τ": f"{speculative.mean_accepted_length:.2f}",
         "α": f"{speculative.acceptance_rate:.2f}",
         **{f"α at position {i + 1}": "" if share is None else f"{share:.2f}" for share, i in positions},
         **{

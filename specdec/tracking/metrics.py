@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 """Of the bootstrap."""
@@ -122,11 +125,6 @@ class DecodingStats:
         return sum(stats, cls())
 
 
-def credible(speedup: float, tau: float) -> bool:
-    """Whether a speedup can be true: a pass with more rows is not faster, so it cannot exceed tokens per pass."""
-    return speedup <= tau
-
-
 def speedup(plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats]) -> float:
     """Tokens per second of decoding with the drafter over those without, all prompts of a run together; prefill is not
     in it. 0 if either side took no time."""
@@ -147,15 +145,43 @@ def speedup_interval(
     Returns:
         The ends of the 95 % interval.
     """
-    counts = np.array(
-        [[s.output_tokens, s.decode_seconds] for pair in zip(plain, speculative, strict=True) for s in pair]
-    )
-    counts = counts.reshape(len(plain), 4)
-    chosen = np.random.default_rng(seed).integers(len(plain), size=(RESAMPLES, len(plain)))
-    tokens, seconds, fast_tokens, fast_seconds = counts[chosen].sum(axis=1).T
+    before, after = _resampled(plain, speculative, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.nan_to_num((fast_tokens / fast_seconds) / (tokens / seconds), posinf=0.0)
-    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return _interval((after.tokens / after.seconds) / (before.tokens / before.seconds))
+
+
+def credible(plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats], seed: int = 0) -> bool:
+    """Whether the speedup can be true. A pass with more rows is not faster, so that speedup / τ, a plain step's time
+    over a speculative one's, cannot exceed 1: false if its 95 % interval over prompts lies above. (One prompt has no
+    interval: there its own ratio decides.) Arguments as for `speedup_interval`."""
+    before, after = _resampled(plain, speculative, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, _ = _interval((before.seconds / before.tokens) / (after.seconds / after.passes))
+    return low <= 1.0
+
+
+class _Totals(NamedTuple):
+    """Of one side, float64 [RESAMPLES] each."""
+
+    tokens: Array
+    passes: Array
+    seconds: Array
+
+
+def _resampled(
+    plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats], seed: int
+) -> tuple[_Totals, _Totals]:
+    """Both sides' totals over prompts drawn with replacement, the same ones on both sides."""
+    pairs = list(zip(plain, speculative, strict=True))
+    counts = np.array([[(s.output_tokens, s.passes, s.decode_seconds) for s in pair] for pair in pairs])
+    chosen = np.random.default_rng(seed).integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    before, after = np.moveaxis(counts[chosen].sum(axis=1), 0, -1)
+    return _Totals(*before), _Totals(*after)
+
+
+def _interval(ratios: Array) -> tuple[float, float]:
+    """The ends of the interval; a ratio to nothing counts as 0."""
+    low, high = np.quantile(np.nan_to_num(ratios, posinf=0.0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 

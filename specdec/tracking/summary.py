@@ -90,7 +90,7 @@ def _against_plain(rows: Sequence[PromptRow]) -> dict[str, Any]:
     ratio = speedup(plain, speculative)
     low, high = speedup_interval(plain, speculative)
     values = (totals[0].tokens_per_second, ratio, low, high, cost_ratio(*totals))
-    return dict(zip(names, values, strict=True)) | {"credible": credible(ratio, totals[1].mean_accepted_length)}
+    return dict(zip(names, values, strict=True)) | {"credible": credible(plain, speculative)}
 
 
 def peak_memory() -> int:

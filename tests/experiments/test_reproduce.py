@@ -22,6 +22,7 @@ from experiments.reproduce import (
     temperature,
 )
 from experiments.reproduce.__main__ import STUDIES, document, main
+from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from experiments.reproduce.rows import Position, accepted, positions
 from specdec.analysis.bounds import iid_bound
@@ -194,8 +195,12 @@ def test_categories_are_counted_apart_and_unbelievable_ratios_hidden(
     result = ngram_by_category.run(options)
     assert set(result["categories"]) == {one.category for one in options.records}
     assert result["all"]["prompts"] == result["all"]["identical"] == len(options.records)
-    lines = ngram_by_category.table({**result, "all": {**result["all"], "ratio": result["all"]["tau"] + 0.1}})
-    assert "> τ: measure again" in lines
+    assert "> τ" not in ngram_by_category.table(result)
+
+
+def test_a_ratio_is_refused_when_every_round_exceeds_tokens_per_pass() -> None:
+    assert ratio_cell({"tau": 1.5, "least": 1.4, "ratio": 1.51, "most": 1.6}) == "1.51 (1.40 to 1.60)"
+    assert ratio_cell({"tau": 1.5, "least": 1.51, "ratio": 1.55, "most": 1.6}) == "> τ: measure again"
 
 
 def test_the_command_holds_what_was_given() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from specdec.tracking.metrics import (
     DecodingStats,
     cost_ratio,
+    credible,
     percentile,
     predicted_speedup,
     speedup,
@@ -135,6 +136,31 @@ def test_bootstrap_standard_error_is_that_of_a_mean_of_ratios() -> None:
     low, high = speedup_interval(plain, fast)
     error = 2.0 / seconds.mean() ** 2 * seconds.std() / 20
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)  # 2000 resamples: 3 % noise of each end
+
+
+@pytest.mark.parametrize(("seconds", "believed"), [(5.2, True), (5.0, True), (4.9, False), (20.0, True)])
+def test_a_prompt_whose_passes_are_faster_than_plain_ones_is_not_credible(seconds: float, believed: bool) -> None:
+    plain = DecodingStats(output_tokens=10, passes=10, verify_seconds=10.0)
+    assert credible([plain], [DecodingStats(output_tokens=10, passes=5, verify_seconds=seconds)]) == believed
+
+
+def test_a_clock_that_only_wavers_around_tokens_per_pass_is_believed_and_one_that_is_always_above_is_not() -> None:
+    """τ differs from prompt to prompt, so that the speedup's own interval is wide: what is asked is speedup / τ."""
+    plain = [DecodingStats(output_tokens=60, passes=60, verify_seconds=60.0) for _ in range(20)]
+
+    def fast(*seconds_per_pass: float) -> list[DecodingStats]:
+        sizes = zip(seconds_per_pass * 10, [10, 12, 15, 20, 30] * 4, strict=True)
+        return [DecodingStats(output_tokens=60, passes=n, verify_seconds=n * seconds) for seconds, n in sizes]
+
+    def tau(sides: list[DecodingStats]) -> float:
+        return DecodingStats.total(sides).mean_accepted_length
+
+    wavering, always = fast(0.9, 1.08), fast(0.95, 0.97)
+    assert speedup(plain, wavering) > tau(wavering)
+    assert credible(plain, wavering)
+    low, high = speedup_interval(plain, always)
+    assert low < tau(always) < high
+    assert not credible(plain, always)
 
 
 def test_the_cost_ratio_is_a_draft_token_over_a_pass() -> None:
