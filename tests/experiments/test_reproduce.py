@@ -195,7 +195,11 @@ def test_categories_are_counted_apart_and_unbelievable_ratios_hidden(
     result = ngram_by_category.run(options)
     assert set(result["categories"]) == {one.category for one in options.records}
     assert result["all"]["prompts"] == result["all"]["identical"] == len(options.records)
-    assert "> τ" not in ngram_by_category.table(result)
+    for above, refused in ((0.1, True), (-0.1, False)):
+        rounds = dict.fromkeys(("least", "ratio", "most"), result["all"]["tau"] + above)
+        table = ngram_by_category.table({**result, "all": {**result["all"], **rounds}})
+        [total] = [line for line in table.splitlines() if line.startswith("| all |")]
+        assert ("> τ" in total) == refused
 
 
 def test_a_ratio_is_refused_when_every_round_exceeds_tokens_per_pass() -> None:
