@@ -16,7 +16,7 @@ from specdec.analysis.bounds import joint_prefix_bound
 from specdec.analysis.traces import Trace, TraceStep
 from specdec.registry import RULES
 from specdec.sampling import probabilities
-from specdec.tracking.metrics import DecodingStats
+from specdec.tracking.metrics import DecodingStats, bootstrap_interval
 from specdec.verify import cases
 from specdec.verify.exact import expected_accepted
 
@@ -85,7 +85,7 @@ def _compared(trace: Trace, replays: int) -> dict[str, Any]:
     for gamma in GAMMAS:
         tokens = passes[:, None] + kept[:, :, :gamma].sum(-1)
         token, block = tokens.sum(0) / passes.sum()
-        low, high = _interval(tokens)
+        low, high = bootstrap_interval(tokens, lambda token, block: block / token - 1)
         observed = {rule: _replayed(trace, rule, gamma, replays) for rule in ("token", "block")}
         gains.append({"gamma": gamma, "token": float(token), "block": float(block), "gain": float(block / token - 1),
                       "low": low, "high": high, "observed": observed})  # fmt: skip
@@ -98,14 +98,6 @@ def _replayed(trace: Trace, rule: str, gamma: int, replays: int) -> float:
     """τ of the rule's own verdicts."""
     runs = [trace.replay(rule, seed=seed, num_draft_tokens=gamma) for seed in range(replays)]
     return DecodingStats.total(runs).mean_accepted_length
-
-
-def _interval(tokens: np.ndarray) -> tuple[float, float]:
-    """95 % of the gain, by a bootstrap over texts, which stay paired. tokens: [texts, 2]."""
-    chosen = np.random.default_rng(0).integers(len(tokens), size=(2000, len(tokens)))
-    token, block = tokens[chosen].sum(1).T
-    low, high = np.quantile(block / token - 1, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def table(result: dict[str, Any]) -> str:

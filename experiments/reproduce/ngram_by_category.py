@@ -14,7 +14,7 @@ from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import load
-from specdec.tracking.compare import Pair, compare
+from specdec.tracking.compare import Comparison, Pair, compare
 from specdec.tracking.metrics import DecodingStats, speedup, speedup_interval
 
 TITLE = "N-gram drafts by category"
@@ -36,7 +36,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, Any]:
     """Of some prompts, in every round the same ones."""
-    sides = [([pair.plain.stats for pair in one], [pair.speculative.stats for pair in one]) for one in rounds]
+    sides = [Comparison(one).sides for one in rounds]
     ratios = [speedup(plain, fast) for plain, fast in sides]
     summed = [[DecodingStats.total(of) for of in zip(*side, strict=True)] for side in zip(*sides, strict=True)]
     total = DecodingStats.total(summed[1])

@@ -64,15 +64,16 @@ class Comparison:
     @property
     def speedup(self) -> float:
         """Ratio of total tokens per second."""
-        return metrics.speedup(*self._sides)
+        return metrics.speedup(*self.sides)
 
     @property
     def credible(self) -> bool:
         """Whether the speedup can be true."""
-        return metrics.credible(*self._sides)
+        return metrics.credible(*self.sides)
 
     @property
-    def _sides(self) -> tuple[list[DecodingStats], list[DecodingStats]]:
+    def sides(self) -> tuple[list[DecodingStats], list[DecodingStats]]:
+        """Without the drafter and with it, prompt by prompt."""
         return [pair.plain.stats for pair in self.pairs], [pair.speculative.stats for pair in self.pairs]
 
     @property

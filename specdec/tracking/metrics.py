@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,8 +135,7 @@ def speedup(plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats]
 def speedup_interval(
     plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats], seed: int = 0
 ) -> tuple[float, float]:
-    """Where the speedup would lie with other prompts of the same kind: a percentile bootstrap over prompts, which stay
-    paired (Efron 1979).
+    """The speedup's `bootstrap_interval` over prompts, which stay paired.
 
     Args:
         plain, speculative: of the same prompts, in the same order, at least one.
@@ -145,44 +144,50 @@ def speedup_interval(
     Returns:
         The ends of the 95 % interval.
     """
-    before, after = _resampled(plain, speculative, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _interval((after.tokens / after.seconds) / (before.tokens / before.seconds))
+    return bootstrap_interval(
+        _counts(plain, speculative),
+        lambda before, after: (after[TOKENS] / after[SECONDS]) / (before[TOKENS] / before[SECONDS]),
+        seed,
+    )
 
 
 def credible(plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats], seed: int = 0) -> bool:
     """Whether the speedup can be true. A pass with more rows is not faster, so that speedup / τ, a plain step's time
     over a speculative one's, cannot exceed 1: false if its 95 % interval over prompts lies above. (One prompt has no
     interval: there its own ratio decides.) Arguments as for `speedup_interval`."""
-    before, after = _resampled(plain, speculative, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, _ = _interval((before.seconds / before.tokens) / (after.seconds / after.passes))
+    low, _ = bootstrap_interval(
+        _counts(plain, speculative),
+        lambda before, after: (before[SECONDS] / before[TOKENS]) / (after[SECONDS] / after[PASSES]),
+        seed,
+    )
     return low <= 1.0
 
 
-class _Totals(NamedTuple):
-    """Of one side, float64 [RESAMPLES] each."""
+def bootstrap_interval(counts: Array, ratio: Callable[..., Array], seed: int = 0) -> tuple[float, float]:
+    """Where a ratio of sums would lie with other prompts of the same kind: a percentile bootstrap (Efron 1979).
 
-    tokens: Array
-    passes: Array
-    seconds: Array
+    Args:
+        counts: float64 [prompts, sides, ...], what is summed; at least one prompt, and its sides stay together.
+        ratio: of the sums, one argument a side, [..., RESAMPLES] each, to [RESAMPLES]; one to nothing counts as 0.
+        seed: of the resampling.
 
-
-def _resampled(
-    plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats], seed: int
-) -> tuple[_Totals, _Totals]:
-    """Both sides' totals over prompts drawn with replacement, the same ones on both sides."""
-    pairs = list(zip(plain, speculative, strict=True))
-    counts = np.array([[(s.output_tokens, s.passes, s.decode_seconds) for s in pair] for pair in pairs])
-    chosen = np.random.default_rng(seed).integers(len(pairs), size=(RESAMPLES, len(pairs)))
-    before, after = np.moveaxis(counts[chosen].sum(axis=1), 0, -1)
-    return _Totals(*before), _Totals(*after)
-
-
-def _interval(ratios: Array) -> tuple[float, float]:
-    """The ends of the interval; a ratio to nothing counts as 0."""
+    Returns:
+        The ends of the 95 % interval.
+    """
+    chosen = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = ratio(*np.moveaxis(counts[chosen].sum(axis=1), 0, -1))
     low, high = np.quantile(np.nan_to_num(ratios, posinf=0.0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+TOKENS, PASSES, SECONDS = range(3)
+
+
+def _counts(plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats]) -> Array:
+    """[prompts, 2, 3]"""
+    pairs = zip(plain, speculative, strict=True)
+    return np.array([[(s.output_tokens, s.passes, s.decode_seconds) for s in pair] for pair in pairs], np.float64)
 
 
 def cost_ratio(plain: DecodingStats, speculative: DecodingStats) -> float | None:
