@@ -46,14 +46,8 @@ class PagedCache:
             raise SpecdecError(f"A cache needs at least one slot, got {num_blocks=} and {block_size=}.")
         self.layout, self.num_blocks, self.block_size = layout, num_blocks, block_size
         self._sequences: dict[int, _Sequence] = {}
-        shape = (num_blocks * block_size, layout.num_kv_heads, layout.head_dim)
         try:
-            tensors = [
-                torch.empty(shape, dtype=layout.dtype, device=layout.device) for _ in range(2 * layout.num_layers)
-            ]
-            scales = [
-                torch.empty(shape[:2], device=layout.device) for _ in range(2 * layout.num_layers * layout.quantized)
-            ]
+            self._tensors = layout.empty(num_blocks * block_size)
             # Last: its free list is in real memory, and an absurd num_blocks must fail before that fills up.
             self._allocator = BlockAllocator(num_blocks)
         except (RuntimeError, MemoryError) as error:
@@ -61,13 +55,13 @@ class PagedCache:
             raise OutOfBlocksError(
                 num_blocks, 0, 0, f"They would take {size:.1f} GiB, which could not be allocated. Lower num_blocks."
             ) from error
-        self.keys: list[Tensor] = tensors[0::2]
+        entries, scales = self._tensors[: 2 * layout.num_layers], self._tensors[2 * layout.num_layers :]
+        self.keys: list[Tensor] = entries[0::2]
         """One tensor per layer, [num_blocks · block_size slots, KV heads, head size]."""
-        self.values: list[Tensor] = tensors[1::2]
+        self.values: list[Tensor] = entries[1::2]
         self.key_scales: list[Tensor] = scales[0::2]
         """One tensor per layer, float32 [slots, KV heads], if entries are 8-bit integers."""
         self.value_scales: list[Tensor] = scales[1::2]
-        self._tensors = (*tensors, *scales)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Keys, values, and their scales (None unless quantized) of one layer."""

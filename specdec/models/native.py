@@ -78,7 +78,8 @@ class NativeModel:
         self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
         self.max_context = int(config.max_position_embeddings)
         kv_dtype = kv_dtype or (torch.float32 if kind == "float32" else torch.bfloat16)
-        self.kv_layout = KVLayout(len(base.layers), int(config.num_key_value_heads), head_size, kv_dtype)
+        kv_heads = int(config.num_key_value_heads)
+        self.kv_layout = KVLayout(len(base.layers), kv_heads, head_size, kv_dtype, heads_first=True)
         self._layers = [_pack_layer(LlamaLayer.of(layer), kind) for layer in base.layers]
         self._head = pack(module.get_output_embeddings().weight.data, kind)
         embedding_kind = "float32" if kind == "float32" else "bfloat16"
@@ -91,7 +92,7 @@ class NativeModel:
             num_layers=len(self._layers),
             hidden=config.hidden_size,
             heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
+            kv_heads=kv_heads,
             head_size=head_size,
             intermediate=config.intermediate_size,
             vocab_size=self.vocab_size,

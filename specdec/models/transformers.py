@@ -57,7 +57,7 @@ class TransformersModel:
         layout = self.kv_layout
         self._kernels = kernels_for(layout.head_dim, kv_dtype or layout.dtype, layout.device)
         if self._kernels is not None:
-            self.kv_layout = replace(layout, dtype=kv_dtype or layout.dtype)
+            self.kv_layout = replace(layout, dtype=kv_dtype or layout.dtype, heads_first=True)
             if kind is not None:
                 self._warn_of(make_row_invariant(module, kind))
         elif kind is not None or kv_dtype not in (None, layout.dtype):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,6 +82,18 @@ def test_keys_and_values_have_one_tensor_per_layer_with_a_row_per_slot() -> None
     assert {tensor.dtype for tensor in tensors(cache)} == {torch.bfloat16}
     assert len({tensor.data_ptr() for tensor in tensors(cache)}) == 6
     assert (len(cache.keys), len(cache.values)) == (3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=str)
+def test_heads_may_come_first_in_memory_under_the_same_shape(dtype: torch.dtype) -> None:
+    plain = KVLayout(3, 2, 5, dtype)
+    for layout, strides in ((plain, [(10, 5, 1), (2, 1)]), (replace(plain, heads_first=True), [(5, 160, 1), (1, 32)])):
+        cache = PagedCache(layout, num_blocks=4, block_size=8)
+        for side in tensors(cache):
+            assert (tuple(side.shape), side.stride()) == ((32, 2, 5), strides[0])
+        scales = [*cache.key_scales, *cache.value_scales]
+        assert len(scales) == (6 if dtype == torch.int8 else 0)
+        assert all((tuple(each.shape), each.stride()) == ((32, 2), strides[1]) for each in scales)
 
 
 def test_slots_are_int64_in_storage_order_for_committed_and_reserved_rows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -23,7 +24,7 @@ from torch import Tensor
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import OutOfBlocksError, SpecdecError
 
-LAYOUT = KVLayout(num_layers=2, num_kv_heads=1, head_dim=2)
+LAYOUT = KVLayout(num_layers=2, num_kv_heads=2, head_dim=2)
 NUM_BLOCKS = 12
 MAX_SEQUENCES = 4
 OUTCOMES = {
@@ -41,9 +42,10 @@ class CacheMachine(RuleBasedStateMachine):
 
     seen: ClassVar[Counter[str]] = Counter()
 
-    @initialize(block_size=st.sampled_from([4, 3, 2, 1]))
-    def start(self, block_size: int) -> None:
-        self.cache = PagedCache(LAYOUT, NUM_BLOCKS, block_size)
+    @initialize(shape=st.sampled_from([(4, True), (3, False), (2, False), (1, True)]))
+    def start(self, shape: tuple[int, bool]) -> None:
+        block_size, heads_first = shape
+        self.cache = PagedCache(replace(LAYOUT, heads_first=heads_first), NUM_BLOCKS, block_size)
         self.committed: dict[int, list[int]] = {}
         self.reserved: dict[int, list[int]] = {}
         self.next_seq = 0
@@ -149,7 +151,7 @@ class CacheMachine(RuleBasedStateMachine):
     @staticmethod
     def expected(index: int, numbers: list[int]) -> Tensor:
         rows = torch.tensor(numbers, dtype=LAYOUT.dtype)[:, None, None]
-        return rows * 8 + index * 2 + torch.arange(LAYOUT.head_dim)
+        return rows * 16 + index * 4 + torch.arange(4, dtype=LAYOUT.dtype).view(2, LAYOUT.head_dim)
 
     @precondition(has_reservations)
     @rule(data=st.data())

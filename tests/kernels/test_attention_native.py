@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from specdec.cache import KVLayout
 from specdec.kernels.attention import paged_attention
 from specdec.kernels.attention.native import (
     MAX_HEAD_SIZE,
@@ -43,14 +44,18 @@ class Cache:
     values: Tensor
 
 
-def store(keys: Tensor, values: Tensor, dtype: torch.dtype) -> Cache:
+def store(keys: Tensor, values: Tensor, dtype: torch.dtype, heads_first: bool = True) -> Cache:
     """Float32 [slots, KV heads, head size] rounded or quantized by plain torch; NaN stays NaN."""
+
+    def laid_out(side: Tensor) -> Tensor:
+        return side.transpose(0, 1).contiguous().transpose(0, 1) if heads_first else side
+
     if dtype != torch.int8:
-        held = keys.to(dtype), values.to(dtype), None, None
+        held = laid_out(keys.to(dtype)), laid_out(values.to(dtype)), None, None
         return Cache(key_values(*held), held, held[0].float(), held[1].float())
     codes, scales = zip(*(quantize_rows(side.flatten(0, 1)) for side in (keys, values)), strict=True)
-    codes = [side.view(keys.shape) for side in codes]
-    scales = [side.view(keys.shape[:2]) for side in scales]
+    codes = [laid_out(side.view(keys.shape)) for side in codes]
+    scales = [laid_out(side.view(keys.shape[:2])) for side in scales]
     held = (*codes, *scales)
     return Cache(key_values(*held), held, *(c.float() * s[..., None] for c, s in zip(codes, scales, strict=True)))
 
@@ -210,6 +215,7 @@ class Setup:
         parents: Sequence[int] | None = None,
         first: int = 0,
         seed: int = 0,
+        heads_first: bool = True,
     ) -> Tensor:
         """Results of the last `rows` of `places`, which lie in this order in slots drawn at random among NaN."""
         count = len(places)
@@ -219,7 +225,7 @@ class Setup:
         keys[slots], values[slots] = world.keys[places], world.values[places]
         reserved = len(parents) if parents is not None else first + rows
         own = SequenceTable.build([rows], [count - reserved], [first], [slots], [parents])
-        cache = store(keys, values, self.dtype)
+        cache = store(keys, values, self.dtype, heads_first)
         query = world.query[places[-rows:]]
         kv_heads = keys.shape[1]
         return native_attention(
@@ -273,6 +279,14 @@ def test_the_order_in_which_a_tree_is_stored_changes_no_bits(setup: Setup) -> No
         parents = [-1 if world.parents[node] < 0 else order.index(world.parents[node]) for node in order]
         places = [*range(world.committed), *(world.committed + node for node in order)]
         assert torch.equal(setup.attend(world, places, len(order), parents), truth[order])
+
+
+@every_setup
+def test_whether_slots_or_heads_come_first_in_memory_changes_no_bits(setup: Setup) -> None:
+    for world in WORLDS:
+        places, rows = range(len(world.keys)), len(world.parents)
+        slots_first = setup.attend(world, places, rows, world.parents, heads_first=False)
+        assert torch.equal(slots_first, setup.truth(world))
 
 
 @every_setup
@@ -333,18 +347,18 @@ def test_every_result_is_written_and_nothing_else(architecture: str) -> None:
     assert torch.equal(buffer[guard:-guard].view(case.query.shape), check(case, architecture))
 
 
+@pytest.mark.parametrize("heads_first", [True, False], ids=["heads first", "slots first"])
 @every_dtype
 @every_architecture
-def test_entries_are_written_as_the_cache_holds_them(architecture: str, dtype: torch.dtype) -> None:
+def test_entries_are_written_as_the_cache_holds_them(architecture: str, dtype: torch.dtype, heads_first: bool) -> None:
     """Bit for bit what torch makes of them, and only in the slots that are named."""
     generator = torch.Generator().manual_seed(0)
     keys, values = (torch.randn(5, 3, 18, generator=generator) for _ in range(2))
     keys[1, 2], values[3, 0] = 0.0, 1e30
     slots = torch.tensor([7, 0, 11, 3, 4])
     book = store(keys, values, dtype)
-    held = tuple(
-        None if side is None else torch.full((12, *side.shape[1:]), 77).to(side.dtype) for side in book.tensors
-    )
+    layers = KVLayout(1, 3, 18, dtype, heads_first=heads_first).empty(12)
+    held = [*(side.fill_(77) for side in layers), None, None][:4]
     write(kernels(architecture), key_values(*held), slots, keys.transpose(0, 1).contiguous().transpose(0, 1), values)
     for side, expected in zip(held, book.tensors, strict=True):
         if side is None or expected is None:

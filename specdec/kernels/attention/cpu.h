@@ -17,12 +17,18 @@ constexpr int MAX_HEAD = 256;
 
 enum CacheKind : int32_t { CACHE_FLOAT32 = 0, CACHE_BFLOAT16 = 1, CACHE_INT8 = 2 };
 
-// One layer of the cache: [slots, kv_heads, head_size], and [slots, kv_heads] scales if int8.
+// One layer of the cache: entries of head_size numbers, and a scale for each if int8. Slots and heads may lie in either
+// order.
 struct KeyValues {
   int32_t kind;
   void *keys, *values;
   float *key_scales, *value_scales;
+  int64_t slot_step, head_step;  // entries from a slot, or a head, to the next
 };
+
+INLINE int64_t entry(const KeyValues& cache, int64_t slot, int64_t head) {
+  return slot * cache.slot_step + head * cache.head_step;
+}
 
 struct Shape {
   int64_t heads, kv_heads, head_size;
@@ -45,7 +51,7 @@ struct Sequences {
 
 INLINE void write_entry(const KeyValues& cache, int64_t slot, int64_t head, const Shape& shape, const float* key,
                         const float* value) {
-  int64_t at = slot * shape.kv_heads + head;
+  const int64_t at = entry(cache, slot, head);
   for (int side = 0; side < 2; side++) {
     const float* x = side ? value : key;
     void* base = side ? cache.values : cache.keys;
@@ -105,7 +111,7 @@ INLINE void read_chunk(const KeyValues& cache, const Shape& shape, int64_t head,
         continue;
       }
       float* value = chunk.values + (first + j) * stride;
-      const int64_t at = slots[first + j] * shape.kv_heads + head;
+      const int64_t at = entry(cache, slots[first + j], head);
       memset(value + stride - W, 0, 4 * W);
       read_entry(cache.kind, cache.keys, cache.key_scales, at, size, rows[j]);
       read_entry(cache.kind, cache.values, cache.value_scales, at, size, value);
@@ -138,7 +144,7 @@ INLINE void read_pairs(const KeyValues& cache, const Shape& shape, int64_t head,
   const int64_t size = shape.head_size;
   const uint16_t *keys[CHUNK], *values[CHUNK];
   for (int j = 0; j < count; j++) {
-    const int64_t at = (slots[j] * shape.kv_heads + head) * size;
+    const int64_t at = entry(cache, slots[j], head) * size;
     keys[j] = (const uint16_t*)cache.keys + at;
     values[j] = (const uint16_t*)cache.values + at;
   }
@@ -305,6 +311,18 @@ INLINE void fold_either(const Chunk& chunk, const Shape& shape, int from, int to
   else fold<N, SIZE>(chunk, shape, from, to, states);
 }
 
+// Asks for the entries of the next chunk, so that they come while this one is computed with.
+INLINE void fetch_ahead(const KeyValues& cache, int64_t size, int64_t head, const int64_t* slots, int64_t count) {
+  const int64_t width = size * (cache.kind == CACHE_FLOAT32 ? 4 : cache.kind == CACHE_BFLOAT16 ? 2 : 1);
+  for (int64_t j = 0; j < std::min<int64_t>(count, CHUNK); j++) {
+    const int64_t at = entry(cache, slots[j], head) * width;
+    for (int64_t line = 0; line < width; line += 64) {
+      __builtin_prefetch((const char*)cache.keys + at + line);
+      __builtin_prefetch((const char*)cache.values + at + line);
+    }
+  }
+}
+
 // Slots of a drafted row's path below the committed tokens, by depth.
 INLINE void path_slots(const Sequences& all, int64_t s, int64_t reserved, std::vector<int64_t>& slots) {
   const int64_t* own = all.slots + all.slot_start[s] + all.committed[s];
@@ -359,6 +377,7 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
         if constexpr (IN_PAIRS) read_pairs(cache, shape, head, found, available, chunk);
         else read_chunk(cache, shape, head, found, available, chunk);
         read = true;
+        if (shared) fetch_ahead(cache, size, head, slots + begin + CHUNK, longest + 1 - begin - CHUNK);
       }
       const int from = (int)std::max<int64_t>(start[r] - begin, 0);
       const int to = (int)std::min<int64_t>(position[r] + 1 - begin, CHUNK);

@@ -72,9 +72,14 @@ def kernels_for(head_size: int, dtype: torch.dtype, device: torch.device | str) 
 def key_values(
     keys: Tensor, values: Tensor, key_scales: Tensor | None, value_scales: Tensor | None
 ) -> native.KeyValues:
-    """One layer of a cache: [slots, KV heads, head size], and float32 scales [slots, KV heads] if int8."""
-    pointers = [native.address(tensor) for tensor in (keys, values, key_scales, value_scales)]
-    return native.KeyValues(CACHE_KINDS[keys.dtype], *pointers)
+    """One layer of a cache: [slots, KV heads, head size], and float32 scales [slots, KV heads] if int8; all dense, with
+    slots and heads in either order in memory."""
+    size = keys.shape[2]
+    steps = keys.stride(0) // size, keys.stride(1) // size
+    held = [tensor for tensor in (keys, values, key_scales, value_scales) if tensor is not None]
+    assert all(each.stride() == ((*(step * size for step in steps), 1) if each.dim() == 3 else steps) for each in held)
+    pointers = [None if each is None else each.data_ptr() for each in (keys, values, key_scales, value_scales)]
+    return native.KeyValues(CACHE_KINDS[keys.dtype], *pointers, *steps)
 
 
 def native_attention(

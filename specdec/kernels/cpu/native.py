@@ -24,7 +24,7 @@ class KeyValues(Structure):
     """attention/cpu.h"""
 
     _fields_ = [("kind", c_int32), ("keys", c_void_p), ("values", c_void_p), ("key_scales", c_void_p),
-                ("value_scales", c_void_p)]  # fmt: skip
+                ("value_scales", c_void_p), ("slot_step", c_int64), ("head_step", c_int64)]  # fmt: skip
 
 
 class Shape(Structure):
