@@ -10,6 +10,8 @@
 
 #include "../cpu/simd.h"
 #include "../cpu/threads.h"
+#include "../linear/cpu.h"
+#include "../norm/cpu.h"
 
 constexpr int CHUNK = 16;
 constexpr int ATTENTION_ROWS = 8;  // most rows that share one read of a chunk
@@ -49,6 +51,24 @@ struct Sequences {
   const int32_t* parents;       // reserved row → the reserved row it follows, or -1
 };
 
+// Where the rows' queries are, and what is done to them first: norm (Qwen3) and rotation, each unless null.
+struct Queries {
+  const float* x;
+  int64_t stride;                // floats from a row to the next
+  const float *norm = nullptr;   // [head_size]
+  float eps = 0.0f;
+  const float *cosine = nullptr, *sine = nullptr;  // [rows, head_size / 2]
+  // Other threads may have computed them: they are asked for together.
+  INLINE_MEMBER void ask_for(int64_t row, int64_t head, int64_t size) const {
+    for (int64_t i = 0; i < size; i += 16) __builtin_prefetch(x + row * stride + head + i);
+  }
+  INLINE_MEMBER void read(int64_t row, int64_t head, int64_t size, float* out) const {
+    memcpy(out, x + row * stride + head * size, 4 * size);
+    if (norm) rms_norm(out, norm, size, eps, out);
+    if (cosine) rotate(out, cosine + row * (size / 2), sine + row * (size / 2), size);
+  }
+};
+
 INLINE void write_entry(const KeyValues& cache, int64_t slot, int64_t head, const Shape& shape, const float* key,
                         const float* value) {
   const int64_t at = entry(cache, slot, head);
@@ -59,8 +79,7 @@ INLINE void write_entry(const KeyValues& cache, int64_t slot, int64_t head, cons
     if (cache.kind == CACHE_FLOAT32) {
       memcpy((float*)base + at * size, x, 4 * size);
     } else if (cache.kind == CACHE_BFLOAT16) {
-      uint16_t* o = (uint16_t*)base + at * size;
-      for (int64_t i = 0; i < size; i++) o[i] = to_bfloat16(x[i]);
+      to_bfloat16(x, size, (uint16_t*)base + at * size);
     } else {
       const float largest = largest_magnitude(x, size);
       float inverse = largest > 0 ? 127.0f / largest : 0.0f;
@@ -334,8 +353,8 @@ INLINE void path_slots(const Sequences& all, int64_t s, int64_t reserved, std::v
 
 // Rows [row, row + count) of one sequence, all heads that read KV head `head`.
 template <int SIZE, bool IN_PAIRS>
-static void attend(const float* query, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t s,
-                   int64_t row, int count, int64_t head, float* out) {
+static void attend(const Queries& queries, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t s,
+                   int64_t row, int count, int64_t head, const RowWriter& out) {
   static thread_local std::vector<int64_t> paths[ATTENTION_ROWS];
   static thread_local std::vector<Running> states;
   static thread_local Chunk chunk;
@@ -343,6 +362,7 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
   const bool chain = all.parent_start[s] == all.parent_start[s + 1];
   const int64_t* slots = all.slots + all.slot_start[s];
   int64_t position[ATTENTION_ROWS], start[ATTENTION_ROWS], first_chunk = INT64_MAX, longest = 0;
+  for (int r = 0; r < count; r++) queries.ask_for(row + r, head * group * size, group * size);
   if ((int64_t)states.size() < ATTENTION_ROWS * group) states.resize(ATTENTION_ROWS * group);
   for (int r = 0; r < count; r++) {
     const int64_t reserved = all.first[s] + row - all.row_start[s] + r;
@@ -357,7 +377,7 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
       state.sum = vf{};
       memset(state.out, 0, 4 * padded(size));
       memset(state.query + padded(size) - W, 0, 4 * W);
-      memcpy(state.query, query + ((row + r) * shape.heads + head * group + g) * size, 4 * size);
+      queries.read(row + r, head * group + g, size, state.query);
       if constexpr (IN_PAIRS)
         for (int64_t d = 0; d < size; d += W) store_bfloat16(state.rounded + d, load(state.query + d));
     }
@@ -394,10 +414,10 @@ static void attend(const float* query, const KeyValues& cache, const Shape& shap
   }
   for (int r = 0; r < count; r++)
     for (int64_t g = 0; g < group; g++) {
-      const Running& state = states[r * group + g];
-      float* o = out + ((row + r) * shape.heads + head * group + g) * size;
+      Running& state = states[r * group + g];
       const float sum = sum_lanes(state.sum);
-      for (int64_t d = 0; d < size; d++) o[d] = state.out[d] / sum;
+      for (int64_t d = 0; d < size; d++) state.out[d] /= sum;
+      out.put(row + r, (head * group + g) * size, state.out, size);
     }
 }
 
@@ -409,8 +429,8 @@ INLINE int64_t pieces(const Sequences& all, int64_t rows) {
 }
 
 // All rows. Work is cut by sequence, rows and KV head: into small pieces where there are few, so that no thread is idle.
-INLINE void run_attention(Team& team, const float* query, const KeyValues& cache, const Shape& shape,
-                          const Sequences& all, float* out) {
+INLINE void run_attention(Team& team, const Queries& queries, const KeyValues& cache, const Shape& shape,
+                          const Sequences& all, const RowWriter& out) {
   int64_t rows = ATTENTION_ROWS;
   if (pieces(all, rows) * shape.kv_heads < 3 * team.size()) rows /= 2;
   team.share(pieces(all, rows) * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
@@ -426,7 +446,7 @@ INLINE void run_attention(Team& team, const float* query, const KeyValues& cache
       if constexpr (HAS_PAIRS)
         if (in_pairs(cache, shape))
           run = shape.head_size == 64 ? attend<64, true> : shape.head_size == 128 ? attend<128, true> : attend<0, true>;
-      run(query, cache, shape, all, s, row, (int)std::min(left, rows), item % shape.kv_heads, out);
+      run(queries, cache, shape, all, s, row, (int)std::min(left, rows), item % shape.kv_heads, out);
     }
   });
 }

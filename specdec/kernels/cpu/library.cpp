@@ -43,7 +43,7 @@ EXPORT void specdec_linear(const Linear* linear, const float* x, int64_t rows, f
     team.barrier();
     const Rows prepared{space.rows.data(), space.row_scale.data()};
     prepare_rows(team, *linear, x, rows, prepared);
-    if (linear->gated) run_linear(team, *linear, prepared, rows, Gate{out, width});
+    if (linear->gated) run_linear(team, *linear, prepared, rows, Gate{float_rows(out, width), width});
     else run_linear(team, *linear, prepared, rows, Store{out, width});
   });
 }
@@ -61,7 +61,10 @@ EXPORT void specdec_write(const KeyValues* cache, const Shape* shape, const int6
 // out [rows, heads, head_size]
 EXPORT void specdec_attention(const float* query, const KeyValues* cache, const Shape* shape, const Sequences* sequences,
                               float* out, int threads) {
-  parallel(threads, [&](Team& team, int) { run_attention(team, query, *cache, *shape, *sequences, out); });
+  const int64_t width = shape->heads * shape->head_size;
+  parallel(threads, [&](Team& team, int) {
+    run_attention(team, Queries{query, width}, *cache, *shape, *sequences, float_rows(out, width));
+  });
 }
 
 EXPORT void specdec_rms_norm(const float* x, const float* weight, int64_t rows, int64_t size, float eps, float* out) {

@@ -35,8 +35,8 @@ struct Batch {
 
 // Buffers of a pass; they only grow.
 struct Workspace {
-  std::vector<float> x, qkv, attended, h, cosine, sine, row_scale;
-  std::vector<char> rows;
+  std::vector<float> x, qkv, cosine, sine, row_scale;
+  std::vector<char> rows, attended, products;
   std::vector<Best> best;
 };
 
@@ -77,51 +77,76 @@ INLINE void embed(const Model& model, const Batch& batch, int64_t row, Workspace
   }
 }
 
-// Norms (Qwen3) and rotates one row's queries and keys, and writes keys and values to its slot.
-INLINE void rotate_and_write(const Model& model, const Layer& layer, const Shape& shape, const Batch& batch, int64_t row,
-                             Workspace& space) {
-  int64_t size = model.head_size, half = size / 2;
-  float* qkv = space.qkv.data() + row * (model.heads + 2 * model.kv_heads) * size;
-  const float *cosine = space.cosine.data() + row * half, *sine = space.sine.data() + row * half;
-  for (int64_t head = 0; head < model.heads + model.kv_heads; head++) {
-    const float* norm = head < model.heads ? layer.query_norm : layer.key_norm;
-    if (norm) rms_norm(qkv + head * size, norm, size, model.eps, qkv + head * size);
-    rotate(qkv + head * size, cosine, sine, size);
+// Norms (Qwen3) and rotates one row's keys, and writes keys and values to its slot.
+INLINE void write_keys_and_values(const Model& model, const Layer& layer, const Shape& shape, const Batch& batch,
+                                  int64_t row, Workspace& space) {
+  const int64_t size = model.head_size, half = size / 2;
+  float* keys = space.qkv.data() + (row * (model.heads + 2 * model.kv_heads) + model.heads) * size;
+  for (int64_t head = 0; head < model.kv_heads; head++) {
+    float *key = keys + head * size, *value = key + model.kv_heads * size;
+    if (layer.key_norm) rms_norm(key, layer.key_norm, size, model.eps, key);
+    rotate(key, space.cosine.data() + row * half, space.sine.data() + row * half, size);
+    write_entry(layer.cache, batch.write_slots[row], head, shape, key, value);
   }
-  const float *keys = qkv + model.heads * size, *values = keys + model.kv_heads * size;
-  for (int64_t head = 0; head < model.kv_heads; head++)
-    write_entry(layer.cache, batch.write_slots[row], head, shape, keys + head * size, values + head * size);
 }
 
-// Reads queries out of the joint projection: [rows, heads, head_size], dense.
-INLINE void run_layer(Team& team, const Model& model, const Layer& layer, const Batch& batch, Workspace& space,
-                      const Rows& rows) {
-  const int64_t count = batch.rows, size = model.head_size, query_width = model.heads * size;
-  const int64_t width = query_width + 2 * model.kv_heads * size;
+// Rows that were written for `linear`, as it multiplies them.
+INLINE Rows finished(Team& team, const Linear& linear, char* written, int64_t count, const Rows& spare) {
+  if (linear.kind == INT8) {
+    prepare_rows(team, linear, (const float*)written, count, spare);
+    return spare;
+  }
+  const int64_t stride = row_bytes(linear.kind, linear.k), used = linear.k * (linear.kind == BFLOAT16 ? 2 : 4);
+  if (used < stride) {
+    team.share(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; r++) memset(written + r * stride + used, 0, stride - used);
+    });
+    team.barrier();
+  }
+  return {written, nullptr};
+}
+
+// The stream x, [rows, hidden], through one layer. Of the last layer's results only those with logits are wanted: from
+// its attention on, x has only their rows, in the order of the logits.
+INLINE float* run_layer(Team& team, const Model& model, const Layer& layer, const Batch& batch, Workspace& space,
+                        const Rows& rows, bool last) {
+  const int64_t size = model.head_size, width = (model.heads + 2 * model.kv_heads) * size;
   const Shape shape{model.heads, model.kv_heads, size, model.scale, layer.window, 0.0f};
-  float *x = space.x.data(), *qkv = space.qkv.data(), *h = space.h.data(), *attended = space.attended.data();
+  float *x = space.x.data(), *qkv = space.qkv.data();
+  int64_t count = batch.rows;
   prepare_normed(team, layer.qkv, x, nullptr, layer.input_norm, model.eps, count, rows);
   run_linear(team, layer.qkv, rows, count, Store{qkv, width});
   team.barrier();
-  float* queries = h;  // free until the feed-forward part
   team.share(count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      rotate_and_write(model, layer, shape, batch, r, space);
-      memcpy(queries + r * query_width, qkv + r * width, 4 * query_width);
-    }
+    for (int64_t r = begin; r < end; r++) write_keys_and_values(model, layer, shape, batch, r, space);
   });
   team.barrier();
-  run_attention(team, queries, layer.cache, shape, batch.sequences, attended);
+  if (last && batch.logit_rows == 0) return x;
+  char *attended = space.attended.data(), *products = space.products.data();
+  const RowWriter out = rows_for(layer.o, attended);
+  const Queries queries{qkv, width, layer.query_norm, model.eps, space.cosine.data(), space.sine.data()};
+  run_attention(team, queries, layer.cache, shape, batch.sequences, out);
   team.barrier();
-  prepare_rows(team, layer.o, attended, count, rows);
-  run_linear(team, layer.o, rows, count, AddTo{x, model.hidden});
+  if (last && batch.logit_rows < count) {
+    count = batch.logit_rows;
+    team.share(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; r++) {
+        memcpy(qkv + r * model.hidden, x + batch.logits_of[r] * model.hidden, 4 * model.hidden);
+        memcpy(products + r * out.stride, attended + batch.logits_of[r] * out.stride, out.stride);
+      }
+    });
+    team.barrier();
+    x = qkv;
+    std::swap(attended, products);
+  }
+  run_linear(team, layer.o, finished(team, layer.o, attended, count, rows), count, AddTo{x, model.hidden});
   team.barrier();
   prepare_normed(team, layer.gate_up, x, nullptr, layer.attention_norm, model.eps, count, rows);
-  run_linear(team, layer.gate_up, rows, count, Gate{h, model.intermediate});
+  run_linear(team, layer.gate_up, rows, count, Gate{rows_for(layer.down, products), model.intermediate});
   team.barrier();
-  prepare_rows(team, layer.down, h, count, rows);
-  run_linear(team, layer.down, rows, count, AddTo{x, model.hidden});
+  run_linear(team, layer.down, finished(team, layer.down, products, count, rows), count, AddTo{x, model.hidden});
   team.barrier();
+  return x;
 }
 
 // Logits [logit_rows, vocab_size], unless null, and of every row the largest and the first token that has it.
@@ -135,12 +160,10 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
       int64_t most = std::max(count, batch.logit_rows);
       grow(space.x, count * model.hidden);
       grow(space.qkv, count * (model.heads + 2 * model.kv_heads) * size);
-      grow(space.attended, count * model.heads * size);
-      grow(space.h, count * widest);
       grow(space.cosine, count * (size / 2));
       grow(space.sine, count * (size / 2));
       grow(space.row_scale, most);
-      grow(space.rows, most * (4 * widest + 64));
+      for (auto* buffer : {&space.rows, &space.attended, &space.products}) grow(*buffer, most * (4 * widest + 64));
       grow(space.best, team.size() * batch.logit_rows);
     }
     team.barrier();
@@ -149,11 +172,14 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
     });
     team.barrier();
     const Rows rows{space.rows.data(), space.row_scale.data()};
-    for (int64_t i = 0; i < model.num_layers; i++) run_layer(team, model, model.layers[i], batch, space, rows);
+    float* x = space.x.data();
+    for (int64_t i = 0; i < model.num_layers; i++)
+      x = run_layer(team, model, model.layers[i], batch, space, rows, i + 1 == model.num_layers);
     if (batch.logit_rows == 0) return;
+    const int64_t* source = x == space.x.data() ? batch.logits_of : nullptr;
     Best* mine = space.best.data() + thread * batch.logit_rows;
     for (int64_t r = 0; r < batch.logit_rows; r++) mine[r] = {-INFINITY, model.vocab_size};
-    prepare_normed(team, model.head, space.x.data(), batch.logits_of, model.final_norm, model.eps, batch.logit_rows, rows);
+    prepare_normed(team, model.head, x, source, model.final_norm, model.eps, batch.logit_rows, rows);
     run_linear(team, model.head, rows, batch.logit_rows, StoreLogits{logits, model.vocab_size, mine});
     team.barrier();
     if (thread == 0)

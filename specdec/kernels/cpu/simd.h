@@ -29,6 +29,7 @@ constexpr int ROW_TILE = 1;
 
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint16_t vh __attribute__((vector_size(2 * W)));
 
 INLINE vf load(const float* p) { vf v; memcpy(&v, p, sizeof v); return v; }
 INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
@@ -156,6 +157,17 @@ INLINE uint16_t to_bfloat16(float x) {
   return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+INLINE void to_bfloat16(const float* x, int64_t size, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + W <= size; i += W) {
+    const vf value = load(x + i);
+    const vi bits = (vi)value, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const vh halves = __builtin_convertvector(value == value ? rounded : splat_bits(0x7fc0), vh);
+    memcpy(out + i, &halves, sizeof halves);
+  }
+  for (; i < size; i++) out[i] = to_bfloat16(x[i]);
+}
+
 INLINE float from_bfloat16(uint16_t x) {
   uint32_t bits = (uint32_t)x << 16;
   float value;
@@ -163,7 +175,7 @@ INLINE float from_bfloat16(uint16_t x) {
   return value;
 }
 
-// Rounds a vector and stores it as bfloat16.
+// The same for one vector by the processor's own instruction, where it has one, which takes tiny numbers for zero.
 INLINE void store_bfloat16(uint16_t* p, vf v) {
 #if defined(__AVX512BF16__)
   const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);

@@ -47,7 +47,7 @@ INLINE void prepare_row(int32_t kind, const float* x, int64_t k, int64_t row, co
     memcpy(out, x, 4 * k);
   } else if (kind == BFLOAT16) {
     uint16_t* o = (uint16_t*)out;
-    for (int64_t i = 0; i < k; i++) o[i] = to_bfloat16(x[i]);
+    to_bfloat16(x, k, o);
     memset(o + k, 0, row_bytes(kind, k) - 2 * k);
   } else {
     const float largest = largest_magnitude(x, k);
@@ -57,6 +57,26 @@ INLINE void prepare_row(int32_t kind, const float* x, int64_t k, int64_t row, co
     for (int64_t i = 0; i < k; i++) o[i] = (uint8_t)((int32_t)rintf(x[i] * inverse) + 128);
     memset(o + k, 128, row_bytes(kind, k) - k);
   }
+}
+
+// Writes a later product's rows, a few numbers at a time, as bfloat16 or float32.
+struct RowWriter {
+  char* data;
+  int64_t stride;  // bytes of a row
+  bool halves;
+  INLINE_MEMBER void put(int64_t row, int64_t at, const float* x, int64_t size) const {
+    char* to = data + row * stride;
+    if (halves) to_bfloat16(x, size, (uint16_t*)to + at);
+    else memcpy(to + 4 * at, x, 4 * size);
+  }
+};
+
+INLINE RowWriter float_rows(float* out, int64_t width) { return {(char*)out, 4 * width, false}; }
+
+// Rows for `linear`: as it multiplies them, but in float32 for INT8, whose scale waits for the whole row.
+INLINE RowWriter rows_for(const Linear& linear, char* data) {
+  if (linear.kind == INT8) return float_rows((float*)data, linear.k);
+  return {data, row_bytes(linear.kind, linear.k), linear.kind == BFLOAT16};
 }
 
 INLINE int32_t word_at(const char* p) {
@@ -251,13 +271,15 @@ struct AddTo {
 };
 
 struct Gate {
-  float* out;
+  RowWriter out;
   int64_t width;  // of the product: half the packed columns
   INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
-    vf product[NV / 2];
-    for (int v = 0; v < NV / 2; v++) product[v] = silu(values[v]) * values[NV / 2 + v];
-    int64_t last = width - panel * PANEL / 2;
-    memcpy(out + row * width + panel * PANEL / 2, product, 4 * (last < PANEL / 2 ? last : PANEL / 2));
+    constexpr int64_t COLUMNS = PANEL / 2;
+    float product[COLUMNS];
+    for (int v = 0; v < NV / 2; v++) store(product + v * W, silu(values[v]) * values[NV / 2 + v]);
+    const int64_t first = panel * COLUMNS, left = width - first;
+    if (left >= COLUMNS) out.put(row, first, product, COLUMNS);
+    else out.put(row, first, product, left);
   }
 };
 
