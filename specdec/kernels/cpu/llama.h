@@ -116,6 +116,7 @@ INLINE float* run_layer(Team& team, const Model& model, const Layer& layer, cons
   int64_t count = batch.rows;
   prepare_normed(team, layer.qkv, x, nullptr, layer.input_norm, model.eps, count, rows);
   run_linear(team, layer.qkv, rows, count, Store{qkv, width});
+  will_read(team, layer.o);
   team.barrier();
   team.share(count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) write_keys_and_values(model, layer, shape, batch, r, space);
@@ -140,11 +141,14 @@ INLINE float* run_layer(Team& team, const Model& model, const Layer& layer, cons
     std::swap(attended, products);
   }
   run_linear(team, layer.o, finished(team, layer.o, attended, count, rows), count, AddTo{x, model.hidden});
+  will_read(team, layer.gate_up);
   team.barrier();
   prepare_normed(team, layer.gate_up, x, nullptr, layer.attention_norm, model.eps, count, rows);
   run_linear(team, layer.gate_up, rows, count, Gate{rows_for(layer.down, products), model.intermediate});
+  will_read(team, layer.down);
   team.barrier();
   run_linear(team, layer.down, finished(team, layer.down, products, count, rows), count, AddTo{x, model.hidden});
+  will_read(team, last ? model.head : (&layer)[1].qkv);
   team.barrier();
   return x;
 }

@@ -3,6 +3,7 @@
 // A pass has some three hundred phases of 20 µs. Threads that sleep in between would cost more than the work.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -32,6 +33,11 @@ INLINE void spin_until(Ready ready) {
 
 class Team;
 typedef void (*Work)(Team& team, int thread, void* context);
+
+// Memory that a thread is going to read.
+struct Upcoming {
+  const char *from, *end;
+};
 
 class Team {
  public:
@@ -65,8 +71,18 @@ class Team {
       next_.store(0, std::memory_order_relaxed);
       phase_.store(phase + 1, std::memory_order_release);
     } else {
-      spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+      auto released = [&] { return phase_.load(std::memory_order_acquire) != phase; };
+      while (!released() && upcoming_.from < upcoming_.end) ask_for(upcoming_);
+      spin_until(released);
     }
+  }
+
+  // Names what the phases to come will read: a thread that waits at a barrier asks for its part of it, so that memory does
+  // not lie idle while others finish.
+  void will_read(const void* memory, int64_t bytes) {
+    const char* end = (const char*)memory + bytes;
+    upcoming_.from = std::min(end, (const char*)memory + thread_ * MOST_ASKED);
+    upcoming_.end = std::min(end, upcoming_.from + MOST_ASKED);
   }
 
   // Calls body(begin, end) for pieces of [0, count), whoever is free first. One loop between two barriers.
@@ -84,7 +100,15 @@ class Team {
   }
 
  private:
+  // Room for it must be in the caches next to a core.
+  static constexpr int64_t MOST_ASKED = 128 << 10;
+
+  static void ask_for(Upcoming& upcoming) {
+    for (int line = 0; line < 2; line++, upcoming.from += 64) __builtin_prefetch(upcoming.from, 0, 2);
+  }
+
   void serve(int thread) {
+    thread_ = thread;
     uint32_t seen = 0;
     for (;;) {
       for (int i = 0; i < 40000 && generation_.load(std::memory_order_acquire) == seen; i++) relax();
@@ -95,6 +119,8 @@ class Team {
     }
   }
 
+  static inline thread_local int thread_ = 0;
+  static inline thread_local Upcoming upcoming_ = {};
   const int size_;
   const int pid_;
   Work work_ = nullptr;

@@ -40,6 +40,10 @@ INLINE int64_t words_of(int32_t kind, int64_t k) {
 }
 INLINE int64_t row_bytes(int32_t kind, int64_t k) { return 4 * words_of(kind, k); }
 
+INLINE int64_t bytes_of_panel(const Linear& linear) {
+  return words_of(linear.kind, linear.k) * PANEL * (linear.kind == INT8_WEIGHT ? 1 : 4);
+}
+
 // One row of x into rows.data; padded with zeros.
 INLINE void prepare_row(int32_t kind, const float* x, int64_t k, int64_t row, const Rows& rows) {
   char* out = rows.data + row * row_bytes(kind, k);
@@ -202,7 +206,7 @@ static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_
     if (tiles_allowed()) return panels_on_tiles<KIND>(linear, rows, count, first, last, finish);
 #endif
   const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE, width = KIND == INT8_WEIGHT ? PANEL : 4 * PANEL;
-  const int64_t panel_bytes = words_of(KIND, linear.k) * width;
+  const int64_t panel_bytes = bytes_of_panel(linear);
   for (int64_t panel = first; panel < last; panel++) {
     const int64_t following = panel + 1 < last ? panel + 1 : next;
     Ahead ahead{(const char*)linear.weight + following * panel_bytes, 0};
@@ -223,6 +227,10 @@ static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_
       ahead.from += panel_bytes / tiles;
     }
   }
+}
+
+INLINE void will_read(Team& team, const Linear& linear) {
+  team.will_read(linear.weight, linear.n / PANEL * bytes_of_panel(linear));
 }
 
 // The whole product, shared among the team by columns.
