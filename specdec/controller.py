@@ -1,8 +1,9 @@
 """How much to draft: as many tokens as the measured cost of a pass and the acceptance seen so far say will pay.
 
 A drafted token at depth i is worth its chance to be accepted, the product of the acceptance rates down to it; what it
-costs is one more row of the pass. The rows of a whole batch compete: they are taken in the order of their worth, as
-long as expected tokens per second rise; and none if that would not pay clearly.
+costs is one more row of the pass, for which every request of the pass waits. Chosen are the rows that make the product
+of all requests' expected speeds largest (proportional fairness, Kelly 1997): one request's gain is weighed against
+what it takes from each of the others, and a batch is not done before its slowest request is.
 
 The decision rests on what was known before anything was drawn (a later draw must not decide whether an earlier one is
 kept), and it looks at the whole batch. So it is used only for rules whose text does not depend on the draft at all.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import log, log1p
 
 from specdec.models.cost import CostCurve, LiveCurve
 from specdec.verify.tree import DraftTree
@@ -20,11 +22,11 @@ PRIOR_RATE, PRIOR_WEIGHT = 0.6, 4.0
 """What is believed of an acceptance rate that was never seen: enough to try it."""
 POOL_WEIGHT = 12.0
 """Observations of one request that count as much as those of all others together."""
-MARGIN, MOST_MARGIN = 0.03, 0.15
-"""Drafts of a batch must promise so much more speed than none for every further sequence: the most promising of many
-guesses promises too much, and the sequence that gains least decides when the batch is done."""
-MEMORY = 0.97
-"""What is left of an observation after one more: texts change, and what was given up must be tried again."""
+MARGIN = 0.03
+"""Drafts must promise so much more speed than none: less is lost in what the clock and the rates do not know."""
+MEMORY, FADING = 0.97, 0.99
+"""What is left of an observation after one more, and after a step that could have drafted and did not: texts change,
+and what was given up must be tried again, but each trial costs."""
 
 
 @dataclass
@@ -37,8 +39,8 @@ class _Rate:
         self.tested = MEMORY * self.tested + 1
 
     def fade(self) -> None:
-        self.accepted *= MEMORY
-        self.tested *= MEMORY
+        self.accepted *= FADING
+        self.tested *= FADING
 
     def mean(self, prior: float, weight: float) -> float:
         return (self.accepted + prior * weight) / (self.tested + weight)
@@ -67,42 +69,41 @@ class DraftController:
         self._requests: dict[int, _Rates] = {}
 
     def depths(
-        self, requests: Sequence[tuple[int, int, int]], other_rows: int = 0, level_seconds: float = 0.0
+        self, requests: Sequence[tuple[int, int, int]], rows: int, num_requests: int, level_seconds: float = 0.0
     ) -> list[int]:
-        """How deep each request should draft.
+        """How deep each request should draft. What is known of drafts that are not asked for fades.
 
         Args:
             requests: id, kind of its draft, and deepest branch possible, of each.
-            other_rows: rows that the pass has besides the requests' own and their drafts'.
+            rows: of the pass without these drafts.
+            num_requests: all that wait for the pass, these among them.
             level_seconds: what the drafter takes for one level of all drafts.
         """
-        worth: list[tuple[float, int, int]] = []
+        gains: list[tuple[float, int, int]] = []
         for index, (request, kind, limit) in enumerate(requests):
-            chance = 1.0
+            chance = tokens = 1.0
             for depth in range(limit):
                 chance *= self._rate(request, kind, depth)
-                worth.append((chance, index, depth))
-        worth.sort(key=lambda item: (-item[0], item[2]))
-        rows = other_rows + len(requests)
-        tokens = float(len(requests))
-        margin = 1 + min(MARGIN * (len(requests) - 1), MOST_MARGIN)
-        best, kept, levels = margin * tokens / self._curve(rows), 0, 0
-        for count, (chance, _, depth) in enumerate(worth, 1):
-            tokens += chance
+                gains.append((log1p(chance / tokens), index, depth))
+                tokens += chance
+        gains.sort(key=lambda item: (-item[0], item[2]))
+        gained, kept, levels = 0.0, 0, 0
+        best = num_requests * (log(1 + MARGIN) - log(self._curve(rows)))
+        for count, (gain, _, depth) in enumerate(gains, 1):
+            gained += gain
             levels = max(levels, depth + 1)
-            speed = tokens / (self._curve(rows + count) + levels * level_seconds)
+            speed = gained - num_requests * log(self._curve(rows + count) + levels * level_seconds)
             if speed > best:
                 best, kept = speed, count
         depths = [0] * len(requests)
-        for _, index, depth in worth[:kept]:
+        for _, index, depth in gains[:kept]:
             depths[index] = max(depths[index], depth + 1)
+        self._fade(requests, depths)
         return depths
 
     def observe(self, request: int, tree: DraftTree, num_accepted: int) -> None:
-        """Learns from a verdict; where nothing was drafted, what is known of such drafts fades."""
+        """Learns from a verdict."""
         for rates in (self._requests.setdefault(request, _Rates()), self._pool):
-            if not len(tree):
-                rates.at(tree.kind, 0).fade()
             for depth in range(min(num_accepted + 1, tree.depth)):
                 rates.at(tree.kind, depth).observe(depth < num_accepted)
 
@@ -113,6 +114,15 @@ class DraftController:
     def release(self, request: int) -> None:
         """Forgets a request that ended."""
         self._requests.pop(request, None)
+
+    def _fade(self, requests: Sequence[tuple[int, int, int]], depths: Sequence[int]) -> None:
+        """A step counts once for the pool, however many requests it has."""
+        tried = {kind for (_, kind, _), depth in zip(requests, depths, strict=True) if depth}
+        left_out = [(request, kind) for (request, kind, _), depth in zip(requests, depths, strict=True) if not depth]
+        for request, kind in left_out:
+            self._requests.setdefault(request, _Rates()).at(kind, 0).fade()
+        for kind in {kind for _, kind in left_out} - tried:
+            self._pool.at(kind, 0).fade()
 
     def _rate(self, request: int, kind: int, depth: int) -> float:
         pooled = self._pool.at(kind, depth).mean(PRIOR_RATE, PRIOR_WEIGHT)

@@ -72,10 +72,11 @@ class Drafting:
             return depths
         free = [index for index, part in enumerate(plan) if depths[index] > 0 and part.request.rule.draft_invariant]
         fixed = sum(depth for index, depth in enumerate(depths) if index not in free)
-        rows = sum(len(part.tail) for part in plan) - len(free) + fixed
+        rows = sum(len(part.tail) for part in plan) + fixed
         asked = [(plan[index].request.id, kinds[index], depths[index]) for index in free]
+        found = self._controller.depths(asked, rows, len(plan), self._level_seconds)
         chosen = list(depths)
-        for index, depth in zip(free, self._controller.depths(asked, rows, self._level_seconds), strict=True):
+        for index, depth in zip(free, found, strict=True):
             chosen[index] = depth
         return chosen
 
