@@ -40,8 +40,11 @@ struct Workspace {
   std::vector<Best> best;
 };
 
+// Rows that a thread takes at once: they lie one after the other, and reading them streams.
+INLINE int64_t neighbours(Team& team, int64_t count) { return std::clamp<int64_t>(count / (2 * team.size()), 1, 8); }
+
 INLINE void prepare_rows(Team& team, const Linear& linear, const float* x, int64_t count, const Rows& rows) {
-  team.share(count, 1, [&](int64_t begin, int64_t end) {
+  team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) prepare_row(linear.kind, x + r * linear.k, linear.k, r, rows);
   });
   team.barrier();
@@ -52,7 +55,7 @@ INLINE void prepare_normed(Team& team, const Linear& linear, const float* x, con
                            float eps, int64_t count, const Rows& rows) {
   static thread_local std::vector<float> normed;
   normed.resize(linear.k);
-  team.share(count, 1, [&](int64_t begin, int64_t end) {
+  team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       rms_norm(x + (source ? source[r] : r) * linear.k, weight, linear.k, eps, normed.data());
       prepare_row(linear.kind, normed.data(), linear.k, r, rows);
@@ -98,7 +101,7 @@ INLINE Rows finished(Team& team, const Linear& linear, char* written, int64_t co
   }
   const int64_t stride = row_bytes(linear.kind, linear.k), used = linear.k * (linear.kind == BFLOAT16 ? 2 : 4);
   if (used < stride) {
-    team.share(count, 1, [&](int64_t begin, int64_t end) {
+    team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; r++) memset(written + r * stride + used, 0, stride - used);
     });
     team.barrier();
@@ -118,7 +121,7 @@ INLINE float* run_layer(Team& team, const Model& model, const Layer& layer, cons
   run_linear(team, layer.qkv, rows, count, Store{qkv, width});
   will_read(team, layer.o);
   team.barrier();
-  team.share(count, 1, [&](int64_t begin, int64_t end) {
+  team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) write_keys_and_values(model, layer, shape, batch, r, space);
   });
   team.barrier();
@@ -130,7 +133,7 @@ INLINE float* run_layer(Team& team, const Model& model, const Layer& layer, cons
   team.barrier();
   if (last && batch.logit_rows < count) {
     count = batch.logit_rows;
-    team.share(count, 1, [&](int64_t begin, int64_t end) {
+    team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; r++) {
         memcpy(qkv + r * model.hidden, x + batch.logits_of[r] * model.hidden, 4 * model.hidden);
         memcpy(products + r * out.stride, attended + batch.logits_of[r] * out.stride, out.stride);
@@ -171,7 +174,7 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
       grow(space.best, team.size() * batch.logit_rows);
     }
     team.barrier();
-    team.share(count, 1, [&](int64_t begin, int64_t end) {
+    team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; r++) embed(model, batch, r, space);
     });
     team.barrier();
