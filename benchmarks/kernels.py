@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.passes import reader, seconds
 from benchmarks.results import save
+from specdec.cache import KVLayout
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import native
 from specdec.kernels.linear import PackedLinear, pack
@@ -61,13 +62,15 @@ def linear(n: int, k: int, dtype: str) -> tuple[int, Callable[[int], None]]:
 
 def attention(dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
     """The same for the last rows of sequences of `CONTEXT` tokens, one after the other."""
-    entry = KV_HEADS * (HEAD_SIZE * dtype.itemsize + 4 * (dtype == torch.int8))
-    number = -(-COLD // (2 * entry * CONTEXT))
-    shape = (number * CONTEXT, KV_HEADS, HEAD_SIZE)
+    layout = KVLayout(1, KV_HEADS, HEAD_SIZE, dtype, heads_first=True)
+    number = -(-COLD // (layout.bytes_per_token() * CONTEXT))
     generator = torch.Generator().manual_seed(0)
-    scales = torch.full(shape[:2], 0.02) if dtype == torch.int8 else None
-    keys, values = ((10 * torch.randn(shape, generator=generator)).to(dtype) for _ in range(2))
-    held = key_values(keys, values, scales, scales)
+    keys, values, *scales = layout.empty(number * CONTEXT)
+    for side in (keys, values):
+        side.copy_((10 * torch.randn(side.shape, generator=generator)).to(dtype))
+    for side in scales:
+        side.fill_(0.02)
+    held = key_values(keys, values, *(scales or (None, None)))
     kernels = native.library()
     assert kernels is not None
     queries = {rows: torch.randn(rows, HEADS, HEAD_SIZE, generator=generator) for rows in ROWS}
@@ -83,7 +86,7 @@ def attention(dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
         for table in tables[rows]:
             native_attention(kernels, queries[rows], held, KV_HEADS, table, HEAD_SIZE**-0.5)
 
-    return 2 * entry * CONTEXT * number, sweep
+    return layout.bytes_per_token() * CONTEXT * number, sweep
 
 
 def over_floor(num_bytes: int, sweep: Callable[[int], None], repeats: int) -> dict[str, object]:

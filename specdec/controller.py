@@ -60,7 +60,7 @@ class DraftController:
     """Chooses the depth of every draft of a batch.
 
     Args:
-        curve: seconds of a pass by its rows, as measured beforehand; what passes take is learnt from then on.
+        curve: seconds of a pass, as measured beforehand; what passes take is learnt from then on.
     """
 
     def __init__(self, curve: CostCurve) -> None:
@@ -69,7 +69,12 @@ class DraftController:
         self._requests: dict[int, _Rates] = {}
 
     def depths(
-        self, requests: Sequence[tuple[int, int, int]], rows: int, num_requests: int, level_seconds: float = 0.0
+        self,
+        requests: Sequence[tuple[int, int, int]],
+        rows: int,
+        num_requests: int,
+        cached: int = 0,
+        level_seconds: float = 0.0,
     ) -> list[int]:
         """How deep each request should draft. What is known of drafts that are not asked for fades.
 
@@ -77,6 +82,7 @@ class DraftController:
             requests: id, kind of its draft, and deepest branch possible, of each.
             rows: of the pass without these drafts.
             num_requests: all that wait for the pass, these among them.
+            cached: tokens that they have in the cache, together.
             level_seconds: what the drafter takes for one level of all drafts.
         """
         gains: list[tuple[float, int, int]] = []
@@ -88,11 +94,11 @@ class DraftController:
                 tokens += chance
         gains.sort(key=lambda item: (-item[0], item[2]))
         gained, kept, levels = 0.0, 0, 0
-        best = num_requests * (log(1 + MARGIN) - log(self._curve(rows)))
+        best = num_requests * (log(1 + MARGIN) - log(self._curve(rows, cached)))
         for count, (gain, _, depth) in enumerate(gains, 1):
             gained += gain
             levels = max(levels, depth + 1)
-            speed = gained - num_requests * log(self._curve(rows + count) + levels * level_seconds)
+            speed = gained - num_requests * log(self._curve(rows + count, cached) + levels * level_seconds)
             if speed > best:
                 best, kept = speed, count
         depths = [0] * len(requests)
@@ -107,9 +113,9 @@ class DraftController:
             for depth in range(min(num_accepted + 1, tree.depth)):
                 rates.at(tree.kind, depth).observe(depth < num_accepted)
 
-    def timed(self, rows: int, seconds: float) -> None:
+    def timed(self, rows: int, seconds: float, cached: int = 0) -> None:
         """Learns from what a pass took."""
-        self._curve.observe(rows, seconds)
+        self._curve.observe(rows, seconds, cached)
 
     def release(self, request: int) -> None:
         """Forgets a request that ended."""

@@ -56,10 +56,11 @@ class Drafting:
         if self._controller is not None:
             self._controller.observe(request_id, tree, len(path))
 
-    def timed(self, rows: int, seconds: float) -> None:
+    def timed(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree], seconds: float) -> None:
         """Tells what the target's pass took."""
         if self._controller is not None:
-            self._controller.timed(rows, seconds)
+            rows = sum(len(part.tail) + len(tree) for part, tree in zip(plan, trees, strict=True))
+            self._controller.timed(rows, seconds, _cached(plan))
 
     def finished(self, request_id: int) -> None:
         """Forgets a request."""
@@ -74,11 +75,16 @@ class Drafting:
         fixed = sum(depth for index, depth in enumerate(depths) if index not in free)
         rows = sum(len(part.tail) for part in plan) + fixed
         asked = [(plan[index].request.id, kinds[index], depths[index]) for index in free]
-        found = self._controller.depths(asked, rows, len(plan), self._level_seconds)
+        found = self._controller.depths(asked, rows, len(plan), _cached(plan), self._level_seconds)
         chosen = list(depths)
         for index, depth in zip(free, found, strict=True):
             chosen[index] = depth
         return chosen
+
+
+def _cached(plan: Sequence[Scheduled]) -> int:
+    """Tokens that a pass finds in the cache, roughly: those of a prompt that is still to be computed count too."""
+    return sum(len(part.request.tokens) for part in plan)
 
 
 def _checked(drafter: Drafter, tree: DraftTree, depth: int) -> DraftTree:

@@ -166,8 +166,7 @@ class Engine:
             trees = self.drafting.propose(plan)
         with self._clock.measure("verify"):
             logits = self._forward(plan, trees)
-        num_rows = sum(len(part.tail) + len(tree) for part, tree in zip(plan, trees, strict=True))
-        self.drafting.timed(num_rows, self._clock.spent("verify"))
+        self.drafting.timed(plan, trees, self._clock.spent("verify"))
         decoded: list[Decoded] = []
         for part, tree, rows in zip(plan, trees, logits, strict=True):
             if part.decodes:

@@ -133,7 +133,7 @@ def test_nonsense_is_soon_given_up_and_prophecy_is_not(monkeypatch: pytest.Monke
     monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: TYPICAL)
     params = SamplingParams(max_tokens=100)
     [plain] = run(small_engine(DRAFTERS["none"]()), [[1, 2]], params)
-    monkeypatch.setattr(LiveCurve, "observe", lambda self, rows, seconds: None)  # a tiny model's passes cost nothing
+    monkeypatch.setattr(LiveCurve, "observe", lambda self, *seen: None)  # a tiny model's passes cost nothing
     [good] = run(small_engine(ProphetDrafter([plain.tokens]), adaptive=True), [[1, 2]], params)
     monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: STEEP)
     [bad] = run(small_engine(NonsenseDrafter(), adaptive=True), [[1, 2]], params)
@@ -168,6 +168,22 @@ def test_a_curve_of_another_day_is_soon_forgotten() -> None:
     assert live(64) == before
 
 
+def test_what_is_cached_costs_by_the_token() -> None:
+    curve = CostCurve((1, 3), (1.0, 2.0), per_token=0.01)
+    assert [curve(1, 0), curve(2, 100), curve(5, 50)] == pytest.approx([1.0, 2.5, 3.5])
+    live = LiveCurve(curve)
+    for _ in range(10):  # twice as slow, after texts of many lengths
+        for rows, cached in ((1, 0), (1, 500), (2, 40), (2, 900)):
+            live.observe(rows, 2 * curve(rows, cached), cached)
+    assert live(2, 300) == pytest.approx(2 * curve(2, 300))
+
+
+def test_longer_texts_make_rows_cheaper_beside_them() -> None:
+    """Ten more rows double a pass after an empty text, and add a tenth to one after 900 tokens."""
+    controller = taught(CostCurve((1, 11), (1.0, 2.0), per_token=0.01), {0: 1})
+    assert controller.depths([(0, 0, 4)], 1, 1, cached=0) < controller.depths([(0, 0, 4)], 1, 1, cached=900)
+
+
 def test_a_controller_learns_what_passes_take() -> None:
     controller = taught(FREE, {0: 3})
     assert controller.depths([(0, 0, 4)], 1, 1) == [4]
@@ -183,6 +199,7 @@ def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest
     assert curve.rows == ROWS
     assert list(curve.seconds) == sorted(curve.seconds)
     assert min(curve.seconds) > 0
+    assert 0 <= curve.per_token < curve.seconds[0]
     monkeypatch.setattr("specdec.models.cost.measure", lambda model: pytest.fail("measured again"))
     assert cost_curve(model, tmp_path) == curve
     assert EngineConfig().adaptive is False

@@ -43,6 +43,10 @@ WINDOWED = LLAMA | {"sliding_window": WINDOW}
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA),
     "llama, one kv head, heads of 10": ("Llama", LLAMA | {"num_key_value_heads": 1, "head_dim": 10}),
+    "llama, attention narrower than the stream": (
+        "Llama",
+        LLAMA | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 2},
+    ),
     "llama, llama3 rope": (
         "Llama",
         LLAMA
@@ -287,9 +291,10 @@ def test_the_module_is_not_needed_afterwards() -> None:
     assert torch.equal(Bench(model).append(0, PROMPT), before)
 
 
-@pytest.mark.parametrize("wanted", [[], [0], [6, 0], [3, 3]], ids=str)
-def test_logits_come_for_the_rows_that_were_asked_for(wanted: list[int]) -> None:
-    bench = Bench(make("llama"))
+@pytest.mark.parametrize("name", ["llama", "llama, attention narrower than the stream"])
+@pytest.mark.parametrize("wanted", [[], [0], [6, 0], [3, 3], [5, 1, 0, 6, 2, 4]], ids=str)
+def test_logits_come_for_the_rows_that_were_asked_for(name: str, wanted: list[int]) -> None:
+    bench = Bench(make(name))
     bench.append(0, PROMPT)
     logits = bench.run(bench.part(0, TREE, TREE_PARENTS, logit_rows=wanted))
     assert torch.equal(logits, bench.run(bench.part(0, TREE, TREE_PARENTS))[wanted])

@@ -111,8 +111,10 @@ INLINE Rows finished(Team& team, const Linear& linear, char* written, int64_t co
 
 // The stream x, [rows, hidden], through one layer. Of the last layer's results only those with logits are wanted: from
 // its attention on, x has only their rows, in the order of the logits.
-INLINE float* run_layer(Team& team, const Model& model, const Layer& layer, const Batch& batch, Workspace& space,
-                        const Rows& rows, bool last) {
+INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Batch& batch, Workspace& space,
+                        const Rows& rows) {
+  const Layer& layer = model.layers[index];
+  const bool last = index + 1 == model.num_layers;
   const int64_t size = model.head_size, width = (model.heads + 2 * model.kv_heads) * size;
   const Shape shape{model.heads, model.kv_heads, size, model.scale, layer.window, 0.0f};
   float *x = space.x.data(), *qkv = space.qkv.data();
@@ -151,7 +153,7 @@ INLINE float* run_layer(Team& team, const Model& model, const Layer& layer, cons
   will_read(team, layer.down);
   team.barrier();
   run_linear(team, layer.down, finished(team, layer.down, products, count, rows), count, AddTo{x, model.hidden});
-  will_read(team, last ? model.head : (&layer)[1].qkv);
+  will_read(team, last ? model.head : model.layers[index + 1].qkv);
   team.barrier();
   return x;
 }
@@ -166,7 +168,7 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
       auto grow = [](auto& buffer, int64_t number) { if ((int64_t)buffer.size() < number) buffer.resize(number); };
       int64_t most = std::max(count, batch.logit_rows);
       grow(space.x, count * model.hidden);
-      grow(space.qkv, count * (model.heads + 2 * model.kv_heads) * size);
+      grow(space.qkv, count * std::max((model.heads + 2 * model.kv_heads) * size, model.hidden));
       grow(space.cosine, count * (size / 2));
       grow(space.sine, count * (size / 2));
       grow(space.row_scale, most);
@@ -180,8 +182,7 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
     team.barrier();
     const Rows rows{space.rows.data(), space.row_scale.data()};
     float* x = space.x.data();
-    for (int64_t i = 0; i < model.num_layers; i++)
-      x = run_layer(team, model, model.layers[i], batch, space, rows, i + 1 == model.num_layers);
+    for (int64_t i = 0; i < model.num_layers; i++) x = run_layer(team, model, i, batch, space, rows);
     if (batch.logit_rows == 0) return;
     const int64_t* source = x == space.x.data() ? batch.logits_of : nullptr;
     Best* mine = space.best.data() + thread * batch.logit_rows;
