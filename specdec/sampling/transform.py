@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import ConfigError, NumericalError
-from specdec.kernels.rows import argmax
+from specdec.kernels.rows import argmax, divided
 from specdec.sampling.filters import keep_min_p, keep_top_k, keep_top_p
 from specdec.sampling.params import SamplingParams
 
@@ -126,7 +126,7 @@ class LogitsTransform:
     def _warp(self, scores: Tensor) -> Tensor:
         params = self.params
         if params.temperature != 1:
-            scores = scores / params.temperature
+            scores = divided(scores, params.temperature)
         if params.top_k:
             scores = keep_top_k(scores, params.top_k)
         if params.top_p < 1:

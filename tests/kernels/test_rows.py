@@ -13,7 +13,7 @@ from specdec.kernels import rows
 from specdec.kernels.cpu import native
 from specdec.kernels.rows import reference
 from specdec.randomness import RandomSource
-from tests.kernels.variants import ARCHITECTURES, kernels
+from tests.kernels.variants import ARCHITECTURES, kernels, threads
 
 SIZES = [1, 2, 7, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4099, 49152]
 
@@ -77,7 +77,20 @@ def test_the_gumbel_argmax_is_that_of_all_the_noise(size: int) -> None:
     for seed in range(20):
         row, random = random_row(seed, size, [0.0, 0.1, 3.0, 30.0][seed % 4]), RandomSource(seed * 2**40 + seed)
         noisy = row.double() + random.gumbel(seed * 1000, size)
-        assert rows.gumbel_argmax(row, random, seed * 1000) == int(noisy.argmax())
+        with threads(1 + seed % 3):
+            assert rows.gumbel_argmax(row, random, seed * 1000) == int(noisy.argmax())
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_scores_are_divided_as_torch_does(size: int, number: int) -> None:
+    scores = torch.stack([random_row(seed, size) for seed in range(3)])
+    scores[1, 0] = -math.inf
+    with threads(number):
+        for by in (0.7, 0.8, 1e-3, 3.0):
+            assert torch.equal(rows.divided(scores, by), scores / by)
+            assert torch.equal(rows.divided(scores.T, by), scores.T / by)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -90,7 +103,7 @@ def test_nothing_beyond_the_row_is_read(architecture: str) -> None:
         place = library.argmax(whole.data_ptr(), size, byref(largest))
         assert (place, largest.value) == reference.argmax(whole[:size])
         assert not math.isnan(library.log_sum_exp(whole.data_ptr(), size))
-        assert 0 <= library.gumbel_argmax(whole.data_ptr(), size, 5, 6, 4) < size
+        assert 0 <= library.gumbel_argmax(whole.data_ptr(), size, 5, 6, 4, 1) < size
 
 
 def test_without_kernels_and_for_other_dtypes_torch_decides(monkeypatch: pytest.MonkeyPatch) -> None:

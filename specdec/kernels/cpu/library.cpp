@@ -86,8 +86,13 @@ EXPORT int64_t specdec_argmax(const float* row, int64_t size, float* largest) { 
 
 EXPORT float specdec_log_sum_exp(const float* row, int64_t size) { return log_sum_exp(row, size); }
 
-EXPORT int64_t specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, uint32_t position, uint32_t stream) {
-  return gumbel_argmax(row, size, seed, position, stream);
+EXPORT int64_t specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, uint32_t position, uint32_t stream,
+                                     int threads) {
+  return gumbel_argmax(row, size, seed, position, stream, threads);
+}
+
+EXPORT void specdec_divide(const float* x, int64_t size, float by, float* out, int threads) {
+  divide(x, size, by, out, threads);
 }
 
 // Reads memory as fast as the kernels could: the floor of a pass that has to read its weights.

@@ -1,7 +1,7 @@
 """What a decision needs to know of a row of scores: argmax, log-sum-exp, and the argmax under Gumbel noise.
 
-Native where the kernels are there and the row is on the CPU, plain torch otherwise. Each looks at one row alone and
-walks it in a fixed order, so the rows beside it cannot change its bits; and none wakes torch's threads.
+Native where the kernels are there and the row is on the CPU, plain torch otherwise. Each looks at one row alone, in a
+fixed order where that matters, so the rows beside it cannot change its bits; and none wakes torch's threads.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from ctypes import byref, c_float
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from specdec.kernels.cpu import native
+from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.rows import reference
 from specdec.randomness import RandomSource, Stream
 
@@ -65,7 +67,20 @@ def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
     if kernels is None or not isinstance(random, RandomSource):  # tests stand in for the source of noise
         return reference.gumbel_argmax(row, random, position)
     row = row.contiguous()
-    return int(kernels.gumbel_argmax(row.data_ptr(), len(row), random.seed, position, int(Stream.GUMBEL)))
+    return int(
+        kernels.gumbel_argmax(row.data_ptr(), len(row), random.seed, position, int(Stream.GUMBEL), num_threads())
+    )
+
+
+def divided(rows: Tensor, by: float) -> Tensor:
+    """rows / by, float [R, V]."""
+    kernels = _kernels(rows)
+    if kernels is None:
+        return rows / by
+    rows = rows.contiguous()
+    out = torch.empty_like(rows)
+    kernels.divide(rows.data_ptr(), rows.numel(), by, out.data_ptr(), num_threads())
+    return out
 
 
 def _kernels(row: Tensor) -> native.Library | None:

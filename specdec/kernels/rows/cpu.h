@@ -1,8 +1,9 @@
-// What a decision needs to know of a row of scores, without a softmax or a sort: each is one walk over the vocabulary, by
-// one thread, in a fixed order.
+// What a decision needs to know of a row of scores, without a softmax or a sort: each is one walk over the vocabulary.
+// Walks whose result does not depend on their order are shared by the threads; the others have one, and a fixed order.
 #pragma once
 
 #include "../cpu/simd.h"
+#include "../cpu/threads.h"
 
 // The largest value and the first place that has it; a NaN counts as the largest.
 INLINE int64_t argmax(const float* x, int64_t size, float* largest) {
@@ -108,37 +109,67 @@ INLINE void token_words(uint32_t position, uint32_t stream, int64_t lane, uint64
   for (int half = 0; half < 2; half++) interleave(even[half], odd[half], &words[2 * half], &words[2 * half + 1]);
 }
 
-// argmax of x_i + g_i, with g the Gumbel noise of (seed, position, i) as specdec/randomness.py defines it. The noise is
-// worked out in full for few tokens: with u = 1 - v it is at most -log v, and that at most log 2 times one more than the
-// leading zeros of v, so most tokens cannot win.
-INLINE int64_t gumbel_argmax(const float* x, int64_t size, uint64_t seed, uint32_t position, uint32_t stream) {
+// A token and its score under noise; of equal scores the first token wins.
+struct Noisy {
+  double score = -INFINITY;
+  int64_t token = 0;
+  INLINE_MEMBER void meet(double other, int64_t at) {
+    if (other > score || (other == score && at < token)) *this = {other, at};
+  }
+};
+
+// argmax of x_i + g_i over [first, last), with g the Gumbel noise of (seed, position, i) as specdec/randomness.py defines
+// it. The noise is worked out in full for few tokens: with u = 1 - v it is at most -log v, and that at most log 2 times one
+// more than the leading zeros of v, so most tokens cannot win. `first` is a multiple of 4 W.
+INLINE Noisy gumbel_argmax(const float* x, int64_t first, int64_t last, uint64_t seed, uint32_t position,
+                           uint32_t stream) {
   vu words[4];
   float largest;
-  int64_t best = argmax(x, size, &largest);
-  token_words(position, stream, best / (4 * W) * W, seed, words);
-  double most = (double)largest + gumbel(((const uint32_t*)words)[best % (4 * W)]);
-  for (int64_t begin = 0; begin < size; begin += 4 * W) {
+  const int64_t top = first + argmax(x + first, last - first, &largest);
+  token_words(position, stream, top / (4 * W) * W, seed, words);
+  Noisy best{(double)largest + gumbel(((const uint32_t*)words)[top % (4 * W)]), top};
+  for (int64_t begin = first; begin < last; begin += 4 * W) {
     token_words(position, stream, begin / 4, seed, words);
     for (int i = 0; i < 4; i++) {
-      const int64_t first = begin + i * W;
-      if (first >= size) break;
+      const int64_t from = begin + i * W;
+      if (from >= last) break;
       alignas(64) float scores[W];
-      const int64_t here = size - first < W ? size - first : W;
-      for (int l = 0; l < W; l++) scores[l] = l < here ? x[first + l] : -INFINITY;
+      const int64_t here = last - from < W ? last - from : W;
+      for (int l = 0; l < W; l++) scores[l] = l < here ? x[from + l] : -INFINITY;
       // Half of the complement, to fit a signed word. Rounding can only raise the exponent, by one, as the bound allows.
       const vi half = (vi)(~words[i] >> 1);
       const vi exponent = (vi)__builtin_convertvector(half, vf) >> 23;  // 127 + floor(log2), or 0
       const vf bound = __builtin_convertvector(160 - exponent, vf) * 0.6931472f;
-      const float needed = (float)(most - 1e-2 - 1e-6 * fabs(most));
+      const float needed = (float)(best.score - 1e-2 - 1e-6 * fabs(best.score));
       if (!any_lane(load(scores) + bound >= needed)) continue;
-      for (int64_t l = 0; l < here; l++) {
-        const double noisy = (double)scores[l] + gumbel(words[i][l]);
-        if (noisy > most || (noisy == most && first + l < best)) {
-          most = noisy;
-          best = first + l;
-        }
-      }
+      for (int64_t l = 0; l < here; l++) best.meet((double)scores[l] + gumbel(words[i][l]), from + l);
     }
   }
   return best;
+}
+
+// The same over the whole row, each thread a part.
+INLINE int64_t gumbel_argmax(const float* x, int64_t size, uint64_t seed, uint32_t position, uint32_t stream,
+                             int threads) {
+  constexpr int64_t PIECE = 16 * 4 * W;
+  std::mutex merging;
+  Noisy best;
+  parallel(threads, [&](Team& team, int) {
+    const int64_t part = (size / team.size() / PIECE + 1) * PIECE;
+    team.share(size, part, [&](int64_t first, int64_t last) {
+      const Noisy own = gumbel_argmax(x, first, last, seed, position, stream);
+      std::lock_guard<std::mutex> lock(merging);
+      best.meet(own.score, own.token);
+    });
+  });
+  return best.token;
+}
+
+// out = x / by
+INLINE void divide(const float* x, int64_t size, float by, float* out, int threads) {
+  parallel(threads, [&](Team& team, int) {
+    team.share(size, size / team.size() + 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; i++) out[i] = x[i] / by;
+    });
+  });
 }
