@@ -47,7 +47,8 @@ class Drafting:
             return [tree.truncated(depth) for tree, depth in zip(trees, found, strict=True)]
         if levels := max(tree.depth for tree in trees):
             spent = (perf_counter() - began) / levels
-            self._level_seconds = SMOOTHING * self._level_seconds + (1 - SMOOTHING) * spent
+            known = self._level_seconds or spent  # the first draft tells what the next one will take
+            self._level_seconds = SMOOTHING * known + (1 - SMOOTHING) * spent
         return trees
 
     def observe(self, request_id: int, tree: DraftTree, path: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,17 @@ def steps_until_tried_again(batch: int) -> int:
         if any(controller.depths(requests, batch, batch)):
             return step
     raise AssertionError("never")
+
+
+def test_what_a_drafter_takes_counts_from_its_first_draft_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specdec.engine.cost_curve", lambda model, folder: FREE)
+    clock = count()
+    monkeypatch.setattr("specdec.drafting.perf_counter", lambda: float(next(clock)))  # every draft takes a second
+    engine = small_engine(DRAFTERS["model"](), adaptive=True)
+    engine.add([1, 2, 3], SamplingParams(max_tokens=20))
+    while not engine.drafting._level_seconds:
+        engine.step()
+    assert engine.drafting._level_seconds == pytest.approx(1 / engine.drafter.num_draft_tokens)
 
 
 def test_what_was_given_up_is_tried_again_and_by_a_batch_no_sooner() -> None:
