@@ -250,6 +250,6 @@ def seen() -> Iterator[Counter[str]]:
 def test_random_operations_leave_the_cache_as_the_model_says(seen: Counter[str]) -> None:
     run_state_machine_as_test(
         CacheMachine,
-        settings=settings(derandomize=True, deadline=None, max_examples=250, stateful_step_count=50),
+        settings=settings(derandomize=True, deadline=None, max_examples=180, stateful_step_count=50),
     )
     assert {name for name, times in seen.items() if times} == OUTCOMES
