@@ -2,8 +2,8 @@
 
 python -m benchmarks.performance
 
-Each section names the command that made its figures and the machine that they come from. A section without a result
-file is left out.
+Each section names the command that made its figures and the machine that they come from, and says what was noted beside
+them (`note` in the file). A section without a result file is left out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,7 @@ from benchmarks.results import read
 RESULTS, DOCUMENT = Path("docs/results"), Path("docs/performance.md")
 SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("passes*.json", "A pass beside its floor",
-     "The floor is reading the weights once at the bandwidth measured in the same run. T(n) is a pass of n rows.\n\n"
-     "A virtual machine's cores move. At times a word goes to the other core and back in 30 to 140 ns, as through a "
-     "cache that both share, and they read some 30 GB/s; at others it takes 350 to 390 ns, and they read up to 40. "
-     "Apart, the floor is lower, but arithmetic is no faster and what one core computed reaches the other late: every "
-     "row more is dearer beside the floor. Both are below.",
+     "The floor is reading the weights once at the bandwidth measured in the same run. T(n) is a pass of n rows.",
      lambda told: passes.table({name: told[name] for name in told if isinstance(told[name], dict)})),
     ("kernels*.json", "Kernels beside their floor",
      "Time over the time that reading weights, or keys and values, takes; they lie in no cache.",
@@ -59,7 +55,8 @@ def document(folder: Path) -> str:
             parts.append(f"## {title}\n\n{introduction}\n")
         for file in files:
             told = read(file)
-            parts.append(f"`{told['command']}`; {told['machine']}.\n\n{table(told)}")
+            note = f" {told['note']}" if "note" in told else ""
+            parts.append(f"`{told['command']}`; {told['machine']}.{note}\n\n{table(told)}")
     return "\n".join(parts)
 
 

@@ -35,5 +35,7 @@ def test_passes_are_read_back_with_numbers_as_keys(tmp_path: Path) -> None:
     assert summary["t8_over_t1"] == pytest.approx(1.35)
     assert summary["bandwidth_gb_s"] == pytest.approx(30)
     path = tmp_path / "passes.json"
-    path.write_text(json.dumps({"command": "c", "machine": "m", "bfloat16": summary}), encoding="utf-8")
+    told = {"command": "c", "machine": "m", "note": "Cores apart.", "bfloat16": summary}
+    path.write_text(json.dumps(told), encoding="utf-8")
+    assert "`c`; m. Cores apart.\n" in document(tmp_path)
     assert "| bfloat16 | 240 | 30.0 | 8.00 | 1.25 (1.25 to 1.25) |" in document(tmp_path)
