@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.passes import seconds
-from benchmarks.results import save
 from specdec.cache.paged import PagedCache
-from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
+from specdec.measure.environment import machine
+from specdec.measure.results import save
+from specdec.models.base import CausalLM
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.loading import load
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
 from specdec.sampling import probabilities
-from specdec.tracking.environment import machine
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.tree import DraftTree
 

@@ -22,9 +22,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.measure.environment import machine
 from specdec.models.loading import LoadedModel, embedded_folder, load
 from specdec.prompts import PromptRecord, load_prompts
-from specdec.tracking.environment import machine
 
 BASELINE = "specdec, plain"
 

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.results import save
 from specdec.kernels.device import triton_runs
-from specdec.tracking.environment import machine
+from specdec.measure.environment import machine
+from specdec.measure.results import save
 
 TESTS = ("tests/kernels/test_triton_attention.py", "tests/kernels/test_triton_linear.py",
-         "tests/kernels/test_triton_norm.py", "tests/kernels/test_triton_acceptance.py",
+         "tests/kernels/test_triton_norm.py", "tests/kernels/test_triton_verdicts.py",
          "tests/models/test_triton_model.py")  # fmt: skip
 HEADS, KV_HEADS, HEAD_SIZE = 32, 8, 128
 SHAPES = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}

@@ -19,12 +19,12 @@ from statistics import median
 import torch
 
 from benchmarks.passes import reader, seconds
-from benchmarks.results import save
 from specdec.cache import KVLayout
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.linear import PackedLinear, pack
-from specdec.tracking.environment import machine
+from specdec.measure.environment import machine
+from specdec.measure.results import save
 
 SHAPES = {
     "query, key, value": (960, 576),

@@ -18,14 +18,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.generator import Prompt
+from specdec.measure.environment import machine
+from specdec.measure.results import save
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts import PromptRecord, load_prompts
 from specdec.prompts.subsets import choose
-from specdec.tracking.environment import machine
-from specdec.tracking.metrics import DecodingStats
+from specdec.stats import DecodingStats
 
 BLOCKS = 4096
 

@@ -23,12 +23,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from specdec.cache.paged import PagedCache
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import huge
-from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.measure.environment import command, machine
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.loading import embedded_folder
 from specdec.models.native import NativeModel
-from specdec.tracking.environment import command, machine
 
 ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 COPIES = 2

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import acceptance, kernels, lossless, passes, perplexity, split, twin
 from benchmarks.peers.table import markdown as peers_table
-from benchmarks.results import read
+from specdec.measure.results import read
 
 RESULTS, DOCUMENT = Path("docs/results"), Path("docs/performance.md")
 SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (

@@ -18,13 +18,14 @@ from statistics import mean
 
 import torch
 
-from benchmarks.results import save
 from specdec.cache import PagedCache
-from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
+from specdec.measure.environment import machine
+from specdec.measure.results import save
+from specdec.models.base import CausalLM
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.loading import LoadedModel, load
 from specdec.models.native import NativeModel
 from specdec.sampling import log_probability
-from specdec.tracking.environment import machine
 
 REFERENCE = "bfloat16"
 

@@ -12,13 +12,13 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from benchmarks.results import save
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.measure.environment import machine
+from specdec.measure.results import save
 from specdec.models.loading import load
 from specdec.prompts import PromptRecord, load_prompts
 from specdec.prompts.subsets import choose
-from specdec.tracking.environment import machine
-from specdec.tracking.metrics import DecodingStats
+from specdec.stats import DecodingStats
 
 GOALS = {1: 0.05, 8: 0.10}
 """Batch → most that draft and host may take of a step."""

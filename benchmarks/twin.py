@@ -16,12 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.passes import COPIES, passer, seconds
-from benchmarks.results import save
-from specdec.analysis.cost import SMOLLM2_135M, Setting
 from specdec.analysis.devices import this_cpu
+from specdec.analysis.roofline import SMOLLM2_135M, Setting
+from specdec.measure.environment import machine
+from specdec.measure.results import save
 from specdec.models.loading import embedded_folder
 from specdec.models.native import NativeModel
-from specdec.tracking.environment import machine
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 GOAL = 0.15

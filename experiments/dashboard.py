@@ -11,9 +11,9 @@ import argparse
 import json
 from dataclasses import asdict
 
-from specdec.cli import one_line
+from specdec.commands.application import exit_on_user_error
 from specdec.errors import ConfigError
-from specdec.tracking.trackers.wandb import has_credentials
+from specdec.tracking.wandb import has_credentials
 from specdec.tracking.workspace import report, workspace
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--project", default="specdec")
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
-    with one_line():
+    with exit_on_user_error():
         if not args.dry_run and not has_credentials():
             raise ConfigError("wandb has no API key here. Run `wandb login`, or add --dry-run.")
         for made in (workspace(args.entity, args.project), report(args.entity, args.project)):

@@ -34,12 +34,12 @@ from rich.table import Table
 import specdec.models.loading
 import specdec.verify
 from experiments._mutants import Mutant, mutants
+from specdec.proof.certify import check_laws, examine, sampled_settings, settings_for
+from specdec.proof.exact import deviation, expected_accepted, joint_law, target_law, trajectories
+from specdec.proof.simulate import play
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
 from specdec.verify.base import Rule
-from specdec.verify.certify import check_laws, examine, sampled_settings, settings_for
-from specdec.verify.exact import deviation, expected_accepted, joint_law, target_law, trajectories
-from specdec.verify.play import play
 
 USERS = {
     "draws": ("multiround", "rrs", "gumbel"),

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specdec.analysis.cost import MODELS, Setting, predicted_speedup
 from specdec.analysis.devices import DEVICES
+from specdec.analysis.roofline import MODELS, Setting, predicted_speedup
 from specdec.analysis.theory import expected_tokens
 from specdec.errors import ConfigError
 
@@ -126,7 +126,7 @@ def main() -> None:
         sys.exit(str(error))
     about = f"{study.model} in {study.dtype}, γ = {study.gamma}, draft: {study.draft or 'costs nothing'}"
     text = (
-        "# Predictions\n\nBy the roofline twin (specdec/analysis/cost.py) from data-sheet peaks. "
+        "# Predictions\n\nBy the roofline twin (specdec/analysis/roofline.py) from data-sheet peaks. "
         "Nothing here was measured.\n\n"
         f"`python -m experiments.predict {' '.join(sys.argv[1:])}`\n\n"
         f"## {about}, on {study.device}, α = 0.8: speedup over plain decoding\n\n{table(study)}\n"

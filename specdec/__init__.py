@@ -2,6 +2,7 @@
 
 from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
 from specdec.engine import Engine, EngineConfig
+from specdec.engine.outputs import BatchError, Generation, StreamEvent
 from specdec.errors import (
     ConfigError,
     InvalidRequestError,
@@ -11,7 +12,6 @@ from specdec.errors import (
     UnsupportedModelError,
 )
 from specdec.generator import SpeculativeGenerator
-from specdec.results import BatchError, Generation, StreamEvent
 from specdec.sampling import SamplingParams
 from specdec.verify import DraftTree, Rule, StepKey, Verdict
 

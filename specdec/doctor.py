@@ -14,13 +14,13 @@ import torch
 import transformers
 
 from specdec.kernels.attention.native import CACHE_KINDS
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.build import ARCHITECTURES, BuildError, build, cache_folder, cpu_description, find_compiler
 from specdec.kernels.cpu.memory import huge
 from specdec.kernels.device import triton_runs
 from specdec.kernels.linear import KINDS
 from specdec.models.loading import EMBEDDED_PACKAGE, EMBEDDED_REMEDY, KV_DTYPES
-from specdec.storage import cache_dir
+from specdec.paths import cache_dir
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
 MEGABYTES = 256

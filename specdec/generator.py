@@ -10,12 +10,12 @@ from typing import Any, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from specdec.drafters.base import Drafter
-from specdec.engine import Engine, EngineConfig, StepOutput
+from specdec.engine import Engine, EngineConfig
+from specdec.engine.outputs import BatchError, Generation, StepOutput, StreamEvent
+from specdec.engine.request import Request
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
 from specdec.models.loading import LoadedModel, load
 from specdec.registry import DRAFTERS, RULES
-from specdec.request import Request
-from specdec.results import BatchError, Generation, StreamEvent
 from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule
 from specdec.verify.select import AUTO

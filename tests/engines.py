@@ -9,7 +9,7 @@ from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
-from specdec.request import Request
+from specdec.engine.request import Request
 from tests.tiny import llama
 
 

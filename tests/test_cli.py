@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from specdec import cli
-from specdec.cli import config_dir
+from specdec.commands.application import config_dir
 from specdec.drafters.base import Drafter
 from specdec.study.config import register
 from specdec.study.plan import plan
@@ -101,4 +101,4 @@ def test_the_console_script_lists_its_commands(
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert end.value.code == code
-        assert "usage: specdec {generate,benchmark,doctor}" in capsys.readouterr().out
+        assert "usage: specdec {generate,study,report,replay,profile,certify,doctor}" in capsys.readouterr().out

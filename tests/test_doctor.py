@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from specdec import doctor
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.build import BuildError
 
 

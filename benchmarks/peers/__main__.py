@@ -26,8 +26,8 @@ from benchmarks.decode import choose
 from benchmarks.peers.contenders import chosen
 from benchmarks.peers.session import Plan, compare, tokenized
 from benchmarks.peers.table import markdown
+from specdec.measure.environment import command, machine
 from specdec.prompts import load_prompts
-from specdec.tracking.environment import command, machine
 
 MODEL = "SmolLM2-135M-Instruct"
 

@@ -13,7 +13,6 @@ from types import ModuleType
 
 from rich.console import Console
 
-from benchmarks.results import read, save
 from experiments.reproduce import (
     batch_collapse,
     block_vs_token,
@@ -24,6 +23,7 @@ from experiments.reproduce import (
     temperature,
 )
 from experiments.reproduce.options import Options
+from specdec.measure.results import read, save
 
 STUDIES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module

@@ -14,10 +14,11 @@ from typing import Any
 from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.measure.compare import Duel
+from specdec.measure.metrics import speedup
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts.subsets import choose
-from specdec.tracking.compare import Duel
-from specdec.tracking.metrics import DecodingStats, speedup
+from specdec.stats import DecodingStats
 
 TITLE = "Batch size against speculation"
 BATCHES, PROMPTS, TURNS, TOKENS = (1, 2, 4, 8, 16), 4, 3, 48

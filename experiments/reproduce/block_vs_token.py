@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from experiments.reproduce.options import BETTER, LAYERS, Options
-from specdec.analysis.bounds import joint_prefix_bound
 from specdec.analysis.traces import Trace, TraceStep
+from specdec.measure.metrics import bootstrap_interval
+from specdec.proof import cases
+from specdec.proof.bounds import joint_prefix_bound
+from specdec.proof.exact import expected_accepted
 from specdec.registry import RULES
 from specdec.sampling import probabilities
-from specdec.tracking.metrics import DecodingStats, bootstrap_interval
-from specdec.verify import cases
-from specdec.verify.exact import expected_accepted
+from specdec.stats import DecodingStats
 
 TITLE = "Block against token verification"
 GAMMAS = (2, 4, 8)

@@ -16,9 +16,9 @@ import numpy as np
 
 from experiments.reproduce.options import LAYERS, Options
 from experiments.reproduce.rows import Position, accepted, positions
-from specdec.analysis.bounds import iid_bound, subset_bound
+from specdec.proof.bounds import iid_bound, subset_bound
+from specdec.proof.exact import Setting, expected_accepted
 from specdec.registry import RULES
-from specdec.verify.exact import Setting, expected_accepted
 from specdec.verify.rational import Row
 
 TITLE = "Multi-draft rules and the optimal-transport bound"

@@ -13,9 +13,10 @@ from typing import Any
 from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.measure.compare import Comparison, Pair, compare
+from specdec.measure.metrics import speedup, speedup_interval
 from specdec.models.loading import load
-from specdec.tracking.compare import Comparison, Pair, compare
-from specdec.tracking.metrics import DecodingStats, speedup, speedup_interval
+from specdec.stats import DecodingStats
 
 TITLE = "N-gram drafts by category"
 PUBLISHED = {"tau": 1.75, "speedup": (1.66, 1.64)}

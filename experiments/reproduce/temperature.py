@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.reproduce.options import LAYERS, Options
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
-from specdec.tracking.metrics import DecodingStats
+from specdec.stats import DecodingStats
 
 TITLE = "Temperature against acceptance"
 TEMPERATURES = (0.0, 0.3, 0.6, 1.0, 1.5)

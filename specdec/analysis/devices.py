@@ -10,7 +10,7 @@ import torch
 
 from specdec.errors import ConfigError
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import huge
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack

@@ -157,7 +157,7 @@ class PagedCache:
     def _move(self, source: Tensor, target: Tensor) -> None:
         """Copies entries from slots to slots that may overlap: all of `source` is read as it was."""
         if triton_runs(self.layout.device):
-            from specdec.kernels.acceptance.commit import commit_paths
+            from specdec.kernels.commit.triton import commit_paths
 
             commit_paths(self._tensors, [(source.tolist(), target.tolist())])
             return

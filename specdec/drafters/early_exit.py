@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.drafters.autoregressive import GrowingTree, grow_trees
 from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
+from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.verify.tree import DraftTree

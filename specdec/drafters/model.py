@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from specdec.cache.paged import PagedCache
-from specdec.drafters.autoregressive import GrowingTree, grow_trees
 from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
+from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
-from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
+from specdec.models.base import CausalLM
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.vocabulary import vocab_size_of
 from specdec.verify.tree import DraftTree
 

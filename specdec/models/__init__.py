@@ -1,5 +1,6 @@
 """Who computes logits."""
 
-from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
+from specdec.models.base import CausalLM
+from specdec.models.batch import RaggedBatch, SequenceRows
 
 __all__ = ["CausalLM", "RaggedBatch", "SequenceRows"]

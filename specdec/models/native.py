@@ -1,4 +1,4 @@
-"""Llama-like models in native code: a whole pass is one call (kernels/cpu/llama.h)."""
+"""Llama-like models in native code: a whole pass is one call (kernels/passes/llama.h)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import key_values
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
-from specdec.models.base import RaggedBatch
+from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit
 from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama
 

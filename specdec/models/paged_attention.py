@@ -11,9 +11,9 @@ from specdec.cache.paged import PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention import paged_attention
 from specdec.kernels.attention.native import key_values, native_attention, write
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.device import triton_runs
-from specdec.models.base import RaggedBatch
+from specdec.models.batch import RaggedBatch
 
 ATTENTION_NAME = "specdec_paged"
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
-from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import ATTENTION_NAME, PagedPass, ShapeRecorder, run
 
 PROBE_TOKENS = 12

@@ -15,7 +15,7 @@ from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import kernels_for
 from specdec.kernels.device import triton_runs
 from specdec.kernels.rows import RowMaxima
-from specdec.models.base import RaggedBatch
+from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit, with_layers
 from specdec.models.packing import make_row_invariant
 from specdec.models.paged_attention import PagedPass, run

@@ -15,14 +15,14 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels import interpreter
-from specdec.kernels.acceptance.triton import row_maxima
 from specdec.kernels.attention.triton import AttentionConfig, config_for, triton_attention
 from specdec.kernels.linear.reference import quantize_rows
 from specdec.kernels.linear.triton import LinearTable, triton_linear
 from specdec.kernels.norm.triton import quantize_rows as quantize_on_device
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
 from specdec.kernels.rows import RowMaxima
-from specdec.models.base import RaggedBatch
+from specdec.kernels.verdicts.triton import row_maxima
+from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit
 from specdec.models.inputs import PassInputs
 from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama

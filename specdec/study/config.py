@@ -106,8 +106,8 @@ class GenerateConfig(Decoding):
 
 
 @dataclass
-class BenchmarkConfig(Decoding):
-    """`python -m experiments.benchmark`."""
+class StudyConfig(Decoding):
+    """`specdec study`."""
 
     tracking: dict[str, Any] = field(default_factory=dict)
     study: str = MISSING
@@ -127,4 +127,4 @@ def register() -> None:
     """Makes the schemas known to Hydra; configs/*.yaml name them first in their defaults."""
     store = ConfigStore.instance()
     store.store(name="generate_schema", node=GenerateConfig)
-    store.store(name="benchmark_schema", node=BenchmarkConfig)
+    store.store(name="study_schema", node=StudyConfig)

@@ -11,19 +11,19 @@ from typing import Any
 
 from specdec.analysis.traces import record, save_trace
 from specdec.cache.layout import CacheUsage
+from specdec.engine.outputs import Generation, StreamEvent
 from specdec.generator import SpeculativeGenerator
-from specdec.models.cost import measure
+from specdec.measure.compare import Duel
+from specdec.measure.diagnostics import DraftDiagnostics
+from specdec.measure.runs import TRACE, PromptRow, RunFolder, StepRow
+from specdec.measure.summary import summarize
+from specdec.policy.cost import measure
 from specdec.prompts import PromptRecord
-from specdec.results import Generation, StreamEvent
+from specdec.proof.certificates import certificate_of
 from specdec.study.config import TraceConfig
 from specdec.study.plan import Plan
-from specdec.tracking.compare import Duel
-from specdec.tracking.diagnostics import DraftDiagnostics
-from specdec.tracking.runs import TRACE, PromptRow, RunFolder, StepRow
-from specdec.tracking.summary import summarize
-from specdec.tracking.trackers import Tracker
+from specdec.tracking import Tracker
 from specdec.verify.base import Rule
-from specdec.verify.certificates import certificate_of
 
 
 @dataclass(frozen=True)

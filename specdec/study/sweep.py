@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from specdec.errors import ConfigError
+from specdec.measure.environment import environment
+from specdec.measure.runs import Run, RunFolder, load_run, load_runs
+from specdec.report import text
 from specdec.study.config import TraceConfig
 from specdec.study.job import JobOptions, run_job
 from specdec.study.plan import check_certified, identity, instantiate, plan, values_of
-from specdec.tracking.environment import environment
-from specdec.tracking.report import text
-from specdec.tracking.runs import Run, RunFolder, load_run, load_runs
-from specdec.tracking.trackers import SafeTracker
+from specdec.tracking import SafeTracker
 
 
 def check(config: DictConfig) -> None:
@@ -103,7 +103,7 @@ def finish(folder: Path, report: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(text.table(runs, title))
     if report:
-        from specdec.tracking.report.page import write_report  # brings a charting library, which jobs do without
+        from specdec.report.page import write_report  # brings a charting library, which jobs do without
 
         write_report(runs, folder / "index.html", title)
         console.print(f"{folder / 'index.html'}, {folder / 'leaderboard.md'}", soft_wrap=True)

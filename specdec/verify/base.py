@@ -48,7 +48,7 @@ class Verdict:
 class Rule(ABC):
     """Decides which draft tokens the target keeps, and emits one more.
 
-    A rule has two faces that must agree, which `specdec.verify.certify` checks: `draw` and `accept` on tensors, and
+    A rule has two faces that must agree, which `specdec.proof.certify` checks: `draw` and `accept` on tensors, and
     `draw_law` and `law`, which state the exact probability of everything that those two may do.
 
     `scores` are log-probabilities up to a constant per row, after the request's sampling transform, -inf where the

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import NumericalError
-from specdec.kernels.acceptance import RULES
+from specdec.kernels.verdicts import RULES
 from specdec.sampling import LogitsTransform
 from specdec.verify.base import Rule, StepKey, Verdict
 from specdec.verify.tree import DraftTree
@@ -41,8 +41,8 @@ def judge_batch(
         transforms: of the sequences' logits: temperature and filters.
         keys: one per sequence.
     """
-    from specdec.kernels.acceptance.filters import filtered
-    from specdec.kernels.acceptance.triton import Drafts, judge
+    from specdec.kernels.filters.triton import filtered
+    from specdec.kernels.verdicts.triton import Drafts, judge
 
     rows = torch.cat(list(logits))
     settings = [transform.params for transform, part in zip(transforms, logits, strict=True) for _ in part]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.analysis.cost import (
+from specdec.analysis.devices import DEVICES, Device
+from specdec.analysis.roofline import (
     LLAMA_1B,
     LLAMA_8B,
     MODELS,
@@ -21,7 +22,6 @@ from specdec.analysis.cost import (
     predicted_speedup,
     seconds,
 )
-from specdec.analysis.devices import DEVICES, Device
 from specdec.models.loading import LoadedModel
 
 TINY = ModelShape("tiny", layers=2, hidden=8, heads=2, kv_heads=1, head_size=4, intermediate=16, vocab=10)

@@ -24,7 +24,7 @@ from specdec.errors import InvalidRequestError, NumericalError
 from specdec.models.loading import LoadedModel
 from specdec.prompts import load_prompts
 from specdec.registry import RULES
-from specdec.tracking.metrics import DecodingStats
+from specdec.stats import DecodingStats
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
 from specdec.verify.token import TokenRule

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import passes, results
+from benchmarks import passes
 from benchmarks.performance import document
+from specdec.measure import results
 
 SPLIT = {"batch": 8, "verify": 0.9, "draft": 0.01, "host": 0.09, "ms_per_sequence_and_step": 3.0}
 

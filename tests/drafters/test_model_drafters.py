@@ -15,7 +15,7 @@ from specdec.cache.paged import PagedCache
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.models import loading
-from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.transformers import TransformersModel
 from specdec.verify.tree import ROOT
 from tests.drafting import draft_request

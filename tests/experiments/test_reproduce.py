@@ -25,14 +25,14 @@ from experiments.reproduce.__main__ import STUDIES, document, main
 from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from experiments.reproduce.rows import Position, accepted, positions
-from specdec.analysis.bounds import iid_bound
 from specdec.analysis.traces import Trace, TraceStep, record
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.models.loading import LoadedModel, embedded_folder
+from specdec.proof import cases
+from specdec.proof.bounds import iid_bound
+from specdec.proof.exact import drafts, expected_accepted
 from specdec.registry import RULES
 from specdec.sampling import SamplingParams
-from specdec.verify import cases
-from specdec.verify.exact import drafts, expected_accepted
 from specdec.verify.tree import DraftTree
 from tests.engines import small_engine
 from tests.tiny import llama
@@ -67,7 +67,7 @@ def options() -> Options:
 @pytest.fixture
 def no_curves_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What passes of a tiny target cost stays out of the user's cache."""
-    monkeypatch.setattr("specdec.engine.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("specdec.engine.engine.cache_dir", lambda: tmp_path)
 
 
 def rows(seed: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,9 +36,9 @@ def test_kernels_compile_for_every_target_within_their_budgets(tmp_path: Path) -
 BROKEN = """
 from dataclasses import replace
 from specdec.kernels.aot.__main__ import compiled
-from specdec.kernels.aot.cases import acceptance_cases, attention_cases
+from specdec.kernels.aot.cases import verdict_cases, attention_cases
 [merge] = [c for c in attention_cases() if "merge" in c.name]
-[walk] = [c for c in acceptance_cases() if c.name == "verdict, greedy"]
+[walk] = [c for c in verdict_cases() if c.name == "verdict, greedy"]
 print(compiled(replace(merge, registers=8), "sm_90").problem)
 print(compiled(replace(walk, wide=True), "sm_90").problem)
 print(compiled(replace(walk, matrix=True), "sm_90").problem)

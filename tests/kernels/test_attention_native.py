@@ -23,7 +23,7 @@ from specdec.kernels.attention.native import (
     native_attention,
     write,
 )
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.linear.reference import quantize_rows
 from tests.kernels.paged import MIXED, TREE_PARENTS, UNIT, Case, Piece, make_case, oracle
 from tests.kernels.variants import ARCHITECTURES, kernels, threads

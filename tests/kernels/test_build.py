@@ -19,12 +19,12 @@ from specdec.cache.paged import PagedCache
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import build as building
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.build import BuildError, build, cache_folder, find_compiler
-from specdec.kernels.cpu.native import Library
+from specdec.kernels.cpu.library import Library
 from specdec.kernels.linear import pack
 from specdec.models import loading
-from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.transformers import TransformersModel
 from tests.kernels.variants import kernels, threads
 from tests.tiny import llama_module

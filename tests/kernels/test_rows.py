@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.kernels import rows
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.rows import reference
 from specdec.randomness import RandomSource
 from tests.kernels.variants import ARCHITECTURES, kernels, threads

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from specdec.kernels.cpu import build
-from specdec.kernels.cpu.native import Library
+from specdec.kernels.cpu.library import Library
 
 UNIT = 2.0**-24
 """Unit roundoff of float32: half the spacing of numbers just above one."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdec.cache.paged import PagedCache
-from specdec.models.base import CausalLM, RaggedBatch, SequenceRows
+from specdec.models.base import CausalLM
+from specdec.models.batch import RaggedBatch, SequenceRows
 
 VOCAB_SIZE, MAX_CONTEXT, WINDOW = 101, 128, 6
 TOLERANCE = 1e-4

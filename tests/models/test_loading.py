@@ -29,7 +29,7 @@ from transformers import (
 from specdec.cache.paged import PagedCache
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.models import loading
-from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.loading import LoadedModel, cache_dir, clear_cache, load
 
 WORDS = ["<s>", "</s>", "<|endoftext|>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "ab", "Ġ"]

@@ -17,7 +17,7 @@ from specdec import Engine, EngineConfig, SamplingParams
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.linear import KINDS
 from specdec.kernels.linear.reference import quantize_rows
-from specdec.models.base import RaggedBatch
+from specdec.models.batch import RaggedBatch
 from specdec.models.native import NativeModel, why_not
 from specdec.models.transformers import TransformersModel
 from tests.engines import DRAFTERS, outputs, run

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from specdec import ConfigError
 from specdec.cache import PagedCache
-from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.native import NativeModel
 from specdec.models.quantization import smooth
 from tests.tiny import llama_module

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from specdec.models.base import RaggedBatch, SequenceRows
+from specdec.models.batch import RaggedBatch, SequenceRows
 
 TREE_PARENTS = [-1, 0, 0, 2, 2, 4, 4]
 TREE_TABLE = ["1......", "11.....", "1.1....", "1.11...", "1.1.1..", "1.1.11.", "1.1.1.1"]

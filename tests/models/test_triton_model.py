@@ -12,7 +12,7 @@ from specdec import Engine, EngineConfig, NumericalError, SamplingParams
 from specdec.cache import PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.triton import AttentionConfig
-from specdec.models.base import RaggedBatch
+from specdec.models.batch import RaggedBatch
 from specdec.models.inputs import PassInputs, power_of_two
 from specdec.models.native import NativeModel
 from specdec.models.triton import KINDS, TritonModel

@@ -10,11 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from specdec.proof.cases import top_k
 from specdec.randomness import RandomSource, Stream
 from specdec.sampling import probabilities, sample_from_weights
 from specdec.verify.base import Rule, StepKey, Verdict
 from specdec.verify.block import BlockRule
-from specdec.verify.cases import top_k
 from specdec.verify.draws import DrawsWithoutReplacement
 from specdec.verify.hsd import HierarchicalRule
 from specdec.verify.multiround import MultiroundRule

@@ -16,7 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from specdec import ConfigError
-from specdec.cli import config_dir
+from specdec.commands.application import config_dir
 from specdec.prompts import PromptRecord
 from specdec.prompts.sources import PromptSet
 from specdec.study.config import register
@@ -66,7 +66,7 @@ def source(name: str, *words: str) -> PromptSet:
     """As `data=<name> <words>` makes it."""
     register()
     with initialize_config_dir(config_dir(), version_base=None):
-        config = compose("benchmark", [f"data={name}", *GIVEN.get(name, []), *words])
+        config = compose("study", [f"data={name}", *GIVEN.get(name, []), *words])
     made: PromptSet = instantiate(config.data, "data")
     return made
 

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from transformers import AutoTokenizer
 
-from specdec.cli import config_dir
+from specdec.commands.application import config_dir
 from specdec.models.loading import embedded_folder
 from specdec.study.config import register
 from tests.tiny import llama_module
@@ -65,6 +65,6 @@ def composed(tiny: list[str]) -> Callable[..., DictConfig]:
     def compose_with(*overrides: str) -> DictConfig:
         register()
         with initialize_config_dir(config_dir(), version_base=None):
-            return compose("benchmark", [*tiny, *overrides], return_hydra_config=False)
+            return compose("study", [*tiny, *overrides], return_hydra_config=False)
 
     return compose_with

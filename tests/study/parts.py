@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from specdec.tracking.trackers import NoTracker
+from specdec.tracking import NoTracker
 
 
 class Killing(NoTracker):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specdec.cli import config_dir
+from specdec.commands.application import config_dir
 from specdec.study import preflight, sweep
 
 EXPERIMENTS = sorted(path.stem for path in (Path(config_dir()) / "experiment").glob("*.yaml"))
@@ -17,7 +17,7 @@ TINY = ("sampling.max_tokens=3", "data.limit=1", "certified=false", "trace.promp
 def test_every_experiment_runs(name: str, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sweep, "_job_number", lambda: 1)  # Hydra is not running here
     words = ["-m", f"experiment={name}", *tiny, *TINY]
-    runs = [sweep.run(config) for config in preflight.jobs(config_dir(), "benchmark", words)]
+    runs = [sweep.run(config) for config in preflight.jobs(config_dir(), "study", words)]
     assert [(run.status, run.error) for run in runs] == [("done", None)] * len(runs)
     assert len({run.name for run in runs}) == len(runs) >= 2
     sweep.finish(tmp_path / "runs" / name, report=False)

@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 
 from specdec import SpeculativeGenerator
 from specdec.analysis.traces import load_trace
+from specdec.measure.runs import LINES, TRACE, Run, RunFolder
 from specdec.models.loading import load
+from specdec.report import text
+from specdec.report.leaderboard import NOT_CREDIBLE
 from specdec.study import sweep
-from specdec.tracking.report import text
-from specdec.tracking.report.leaderboard import NOT_CREDIBLE
-from specdec.tracking.runs import LINES, TRACE, Run, RunFolder
 
 SAMPLED = ("sampling=sample", "sampling.max_tokens=12", "sampling.ignore_eos=true")
 
@@ -138,7 +138,7 @@ def _lines(run: Run) -> list[dict[str, Any]]:
     """What `rows.jsonl` held, out of the tables."""
     from dataclasses import fields
 
-    from specdec.tracking.runs import PromptRow
+    from specdec.measure.runs import PromptRow
 
     names = [field.name for field in fields(PromptRow) if field.name != "steps"]
     return [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from specdec.tracking.runs import LINES, load_runs
+from specdec.measure.runs import LINES, load_runs
 
 ROOT = Path(__file__).parent.parent.parent
 SWEEP = ("-m", "drafter=none,ngram", "sampling=sample", "rule=gumbel", "sampling.max_tokens=8", "report=false",
@@ -20,7 +20,7 @@ SWEEP = ("-m", "drafter=none,ngram", "sampling=sample", "rule=gumbel", "sampling
 def benchmark(*words: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark", *words],
+        [sys.executable, "-m", "specdec", "study", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=env,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
-from specdec.cli import config_dir
+from specdec.commands.application import config_dir
 from specdec.errors import ConfigError
 from specdec.models import loading
 from specdec.registry import DRAFTERS, RULES
@@ -22,7 +22,7 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glo
 
 
 def jobs(*words: str) -> list[DictConfig]:
-    return preflight.jobs(config_dir(), "benchmark", words)
+    return preflight.jobs(config_dir(), "study", words)
 
 
 def check(*words: str) -> int:

@@ -18,14 +18,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from specdec.errors import ConfigError
-from specdec.tracking import workspace
-from specdec.tracking.metrics import DecodingStats
-from specdec.tracking.runs import TRACE, Run, RunFolder, load_run
-from specdec.tracking.summary import summarize
-from specdec.tracking.trackers import NoTracker, SafeTracker, Tracker
-from specdec.tracking.trackers.trackio import TrackioTracker
-from specdec.tracking.trackers.wandb import PROMPT_SCALARS, PROMPT_TEXTS, WandbTracker, has_credentials
-from tests.tracking.test_runs import row
+from specdec.measure.runs import TRACE, Run, RunFolder, load_run
+from specdec.measure.summary import summarize
+from specdec.stats import DecodingStats
+from specdec.tracking import NoTracker, SafeTracker, Tracker, workspace
+from specdec.tracking.trackio import TrackioTracker
+from specdec.tracking.wandb import PROMPT_SCALARS, PROMPT_TEXTS, WandbTracker, has_credentials
+from tests.measure.test_runs import row
 from tests.tracking.wandb_file import WandbFile, read
 
 ROOT = Path(__file__).parent.parent.parent
@@ -259,7 +258,7 @@ import specdec, specdec.cli
 early = [name for name in ("wandb", "trackio", "altair") if name in sys.modules]
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from specdec.tracking.runs import load_run
+from specdec.measure.runs import load_run
 from tests.tracking.test_trackers import tell
 run = load_run(Path(sys.argv[1]))
 tell(instantiate(OmegaConf.load("configs/tracking/trackio.yaml")), run, Path(sys.argv[2]))

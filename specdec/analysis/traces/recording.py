@@ -11,8 +11,8 @@ from torch import Tensor
 from specdec.analysis.traces.compact import compacted
 from specdec.analysis.traces.trace import DETERMINISTIC, Trace, TraceInfo, TraceStep, draws_of
 from specdec.engine import Engine
+from specdec.engine.request import Request
 from specdec.errors import ConfigError
-from specdec.request import Request
 from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule, StepKey, Verdict
 from specdec.verify.greedy import GreedyRule

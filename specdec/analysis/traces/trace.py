@@ -13,7 +13,7 @@ from specdec.analysis.traces.compact import without_rest
 from specdec.errors import ConfigError
 from specdec.randomness import RandomSource
 from specdec.sampling import SamplingParams
-from specdec.tracking.metrics import DecodingStats
+from specdec.stats import DecodingStats
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.draws import DrawsWithoutReplacement, IndependentDraws
 from specdec.verify.greedy import GreedyRule

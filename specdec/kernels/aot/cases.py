@@ -12,11 +12,13 @@ import triton
 import triton.language as tl
 from triton.compiler import ASTSource
 
-from specdec.kernels.acceptance import RULES, commit, filters
-from specdec.kernels.acceptance import triton as acceptance
 from specdec.kernels.attention import triton as attention
+from specdec.kernels.commit import triton as commit
+from specdec.kernels.filters import triton as filters
 from specdec.kernels.linear import triton as linear
 from specdec.kernels.norm import triton as norm
+from specdec.kernels.verdicts import RULES
+from specdec.kernels.verdicts import triton as verdicts
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,13 @@ def norm_cases() -> list[Case]:
     ]
 
 
-def acceptance_cases() -> list[Case]:
+def verdict_cases() -> list[Case]:
     """Statistics of rows, verdicts of every rule, filters, and the move of an accepted path."""
     stats = {"logits": "*fp32", "temperatures": "*fp32", "seeds": "*i64", "positions": "*i32", "row_stride": "i32",
              "V": "i32", "log_sums": "*fp64", "largest": "*fp32", "best": "*i32",
-             "BLOCK": acceptance.BLOCK}  # fmt: skip
+             "BLOCK": verdicts.BLOCK}  # fmt: skip
     verdict = {"p_logits": "*fp32", "q_logits": "*fp32", "p_sums": "*fp64", "q_sums": "*fp64", "temperatures": "*fp32",
-               "seeds": "*i64", "p_stride": "i32", "q_stride": "i32", "V": "i32", "BLOCK": acceptance.BLOCK,
+               "seeds": "*i64", "p_stride": "i32", "q_stride": "i32", "V": "i32", "BLOCK": verdicts.BLOCK,
                **dict.fromkeys(("best", "row_starts", "node_starts", "tokens", "parents", "anchors", "path", "lengths",
                                 "next_tokens"), "*i32")}  # fmt: skip
     filtering = {"logits": "*fp32", "out": "*fp32", "temperatures": "*fp32", "top_ks": "*i32", "top_ps": "*fp64",
@@ -182,13 +184,13 @@ def acceptance_cases() -> list[Case]:
     moves = {"addresses": "*i64", "example": "*bf16", "starts": "*i32", "sources": "*i32", "targets": "*i32",
              "WIDTH": 1024, "BLOCK": 1024}  # fmt: skip
     return [
-        Case("row statistics, argmax", acceptance.stats_kernel, stats | {"NOISY": False, "SUMS": False}, wide=True),
-        Case("row statistics, gumbel", acceptance.stats_kernel, stats | {"NOISY": True, "SUMS": False}),
-        Case("row statistics, sums", acceptance.stats_kernel, stats | {"NOISY": False, "SUMS": True}, wide=True),
+        Case("row statistics, argmax", verdicts.stats_kernel, stats | {"NOISY": False, "SUMS": False}, wide=True),
+        Case("row statistics, gumbel", verdicts.stats_kernel, stats | {"NOISY": True, "SUMS": False}),
+        Case("row statistics, sums", verdicts.stats_kernel, stats | {"NOISY": False, "SUMS": True}, wide=True),
         *(
             Case(
                 f"verdict, {rule}{', with q' if has_q else ''}",
-                acceptance.verdict_kernel,
+                verdicts.verdict_kernel,
                 verdict | {"RULE": number, "HAS_Q": has_q},
             )
             for rule, number in RULES.items()
@@ -199,4 +201,4 @@ def acceptance_cases() -> list[Case]:
     ]
 
 
-GROUPS: tuple[Callable[[], list[Case]], ...] = (attention_cases, linear_cases, norm_cases, acceptance_cases)
+GROUPS: tuple[Callable[[], list[Case]], ...] = (attention_cases, linear_cases, norm_cases, verdict_cases)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 
 CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}

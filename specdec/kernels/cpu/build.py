@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from specdec.errors import SpecdecError
-from specdec.storage import cache_dir
+from specdec.paths import cache_dir
 
 KERNELS = Path(__file__).parent.parent
 SOURCE = Path(__file__).with_name("library.cpp")

@@ -1,8 +1,8 @@
-// The C interface. Structures are those of the headers; specdec/kernels/cpu/native.py mirrors them.
+// The C interface. Structures are those of the headers; specdec/kernels/cpu/library.py mirrors them.
 #include <vector>
 
 #include "../rows/cpu.h"
-#include "llama.h"
+#include "../passes/llama.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import torch
 
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 
 _team: ContextVar[int | None] = ContextVar("team", default=None)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import in_huge_pages
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear.reference import quantize_rows

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from specdec.kernels.cpu import native
+from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.rows import reference
 from specdec.randomness import RandomSource, Stream

@@ -1,0 +1,1 @@
+"""What `specdec <command>` does: one file a command."""

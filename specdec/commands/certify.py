@@ -1,0 +1,182 @@
+"""Certifies every acceptance rule: its exact law against the target's, and its tensors against its law.
+
+specdec certify [quick=true] [json=FILE] [rules=[block,token]]
+specdec certify markdown=docs/losslessness.md mutants=tests.mutants     # makes that document
+
+Exits with 1 if a rule falls short: a lossless one whose law differs from the target's, or any whose two faces differ.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from specdec.commands.application import config_dir
+from specdec.proof import cases
+from specdec.proof.certify import Certificate, certify
+from specdec.proof.exact import expected_accepted
+from specdec.registry import RULES
+from specdec.verify.base import Rule
+
+COLUMNS = ("rule", "declared", "law equal", "largest deviation", "faces agree", "settings", "accepted, first vector",
+           "share of the bound", "seconds")  # fmt: skip
+
+
+@hydra.main(version_base=None, config_path=config_dir(), config_name="certify")  # type: ignore[untyped-decorator]
+def main(config: DictConfig) -> None:
+    """Examines the rules, prints a table, writes what was asked for."""
+    torch.set_num_threads(1)  # tensors of three numbers
+    names = list(config.rules) if config.rules is not None else RULES.names()
+    certificates = [certify(RULES.create(name), config.quick) for name in names]
+    table = Table(*COLUMNS)
+    for certificate in certificates:
+        table.add_row(*_cells(certificate))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)  # in a file lines need not be short
+    print(_first_vector())
+    for certificate in certificates:
+        for line in _shortcomings(certificate):
+            print(line)
+    if config.json is not None:
+        records = [_record(certificate) for certificate in certificates]
+        Path(config.json).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    if config.markdown is not None:
+        broken = [] if config.mutants is None else import_module(config.mutants).MUTANTS
+        Path(config.markdown).write_text(_document(certificates, broken), encoding="utf-8")
+    sys.exit(0 if all(certificate.passed for certificate in certificates) else 1)
+
+
+def _cells(certificate: Certificate) -> list[str]:
+    first = next((law.accepted for law in certificate.laws if law.setting == cases.first_vector().name), None)
+    shares = [law.share for law in certificate.laws if law.share is not None]
+    return [
+        certificate.rule,
+        "lossless" if certificate.declared_lossless else "LOSSY",
+        "yes" if certificate.law_equal else "no",
+        f"{float(certificate.largest_deviation):.3g}" if certificate.largest_deviation else "0",
+        "yes" if certificate.faces_agree else "NO",
+        f"{len(certificate.laws)} + {len(certificate.sampled)}",
+        "–" if first is None else str(first),
+        f"{min(shares):.0%} to {max(shares):.0%}" if shares else "–",
+        f"{certificate.seconds:.1f}",
+    ]
+
+
+def _first_vector() -> str:
+    """The three fractions that everyone can check by hand."""
+    setting = cases.first_vector()
+    token, block = (expected_accepted(RULES.create(name), setting) for name in ("token", "block"))
+    [law] = [law for law in certify(RULES.create("token"), settings=[setting]).laws if law.bound is not None]
+    return f"First test vector: {token} (token), {block} (block), {law.bound} (bound; = 12/9)"
+
+
+def _shortcomings(certificate: Certificate) -> list[str]:
+    lines = [f"{certificate.rule}: {certificate.failure}"] if certificate.failure else []
+    if certificate.declared_lossless:
+        unequal = [law for law in certificate.laws if law.deviation]
+        lines += [f"{certificate.rule}, {law.setting}: off by {law.deviation}" for law in unequal]
+    disagreeing = [result for result in certificate.sampled if not result.agrees]
+    return lines + [f"{certificate.rule}, {r.setting}: {r.method}, {r.deviation:.3g}" for r in disagreeing]
+
+
+def _record(certificate: Certificate) -> dict[str, Any]:
+    """A certificate as JSON: fractions stay exact, as text."""
+    return {
+        "rule": certificate.rule,
+        "declared_lossless": certificate.declared_lossless,
+        "passed": certificate.passed,
+        "law_equal": certificate.law_equal,
+        "faces_agree": certificate.faces_agree,
+        "largest_deviation": str(certificate.largest_deviation),
+        "failure": certificate.failure,
+        "seconds": round(certificate.seconds, 2),
+        "laws": [
+            {
+                "setting": law.setting,
+                "equal": law.deviation == 0,
+                "deviation": str(law.deviation),
+                "expected_accepted_tokens": str(law.accepted),
+                "bound": None if law.bound is None else str(law.bound),
+                "share_of_bound": law.share,
+            }
+            for law in certificate.laws
+        ],
+        "sampled": [vars(result) for result in certificate.sampled],
+    }
+
+
+def _document(certificates: list[Certificate], broken: Sequence[Rule]) -> str:
+    """docs/losslessness.md."""
+    command = shlex.join(["specdec", "certify", *sys.argv[1:]])
+    mutants = [(mutant, certify(mutant, quick=True)) for mutant in broken]
+    columns = (*COLUMNS, "mutants rejected")
+    rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    rows += [f"| {' | '.join([*_cells(one), _rejected(one.rule, mutants)])} |" for one in certificates]
+    names = sorted({law.setting for c in certificates for law in c.laws if "top" not in law.setting})
+    accepted = {c.rule: {law.setting: law.accepted for law in c.laws} for c in certificates}
+    means = ["| setting | " + " | ".join(accepted) + " |", "|" + "---|" * (len(accepted) + 1)]
+    for name in names:
+        cells = (f"{float(laws[name]):.4f}" if name in laws else "–" for laws in accepted.values())
+        means.append(f"| {name} | " + " | ".join(cells) + " |")
+    return DOCUMENT.format(
+        command=command,
+        table="\n".join(rows),
+        first=_first_vector(),
+        means="\n".join(means),
+        mutants=_mutants_table(mutants),
+    )
+
+
+def _rejected(rule: str, mutants: list[tuple[Rule, Certificate]]) -> str:
+    """How many of a rule's mutants the certificate rejects."""
+    passed = [certificate.passed for mutant, certificate in mutants if mutant.name == rule]
+    return f"{passed.count(False)}/{len(passed)}" if passed else "–"
+
+
+def _mutants_table(mutants: list[tuple[Rule, Certificate]]) -> str:
+    rows = ["| mutant of | mistake | rejected by |", "|---|---|---|"]
+    for mutant, certificate in mutants:
+        reasons = {"its law": not certificate.law_equal, "its tensors": not certificate.faces_agree}
+        found = (
+            "NOTHING" if certificate.passed else certificate.failure or " and ".join(k for k, v in reasons.items() if v)
+        )
+        mistake = (type(mutant).__doc__ or "").partition(". ")[2].strip()
+        rows.append(f"| {mutant.name} | {mistake} | {found} |")
+    return "\n".join(rows)
+
+
+DOCUMENT = """# Which rules are lossless
+
+Made by `{command}`.
+
+{table}
+
+*Law equal*: in every setting the joint law of the emitted text, computed in fractions over all drafts, verdicts and
+continuations, equals the target's with no tolerance. *Faces agree*: the tensor code, run for every combination of its
+random numbers (`specdec/proof/explore.py`; for `gumbel`, whose randomness is a vector, by a sequential test with error
+rate 1e-6), does what the stated law says. *Settings*: exact + explored. *Share of the bound*: accepted tokens over what
+optimal transport allows any lossless rule, where that is known (one node, or one chain).
+
+{first}
+
+## Accepted draft tokens in the first step
+
+{means}
+
+## Mutants
+
+Rules broken on purpose (`tests/mutants/`), and what rejected them. For mistakes made mechanically in the rules' source
+see [mutation.md](mutation.md).
+
+{mutants}
+"""

@@ -1,0 +1,56 @@
+"""Measures the cost curve T(rows) of a target, and from which acceptance on a draft pays.
+
+specdec profile [precisions=[float32,bfloat16,int8]] [gamma=5] [json=FILE]
+
+Break-even α: the acceptance rate at which the expected tokens of a pass, (1 - α^(γ+1)) / (1 - α), equal T(γ+1)/T(1):
+below it a free draft of γ tokens is slower than none.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import brentq
+
+from specdec.analysis.theory import expected_tokens
+from specdec.commands.application import config_dir, exit_on_user_error
+from specdec.measure.environment import machine
+from specdec.models.loading import load
+from specdec.policy.cost import ROWS, CostCurve, measure
+
+
+def break_even(curve: CostCurve, gamma: int) -> float:
+    """Smallest acceptance rate in [0, 1] at which a free draft of γ tokens does not slow decoding down."""
+    price = curve(gamma + 1) / curve(1)
+    if price <= 1.0:
+        return 0.0
+    if price >= gamma + 1:
+        return 1.0
+    return float(brentq(lambda alpha: expected_tokens(alpha, gamma) - price, 0.0, 1.0))
+
+
+@hydra.main(version_base=None, config_path=config_dir(), config_name="profile")  # type: ignore[untyped-decorator]
+def main(config: DictConfig) -> None:
+    """Measures, prints, writes what was asked for."""
+    with exit_on_user_error():
+        curves = {
+            dtype: measure(load(config.target, dtype=dtype, device=config.device).model) for dtype in config.precisions
+        }
+    table = Table("precision", "T(1)", *(f"T({rows})/T(1)" for rows in ROWS[1:]), f"break-even α, γ = {config.gamma}")
+    for dtype, curve in curves.items():
+        ratios = [f"{curve(rows) / curve(1):.2f}" for rows in ROWS[1:]]
+        table.add_row(dtype, f"{1e3 * curve(1):.1f} ms", *ratios, f"{break_even(curve, config.gamma):.2f}")
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(machine(), soft_wrap=True)
+    console.print(table)
+    if config.json is not None:
+        told = {dtype: {"rows": curve.rows, "seconds": curve.seconds} for dtype, curve in curves.items()}
+        Path(config.json).write_text(
+            json.dumps({"machine": machine(), "curves": told}, indent=1) + "\n", encoding="utf-8"
+        )

@@ -1,0 +1,86 @@
+"""Prompt and parameters → a request, or a refusal: every check that needs no pass."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from specdec.drafters.base import Drafter
+from specdec.engine.request import Request
+from specdec.engine.text import TextStream
+from specdec.errors import InvalidRequestError
+from specdec.models.base import CausalLM
+from specdec.randomness import RandomSource
+from specdec.sampling import LogitsTransform, SamplingParams
+from specdec.verify.base import Rule
+from specdec.verify.select import select_rule
+
+
+class Intake:
+    """Makes an engine's requests.
+
+    Args:
+        model: the target.
+        tokenizer: turns tokens into text, and bad words into tokens; None when callers want token ids alone.
+        eos: token ids that end a text.
+        rule: name of an acceptance rule, "auto", or a rule.
+        drafter: whose drafts the rule will judge.
+    """
+
+    def __init__(self, model: CausalLM, tokenizer: Any, eos: Sequence[int], rule: str | Rule, drafter: Drafter) -> None:
+        self._model, self._tokenizer, self._eos = model, tokenizer, frozenset(eos)
+        self._rule, self._drafter = rule, drafter
+        self._ids = itertools.count()
+
+    def make(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+        """A request that can be queued.
+
+        Raises:
+            InvalidRequestError, ConfigError: if the prompt or the parameters cannot be served.
+        """
+        self._check_prompt(prompt)
+        if params.stop and self._tokenizer is None:
+            raise InvalidRequestError("Stop strings need a tokenizer, and this engine has none.")
+        request = Request(
+            id=next(self._ids),
+            prompt=list(prompt),
+            params=params,
+            rule=select_rule(self._rule, params, self._drafter.deterministic, self._drafter.branches),
+            transform=LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params)),
+            random=RandomSource(secrets.randbits(64) if params.seed is None else params.seed),
+            text=TextStream(self._tokenizer, params.stop) if self._tokenizer is not None else None,
+            eos=self._eos,
+            max_length=min(len(prompt) + params.max_tokens, self._model.max_context),
+        )
+        request.stats.prompt_tokens = len(prompt)
+        return request
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        context, vocab_size = self._model.max_context, self._model.vocab_size
+        if not prompt:
+            raise InvalidRequestError("The prompt is empty. Give at least one token.")
+        if len(prompt) >= context:
+            raise InvalidRequestError(
+                f"The prompt has {len(prompt)} tokens; {self._model.name} takes at most {context - 1} and needs room "
+                "for one more. Shorten it."
+            )
+        if bad := [token for token in prompt if not 0 <= token < vocab_size]:
+            raise InvalidRequestError(
+                f"Token id {bad[0]} is outside the vocabulary of {vocab_size}. Use the target's tokenizer."
+            )
+
+    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
+        """Token ids of the bad words; a word is banned at the start of a text and after a space."""
+        words: list[list[int]] = []
+        for word in params.bad_words:
+            if not isinstance(word, str):
+                words.append(list(word))
+                continue
+            if self._tokenizer is None:
+                raise InvalidRequestError(f"Bad word {word!r} needs a tokenizer; without one give token ids.")
+            for text in (word, " " + word.lstrip()):
+                if (ids := self._tokenizer.encode(text, add_special_tokens=False)) not in words:
+                    words.append(ids)
+        return words

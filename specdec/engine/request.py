@@ -1,0 +1,117 @@
+"""One request: its tokens, its text, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from specdec.engine.text import TextStream
+from specdec.randomness import RandomSource
+from specdec.sampling import LogitsTransform, SamplingParams
+from specdec.stats import DecodingStats
+from specdec.verify.base import Rule, StepKey
+
+FinishReason = Literal["stop", "length", "error", "aborted"]
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Text that became certain with one token, and whether a drafter had proposed that token."""
+
+    text: str
+    drafted: bool
+
+
+@dataclass
+class Request:
+    """A sequence that is being generated.
+
+    Args:
+        id: unique within the engine.
+        prompt: token ids, at least one.
+        params: sampling parameters.
+        rule: the acceptance rule that judges this request's drafts.
+        transform: logits → scores for this request.
+        random: its random numbers.
+        text: turns its tokens into text; None when the caller wants token ids alone.
+        eos: token ids that end the text.
+        max_length: no more tokens than this, prompt included.
+    """
+
+    id: int
+    prompt: list[int]
+    params: SamplingParams
+    rule: Rule
+    transform: LogitsTransform
+    random: RandomSource
+    text: TextStream | None
+    eos: frozenset[int]
+    max_length: int
+    tokens: list[int] = field(init=False)
+    logprobs: list[float] = field(default_factory=list)
+    stats: DecodingStats = field(default_factory=DecodingStats)
+    finish_reason: FinishReason | None = None
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def output(self) -> list[int]:
+        """Token ids generated so far."""
+        return self.tokens[len(self.prompt) :]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
+    @property
+    def by_argmax(self) -> bool:
+        """Whether the argmax of each row of logits is all that its next tokens depend on, and all that is reported."""
+        return self.rule.by_argmax and self.transform.identity and not self.params.logprobs
+
+    def key(self) -> StepKey:
+        """Random numbers of the step that starts after the committed tokens."""
+        return StepKey(self.random, anchor=len(self.tokens))
+
+    def num_draft_tokens(self, limit: int) -> int:
+        """Longest draft worth making now: one token less than may still be emitted, since a step adds one itself.
+
+        Depends on this request alone, so that its output cannot depend on the batch.
+        """
+        if self.params.num_draft_tokens is not None:
+            limit = min(limit, self.params.num_draft_tokens)
+        return max(0, min(limit, self.max_length - len(self.tokens) - 1))
+
+    def commit(self, tokens: Sequence[int], num_drafted: int) -> list[TextPiece]:
+        """Appends emitted tokens, of which the first `num_drafted` were proposed by the drafter.
+
+        Stops at an end token, a stop string or the length limit; tokens after that are dropped.
+        """
+        pieces: list[TextPiece] = []
+        for index, token in enumerate(tokens):
+            self.tokens.append(token)
+            self.transform.append([token])
+            if token in self.eos and not self.params.ignore_eos:
+                self.finish_reason = "stop"
+            elif self.text is not None:
+                pieces.append(TextPiece(self.text.append(token), index < num_drafted))
+                if self.text.stopped:
+                    self.finish_reason = "stop"
+            if not self.finished and len(self.tokens) >= self.max_length:
+                self.finish_reason = "length"
+            if self.finished:
+                break
+        if self.finished:
+            pieces.extend(self._rest())
+        return [piece for piece in pieces if piece.text]
+
+    def fail(self, error: Exception) -> list[TextPiece]:
+        """Ends the request because of an error of its own."""
+        self.finish_reason, self.error = "error", error
+        return self._rest()
+
+    def _rest(self) -> list[TextPiece]:
+        return [TextPiece(self.text.finish(), False)] if self.text is not None else []

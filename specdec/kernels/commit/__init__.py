@@ -1,0 +1,1 @@
+"""Moves accepted paths together in the cache."""

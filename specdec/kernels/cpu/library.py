@@ -1,0 +1,141 @@
+"""The compiled kernels behind ctypes, and the one place that decides whether there are any."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from functools import cache
+from typing import Any
+
+from torch import Tensor
+
+from specdec.kernels.cpu.build import BuildError, build
+
+
+class Linear(Structure):
+    """linear/cpu.h"""
+
+    _fields_ = [("kind", c_int32), ("gated", c_int32), ("n", c_int64), ("k", c_int64), ("weight", c_void_p),
+                ("scale", c_void_p), ("sums", c_void_p), ("bias", c_void_p)]  # fmt: skip
+
+
+class KeyValues(Structure):
+    """attention/cpu.h"""
+
+    _fields_ = [("kind", c_int32), ("keys", c_void_p), ("values", c_void_p), ("key_scales", c_void_p),
+                ("value_scales", c_void_p), ("slot_step", c_int64), ("head_step", c_int64)]  # fmt: skip
+
+
+class Shape(Structure):
+    """attention/cpu.h"""
+
+    _fields_ = [("heads", c_int64), ("kv_heads", c_int64), ("head_size", c_int64), ("scale", c_float),
+                ("window", c_int64), ("softcap", c_float)]  # fmt: skip
+
+
+class Sequences(Structure):
+    """attention/cpu.h"""
+
+    _fields_ = [("count", c_int64), ("row_start", c_void_p), ("committed", c_void_p), ("first", c_void_p),
+                ("slot_start", c_void_p), ("slots", c_void_p), ("parent_start", c_void_p),
+                ("parents", c_void_p)]  # fmt: skip
+
+
+class Layer(Structure):
+    """passes/llama.h"""
+
+    _fields_ = [("qkv", Linear), ("o", Linear), ("gate_up", Linear), ("down", Linear), ("input_norm", c_void_p),
+                ("attention_norm", c_void_p), ("query_norm", c_void_p), ("key_norm", c_void_p), ("cache", KeyValues),
+                ("window", c_int64)]  # fmt: skip
+
+
+class Model(Structure):
+    """passes/llama.h"""
+
+    _fields_ = [("num_layers", c_int64), ("hidden", c_int64), ("heads", c_int64), ("kv_heads", c_int64),
+                ("head_size", c_int64), ("intermediate", c_int64), ("vocab_size", c_int64), ("eps", c_float),
+                ("scale", c_float), ("embedding_kind", c_int32), ("unused", c_int32), ("embedding", c_void_p),
+                ("final_norm", c_void_p), ("frequencies", c_void_p), ("rope_scale", c_float), ("unused2", c_float),
+                ("layers", POINTER(Layer)), ("head", Linear)]  # fmt: skip
+
+
+class Batch(Structure):
+    """passes/llama.h"""
+
+    _fields_ = [("rows", c_int64), ("logit_rows", c_int64), ("tokens", c_void_p), ("positions", c_void_p),
+                ("write_slots", c_void_p), ("logits_of", c_void_p), ("sequences", Sequences)]  # fmt: skip
+
+
+class Best(Structure):
+    """linear/cpu.h"""
+
+    _fields_ = [("value", c_float), ("token", c_int64)]
+
+
+MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best)
+SIGNATURES: dict[str, tuple[list[Any], Any]] = {
+    "specdec_isa": ([], c_char_p),
+    "specdec_sizes": ([POINTER(c_int64), c_int64], c_int64),
+    "specdec_linear": ([POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int], None),
+    "specdec_write": ([POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64], None),
+    "specdec_attention": (
+        [c_void_p, POINTER(KeyValues), POINTER(Shape), POINTER(Sequences), c_void_p, c_int],
+        None,
+    ),
+    "specdec_rms_norm": ([c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p], None),
+    "specdec_rotate": ([c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64], None),
+    "specdec_forward": ([POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int], None),
+    "specdec_argmax": ([c_void_p, c_int64, POINTER(c_float)], c_int64),
+    "specdec_log_sum_exp": ([c_void_p, c_int64], c_float),
+    "specdec_gumbel_argmax": ([c_void_p, c_int64, c_uint64, c_uint32, c_uint32, c_int], c_int64),
+    "specdec_divide": ([c_void_p, c_int64, c_float, c_void_p, c_int], None),
+    "specdec_read": ([c_void_p, c_int64, c_int], c_float),
+}
+
+
+class Library:
+    """One compiled library; its functions are attributes without the prefix.
+
+    Raises:
+        BuildError: if it cannot be compiled or loaded, or does not fit these structures.
+    """
+
+    def __init__(self, architecture: str = "native") -> None:
+        self.architecture = architecture
+        path = build(architecture)
+        try:
+            loaded = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise BuildError(f"{path} cannot be loaded: {error}") from error
+        for name, (arguments, result) in SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = arguments, result
+            setattr(self, name.removeprefix("specdec_"), function)
+        sizes = (c_int64 * len(MIRRORED))()
+        if self.sizes(sizes, len(sizes)) != len(MIRRORED) or list(sizes) != [ctypes.sizeof(s) for s in MIRRORED]:
+            raise BuildError(
+                "the structures of the C interface and of Python differ: library.py must follow the headers"
+            )
+        self.isa: str = self.__dict__["isa"]().decode()
+
+    def __getattr__(self, name: str) -> Any:  # the functions, for the type checker
+        raise AttributeError(name)
+
+
+@cache
+def library() -> Library | None:
+    """The kernels for this machine, or None, after one warning, where they cannot be had."""
+    try:
+        return Library()
+    except BuildError as error:
+        warnings.warn(f"specdec runs on its slow reference kernels: {error}", RuntimeWarning, stacklevel=2)
+        return None
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a contiguous tensor's data begins; None for None."""
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()

@@ -1,0 +1,1 @@
+"""Temperature, top-k, top-p and min-p where the logits are."""

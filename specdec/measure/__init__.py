@@ -1,0 +1,1 @@
+"""What is known of a run: figures, comparisons, run folders."""

@@ -1,0 +1,1 @@
+"""Is a rule lossless? Exact laws, certificates, bounds."""

@@ -1,0 +1,122 @@
+"""Rows of the page's tables: who is fastest, what proves it, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from specdec.report.methods import Method
+
+ALL = "all prompts"
+"""The category that stands for all of them."""
+
+NOT_CREDIBLE = "> τ: measuring error"
+"""Stands in place of a speedup above τ, which no clock can have shown."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A method on one category of prompts.
+
+    Args:
+        method: who.
+        category: of the prompts; `ALL` for all.
+        figures: the contract's scalars of that category.
+    """
+
+    method: Method
+    category: str
+    figures: dict[str, Any]
+
+    @property
+    def speedup(self) -> float | None:
+        """To show; None if it was not measured or cannot be true."""
+        return self.figures["speedup"] if self.figures["credible"] else None
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is a measured speedup that cannot be true."""
+        return self.figures["speedup"] is not None and not self.figures["credible"]
+
+    @property
+    def interval(self) -> str:
+        """Of the speedup, or ""."""
+        low, high = self.figures["speedup_low"], self.figures["speedup_high"]
+        return "" if self.speedup is None or low is None or high is None else f"{low:.2f}–{high:.2f}"
+
+    @property
+    def identical(self) -> str:
+        """Prompts whose tokens equal plain decoding's, of how many that must."""
+        same = self.figures["identical"]
+        return "–" if same is None else f"{same}/{self.figures['comparable']}"
+
+
+def standings(methods: Iterable[Method]) -> list[Standing]:
+    """Every method on every category: by speedup where that is evidence, then by τ."""
+    rows = [
+        Standing(method, category, figures)
+        for method in methods
+        if method.done
+        for category, figures in {ALL: method.run.summary["metrics"], **method.run.summary["by_category"]}.items()
+    ]
+    return sorted(rows, key=_rank, reverse=True)
+
+
+def _rank(row: Standing) -> tuple[bool, float, float]:
+    counted = row.speedup is not None and row.method.evidence
+    return counted, row.speedup or 0.0 if counted else 0.0, row.figures["tau"]
+
+
+def categories(rows: Iterable[Standing]) -> list[str]:
+    """`ALL`, then the others by name."""
+    return [ALL, *sorted({row.category for row in rows} - {ALL})]
+
+
+def verdict(certificate: dict[str, Any] | None) -> str:
+    """What a certificate says of its rule, in words."""
+    if certificate is None:
+        return "not certified"
+    if not certificate["passed"]:
+        return "failed"
+    return "lossless" if certificate["lossless"] else "lossy, as it says"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How some runs were made: the same command, code and machine.
+
+    Args:
+        methods: the runs.
+        environment: of the first of them.
+    """
+
+    methods: Sequence[Method]
+    environment: dict[str, Any]
+
+    @property
+    def commit(self) -> str:
+        """Git's name of the code, and whether it had changed since."""
+        git = self.environment["git"]
+        return "not in a repository" if git is None else git["commit"] + (" with local changes" if git["dirty"] else "")
+
+    @property
+    def versions(self) -> str:
+        """One line."""
+        return ", ".join(f"{name} {version}" for name, version in self.environment["versions"].items() if version)
+
+    @property
+    def started(self) -> str:
+        """When, or from when to when."""
+        times = [method.run.environment["started"] for method in self.methods]
+        return min(times) if min(times) == max(times) else f"{min(times)} to {max(times)}"
+
+
+def origins(methods: Iterable[Method]) -> list[Origin]:
+    """Runs put together by what made them."""
+    groups: dict[str, list[Method]] = {}
+    for method in methods:
+        made = {k: v for k, v in method.run.environment.items() if k != "started"}
+        groups.setdefault(json.dumps(made, sort_keys=True), []).append(method)
+    return [Origin(group, group[0].run.environment) for group in groups.values()]

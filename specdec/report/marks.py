@@ -1,0 +1,106 @@
+"""What all figures are drawn with: one look for a method in every chart, on light pages, dark ones and paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import altair as alt
+
+from specdec.report.methods import Method
+
+HEIGHT = 260
+REFERENCE: dict[str, Any] = {"color": "var(--muted)", "strokeDash": [4, 4], "strokeWidth": 1}
+
+CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--ink)", "titleColor": "var(--ink)", "titleFontWeight": "normal", "labelFontSize": 12,
+        "titleFontSize": 12, "gridColor": "var(--line)", "domainColor": "var(--line)", "tickColor": "var(--line)",
+        "titlePadding": 8, "labelAngle": 0,
+    },
+    "text": {"color": "var(--ink)", "fontSize": 12},
+}  # fmt: skip
+"""Of all charts."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart with what a reader needs to understand it.
+
+    Args:
+        key: its name in the page.
+        title: its heading.
+        caption: the definition of what it shows.
+        columns: fields of its records that its table shows, with their headings.
+        records: what is drawn; `run` is a method's key, `method` its label.
+        spec: Vega-Lite.
+        choices: values of the field `kind` with their labels, if one kind is shown at a time.
+        parts: colours and names, where the legend is not one of methods.
+    """
+
+    key: str
+    title: str
+    caption: str
+    columns: dict[str, str]
+    records: list[Record]
+    spec: dict[str, Any]
+    choices: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+
+
+def entry(method: Method) -> Record:
+    """What every record says of its run."""
+    return {"run": method.key, "method": method.label}
+
+
+def base_chart() -> alt.Chart:
+    """Of the records that the page gives to it."""
+    return alt.Chart(alt.NamedData(name="records"))
+
+
+def lines(methods: Sequence[Method], x: alt.X, y: alt.Y) -> alt.LayerChart | alt.FacetChart:
+    """A line and marks for every method."""
+    value = alt.Tooltip(y.shorthand, format=".3f")
+    base = base_chart().encode(x=x, y=y, color=color(methods), tooltip=["method:N", x.shorthand, value])
+    dash = alt.StrokeDash("method:N", scale=_scale(methods, [list(m.dash) for m in methods]), legend=None)
+    return alt.layer(
+        base.mark_line(strokeWidth=2).encode(strokeDash=dash),
+        base.mark_point(filled=True, size=60, opacity=1).encode(shape=shape(methods)),
+    )
+
+
+def share_axis(name: str, title: str) -> alt.Y:
+    """Up, from 0 to 1."""
+    return alt.Y(f"{name}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=percent())
+
+
+def percent() -> alt.Axis:
+    """Labels."""
+    return alt.Axis(format="%", tickCount=5)
+
+
+def color(methods: Sequence[Method]) -> alt.Color:
+    """Of a method's marks; the legend is the page's."""
+    return alt.Color("method:N", scale=_scale(methods, [m.color for m in methods]), legend=None)
+
+
+def shape(methods: Sequence[Method]) -> alt.Shape:
+    """Of a method's points."""
+    return alt.Shape("method:N", scale=_scale(methods, [m.shape for m in methods]), legend=None)
+
+
+def _scale(methods: Sequence[Method], values: list[Any]) -> alt.Scale:
+    """The same look for a method whichever others are shown."""
+    return alt.Scale(domain=[method.label for method in methods], range=values)
+
+
+def spec_of(chart: Any, height: Any = HEIGHT) -> dict[str, Any]:
+    """Without the configuration, which the page keeps once. Its channels were validated as they were made."""
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
+    return {name: value for name, value in spec.items() if name not in ("config", "$schema")}

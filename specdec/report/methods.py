@@ -1,0 +1,129 @@
+"""Runs as the page names, numbers and draws them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from specdec.measure.runs import Run
+
+ALWAYS_NAMED = ("drafter", "rule")
+"""Axes that belong to a method's name even if all runs share them."""
+
+NOT_GIVEN = "does not apply"
+"""Value of an axis that a run lacks, such as an option of another drafter."""
+
+SHORT = {"num_draft_tokens": "γ"}
+
+COLORS = tuple(f"var(--series-{number})" for number in range(1, 9))
+"""Set in style.css, once for light pages and once for dark ones."""
+
+SHAPES = (
+    "M-1,0A1,1,0,1,0,1,0A1,1,0,1,0,-1,0Z",  # circle
+    "M-0.9,-0.9H0.9V0.9H-0.9Z",  # square
+    "M0,-1.1L1.1,0.9H-1.1Z",  # triangle
+    "M0,-1.25L1.25,0L0,1.25L-1.25,0Z",  # diamond
+    "M-1.1,-0.4H-0.4V-1.1H0.4V-0.4H1.1V0.4H0.4V1.1H-0.4V0.4H-1.1Z",  # cross
+)
+"""Paths in a square from -1 to 1. Five shapes and eight colours repeat together only after forty methods."""
+
+DASHES = ((1, 0), (6, 3), (2, 2))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A run on the page.
+
+    Args:
+        key: its number, by which rows, marks and filters find each other.
+        label: its name for readers; no other run of the study has it.
+        axes: the axes that differ within the study, with their values as text.
+        run: what it shows.
+    """
+
+    key: int
+    label: str
+    axes: dict[str, str]
+    run: Run
+
+    @property
+    def done(self) -> bool:
+        """Whether it has figures."""
+        return self.run.status == "done"
+
+    @property
+    def evidence(self) -> bool:
+        """Whether its times were taken with the machine to itself."""
+        return not self.run.environment.get("side_by_side", False)
+
+    @property
+    def color(self) -> str:
+        """A CSS colour."""
+        return COLORS[self.key % len(COLORS)]
+
+    @property
+    def shape(self) -> str:
+        """An SVG path, see `SHAPES`."""
+        return SHAPES[self.key % len(SHAPES)]
+
+    @property
+    def dash(self) -> tuple[int, int]:
+        """Lengths of line and gap, in pixels."""
+        return DASHES[self.key % len(DASHES)]
+
+
+def as_text(value: Any) -> str:
+    """An axis' value for readers.
+
+    >>> as_text(None), as_text(True), as_text(0.5)
+    ('none', 'yes', '0.5')
+    """
+    return "none" if value is None else ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
+def axis_name(axis: str) -> str:
+    """An axis for readers."""
+    return SHORT.get(axis, axis.replace("_", " "))
+
+
+def varying_axes(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Axes in which the runs that have them differ, with their values: numbers by size, then everything else by name,
+    then `NOT_GIVEN` if some runs lack the axis."""
+    axes = dict.fromkeys(axis for run in runs for axis in run.axes)
+    given = {axis: {run.axes[axis] for run in runs if axis in run.axes} for axis in axes}
+    lacking = {axis: [NOT_GIVEN] if any(axis not in run.axes for run in runs) else [] for axis in axes}
+    return {
+        axis: [*map(as_text, sorted(values, key=_numbers_first)), *lacking[axis]]
+        for axis, values in given.items()
+        if len(values) > 1
+    }
+
+
+def methods(runs: Sequence[Run]) -> list[Method]:
+    """Names and numbers runs, in their order; those with figures first, so that they have the clearest colours."""
+    varying = varying_axes(runs)
+    ordered = sorted(runs, key=lambda run: run.status != "done")
+    labels = [_label(run, varying) for run in ordered]
+    shared = Counter(labels)
+    return [
+        Method(
+            key,
+            label if shared[label] == 1 else f"{label} · {run.name}",
+            {axis: as_text(run.axes[axis]) if axis in run.axes else NOT_GIVEN for axis in varying},
+            run,
+        )
+        for key, (run, label) in enumerate(zip(ordered, labels, strict=True))
+    ]
+
+
+def _label(run: Run, varying: dict[str, list[str]]) -> str:
+    named = [as_text(run.axes[axis]) for axis in ALWAYS_NAMED if axis in run.axes]
+    others = [axis for axis in varying if axis in run.axes and axis not in ALWAYS_NAMED]
+    return " · ".join([*named, *(f"{axis_name(axis)} {as_text(run.axes[axis])}" for axis in others)]) or run.name
+
+
+def _numbers_first(value: Any) -> tuple[bool, float, str]:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return not number, float(value) if number else 0.0, as_text(value)

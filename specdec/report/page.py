@@ -1,0 +1,128 @@
+"""The page as text: a template, its style, its script and the runs' data in one file.
+
+Nothing is loaded: a Content-Security-Policy forbids all requests, and of scripts it allows those whose hashes it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from specdec.measure.runs import Run
+from specdec.report.charts import figures
+from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
+from specdec.report.marks import CONFIG, Figure
+from specdec.report.methods import Method, axis_name, methods, varying_axes
+from specdec.report.tokens import token_view
+
+PACKAGE = files("specdec.report")
+VEGA_LITE = "6.4"
+
+
+def write_report(runs: Sequence[Run], path: str | Path, title: str) -> Path:
+    """Writes the dashboard of a study.
+
+    Args:
+        runs: of one study, in any state.
+        path: the HTML file; folders on the way are made.
+        title: heading of the page.
+
+    Returns:
+        The file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(runs, title), encoding="utf-8")
+    return path
+
+
+def render(runs: Sequence[Run], title: str) -> str:
+    """The dashboard as HTML; see `write_report`."""
+    named, varying = methods(runs), varying_axes(runs)
+    charts, rows, tokens = figures(named), standings(named), token_view(named)
+    scripts = [Markup(_vega()), Markup(_own("page.js"))]
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template.filters.update(fixed=_fixed, cell=_cell, verdict=verdict, axis=axis_name)
+    return template.from_string(_own("template.html.j2")).render(
+        title=title,
+        policy=_policy(scripts),
+        style=Markup(_own("style.css")),
+        scripts=scripts,
+        data=_embedded(_data(named, charts, tokens)),
+        methods=named,
+        done=[method for method in named if method.done],
+        ended_early=[method for method in named if not method.done],
+        axes=varying,
+        figures=charts,
+        standings=rows,
+        categories=categories(rows),
+        every=ALL,
+        not_credible=NOT_CREDIBLE,
+        tokens=tokens,
+        origins=origins(named),
+    )
+
+
+def _data(named: Sequence[Method], charts: Sequence[Figure], tokens: dict[str, Any]) -> dict[str, Any]:
+    """What the page's script works on."""
+    return {
+        "runs": [{"key": method.key, "axes": method.axes} for method in named],
+        "config": CONFIG,
+        "figures": {
+            figure.key: {
+                "spec": figure.spec | {"description": f"{figure.title}. Its data is in the table below."},
+                "records": figure.records,
+            }
+            for figure in charts
+        },
+        "tokens": tokens,
+    }
+
+
+def _embedded(data: dict[str, Any]) -> Markup:
+    """JSON that cannot end its own script element, whatever its strings hold."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Content-Security-Policy: no request to anywhere, no script but these, no evaluated code."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and their embedding, as they come inside of vl-convert."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
+    return bundle
+
+
+def _own(name: str) -> str:
+    return (PACKAGE / name).read_text(encoding="utf-8")
+
+
+def _fixed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _cell(value: Any) -> str:
+    """A cell of a figure's table: numbers to four digits."""
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

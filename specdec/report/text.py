@@ -1,0 +1,77 @@
+"""The leaderboard without a browser: for a terminal, a document, or a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from specdec.measure.runs import Run
+from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, standings
+from specdec.report.methods import methods
+
+COLUMNS = ("method", "speedup (95 %)", "predicted", "τ", "α", "tokens/s", "draft/verify/host", "wasted", "identical")
+
+
+def rows(runs: Sequence[Run]) -> list[list[str]]:
+    """A line a method over all its prompts, the best first; columns are `COLUMNS`."""
+    return [_cells(one) for one in standings(methods(runs)) if one.category == ALL]
+
+
+def table(runs: Sequence[Run], title: str) -> Table:
+    """For the terminal."""
+    made = Table(*COLUMNS, title=title, box=box.SIMPLE_HEAD)
+    for cells in rows(runs):
+        made.add_row(*cells)
+    return made
+
+
+def markdown(runs: Sequence[Run], title: str) -> str:
+    """The same as a document, with what it was measured on and what went wrong."""
+    lines = [f"# {title}", "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines += [f"| {' | '.join(cells)} |" for cells in rows(runs)]
+    for method in methods(runs):
+        if not method.done:
+            reason = method.run.error or "was interrupted; the same command goes on"
+            lines += ["", f"{method.run.status.capitalize()}: {method.label}: {reason.strip().splitlines()[-1]}"]
+    machines = dict.fromkeys(run.environment["machine"] for run in runs)
+    commands = dict.fromkeys(run.environment["command"] for run in runs)
+    lines += ["", *(f"Measured on {machine}." for machine in machines), "", *(f"`{command}`" for command in commands)]
+    return "\n".join(lines) + "\n"
+
+
+def write(runs: Sequence[Run], title: str, folder: Path) -> None:
+    """leaderboard.md and leaderboard.json."""
+    (folder / "leaderboard.md").write_text(markdown(runs, title), encoding="utf-8")
+    told = [
+        {"name": run.name, "status": run.status, "axes": run.axes, **run.summary.get("metrics", {})} for run in runs
+    ]
+    (folder / "leaderboard.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def _cells(one: Standing) -> list[str]:
+    told, predicted = one.figures, one.figures["predicted_speedup"]
+    return [
+        one.method.label,
+        _speedup(one),
+        "–" if predicted is None else f"{predicted:.2f}",
+        f"{told['tau']:.2f}",
+        f"{told['alpha']:.2f}",
+        f"{told['tokens_per_second']:.1f}",
+        "/".join(f"{told[f'{part}_share']:.0%}" for part in ("draft", "verify", "host")),
+        f"{told['wasted_share']:.0%}",
+        one.identical,
+    ]
+
+
+def _speedup(one: Standing) -> str:
+    """With its interval, or why it is not shown."""
+    if one.refused:
+        return NOT_CREDIBLE
+    if one.speedup is None:
+        return "–"
+    mark = "" if one.method.evidence else ", jobs ran side by side"
+    return f"{one.speedup:.2f} ({one.interval}{mark})"

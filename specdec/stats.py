@@ -1,0 +1,122 @@
+"""Counts and times of decoding: what a request adds up as it runs.
+
+Symbols: τ (`mean_accepted_length`) is tokens emitted per target pass, the correction or bonus token included; plain
+decoding has τ = 1. α (`acceptance_rate`) is the share of tested draft positions that were accepted; a position is
+tested if all positions before it were accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+
+@dataclass
+class DecodingStats:
+    """Counts and times of one request, or of several added up.
+
+    Times are in seconds. A step that serves several requests is divided among them by their rows in the pass, so that
+    the sum over requests is the time that passed.
+    """
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    passes: int = 0
+    """Target passes that emitted tokens (a pass that only prefills is not one)."""
+    drafted_tokens: int = 0
+    """Draft nodes that were verified."""
+    tested_at: list[int] = field(default_factory=list)
+    """tested_at[i]: steps in which draft position i was tested."""
+    accepted_at: list[int] = field(default_factory=list)
+    """accepted_at[i]: steps in which draft position i was accepted."""
+    preemptions: int = 0
+    prefill_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    host_seconds: float = 0.0
+
+    def record_step(self, emitted: int, drafted: int, tested: int, accepted: int) -> None:
+        """Adds one verified step.
+
+        Args:
+            emitted: tokens that were appended to the output.
+            drafted: draft nodes that were verified.
+            tested, accepted: draft positions, counted from the first.
+        """
+        self.passes += 1
+        self.output_tokens += emitted
+        self.drafted_tokens += drafted
+        for counts, reached in ((self.tested_at, tested), (self.accepted_at, accepted)):
+            counts.extend([0] * (tested - len(counts)))
+            for position in range(reached):
+                counts[position] += 1
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Draft tokens that were accepted."""
+        return sum(self.accepted_at)
+
+    @property
+    def mean_accepted_length(self) -> float:
+        """τ, tokens per target pass; 0 before the first."""
+        return self.output_tokens / self.passes if self.passes else 0.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """α, accepted / tested draft positions; 0 if none was tested."""
+        tested = sum(self.tested_at)
+        return self.accepted_tokens / tested if tested else 0.0
+
+    @property
+    def acceptance_by_position(self) -> list[float]:
+        """Share accepted at each draft position, given that all before it were accepted."""
+        return [a / t if t else 0.0 for a, t in zip(self.accepted_at, self.tested_at, strict=True)]
+
+    @property
+    def cumulative_acceptance(self) -> list[float]:
+        """Share of the steps with a draft in which this position and all before it were accepted."""
+        return [accepted / self.tested_at[0] for accepted in self.accepted_at] if self.tested_at else []
+
+    @property
+    def acceptance_histogram(self) -> list[int]:
+        """Steps in which exactly 0, 1, 2, … draft tokens were accepted; those without a draft are at 0."""
+        reached = [self.passes, *self.accepted_at, 0]
+        counts = [here - beyond for here, beyond in pairwise(reached)]
+        while len(counts) > 1 and counts[-1] == 0:
+            counts.pop()
+        return counts
+
+    @property
+    def wasted_tokens(self) -> int:
+        """Draft tokens that were verified for nothing."""
+        return self.drafted_tokens - self.accepted_tokens
+
+    @property
+    def decode_seconds(self) -> float:
+        """Time of the steps that emitted tokens: drafting, verifying and the host's work around them."""
+        return self.draft_seconds + self.verify_seconds + self.host_seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Output tokens per second of decoding; the prompt's prefill is not in it."""
+        return self.output_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+    def __add__(self, other: DecodingStats) -> DecodingStats:
+        """Counts and times of both."""
+        added: dict[str, Any] = {}
+        for name, mine in vars(self).items():
+            theirs = getattr(other, name)
+            added[name] = _longer_sum(mine, theirs) if isinstance(mine, list) else mine + theirs
+        return DecodingStats(**added)
+
+    @classmethod
+    def total(cls, stats: Iterable[DecodingStats]) -> DecodingStats:
+        """The sum of any number of them."""
+        return sum(stats, cls())
+
+
+def _longer_sum(a: list[int], b: list[int]) -> list[int]:
+    size = max(len(a), len(b))
+    return [x + y for x, y in zip(a + [0] * (size - len(a)), b + [0] * (size - len(b)), strict=True)]

@@ -1,0 +1,174 @@
+"""Counts by hand, and sums."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specdec.measure.metrics import cost_ratio, credible, percentile, predicted_speedup, speedup, speedup_interval
+from specdec.stats import DecodingStats
+
+Steps = list[tuple[int, int]]
+"""(tested, accepted) draft positions of each step."""
+steps = st.lists(st.integers(0, 5).flatmap(lambda tested: st.tuples(st.just(tested), st.integers(0, tested))))
+
+
+def recorded(steps: Steps, **times: float) -> DecodingStats:
+    stats = DecodingStats(**times)  # type: ignore[arg-type]
+    for tested, accepted in steps:
+        stats.record_step(emitted=accepted + 1, drafted=5, tested=tested, accepted=accepted)
+    return stats
+
+
+def test_three_steps_by_hand() -> None:
+    stats = recorded([(3, 3), (1, 0), (2, 1)], draft_seconds=1.0, verify_seconds=0.5, host_seconds=0.5)
+    assert (stats.passes, stats.output_tokens, stats.drafted_tokens) == (3, 7, 15)
+    assert (stats.tested_at, stats.accepted_at) == ([3, 2, 1], [2, 1, 1])
+    assert stats.accepted_tokens == 4
+    assert stats.mean_accepted_length == pytest.approx(7 / 3)
+    assert stats.acceptance_rate == pytest.approx(4 / 6)
+    assert stats.acceptance_by_position == [pytest.approx(2 / 3), 0.5, 1.0]
+    assert stats.decode_seconds == 2.0
+    assert stats.tokens_per_second == 3.5
+
+
+def test_plain_decoding_has_a_mean_accepted_length_of_one_and_no_acceptance() -> None:
+    stats = recorded([(0, 0)] * 4)
+    assert stats.mean_accepted_length == 1.0
+    assert stats.acceptance_rate == 0.0
+    assert stats.acceptance_by_position == []
+
+
+def test_nothing_is_divided_by_nothing() -> None:
+    stats = DecodingStats()
+    assert (stats.mean_accepted_length, stats.acceptance_rate, stats.tokens_per_second) == (0.0, 0.0, 0.0)
+    assert stats == DecodingStats.total([])
+
+
+def test_prefill_is_in_no_rate() -> None:
+    stats = recorded([(1, 1)], verify_seconds=2.0, prefill_seconds=100.0)
+    assert (stats.decode_seconds, stats.tokens_per_second) == (2.0, 1.0)
+
+
+def test_tokens_that_were_cut_off_the_end_are_not_counted_as_output() -> None:
+    stats = DecodingStats()
+    stats.record_step(emitted=2, drafted=4, tested=4, accepted=4)  # an end token among the accepted
+    assert (stats.output_tokens, stats.accepted_tokens, stats.mean_accepted_length) == (2, 4, 2.0)
+
+
+@given(steps)
+def test_counts_at_each_position_are_those_of_a_plain_count(steps: Steps) -> None:
+    stats = recorded(steps)
+    reach = max((tested for tested, _ in steps), default=0)
+    assert stats.tested_at == [sum(tested > i for tested, _ in steps) for i in range(reach)]
+    assert stats.accepted_at == [sum(accepted > i for _, accepted in steps) for i in range(reach)]
+    assert all(0.0 <= share <= 1.0 for share in stats.acceptance_by_position)
+
+
+@given(st.lists(steps, max_size=4))
+def test_a_total_is_what_one_record_of_all_steps_says(parts: list[Steps]) -> None:
+    total = DecodingStats.total(recorded(part) for part in parts)
+    assert total == recorded([step for part in parts for step in part])
+
+
+def test_every_field_is_added_and_the_parts_stay_as_they_were() -> None:
+    names = [field.name for field in fields(DecodingStats)]
+    lists = {"tested_at", "accepted_at"}
+    a = DecodingStats(**{name: [1, 2] if name in lists else 2**i for i, name in enumerate(names)})  # type: ignore[arg-type]
+    b = DecodingStats(**{name: [1] if name in lists else 3 * 2**i for i, name in enumerate(names)})  # type: ignore[arg-type]
+    added = a + b
+    for i, name in enumerate(names):
+        assert getattr(added, name) == ([2, 2] if name in lists else 4 * 2**i)
+    assert (a.tested_at, b.tested_at) == ([1, 2], [1])
+    added.tested_at.append(9)
+    assert a.tested_at == [1, 2]
+
+
+def test_what_can_be_read_off_three_steps() -> None:
+    stats = recorded([(3, 3), (1, 0), (2, 1), (0, 0)])
+    assert stats.cumulative_acceptance == [pytest.approx(2 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3)]
+    assert stats.acceptance_histogram == [2, 1, 0, 1]
+    assert stats.wasted_tokens == 4 * 5 - 4
+
+
+@given(steps.filter(bool))
+def test_the_histogram_is_a_plain_count(steps: Steps) -> None:
+    accepted = [accepted for _, accepted in steps]
+    assert recorded(steps).acceptance_histogram == [accepted.count(n) for n in range(max(accepted) + 1)]
+
+
+def timed(tokens: int, seconds: float) -> DecodingStats:
+    return DecodingStats(output_tokens=tokens, verify_seconds=seconds, passes=tokens)
+
+
+def test_the_interval_of_equal_ratios_is_a_point_and_holds_the_ratio() -> None:
+    plain, fast = [timed(10, 2.0), timed(40, 8.0)], [timed(10, 1.0), timed(40, 4.0)]
+    assert speedup(plain, fast) == 2.0
+    assert speedup_interval(plain, fast) == (pytest.approx(2.0), pytest.approx(2.0))
+
+
+def test_the_interval_widens_with_the_spread_and_keeps_pairs_together() -> None:
+    plain = [timed(10, 2.0 * (1 + i % 5)) for i in range(40)]  # slow prompts are slow on both sides
+    fast = [timed(10, 1.0 * (1 + i % 5)) for i in range(40)]
+    assert speedup_interval(plain, fast) == (pytest.approx(2.0), pytest.approx(2.0))
+    mixed = [timed(10, (1.0 if i % 2 else 3.0) * (1 + i % 5)) for i in range(40)]
+    low, high = speedup_interval(plain, mixed)
+    assert low < speedup(plain, mixed) < high
+    assert high - low > 0.1
+
+
+def test_bootstrap_standard_error_is_that_of_a_mean_of_ratios() -> None:
+    """With equal plain times the ratio is the harmonic mean, whose error the delta method gives."""
+    rng = np.random.default_rng(0)
+    seconds = rng.uniform(0.8, 1.2, size=400)
+    plain, fast = [timed(1, 2.0)] * 400, [timed(1, float(s)) for s in seconds]
+    low, high = speedup_interval(plain, fast)
+    error = 2.0 / seconds.mean() ** 2 * seconds.std() / 20
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)  # 2000 resamples: 3 % noise of each end
+
+
+@pytest.mark.parametrize(("seconds", "believed"), [(5.2, True), (5.0, True), (4.9, False), (20.0, True)])
+def test_a_prompt_whose_passes_are_faster_than_plain_ones_is_not_credible(seconds: float, believed: bool) -> None:
+    plain = DecodingStats(output_tokens=10, passes=10, verify_seconds=10.0)
+    assert credible([plain], [DecodingStats(output_tokens=10, passes=5, verify_seconds=seconds)]) == believed
+
+
+def test_a_clock_that_only_wavers_around_tokens_per_pass_is_believed_and_one_that_is_always_above_is_not() -> None:
+    """τ differs from prompt to prompt, so that the speedup's own interval is wide: what is asked is speedup / τ."""
+    plain = [DecodingStats(output_tokens=60, passes=60, verify_seconds=60.0) for _ in range(20)]
+
+    def fast(*seconds_per_pass: float) -> list[DecodingStats]:
+        sizes = zip(seconds_per_pass * 10, [10, 12, 15, 20, 30] * 4, strict=True)
+        return [DecodingStats(output_tokens=60, passes=n, verify_seconds=n * seconds) for seconds, n in sizes]
+
+    def tau(sides: list[DecodingStats]) -> float:
+        return DecodingStats.total(sides).mean_accepted_length
+
+    wavering, always = fast(0.9, 1.08), fast(0.95, 0.97)
+    assert speedup(plain, wavering) > tau(wavering)
+    assert credible(plain, wavering)
+    low, high = speedup_interval(plain, always)
+    assert low < tau(always) < high
+    assert not credible(plain, always)
+
+
+def test_the_cost_ratio_is_a_draft_token_over_a_pass() -> None:
+    plain = DecodingStats(passes=10, verify_seconds=0.9, host_seconds=0.1)
+    fast = DecodingStats(drafted_tokens=50, draft_seconds=1.0)
+    assert cost_ratio(plain, fast) == pytest.approx(0.2)
+    assert cost_ratio(plain, plain) is None
+
+
+def test_the_prediction_is_the_batch_model() -> None:
+    """τ = 2, four sequences: T(4 · 3) = 15 and T(4 · 1) = 7 in turn; each draft takes 1, the host 0.5 a sequence."""
+    stats = DecodingStats(output_tokens=20, passes=10, draft_seconds=10.0, host_seconds=5.0)
+    assert predicted_speedup(stats, [3, 1], lambda rows: 3.0 + rows, batch=4) == pytest.approx(2 * (7 + 2) / (11 + 6))
+
+
+def test_percentiles_lie_between_neighbours() -> None:
+    assert [percentile([1.0, 2.0, 3.0, 5.0], share) for share in (0.0, 0.5, 1.0)] == [1.0, 2.5, 5.0]
+    assert percentile([], 0.5) == 0.0

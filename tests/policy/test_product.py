@@ -1,0 +1,218 @@
+"""What is worth drafting, by hand-made costs and acceptance; and that the text does not change."""
+
+from __future__ import annotations
+
+from itertools import count, product
+from pathlib import Path
+
+import pytest
+
+from specdec import EngineConfig, SamplingParams
+from specdec.policy.cost import ROWS, CostCurve, LiveCurve, cost_curve
+from specdec.policy.product import DraftController
+from specdec.verify.tree import DraftTree
+from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, outputs, run, small_engine
+from tests.tiny import llama
+
+FREE = CostCurve((1, 100), (1.0, 1.0))
+PROPORTIONAL = CostCurve((1, 100), (1.0, 100.0))
+STEEP = CostCurve((1, 8), (1.0, 3.0))
+TYPICAL = CostCurve((1, 8, 16, 64), (1.0, 1.1, 1.5, 5.0))
+CHAIN = DraftTree.chain([1, 2, 3, 4])
+
+
+def taught(curve: CostCurve, accepted: dict[int, int], times: int = 60) -> DraftController:
+    """A controller that has seen every request accept that many of four drafted tokens, again and again."""
+    controller = DraftController(curve)
+    for _ in range(times):
+        for request, number in accepted.items():
+            controller.observe(request, CHAIN, number)
+    return controller
+
+
+def test_a_curve_has_straight_lines_between_its_points_and_beyond() -> None:
+    curve = CostCurve((1, 4, 8), (1.0, 1.3, 2.3))
+    assert [curve(n) for n in (1, 2, 4, 6, 8, 12)] == pytest.approx([1.0, 1.1, 1.3, 1.8, 2.3, 3.3])
+
+
+def test_free_rows_are_all_used_and_rows_at_full_price_never() -> None:
+    wanted = [(0, 0, 4), (1, 0, 2)]
+    assert DraftController(FREE).depths(wanted, 2, 2) == [4, 2]
+    assert taught(PROPORTIONAL, {0: 3, 1: 1}).depths(wanted, 2, 2) == [0, 0]
+
+
+def test_what_is_accepted_is_drafted_and_what_is_refused_is_not() -> None:
+    controller = taught(CostCurve((1, 10), (1.0, 2.2)), {0: 4, 1: 0})
+    for _ in range(5):
+        [good, bad] = controller.depths([(0, 0, 4), (1, 0, 4)], 2, 2)
+        assert (good, bad) == (4, 0)
+
+
+def test_the_choice_is_the_best_of_all_choices() -> None:
+    """Against brute force over every pair of depths: the largest product of all requests' speeds."""
+    controller = taught(TYPICAL, {0: 2, 1: 1}, times=7)
+    rates = {(r, d): controller._rate(r, 0, d) for r in (0, 1) for d in range(4)}
+
+    def fairness(depths: tuple[int, ...], others: int) -> float:
+        product_of_tokens = 1.0
+        for request, depth in enumerate(depths):
+            tokens = chance = 1.0
+            for d in range(depth):
+                chance *= rates[request, d]
+                tokens += chance
+            product_of_tokens *= tokens
+        return product_of_tokens / TYPICAL(others + 2 + sum(depths)) ** (others + 2)
+
+    chosen = {others: tuple(controller.depths([(0, 0, 4), (1, 0, 4)], others + 2, others + 2)) for others in range(12)}
+    for others, depths in chosen.items():
+        best = max(product(range(5), repeat=2), key=lambda pair: fairness(pair, others))
+        assert depths == (best if fairness(best, others) > 1.03 ** (others + 2) * fairness((0, 0), others) else (0, 0))
+    assert len(set(chosen.values())) > 2
+
+
+def test_one_requests_gain_is_not_taken_from_the_others() -> None:
+    """Four sure tokens for one of eight, at a pass of 1.3 instead of 1: 5 · (1 / 1.3)⁸ < 1."""
+    assert taught(STEEP, {0: 4}).depths([(0, 0, 4)], 1, 1) == [4]
+    eight = CostCurve((8, 12), (1.0, 1.3))
+    assert taught(eight, {0: 4}).depths([(0, 0, 4)], 8, 8) == [0]
+
+
+def test_kinds_of_drafts_are_told_apart() -> None:
+    controller = DraftController(TYPICAL)
+    long, short = DraftTree.chain([1, 2, 3, 4]), DraftTree((1, 2, 3, 4), (-1, 0, 1, 2), kind=1)
+    for _ in range(40):
+        controller.observe(0, long, 4)
+        controller.observe(0, short, 0)
+    assert controller.depths([(0, 0, 4), (0, 1, 4)], 22, 2) == [4, 0]
+
+
+def test_a_drafter_that_takes_as_long_as_the_target_is_left_alone() -> None:
+    controller = taught(TYPICAL, {0: 1})
+    assert controller.depths([(0, 0, 4)], 1, 1, level_seconds=0.0) != [0]
+    assert controller.depths([(0, 0, 4)], 1, 1, level_seconds=1.0) == [0]
+
+
+def steps_until_tried_again(batch: int) -> int:
+    """Steps of a batch whose drafts were all refused before."""
+    controller = taught(TYPICAL, dict.fromkeys(range(batch), 0))
+    requests = [(request, 0, 4) for request in range(batch)]
+    for step in range(2000):
+        if any(controller.depths(requests, batch, batch)):
+            return step
+    raise AssertionError("never")
+
+
+def test_what_a_drafter_takes_counts_from_its_first_draft_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: FREE)
+    clock = count()
+    monkeypatch.setattr(
+        "specdec.engine.drafting.perf_counter", lambda: float(next(clock))
+    )  # every draft takes a second
+    engine = small_engine(DRAFTERS["model"](), adaptive=True)
+    engine.add([1, 2, 3], SamplingParams(max_tokens=20))
+    while not engine.drafting._level_seconds:
+        engine.step()
+    assert engine.drafting._level_seconds == pytest.approx(1 / engine.drafter.num_draft_tokens)
+
+
+def test_what_was_given_up_is_tried_again_and_by_a_batch_no_sooner() -> None:
+    alone = steps_until_tried_again(1)
+    assert alone > 30
+    assert steps_until_tried_again(8) >= alone
+
+
+def test_requests_that_ended_are_forgotten() -> None:
+    controller = taught(TYPICAL, {0: 0, 1: 4})
+    controller.release(0)
+    controller.release(99)
+    assert set(controller._requests) == {1}
+
+
+@pytest.mark.parametrize("drafter", [name for name in DRAFTERS if name != "none"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_text_is_the_same_with_and_without_control(
+    drafter: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: TYPICAL)
+    prompts = [[1, 2, 3, 1, 2, 3, 1], [5], [7, 8, 7, 8, 7]]
+    params = [SamplingParams(max_tokens=30, temperature=temperature, seed=seed) for seed in range(3)]
+    rule = "auto" if temperature == 0 else "gumbel"
+    free = run(small_engine(DRAFTERS[drafter](), rule), prompts, params)
+    adaptive = small_engine(DRAFTERS[drafter](), rule, adaptive=True)
+    assert outputs(run(adaptive, prompts, params)) == outputs(free)
+
+
+def test_nonsense_is_soon_given_up_and_prophecy_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: TYPICAL)
+    params = SamplingParams(max_tokens=100)
+    [plain] = run(small_engine(DRAFTERS["none"]()), [[1, 2]], params)
+    monkeypatch.setattr(LiveCurve, "observe", lambda self, *seen: None)  # a tiny model's passes cost nothing
+    [good] = run(small_engine(ProphetDrafter([plain.tokens]), adaptive=True), [[1, 2]], params)
+    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: STEEP)
+    [bad] = run(small_engine(NonsenseDrafter(), adaptive=True), [[1, 2]], params)
+    assert bad.output == good.output == plain.output
+    assert bad.stats.drafted_tokens < 50  # 5 a step, 500, without control
+    assert good.stats.mean_accepted_length == 5.0
+
+
+def test_a_rule_whose_text_depends_on_the_draft_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: PROPORTIONAL)
+    params = SamplingParams(max_tokens=20, temperature=1.0, seed=3)
+    [request] = run(small_engine(NonsenseDrafter(), "token", adaptive=True), [[1, 2]], params)
+    assert request.stats.drafted_tokens >= 60
+
+
+def test_a_curve_of_another_day_is_soon_forgotten() -> None:
+    """Kept on a busy machine, a pass seemed to cost the same with any number of rows."""
+    stale = CostCurve(ROWS, tuple(0.3 + 0.001 * rows for rows in ROWS))
+
+    def truth(rows: int) -> float:
+        return 0.01 + 0.001 * rows
+
+    live = LiveCurve(stale)
+    for step in range(40):
+        for rows in (1, 8, 30):
+            live.observe(rows, truth(rows) * (20.0 if step == 20 else 1.0))  # once the machine was busy elsewhere
+    for rows in (1, 8, 30):
+        assert live(rows) == pytest.approx(truth(rows), rel=0.15)
+    assert 0.01 < live(64) < 0.1  # not seen, but it moved along
+    before = live(64)
+    live.observe(500, 9.0)  # a prefill is not on the curve
+    assert live(64) == before
+
+
+def test_what_is_cached_costs_by_the_token() -> None:
+    curve = CostCurve((1, 3), (1.0, 2.0), per_token=0.01)
+    assert [curve(1, 0), curve(2, 100), curve(5, 50)] == pytest.approx([1.0, 2.5, 3.5])
+    live = LiveCurve(curve)
+    for _ in range(10):  # twice as slow, after texts of many lengths
+        for rows, cached in ((1, 0), (1, 500), (2, 40), (2, 900)):
+            live.observe(rows, 2 * curve(rows, cached), cached)
+    assert live(2, 300) == pytest.approx(2 * curve(2, 300))
+
+
+def test_longer_texts_make_rows_cheaper_beside_them() -> None:
+    """Ten more rows double a pass after an empty text, and add a tenth to one after 900 tokens."""
+    controller = taught(CostCurve((1, 11), (1.0, 2.0), per_token=0.01), {0: 1})
+    assert controller.depths([(0, 0, 4)], 1, 1, cached=0) < controller.depths([(0, 0, 4)], 1, 1, cached=900)
+
+
+def test_a_controller_learns_what_passes_take() -> None:
+    controller = taught(FREE, {0: 3})
+    assert controller.depths([(0, 0, 4)], 1, 1) == [4]
+    for _ in range(40):
+        for rows in (1, 2, 4, 8):
+            controller.timed(rows, float(rows))
+    assert controller.depths([(0, 0, 4)], 1, 1) == [0]
+
+
+def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama(0)
+    curve = cost_curve(model, tmp_path)
+    assert curve.rows == ROWS
+    assert list(curve.seconds) == sorted(curve.seconds)
+    assert min(curve.seconds) > 0
+    assert 0 <= curve.per_token < curve.seconds[0]
+    monkeypatch.setattr("specdec.policy.cost.measure", lambda model: pytest.fail("measured again"))
+    assert cost_curve(model, tmp_path) == curve
+    assert EngineConfig().adaptive is False

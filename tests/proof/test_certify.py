@@ -1,0 +1,141 @@
+"""The certificate: our rules pass it, broken ones do not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from specdec.proof import cases
+from specdec.proof.certify import certify, settings_for
+from specdec.proof.exact import Setting, deviation, drafts, expected_accepted, joint_law, target_law
+from specdec.registry import RULES
+from specdec.verify.base import Rule
+from specdec.verify.rational import ExactDraft, Law, emit, normalized, positive_part
+from tests.mutants import MUTANTS
+
+LOSSLESS = ["block", "greedy", "gumbel", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
+
+
+def test_every_registered_rule_is_examined_here() -> None:
+    assert sorted([*LOSSLESS, "typical"]) == RULES.names()
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_rules_have_the_targets_law_and_keep_to_it(name: str) -> None:
+    certificate = certify(RULES.create(name), quick=True)
+    assert certificate.failure == ""
+    assert {law.setting: law.deviation for law in certificate.laws if law.deviation} == {}
+    assert [result for result in certificate.sampled if not result.agrees] == []
+    assert len(certificate.laws) >= 11
+    assert all(law.share is None or law.share <= 1 for law in certificate.laws)
+    assert certificate.passed
+
+
+def test_the_lossy_rule_says_so_and_keeps_to_its_own_law() -> None:
+    certificate = certify(RULES.create("typical"), quick=True)
+    assert not certificate.declared_lossless
+    assert not certificate.law_equal
+    assert certificate.faces_agree
+    assert certificate.passed
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: type(mutant).__name__)
+def test_every_mutant_is_rejected(mutant: Rule) -> None:
+    certificate = certify(mutant, quick=True)
+    assert mutant.lossless
+    assert certificate.failure == ""  # rejected for what it does, not for a crash
+    assert not certificate.passed
+
+
+def test_first_vector_in_exact_fractions() -> None:
+    setting = cases.first_vector()
+    assert expected_accepted(RULES.create("token"), setting) == Fraction(10, 9)
+    assert expected_accepted(RULES.create("block"), setting) == Fraction(11, 9)
+    [law] = certify(RULES.create("block"), settings=[setting]).laws[:1]
+    assert law.bound == Fraction(12, 9)
+
+
+@pytest.mark.parametrize("setting", [*cases.chains(quick=False)], ids=lambda setting: setting.name)
+def test_on_chains_traversal_is_block_and_block_is_at_least_token(setting: Setting) -> None:
+    token, block, traversal = (
+        expected_accepted(RULES.create(name), setting) for name in ("token", "block", "traversal")
+    )
+    assert traversal == block >= token
+
+
+@pytest.mark.parametrize(
+    "setting", [*cases.chains(quick=False), *cases.deterministic(False, False)], ids=lambda setting: setting.name
+)
+def test_on_chains_hsd_has_the_very_law_of_block_and_so_does_its_paper(setting: Setting) -> None:
+    """Theorem 7 of the paper has it accept more than block; the laws are equal, draft by draft."""
+    hsd, block = RULES.create("hsd"), RULES.create("block")
+    for draft, _ in drafts(block, setting, ()):
+        assert hsd.law(draft) == block.law(draft) == as_published(draft)
+
+
+def as_published(draft: ExactDraft) -> Law:
+    """Algorithm 2 of Zhou et al. (2026), by the letter of Definitions 4 to 6 and Equations 19 and 20."""
+    gamma, tokens = len(draft.tree), draft.tree.tokens
+    q = [draft.q_of(t - 1, t) for t in range(gamma)]
+    r = [prod((draft.p[i][tokens[i]] / q[i][tokens[i]] for i in range(t)), start=Fraction(1)) for t in range(gamma + 1)]
+    largest = [max([Fraction(1), *r[1:t]]) for t in range(gamma + 2)]  # r(X_1:m) at m(X_1:t), or 1
+    law: Law = {}
+    reached = Fraction(1)
+    for t in range(gamma, -1, -1):
+        ratio, row = r[t] / largest[t + 1], draft.p[t]
+        h = min(Fraction(1), r[t] / largest[t])
+        if t < gamma:
+            lacking = positive_part(tuple(ratio * mass for mass in row), q[t])
+            excess = positive_part(q[t], tuple(ratio * mass for mass in row))
+            h, row = Fraction(sum(lacking), sum(excess)) if t and any(excess) else Fraction(1), lacking
+        if reached * h:
+            emit(law, tuple(range(t)), reached * h, normalized(row))
+        reached *= 1 - h
+    return law
+
+
+@pytest.mark.parametrize("setting", [*cases.trees(quick=False)], ids=lambda setting: setting.name)
+def test_on_trees_hsd_accepts_at_least_as_much_as_multiround(setting: Setting) -> None:
+    assert expected_accepted(RULES.create("hsd"), setting) >= expected_accepted(RULES.create("multiround"), setting)
+
+
+@pytest.mark.parametrize("setting", [*cases.trees(quick=False)], ids=lambda setting: setting.name)
+def test_on_trees_traversal_accepts_at_least_as_much_as_rrs(setting: Setting) -> None:
+    assert expected_accepted(RULES.create("traversal"), setting) >= expected_accepted(RULES.create("rrs"), setting)
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_the_joint_law_of_a_wrong_claim_is_refused(name: str) -> None:
+    """The comparison itself can fail: a rule for p is not one for p²."""
+    rule = RULES.create(name)
+    setting = cases.first_vector()
+    squared = target_law(setting, lambda row: cases.power(2)(rule.emits(row)))
+    wrong = deviation(joint_law(rule, setting), squared)
+    assert (wrong > 0) == (name != "greedy")  # a point mass is its own square
+
+
+def test_k_seq_is_not_asked_for_deterministic_trees() -> None:
+    names = {setting.name for setting in settings_for(RULES.create("kseq"))}
+    assert "deterministic chain" in names
+    assert "deterministic tree" not in names
+
+
+def test_the_command_prints_the_fractions_and_writes_the_certificate(tmp_path: Path) -> None:
+    path = tmp_path / "certificate.json"
+    command = [sys.executable, "-m", "specdec", "certify", "quick=true", "rules=[token,typical]", f"json={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10/9 (token), 11/9 (block), 4/3 (bound; = 12/9)" in done.stdout
+    assert "LOSSY" in done.stdout
+    token, typical = json.loads(path.read_text(encoding="utf-8"))
+    assert token["passed"]
+    assert token["law_equal"]
+    assert (typical["passed"], typical["law_equal"], typical["declared_lossless"]) == (True, False, False)
+    first = next(law for law in token["laws"] if law["setting"] == "first test vector")
+    assert (first["expected_accepted_tokens"], first["bound"]) == ("10/9", "4/3")

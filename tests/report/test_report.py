@@ -1,0 +1,469 @@
+"""The dashboard: what it says against figures written by hand, and how it behaves in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specdec.commands.report import DRAWN, SIZES, browser, main, screenshots
+from specdec.errors import ConfigError
+from specdec.measure.runs import PromptRow, Run, RunFolder, StepRow
+from specdec.report.leaderboard import origins
+from specdec.report.methods import methods, varying_axes
+from specdec.report.page import write_report
+from specdec.report.tokens import token_view
+from specdec.stats import DecodingStats
+from tests.measure.studies import PROMPTS, STEPS, axes, environment, run, scalars, study, summary
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+Open = Callable[..., Any]
+EVIL = "</script ><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(browser())
+        except ConfigError as error:
+            pytest.skip(str(error))
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(study(), tmp_path_factory.mktemp("report") / "new" / "rivers.html", "rivers")
+
+
+class Desk:
+    """Opens pages in windows of their own, and keeps what they complain of or ask for besides themselves."""
+
+    def __init__(self, chromium: Any) -> None:
+        self.chromium, self.complaints, self.contexts = chromium, [], []
+
+    def open(self, path: Path, at: str = "", **settings: Any) -> Any:
+        self.contexts.append(self.chromium.new_context(**settings))
+        page = self.contexts[-1].new_page()
+        page.set_default_timeout(5000)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", lambda told: self.complaints.append(told.text) if told.type == "error" else None)
+        page.on(
+            "request",
+            lambda asked: self.complaints.append(asked.url) if not asked.url.startswith(path.as_uri()) else None,
+        )
+        page.goto(path.as_uri() + at)
+        settled(page)
+        return page
+
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()
+        assert self.complaints == []
+
+
+@pytest.fixture(scope="module")
+def rivers_page(chromium: Any, rivers: Path) -> Iterator[Any]:
+    desk = Desk(chromium)
+    yield desk.open(rivers)
+    desk.close()
+
+
+@pytest.fixture
+def page(rivers_page: Any) -> Any:
+    """The page of the study, as it is at first."""
+    rivers_page.emulate_media(media="screen", color_scheme="light", reduced_motion="no-preference")
+    rivers_page.evaluate("location.hash = ''; dispatchEvent(new Event('hashchange'))")
+    settled(rivers_page)
+    return rivers_page
+
+
+@pytest.fixture
+def show(chromium: Any, rivers: Path, tmp_path: Path) -> Iterator[Open]:
+    """Opens a page of other runs, or the study's once more."""
+    desk = Desk(chromium)
+
+    def opened(runs: Sequence[Run] | None = None, at: str = "", **settings: Any) -> Any:
+        path = rivers if runs is None else write_report(runs, tmp_path / "page.html", "made here")
+        return desk.open(path, at, **settings)
+
+    yield opened
+    desk.close()
+
+
+def standings(page: Any) -> list[list[str]]:
+    """Visible rows of the leaderboard, cell by cell."""
+    rows = page.locator("#standings tbody tr").filter(visible=True)
+    return [row.locator("th, td").filter(visible=True).all_inner_texts() for row in rows.all()]
+
+
+def points(page: Any, figure: str) -> int:
+    return int(page.locator(f"#figure-{figure} .mark-symbol path").count())
+
+
+def settled(page: Any) -> None:
+    page.wait_for_selector(DRAWN, state="attached")
+
+
+# --- What the page says
+
+
+def test_the_leaderboard_is_sorted_by_speedup_and_refuses_what_cannot_be_true(page: Any) -> None:
+    assert standings(page) == [
+        ["ngram · gumbel · γ 3", "1.62", "1.52–1.75", "2.12", "0.70", "32.5", "3/3"],
+        ["ngram · gumbel · γ 5", "1.50", "1.40–1.62", "2.25", "0.60", "30.0", "3/3"],
+        ["model · token · γ 4", "1.12", "1.02–1.25", "2.75", "0.75", "22.5", "–"],
+        ["model · block · γ 4", "> τ: measuring error", "3.00", "0.81", "70.0", "–"],
+        ["none · gumbel · γ none", "–", "–", "1.00", "0.00", "20.0", "–"],
+    ]
+    everything = page.locator("main").text_content() + page.locator("#data").text_content()
+    assert "no evidence here" not in everything
+    assert not re.search(r"\b3\.50?\b", everything)  # the speedup that exceeds τ stands nowhere
+    page.get_by_label("Sorted by").select_option("α")
+    assert [row[0] for row in standings(page)][:2] == ["model · block · γ 4", "model · token · γ 4"]
+    assert page.locator("[aria-sort]").all_inner_texts() == ["α"]
+
+
+def test_categories_are_shown_one_by_one_or_all(page: Any) -> None:
+    page.get_by_label("Prompts", exact=True).select_option("summary")
+    assert standings(page) == [["ngram · gumbel · γ 3", "1.88", "1.77–2.00", "2.50", "0.80", "37.5", "2/2"]]
+    page.get_by_label("Prompts", exact=True).select_option("every category")
+    assert [row[:3] for row in standings(page)[:3]] == [
+        ["ngram · gumbel · γ 3", "summary", "1.88"],
+        ["ngram · gumbel · γ 3", "all prompts", "1.62"],
+        ["ngram · gumbel · γ 5", "all prompts", "1.50"],
+    ]
+    assert len(standings(page)) == 5 + 2
+
+
+def test_speedups_of_jobs_that_ran_side_by_side_are_marked_and_do_not_rank(show: Open) -> None:
+    beside = environment(side_by_side=True)
+    fast = run("fast", axes("ngram", "gumbel", 3), summary(scalars(1.5, 2.0, 0.5), 0.8), environment=beside)
+    slow = run("slow", axes("ngram", "gumbel", 5), summary(scalars(1.25, 2.5, 0.5), 0.8), environment=beside)
+    page = show([fast, slow])
+    assert [row[1] for row in standings(page)] == ["1.25 no evidence", "1.50 no evidence"]  # by τ
+    assert page.get_by_text("Wall-clock is no evidence here.").is_visible()
+
+
+def test_certificates_origins_and_errors_are_told(page: Any) -> None:
+    told = page.locator("#losslessness tbody tr").first.locator("th, td").all_inner_texts()
+    assert told == ["ngram · gumbel · γ 3", "gumbel", "lossless", "yes", "yes", "0", "41", "3/3"]
+    made = page.locator("#origins").inner_text()
+    for part in (
+        "specdec study -m drafter=none",
+        "Some CPU, 2 torch",
+        "0123456789abcdef",
+        "torch 2.13",
+    ):
+        assert part in made
+    ended = page.locator("#ended-early").inner_text()
+    assert "num_layers=40 exceeds the target's 30." in ended
+    assert "early_exit · token · γ 4" in ended
+    assert "the same command goes on" in ended
+
+
+def test_every_chart_has_a_definition_its_data_and_the_command(page: Any) -> None:
+    titles = page.locator("figure h3").all_inner_texts()
+    assert len(titles) == 7
+    for figure in page.locator("figure").all():
+        assert len(figure.locator("figcaption").inner_text()) > 40
+        assert figure.locator("svg[aria-label], .chart [aria-label]").count() >= 1
+        figure.locator("summary").click()
+        assert "specdec study" in figure.locator("pre").inner_text()
+        assert figure.locator("tbody tr").count() > 1
+    first = page.locator("#figure-positions tbody tr").first.locator("th, td").all_inner_texts()
+    assert first == ["ngram · gumbel · γ 3", "conditional", "1", "0.8"]
+    split = page.locator("#figure-time tbody tr").all_inner_texts()
+    assert "model · token · γ 4\tdraft\t0.375" in split
+
+
+def test_charts_without_data_are_left_out(show: Open) -> None:
+    bare = summary(scalars(None, 1.0, 0.0, drafted_tokens=0), 0.0, certificate=None)
+    page = show([run("none", axes("none", "gumbel", None), bare)])
+    assert page.locator("figure h3").all_inner_texts() == ["Where the time goes"]
+    assert page.get_by_text("All runs share their settings.").is_visible()
+    assert "not certified" in page.locator("#losslessness").inner_text()
+
+
+def test_the_kind_of_acceptance_can_be_chosen(page: Any) -> None:
+    heights = "e => e.getAttribute('transform')"
+    before = page.locator("#figure-positions .mark-symbol path").nth(2).evaluate(heights)
+    page.get_by_role("radio", name="Cumulative").check()
+    settled(page)
+    assert points(page, "positions") == 3 + 5 + 4 + 4
+    assert page.locator("#figure-positions .mark-symbol path").nth(2).evaluate(heights) != before
+    assert page.evaluate("location.hash") == "#positions=cumulative"
+
+
+def test_the_text_view_tells_who_proposed_what(page: Any) -> None:
+    page.get_by_label("Run", exact=True).select_option("ngram · gumbel · γ 5")
+    page.get_by_label("Prompt", exact=True).select_option(index=2)
+    page.locator("#prompt-text summary").click()
+    assert page.locator("#prompt-text p").inner_text() == PROMPTS[2][2]
+    shown = page.locator("#text > *").evaluate_all("all => all.map(e => [e.className || e.localName, e.textContent])")
+    expected = [["span", "The"]]
+    expected += [["drafted", "drafter:  river"], ["drafted", "drafter:  rose"], ["del", "refused: ."], ["span", ","]]
+    expected += [["drafted", f"drafter: {text}"] for text in STEPS[2][0][:5]] + [["span", "."]]
+    expected += [["drafted", "drafter: \n"], ["del", "refused:  It"], ["span", "The"]]
+    expected += [["del", "refused:  river"], ["span", " town"]]
+    assert shown == expected
+    assert page.locator("#text-figures").inner_text() == (
+        "13 tokens in 5 steps; 8 of them (62 %) proposed by the drafter."
+    )
+    assert page.locator("#text .drafted").first.evaluate("e => getComputedStyle(e).borderBottomStyle") == "solid"
+    assert "line-through" in page.locator("#text del").first.evaluate("e => getComputedStyle(e).textDecorationLine")
+
+
+# --- How it behaves
+
+
+def test_a_filter_hides_rows_changes_charts_and_stays_in_the_address(page: Any, show: Open) -> None:
+    before = points(page, "positions")
+    page.get_by_role("group", name="drafter").get_by_label("model").uncheck()
+    settled(page)
+
+    def check(page: Any) -> None:
+        assert [row[0] for row in standings(page)] == [
+            "ngram · gumbel · γ 3",
+            "ngram · gumbel · γ 5",
+            "none · gumbel · γ none",
+        ]
+        assert points(page, "positions") == 3 + 5
+        assert page.locator("#figure-distance").is_hidden()  # only model has probabilities
+        assert page.locator("#figure-positions .legend li").filter(visible=True).count() == 2
+        assert page.locator("#count").inner_text() == "5 of 7 runs"
+        options = page.get_by_label("Run", exact=True).locator("option:not([disabled])")
+        assert options.all_text_contents() == [row[0] for row in standings(page)]
+
+    assert before == 3 + 5 + 4 + 4
+    check(page)
+    address = page.evaluate("location.hash")
+    assert address == "#hide.drafter=model"
+    again = show(at=address)
+    check(again)
+    again.get_by_role("button", name="Show all").click()
+    settled(again)
+    assert points(again, "positions") == before
+    assert again.locator("#figure-distance").is_visible()
+    assert again.evaluate("location.hash") == ""
+
+
+def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
+    page.goto(page.url.partition("#")[0] + "#hide.drafter=model&hide.drafter=ngram&hide.drafter=none")
+    page.locator("#count", has_text="2 of 7").wait_for()
+    assert standings(page) == []
+    assert page.get_by_text("No finished run passes the filter.").is_visible()
+    assert page.locator("figure").filter(visible=True).count() == 0
+
+
+def test_it_can_be_used_with_the_keyboard_alone(show: Open) -> None:
+    page = show(viewport={"width": 1280, "height": 900})
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the leaderboard"
+    for _ in range(3):  # the filter's summary, early_exit, model
+        page.keyboard.press("Tab")
+    focused = "[document.activeElement.value, getComputedStyle(document.activeElement).outlineStyle]"
+    assert page.evaluate(focused) == ["model", "solid"]
+    page.keyboard.press("Space")
+    assert len(standings(page)) == 3
+    page.evaluate("document.querySelector('.skip').focus()")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**#hide.drafter=model")  # a link to a section loses no filter
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.name") == "category"
+
+
+def test_every_control_has_a_name_and_the_page_has_landmarks(page: Any) -> None:
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    controls = {"checkbox", "radio", "combobox", "button", "link", "DisclosureTriangle", "region", "figure"}
+    assert {role for role, name in told if role in controls and not name.strip()} == set()
+    assert {role for role, _ in told} >= {"checkbox", "radio", "combobox", "button", "link", "figure"}
+    assert {role for role, _ in told} >= {"banner", "main", "navigation", "complementary"}
+    assert all(page.locator("legend").all_inner_texts())
+    assert page.evaluate("document.documentElement.lang") == "en"
+    levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(e => Number(e.localName[1]))")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_no_data_can_break_out_of_the_page(show: Open) -> None:
+    rows = [{"index": 0, "category": EVIL, "question_id": EVIL, "prompt": EVIL, "text": EVIL}]
+    steps = [{"index": 0, "step": 0, "texts": [EVIL, EVIL], "proposed": [True, False], "rejected": EVIL}]
+    told = summary(scalars(1.5, 2.0, 0.5), 0.8, by_category={EVIL: scalars(1.5, 2.0, 0.5), "b": scalars(1.5, 2.0, 0.5)})
+    good = run("good", axes(EVIL, "token", 4), told, rows=rows, steps=steps, environment=environment(command=EVIL))
+    bad = replace(good, folder=Path(EVIL), status="failed", error=EVIL, axes=axes("x", EVIL, 4), summary={})
+    page = show([good, bad])
+    page.locator("#prompt-text summary").click()
+    assert page.locator("#prompt-text p").inner_text() == EVIL
+    assert page.locator("#text > *").all_text_contents() == [f"drafter: {EVIL}", f"refused: {EVIL}", EVIL]
+    assert EVIL in page.locator("#ended-early").inner_text()
+    page.get_by_role("group", name="drafter").get_by_label(EVIL).uncheck()
+    assert standings(page) == []
+    assert page.evaluate("[document.images.length, document.scripts.length, 'broken' in window]") == [0, 3, False]
+
+
+def test_the_page_forbids_requests_and_scripts_that_are_not_its_own(chromium: Any, rivers: Path) -> None:
+    page = chromium.new_page()
+    page.goto(rivers.as_uri())
+    assert page.evaluate("fetch('data:,').then(() => 'allowed', () => 'refused')") == "refused"
+    script = "Object.assign(document.createElement('script'), {textContent: 'window.broken = 1'})"
+    assert page.evaluate(f"document.body.append({script}); 'broken' in window") is False
+    policy = page.locator("meta[http-equiv]").get_attribute("content")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+    page.close()
+
+
+# --- How it looks
+
+LOOK = """() => {
+  const backdrop = (e) => {
+    for (; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor;
+      if (color !== "rgba(0, 0, 0, 0)" && color !== "transparent") return color;
+    }
+    return "none";
+  };
+  const own = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+  return [...document.querySelectorAll("body *")]
+    .filter((e) => own(e) && e.checkVisibility() && !e.closest("script, .mark-text.role-mark"))
+    .map((e) => [e.textContent.slice(0, 30), getComputedStyle(e)[e.ownerSVGElement ? "fill" : "color"], backdrop(e)]);
+}"""
+PARTS = """() => ["--part-draft", "--part-verify", "--part-host"].map((part) => {
+  const style = getComputedStyle(document.documentElement);
+  return [part, style.getPropertyValue("--on-part"), style.getPropertyValue(part)];
+})"""
+
+
+def luminance(color: str) -> float:
+    """WCAG 2.2, of `rgb(…)` or `#rrggbb`."""
+    parts = (
+        [int(color[i : i + 2], 16) for i in (1, 3, 5)] if color[0] == "#" else map(int, re.findall(r"\d+", color)[:3])
+    )
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in parts)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 23, 27)")])
+def test_text_has_contrast_on_light_and_on_dark_pages(page: Any, scheme: str, paper: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+    looks = [*page.evaluate(LOOK), *page.evaluate(PARTS)]
+    assert len(looks) > 150
+    assert [look for look in looks if contrast(look[1], look[2]) < 4.5] == []
+    drawn = page.locator(".mark-line path[stroke], .mark-symbol path[fill]")
+    lines = {
+        color for color in drawn.evaluate_all("all => all.map(e => getComputedStyle(e).stroke)") if color != "none"
+    }
+    assert len(lines) >= 4
+    assert [color for color in lines if contrast(color, paper) < 3] == []
+
+
+def test_a_phone_scrolls_tables_and_never_the_page(show: Open) -> None:
+    page = show(viewport={"width": SIZES["phone"][0], "height": SIZES["phone"][1]})
+    for summary_ in page.locator("main summary").all():
+        summary_.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("#filter").get_attribute("open") is None
+    assert page.locator("#leaderboard .scroll").first.evaluate("e => e.scrollWidth > e.clientWidth")
+    widths = page.locator(".chart svg").evaluate_all("all => all.map(e => e.getBoundingClientRect().width)")
+    assert all(300 < width <= 358 for width in widths)
+
+
+def test_paper_shows_no_controls_and_a_quiet_reader_no_motion(page: Any) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("aside").is_hidden()
+    assert page.locator("#standings").is_visible()
+
+
+# --- Parts
+
+
+def test_only_axes_that_differ_are_told_and_no_two_runs_share_a_name() -> None:
+    told = summary(scalars(1.5, 2.0, 0.5), 0.8)
+    one = run("a", {"drafter": "x", "rule": "r", "gamma": 10, "flag": True, "same": 1}, told)
+    two = run("b", {"drafter": "x", "rule": "r", "gamma": 9, "flag": False, "same": 1}, told)
+    three = run("c", {"drafter": "x", "rule": "r", "flag": False, "layers": 3}, told)
+    assert varying_axes([one, two, three]) == {"gamma": ["9", "10", "does not apply"], "flag": ["no", "yes"]}
+    twin = replace(two, folder=Path("rivers/d"))
+    assert [method.label for method in methods([one, two, three, twin])] == [
+        "x · r · gamma 10 · flag yes",
+        "x · r · gamma 9 · flag no · b",
+        "x · r · flag no",
+        "x · r · gamma 9 · flag no · d",
+    ]
+
+
+def test_runs_made_alike_are_told_together() -> None:
+    told = summary(scalars(1.5, 2.0, 0.5), 0.8)
+    later = environment(started="2030-01-02T05:00:00+00:00")
+    dirty = environment(git={"commit": "abc", "dirty": True})
+    runs = [run(str(i), axes("x", "r", i), told, environment=e) for i, e in enumerate([environment(), later, dirty])]
+    first, second = origins(methods(runs))
+    assert [method.key for method in first.methods] == [0, 1]
+    assert first.started == "2030-01-02T03:04:05+00:00 to 2030-01-02T05:00:00+00:00"
+    assert second.commit == "abc with local changes"
+
+
+def test_with_little_room_each_category_keeps_a_text_before_any_has_two() -> None:
+    named = methods(study())
+    whole = token_view(named)
+    assert [prompt["id"] for prompt in whole["prompts"]] == ["d1", "s1", "s2"]
+    assert whole["left_out"] == 0
+    size = 5 * max(sum(20 + sum(4 + len(p) for p in step[0]) for step in STEPS) + 80, 1)
+    some = token_view(named, room=2 * size)
+    assert [prompt["id"] for prompt in some["prompts"]] == ["d1", "s1"]
+    assert some["left_out"] == 1
+    assert [len(some["texts"][0][prompt]) for prompt in (0, 1)] == [7, 6]
+    assert len(token_view(named, room=0)["prompts"]) == 1
+
+
+def test_a_small_study_makes_a_small_page(rivers: Path) -> None:
+    assert rivers.stat().st_size < 1.2e6
+
+
+def folder_of_runs(path: Path) -> Path:
+    """A study on the disk: one job that is done, and one that failed."""
+    stats = DecodingStats(output_tokens=2, passes=2, verify_seconds=1.0)
+    step = StepRow(0, 0, 5, 1, 1, 1, ["Hello", "!"], [True, False], None)
+    row = PromptRow(0, "q", "greeting", "Say hello.", "Hello!", [1, 2], 0, "length", stats, None, None, False, 0.1, [],
+                    0.5, 0.1, [step])  # fmt: skip
+    done, failed = RunFolder(path / "done"), RunFolder(path / "failed")
+    done.begin({"a": 1}, axes("ngram", "token", 3), environment())
+    done.append([row])
+    done.finish([row], summary(scalars(1.5, 2.0, 0.5), 0.8))
+    failed.begin({"a": 1}, axes("model", "token", 3), environment())
+    failed.fail("ConfigError: no such model")
+    return path
+
+
+def test_the_command_makes_a_page_of_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(folder_of_runs(tmp_path / "hello"))])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "hello" / "index.html")
+    text = (tmp_path / "hello" / "index.html").read_text(encoding="utf-8")
+    for part in ("<h1>hello</h1>", "1.50", "ConfigError: no such model", '"Hello"'):
+        assert part in text
+    with pytest.raises(SystemExit, match="No run folders"):
+        main([str(tmp_path)])
+
+
+def test_pictures_have_the_size_of_their_screens(chromium: Any, rivers: Path, tmp_path: Path) -> None:
+    made = screenshots(chromium, rivers, tmp_path)
+    sizes = {path.name: [int.from_bytes(path.read_bytes()[i : i + 4], "big") for i in (16, 20)] for path in made}
+    assert sizes == {f"report-{name}.png": list(size) for name, size in SIZES.items()}
