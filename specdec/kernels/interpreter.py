@@ -1,7 +1,9 @@
-"""Triton's interpreter made right for bfloat16, so that kernels can be checked where there is no GPU.
+"""Triton's interpreter made right for bfloat16 and for single rows, so that kernels can be checked without a GPU.
 
 The interpreter (triton 3.7) keeps bfloat16 as 16-bit integers and computes with those: products come out as noise, and
 a cast from float32 cuts instead of rounding. Here operands are widened to float32 and results rounded as torch does.
+It leaves `tl.dot` to BLAS, which may add up the terms of a row in an order that depends on the row's place in the tile
+(OpenBLAS's Haswell kernels do). Here each element is added up in one order, so that equal rows have equal bits.
 Call `install` before the first kernel runs; it needs TRITON_INTERPRET=1 set before triton is imported.
 """
 
@@ -75,7 +77,14 @@ def install() -> None:
     InterpreterBuilder.cast_impl = cast
     InterpreterBuilder.create_fp_to_fp = fp_to_fp
     plain_dot = InterpreterBuilder.create_dot
-    InterpreterBuilder.create_dot = lambda self, a, b, acc, *rest: plain_dot(self, widened(a), widened(b), acc, *rest)
+
+    def dot(self: Any, a: Any, b: Any, acc: Any, *rest: Any) -> Any:
+        a, b = widened(a), widened(b)
+        if a.data.dtype == b.data.dtype == np.float32 and a.data.ndim == 2:
+            return TensorHandle(np.einsum("ik,kj->ij", a.data, b.data) + acc.data, acc.dtype.scalar)
+        return plain_dot(self, a, b, acc, *rest)
+
+    InterpreterBuilder.create_dot = dot
     on_wide_operands("binary_op", rounds=True)
     on_wide_operands("unary_op", rounds=True)
     on_wide_operands("ternary_op", rounds=True)
