@@ -48,7 +48,7 @@ def target_pass(model: CausalLM, context: int) -> Callable[[], Tensor]:
             cache.reserve(sequence, rows)
             tokens = torch.randint(1000, 40000, (rows,), generator=generator).tolist()
             parts.append(SequenceRows(tokens, cache.slots(sequence), cache.length(sequence), logit_rows=range(rows)))
-        return model.forward(RaggedBatch.build(parts), cache)
+        return model.run(RaggedBatch.build(parts), cache.target).logits
 
     for sequence in range(BATCH):
         cache.add(sequence)

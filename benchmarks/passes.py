@@ -66,7 +66,7 @@ def _run(model: NativeModel, cache: PagedCache, rows: int) -> None:
     cache.reserve(0, rows)
     tokens = [100 + row for row in range(rows)]
     part = SequenceRows(tokens, cache.slots(0), cache.length(0), logit_rows=range(rows))
-    model.forward(RaggedBatch.build([part]), cache)
+    model.run(RaggedBatch.build([part]), cache.target)
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -71,7 +71,7 @@ def perplexity(model: CausalLM, texts: Sequence[Sequence[int]]) -> float:
         cache.add(0)
         cache.reserve(0, len(text))
         rows = SequenceRows(list(text), cache.slots(0), 0, logit_rows=range(len(text) - 1))
-        losses += (-log_probability(model.forward(RaggedBatch.build([rows]), cache), list(text[1:]))).tolist()
+        losses += (-log_probability(model.run(RaggedBatch.build([rows]), cache.target).logits, list(text[1:]))).tolist()
         cache.free(0)
     return exp(mean(losses))
 

@@ -1,4 +1,4 @@
-"""Keys and values of every sequence in fixed-size blocks (PagedAttention, Kwon et al. 2023)."""
+"""Which slots belong to which sequence: block tables over any number of pools (PagedAttention, Kwon et al. 2023)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from specdec.cache.blocks import BlockAllocator
 from specdec.cache.layout import CacheUsage, KVLayout
+from specdec.cache.pool import KVPool, Layout, Pool
 from specdec.errors import OutOfBlocksError, SpecdecError
-from specdec.kernels.device import triton_runs
 
 
 @dataclass
@@ -23,50 +23,42 @@ class _Sequence:
     reserved: int = 0
     slots: Tensor | None = None
     """Slot of every position of the table; None after the table changed."""
+    filled: dict[Pool, int] = field(default_factory=dict)
+    """Committed tokens whose entries a drafter's pool holds, from the first on."""
 
 
 class PagedCache:
-    """A pool of slots, and the sequences that use them.
+    """Slots, and the sequences that use them. One block table serves every pool.
 
     A sequence has committed tokens and, during a step, reserved rows after them: rows are written to reserved slots,
     then either committed or rolled back. Sequences may share committed blocks (`fork`); a shared block is copied
-    before it is written to.
+    before it is written to. Tables, counts and lengths know blocks alone; the numbers at the slots are in `pools`.
 
     Args:
-        layout: shape and dtype of one token's entry.
-        num_blocks, block_size: the pool holds num_blocks · block_size tokens.
+        layout: shape and dtype of one token's entry in the target's pool, which is the first one.
+        num_blocks, block_size: there are num_blocks · block_size slots.
+        others: layouts of further pools, those that drafters ask for.
 
     Raises:
         OutOfBlocksError: if the memory cannot be had.
         SpecdecError: if num_blocks or block_size is below one.
     """
 
-    def __init__(self, layout: KVLayout, num_blocks: int, block_size: int = 16) -> None:
+    def __init__(self, layout: KVLayout, num_blocks: int, block_size: int = 16, others: Sequence[Layout] = ()) -> None:
         if num_blocks < 1 or block_size < 1:
             raise SpecdecError(f"A cache needs at least one slot, got {num_blocks=} and {block_size=}.")
-        self.layout, self.num_blocks, self.block_size = layout, num_blocks, block_size
+        self.num_blocks, self.block_size = num_blocks, block_size
         self._sequences: dict[int, _Sequence] = {}
         try:
-            self._tensors = layout.empty(num_blocks * block_size)
+            self.target = KVPool(layout, num_blocks * block_size)
+            self.pools: tuple[Pool, ...] = (self.target, *(pool_of(one, num_blocks * block_size) for one in others))
             # Last: its free list is in real memory, and an absurd num_blocks must fail before that fills up.
             self._allocator = BlockAllocator(num_blocks)
         except (RuntimeError, MemoryError) as error:
-            size = num_blocks * block_size * layout.bytes_per_token() / 2**30
+            size = num_blocks * block_size * sum(one.bytes_per_token() for one in (layout, *others)) / 2**30
             raise OutOfBlocksError(
                 num_blocks, 0, 0, f"They would take {size:.1f} GiB, which could not be allocated. Lower num_blocks."
             ) from error
-        entries, scales = self._tensors[: 2 * layout.num_layers], self._tensors[2 * layout.num_layers :]
-        self.keys: list[Tensor] = entries[0::2]
-        """One tensor per layer, [num_blocks · block_size slots, KV heads, head size]."""
-        self.values: list[Tensor] = entries[1::2]
-        self.key_scales: list[Tensor] = scales[0::2]
-        """One tensor per layer, float32 [slots, KV heads], if entries are 8-bit integers."""
-        self.value_scales: list[Tensor] = scales[1::2]
-
-    def layer(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Keys, values, and their scales (None unless quantized) of one layer."""
-        scales = (self.key_scales[index], self.value_scales[index]) if self.layout.quantized else (None, None)
-        return self.keys[index], self.values[index], *scales
 
     @property
     def num_free_blocks(self) -> int:
@@ -86,12 +78,17 @@ class PagedCache:
         """Committed tokens."""
         return self._get(seq).length
 
-    def blocks_needed(self, seq: int, n: int) -> int:
-        """New blocks that `reserve(seq, n)` would take, copies of shared blocks included."""
-        sequence = self._sequences.get(seq) or _Sequence()
-        kept = self._blocks(sequence.length)
-        copies = int(n > 0 and self._must_copy(sequence))
-        return self._blocks(sequence.length + n) - kept + copies
+    def filled(self, seq: int, pool: Pool) -> int:
+        """Committed tokens whose entries `pool` holds, counted from the first; of the target's pool all of them."""
+        sequence = self._get(seq)
+        return sequence.length if pool is self.target else sequence.filled.get(pool, 0)
+
+    def fill(self, seq: int, pool: Pool, n: int) -> None:
+        """Notes that a drafter's pool holds the entries of the first `n` committed tokens. A fork inherits them."""
+        sequence = self._get(seq)
+        if pool not in self.pools[1:] or not 0 <= n <= sequence.length:
+            raise SpecdecError(f"Cannot fill {n} of {sequence.length} committed tokens of sequence {seq} in this pool.")
+        sequence.filled[pool] = n
 
     def reserve(self, seq: int, n: int) -> None:
         """Makes room for `n` rows after the committed tokens, in place of any earlier reservation.
@@ -151,18 +148,9 @@ class PagedCache:
         if moved := [(to, row) for to, row in enumerate(rows) if to != row]:
             slots = self.slots(seq)[sequence.length :]
             target, source = (slots[list(side)] for side in zip(*moved, strict=True))
-            self._move(source, target)
+            for pool in self.pools:
+                pool.move(source, target)
         self.commit(seq, len(rows))
-
-    def _move(self, source: Tensor, target: Tensor) -> None:
-        """Copies entries from slots to slots that may overlap: all of `source` is read as it was."""
-        if triton_runs(self.layout.device):
-            from specdec.kernels.commit.triton import commit_paths
-
-            commit_paths(self._tensors, [(source.tolist(), target.tolist())])
-            return
-        for tensor in self._tensors:
-            tensor[target] = tensor[source]
 
     def truncate(self, seq: int, length: int) -> None:
         """Forgets committed tokens from `length` on, and any reservation."""
@@ -185,7 +173,7 @@ class PagedCache:
         self.add(child)
         table = source.table[: self._blocks(source.length)]
         self._allocator.retain(table)
-        self._sequences[child] = _Sequence(table, source.length)
+        self._sequences[child] = _Sequence(table, source.length, filled=dict(source.filled))
 
     def free(self, seq: int) -> None:
         """Drops a sequence and its hold on its blocks."""
@@ -209,6 +197,8 @@ class PagedCache:
                 raise SpecdecError(
                     f"Sequence {seq}: {len(sequence.table)} blocks for {sequence.length} + {sequence.reserved} rows."
                 )
+            if any(n > sequence.length for n in sequence.filled.values()):
+                raise SpecdecError(f"Sequence {seq}: a pool is filled beyond its {sequence.length} tokens.")
             writable = sequence.table[sequence.length // self.block_size :] if sequence.reserved else []
             for block in writable:
                 if self._allocator.ref_count(block) != 1:
@@ -230,8 +220,8 @@ class PagedCache:
 
     def _copy_block(self, source: int, target: int) -> None:
         size = self.block_size
-        for tensor in self._tensors:
-            tensor[target * size : (target + 1) * size] = tensor[source * size : (source + 1) * size]
+        for pool in self.pools:
+            pool.copy(slice(source * size, (source + 1) * size), slice(target * size, (target + 1) * size))
 
     def _shrink(self, sequence: _Sequence, length: int) -> None:
         kept = self._blocks(length)
@@ -241,3 +231,10 @@ class PagedCache:
             sequence.slots = sequence.slots[: kept * self.block_size]
         del sequence.table[kept:]
         sequence.length, sequence.reserved = length, 0
+        for pool, filled in sequence.filled.items():
+            sequence.filled[pool] = min(filled, length)
+
+
+def pool_of(layout: Layout, num_slots: int) -> Pool:
+    """A pool of that layout: keys and values if it is a model's."""
+    return KVPool(layout, num_slots) if isinstance(layout, KVLayout) else Pool(layout, num_slots)

@@ -11,7 +11,7 @@ from torch import Tensor
 from specdec.cache.paged import PagedCache
 from specdec.drafters.base import DraftRequest
 from specdec.kernels.rows import RowMaxima
-from specdec.models.base import CausalLM
+from specdec.models.base import CausalLM, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.verify.tree import ROOT, DraftTree
 
@@ -78,18 +78,19 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, cache: PagedCache,
 
     Slots for every tail and node must be reserved in `cache` beforehand.
     """
-    device = cache.keys[0].device
+    device = model.kv_layout.device
     level = 0
     while active := [
         tree for tree in trees if tree.depth > level and (level == 0 or tree.level_start < len(tree.tokens))
     ]:
         batch = RaggedBatch.build([tree.rows(cache) for tree in active], device)
-        if branches == 1 and all(tree.request.by_argmax for tree in active):
-            for tree, best in zip(active, model.argmax(batch, cache).split([1] * len(active)), strict=True):
-                tree.lengthen(best)
-        else:
-            counts = [1 if not tree.tokens else len(tree.tokens) - tree.level_start for tree in active]
-            for tree, rows in zip(active, torch.split(model.forward(batch, cache), counts), strict=True):
-                tree.grow(rows, branches)
+        argmax = branches == 1 and all(tree.request.by_argmax for tree in active)
+        output = model.run(batch, cache.target, Wants(logits="argmax" if argmax else "all"))
+        counts = [1 if not tree.tokens else len(tree.tokens) - tree.level_start for tree in active]
+        for tree, rows in zip(active, output.split(counts, counts), strict=True):
+            if rows.logits is None:
+                tree.lengthen(rows.maxima)
+            else:
+                tree.grow(rows.logits, branches)
         level += 1
     return [tree.tree() for tree in trees]

@@ -113,7 +113,7 @@ class ModelDrafter(Drafter):
             committed = cache.length(seq)
             cache.reserve(seq, self._max_batch_tokens)
             chunk = tokens[committed : committed + self._max_batch_tokens]
-            model.forward(RaggedBatch.build([SequenceRows(chunk, cache.slots(seq), committed)], self._device), cache)
+            model.run(RaggedBatch.build([SequenceRows(chunk, cache.slots(seq), committed)], self._device), cache.target)
             cache.commit(seq, len(chunk))
         committed = cache.length(seq)
         cache.reserve(seq, len(tokens) - committed + self.max_nodes(depth))

@@ -21,7 +21,7 @@ from specdec.engine.verdicts import Decoded, decide
 from specdec.errors import NumericalError, SpecdecError
 from specdec.kernels.cpu.threads import torch_on_one_thread
 from specdec.kernels.rows import RowMaxima
-from specdec.models.base import CausalLM
+from specdec.models.base import CausalLM, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.paths import cache_dir
 from specdec.policy.cost import cost_curve
@@ -132,11 +132,11 @@ class Engine:
         """Logits of each request: [N + 1, V] for the last committed token and the draft nodes; [0, V] in prefill. Where
         no request looks at more of them, their argmax."""
         parts = [part.rows(tree, self.cache) for part, tree in zip(plan, trees, strict=True)]
-        batch = RaggedBatch.build(parts, self.cache.keys[0].device)
+        batch = RaggedBatch.build(parts, self.model.kv_layout.device)
         counts = [len(part.logit_rows) for part in parts]
-        if all(part.request.by_argmax or not part.decodes for part in plan):
-            return self.model.argmax(batch, self.cache).split(counts)
-        return torch.split(self.model.forward(batch, self.cache), counts)
+        argmax = all(part.request.by_argmax or not part.decodes for part in plan)
+        output = self.model.run(batch, self.cache.target, Wants(logits="argmax" if argmax else "all"))
+        return [one.maxima if one.logits is None else one.logits for one in output.split(counts, counts)]
 
     def _commit(self, item: Decoded, verdict: Verdict) -> StepOutput:
         """Keeps the accepted path in the cache, appends its tokens, and tells the drafter."""

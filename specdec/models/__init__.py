@@ -1,6 +1,6 @@
 """Who computes logits."""
 
-from specdec.models.base import CausalLM
+from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 
-__all__ = ["CausalLM", "RaggedBatch", "SequenceRows"]
+__all__ = ["CausalLM", "PassOutput", "RaggedBatch", "SequenceRows", "Wants"]

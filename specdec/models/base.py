@@ -1,18 +1,74 @@
-"""Who computes logits: what the engine asks of a model."""
+"""Who computes logits: what the engine asks of a model, and what a pass gives."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
-from specdec.cache import KVLayout, PagedCache
+from specdec.cache import KVLayout, KVPool
 from specdec.kernels.rows import RowMaxima
 from specdec.models.batch import RaggedBatch
 
 
+@dataclass(frozen=True)
+class Wants:
+    """What a pass is asked for, besides the keys and values that it writes.
+
+    Layers are counted as transformers counts its `hidden_states`: boundary l < L is the residual stream before layer l
+    (0: the embeddings), boundary L, after the last of L layers, is what the head reads: the final norm of the stream.
+
+    Args:
+        logits: of the batch's `logit_rows` all logits, or the largest of each row alone.
+        hidden: boundaries whose hidden states are wanted, of every row that runs; increasing.
+    """
+
+    logits: Literal["argmax", "all"] = "all"
+    hidden: tuple[int, ...] = ()
+
+
+class PassOutput:
+    """What a pass gives.
+
+    Args:
+        logits: float32 [R, V], one row for each of the batch's `logit_rows`; None if their maxima are all there is.
+        maxima: each row's first largest logit; found in `logits` if left out.
+        hidden: float32 [T, k, H], every row's hidden state at the k boundaries asked for, in their order; None if none
+            were.
+    """
+
+    def __init__(self, logits: Tensor | None, maxima: RowMaxima | None = None, hidden: Tensor | None = None) -> None:
+        assert logits is not None or maxima is not None
+        self.logits, self.hidden, self._maxima = logits, hidden, maxima
+
+    @cached_property
+    def maxima(self) -> RowMaxima:
+        """Of every row of logits its first largest value. Where the logits are on a GPU the host waits for it."""
+        if self._maxima is not None:
+            return self._maxima
+        assert self.logits is not None
+        return RowMaxima.of(self.logits)
+
+    def split(self, logit_rows: Sequence[int], rows: Sequence[int]) -> list[PassOutput]:
+        """One output per sequence.
+
+        Args:
+            logit_rows: how many rows of logits each has, in order.
+            rows: how many rows of the pass.
+        """
+        count = len(rows)
+        logits = [None] * count if self.logits is None else torch.split(self.logits, list(logit_rows))
+        maxima = [None] * count if self._maxima is None else self._maxima.split(logit_rows)
+        hidden = [None] * count if self.hidden is None else torch.split(self.hidden, list(rows))
+        return [PassOutput(*parts) for parts in zip(logits, maxima, hidden, strict=True)]
+
+
 class CausalLM(Protocol):
-    """A model that runs a ragged batch over a paged cache."""
+    """A model that runs a ragged batch over a pool of keys and values."""
 
     @property
     def name(self) -> str:
@@ -21,6 +77,10 @@ class CausalLM(Protocol):
     @property
     def vocab_size(self) -> int:
         """Number of logits per row."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width H of the residual stream."""
 
     @property
     def max_context(self) -> int:
@@ -34,11 +94,11 @@ class CausalLM(Protocol):
     def judges_on_device(self) -> bool:
         """Whether verdicts are to be found by GPU kernels, where the logits are."""
 
-    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
-        """Runs the batch, writes its keys and values into the cache, returns logits, float32 [R, vocab_size]."""
+    def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:
+        """Runs the batch and writes its keys and values to their slots in `pool`."""
 
-    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
-        """As `forward`, where the largest logit of each row is all that is wanted: the others are not stored."""
+    def embed(self, tokens: Sequence[int]) -> Tensor:
+        """Embeddings of token ids, float32 [n, hidden_size]: the stream at boundary 0."""
 
     def truncated(self, num_layers: int) -> CausalLM:
         """The same weights with only the first `num_layers` layers, then the final norm and head.

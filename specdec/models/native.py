@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.cache import KVLayout, PagedCache
+from specdec.cache import KVLayout, KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import key_values
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
+from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit
 from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama
@@ -105,7 +105,7 @@ class NativeModel:
             rope_scale=float(base.rotary_emb.attention_scaling),
             head=self._head.struct,
         )
-        self._bound: WeakKeyDictionary[PagedCache, Any] = WeakKeyDictionary()
+        self._bound: WeakKeyDictionary[KVPool, Any] = WeakKeyDictionary()
 
     judges_on_device = False
 
@@ -117,26 +117,16 @@ class NativeModel:
             part.num_bytes for layer in layers for part in (layer.qkv, layer.o, layer.gate_up, layer.down)
         )
 
-    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
-        """See `CausalLM.forward`."""
-        logits = torch.empty(len(batch.logit_rows), self.vocab_size)
-        self._run(batch, cache, logits)
-        return logits
-
-    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
-        """See `CausalLM.argmax`."""
-        best = self._run(batch, cache, None)
-        return RowMaxima([each.token for each in best], [each.value for each in best])
-
-    def _run(self, batch: RaggedBatch, cache: PagedCache, logits: Tensor | None) -> Sequence[native.Best]:
-        """One pass. Fills `logits`, float32 [R, vocab_size], if they are wanted; returns each row's largest."""
+    def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
+        """See `CausalLM.run`: one call into the kernels."""
+        logits = torch.empty(len(batch.logit_rows), self.vocab_size) if wants.logits == "all" else None
         model, best = self._struct, (native.Best * len(batch.logit_rows))()
-        model.layers = self._layers_on(cache)
+        model.layers = self._layers_on(pool)
         parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
         sizes = (len(batch.token_ids), len(batch.logit_rows))
         call = native.Batch(*sizes, *(tensor.data_ptr() for tensor in parts), batch.table.struct)
         self._kernels.forward(model, call, native.address(logits), best, num_threads())
-        return list(best)
+        return PassOutput(logits, RowMaxima([each.token for each in best], [each.value for each in best]))
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
@@ -148,17 +138,17 @@ class NativeModel:
         clone._struct.num_layers = num_layers
         return clone
 
-    def _layers_on(self, cache: PagedCache) -> Any:
-        """The layers with their part of `cache`, as an array for the C interface."""
-        if cache not in self._bound:
+    def _layers_on(self, pool: KVPool) -> Any:
+        """The layers with their part of `pool`, as an array for the C interface."""
+        if pool not in self._bound:
             layers = (native.Layer * len(self._layers))()
-            for index, layer in enumerate(self._layers[: cache.layout.num_layers]):
+            for index, layer in enumerate(self._layers[: pool.layout.num_layers]):
                 norms = [native.address(norm) for norm in layer.norms]
-                held = key_values(*cache.layer(index))
+                held = key_values(*pool.layer(index))
                 packed = (layer.qkv.struct, layer.o.struct, layer.gate_up.struct, layer.down.struct)
                 layers[index] = native.Layer(*packed, *norms, held, layer.window)
-            self._bound[cache] = layers
-        return self._bound[cache]
+            self._bound[pool] = layers
+        return self._bound[pool]
 
 
 def _pack_layer(layer: LlamaLayer, kind: str) -> _Layer:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from specdec.cache.paged import PagedCache
+from specdec.cache import KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention import paged_attention
 from specdec.kernels.attention.native import key_values, native_attention, write
@@ -23,22 +23,22 @@ class PagedPass:
 
     Args:
         batch: the rows.
-        cache: where the keys and values are.
+        pool: where the keys and values are.
         kernels: the native library; None takes plain torch.
     """
 
-    def __init__(self, batch: RaggedBatch, cache: PagedCache, kernels: native.Library | None = None) -> None:
-        self._batch, self._cache, self._kernels = batch, cache, kernels
+    def __init__(self, batch: RaggedBatch, pool: KVPool, kernels: native.Library | None = None) -> None:
+        self._batch, self._pool, self._kernels = batch, pool, kernels
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """[heads, T, head size] each → [T, heads, head size]."""
         query, key, value = (rows.transpose(0, 1) for rows in (query, key, value))
         if self._kernels is not None:
-            held = key_values(*self._cache.layer(layer))
+            held = key_values(*self._pool.layer(layer))
             write(self._kernels, held, self._batch.write_slots, key, value)
             table = self._batch.table
             return native_attention(self._kernels, query, held, key.shape[1], table, **options).to(query.dtype)
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        keys, values = self._pool.keys[layer], self._pool.values[layer]
         keys.index_copy_(0, self._batch.write_slots, key)
         values.index_copy_(0, self._batch.write_slots, value)
         if triton_runs(query.device):

@@ -7,14 +7,13 @@ import warnings
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.cache.paged import PagedCache
+from specdec.cache import KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import kernels_for
 from specdec.kernels.device import triton_runs
-from specdec.kernels.rows import RowMaxima
+from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit, with_layers
 from specdec.models.packing import make_row_invariant
@@ -72,13 +71,9 @@ class TransformersModel:
         return triton_runs(self.kv_layout.device)
 
     @torch.inference_mode()
-    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
-        """See `CausalLM.forward`."""
-        return run(self.module, batch, PagedPass(batch, cache, self._kernels))
-
-    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
-        """See `CausalLM.argmax`. The head is the model's own, and makes all logits."""
-        return RowMaxima.of(self.forward(batch, cache))
+    def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
+        """See `CausalLM.run`. The head is the model's own, and makes all logits whatever is wanted."""
+        return PassOutput(run(self.module, batch, PagedPass(batch, pool, self._kernels)))
 
     def _warn_of(self, unpacked: list[str]) -> None:
         if unpacked:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from specdec.cache import KVLayout, PagedCache
+from specdec.cache import KVLayout, KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels import interpreter
 from specdec.kernels.attention.triton import AttentionConfig, config_for, triton_attention
@@ -20,8 +20,8 @@ from specdec.kernels.linear.reference import quantize_rows
 from specdec.kernels.linear.triton import LinearTable, triton_linear
 from specdec.kernels.norm.triton import quantize_rows as quantize_on_device
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
-from specdec.kernels.rows import RowMaxima
 from specdec.kernels.verdicts.triton import row_maxima
+from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit
 from specdec.models.inputs import PassInputs
@@ -155,7 +155,7 @@ class TritonModel:
         self._final_norm = own_float(base.norm.weight)
         self._frequencies = own_float(base.rotary_emb.inv_freq)
         self._rope_factor = float(base.rotary_emb.attention_scaling)
-        self._graphs: WeakKeyDictionary[PagedCache, dict[tuple[int, ...], _Graph]] = WeakKeyDictionary()
+        self._graphs: WeakKeyDictionary[KVPool, dict[tuple[int, ...], _Graph]] = WeakKeyDictionary()
 
     judges_on_device = True
 
@@ -166,19 +166,18 @@ class TritonModel:
         return self._head.num_bytes + sum(part.num_bytes for part in parts)
 
     @torch.inference_mode()
-    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
-        """See `CausalLM.forward`."""
+    def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
+        """See `CausalLM.run`. Where maxima alone are wanted the host waits for them once."""
+        logits = self._logits(batch, pool)
+        return PassOutput(logits) if wants.logits == "all" else PassOutput(None, row_maxima(logits))
+
+    def _logits(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
         inputs = PassInputs.of(batch, self._attention.rows_per_tile(self._heads, self._kv_heads))
         if len(inputs.tokens) > MOST_CAPTURED_ROWS or not len(inputs.logit_rows):
-            return self._compute(inputs, cache)
+            return self._compute(inputs, pool)
         padded = inputs.padded(self._attention.split)
         run = self._replay if inputs.tokens.is_cuda else self._compute
-        return run(padded, cache)[: len(inputs.logit_rows)]
-
-    @torch.inference_mode()
-    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
-        """See `CausalLM.argmax`. The host waits for the device once."""
-        return row_maxima(self.forward(batch, cache))
+        return run(padded, pool)[: len(inputs.logit_rows)]
 
     def truncated(self, num_layers: int) -> TritonModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
@@ -189,13 +188,13 @@ class TritonModel:
         clone._layers, clone._graphs = self._layers[:num_layers], WeakKeyDictionary()
         return clone
 
-    def _compute(self, inputs: PassInputs, cache: PagedCache) -> Tensor:
+    def _compute(self, inputs: PassInputs, pool: KVPool) -> Tensor:
         """The pass, launch by launch. float32 [logits, V]."""
         stream = self._embedding[inputs.tokens].float()
         delta: Tensor | None = None
         for index, layer in enumerate(self._layers):
             before_attention, before_feed_forward, query_norm, key_norm = layer.norms
-            held = cache.layer(index)
+            held = pool.layer(index)
             normed = rms_norm(stream, before_attention, self._eps, self._dtype, delta)
             qkv = layer.qkv(normed, self._dtype, self._table)
             norms = None if query_norm is None or key_norm is None else (query_norm, key_norm)
@@ -216,11 +215,11 @@ class TritonModel:
         normed = rms_norm(stream[wanted], self._final_norm, self._eps, self._dtype, delta[wanted])
         return self._head(normed, torch.float32, self._table)
 
-    def _replay(self, inputs: PassInputs, cache: PagedCache) -> Tensor:
+    def _replay(self, inputs: PassInputs, pool: KVPool) -> Tensor:
         """The same from a graph that was captured for this shape, or is now."""
-        graphs = self._graphs.setdefault(cache, {})
+        graphs = self._graphs.setdefault(pool, {})
         if inputs.shape not in graphs:
-            graphs[inputs.shape] = _capture(inputs.clone(), lambda static: self._compute(static, cache))
+            graphs[inputs.shape] = _capture(inputs.clone(), lambda static: self._compute(static, pool))
         captured = graphs[inputs.shape]
         captured.inputs.copy_from(inputs)
         captured.graph.replay()

@@ -146,10 +146,8 @@ def _fill(cache: PagedCache, sequence: int, length: int) -> None:
     cache.add(sequence)
     cache.reserve(sequence, length)
     slots = cache.slots(sequence)
-    for index in range(cache.layout.num_layers):
-        for tensor in cache.layer(index):
-            if tensor is not None:
-                tensor[slots] = 0
+    for tensor in cache.target.tensors:
+        tensor[slots] = 0
     cache.commit(sequence, length)
 
 
@@ -157,4 +155,4 @@ def _run(model: CausalLM, cache: PagedCache, sequence: int, rows: int) -> None:
     cache.reserve(sequence, rows)
     tokens = [row % model.vocab_size for row in range(rows)]
     part = SequenceRows(tokens, cache.slots(sequence), cache.length(sequence), logit_rows=range(rows))
-    model.forward(RaggedBatch.build([part], cache.layout.device), cache)
+    model.run(RaggedBatch.build([part], model.kv_layout.device), cache.target)

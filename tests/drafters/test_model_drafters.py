@@ -61,7 +61,7 @@ def read(target: TargetHandle, prompts: Sequence[Sequence[int]], room: int) -> N
         if len(prompt) > 1:
             target.cache.reserve(seq, len(prompt) - 1)
             rows = SequenceRows(prompt[:-1], target.cache.slots(seq), 0)
-            target.model.forward(RaggedBatch.build([rows]), target.cache)
+            target.model.run(RaggedBatch.build([rows]), target.cache.target)
             target.cache.commit(seq, len(prompt) - 1)
         target.cache.reserve(seq, 1 + room)
 
@@ -264,11 +264,11 @@ def test_a_draft_is_loaded_by_name_and_its_tokens_must_be_the_targets(
 def test_early_exit_leaves_the_committed_part_of_the_targets_cache_as_it_was(branches: int) -> None:
     drafter, cache = early_exit(PROMPTS, branches)
     committed = torch.cat([cache.slots(seq)[: cache.length(seq)] for seq in range(len(PROMPTS))])
-    before = [tensor[committed] for tensor in (*cache.keys, *cache.values)]
+    before = [tensor[committed] for tensor in cache.target.tensors]
     free = cache.num_free_blocks
     trees = drafter.propose([draft_request(prompt, request_id=i) for i, prompt in enumerate(PROMPTS)])
     assert [tree.depth for tree in trees] == [3] * len(PROMPTS)
-    after = [tensor[committed] for tensor in (*cache.keys, *cache.values)]
+    after = [tensor[committed] for tensor in cache.target.tensors]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert [cache.length(seq) for seq in range(len(PROMPTS))] == [len(prompt) - 1 for prompt in PROMPTS]
     assert cache.num_free_blocks == free
@@ -298,7 +298,7 @@ def test_early_exit_leaves_the_target_whole() -> None:
     cache.reserve(0, len(PROMPT))
     batch = RaggedBatch.build([SequenceRows(PROMPT, cache.slots(0), 0, logit_rows=[len(PROMPT) - 1])])
     want = logits_after(llama_module(1, num_layers=3), PROMPT)
-    torch.testing.assert_close(target.model.forward(batch, cache)[0], want, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(target.model.run(batch, cache.target).logits[0], want, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("make", [lambda: ModelDrafter(llama(seed=1)), EarlyExitDrafter], ids=["model", "early exit"])

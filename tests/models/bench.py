@@ -93,10 +93,9 @@ class Bench:
     def __init__(self, model: CausalLM, block_size: int = 4, num_blocks: int = 40) -> None:
         self.model, self.texts = model, dict[int, list[int]]()
         self.cache = PagedCache(model.kv_layout, num_blocks, block_size)
-        for index in range(model.kv_layout.num_layers):
-            for tensor in self.cache.layer(index):
-                if tensor is not None and tensor.is_floating_point():
-                    tensor.fill_(math.nan)
+        for tensor in self.cache.target.tensors:
+            if tensor.is_floating_point():
+                tensor.fill_(math.nan)
         holders = list(range(1000, 1000 + num_blocks))
         for holder in holders:
             self.cache.add(holder)
@@ -123,7 +122,8 @@ class Bench:
         return SequenceRows(tokens, self.cache.slots(seq), self.cache.length(seq), parents, first, rows)
 
     def run(self, *parts: SequenceRows) -> Tensor:
-        logits = self.model.forward(RaggedBatch.build(parts), self.cache)
+        logits = self.model.run(RaggedBatch.build(parts), self.cache.target).logits
+        assert logits is not None
         assert logits.dtype == torch.float32
         assert logits.shape == (sum(len(part.logit_rows) for part in parts), VOCAB_SIZE)
         return logits

@@ -176,7 +176,7 @@ def logits(loaded: LoadedModel) -> Tensor:
     cache.add(0)
     cache.reserve(0, len(PROMPT))
     rows = SequenceRows(PROMPT, cache.slots(0), committed=0, logit_rows=range(len(PROMPT)))
-    return loaded.model.forward(RaggedBatch.build([rows]), cache)
+    return loaded.model.run(RaggedBatch.build([rows]), cache.target).logits
 
 
 def assert_same_model(loaded: LoadedModel, module: PreTrainedModel) -> None:

@@ -309,8 +309,8 @@ def test_the_argmax_is_that_of_the_logits(kind: str, number: int, vocab_size: in
     bench = Bench(NativeModel(module, kind=kind))
     batch = RaggedBatch.build([bench.part(0, TREE, TREE_PARENTS, logit_rows=[5, 0, 6, 2])])
     with threads(number):
-        logits = bench.model.forward(batch, bench.cache)
-        best = bench.model.argmax(batch, bench.cache)
+        logits = bench.model.run(batch, bench.cache.target).logits
+        best = bench.model.run(batch, bench.cache.target, Wants("argmax")).maxima
     assert best.tokens == [int(row.argmax()) for row in logits]
     assert best.values == logits.amax(1).tolist()
     assert best.tokens == TransformersModel.argmax(bench.model, batch, bench.cache).tokens  # type: ignore[arg-type]
@@ -325,7 +325,10 @@ def test_the_argmax_of_no_numbers_says_so(broken: tuple[int, ...]) -> None:
     module.model.norm.weight.data *= 1e3  # type: ignore[union-attr, operator]
     bench = Bench(NativeModel(module))
     batch = RaggedBatch.build([bench.part(0, [4])])
-    [logits], best = bench.model.forward(batch, bench.cache), bench.model.argmax(batch, bench.cache)
+    [logits], best = (
+        bench.model.run(batch, bench.cache.target).logits,
+        bench.model.run(batch, bench.cache.target, Wants("argmax")).maxima,
+    )
     largest = logits.max()  # NaN counts as the largest
     assert bool(largest.isfinite()) == (not broken)
     assert best.values[0] == largest or (math.isnan(best.values[0]) and largest.isnan())

@@ -56,7 +56,7 @@ def native_logits(module: PreTrainedModel, kind: str, text: list[int]) -> Tensor
     cache.add(0)
     cache.reserve(0, len(text))
     rows = SequenceRows(text, cache.slots(0), committed=0, logit_rows=range(len(text)))
-    return model.forward(RaggedBatch.build([rows]), cache)
+    return model.run(RaggedBatch.build([rows]), cache.target).logits
 
 
 @pytest.mark.parametrize("make", [llama_module, qwen2])

@@ -92,8 +92,8 @@ def test_a_rows_bits_are_those_of_plain_decoding(kind: str) -> None:
 def test_the_argmax_is_that_of_the_logits() -> None:
     bench = Bench(make())
     batch = RaggedBatch.build([bench.part(0, PROMPT)], DEVICE)
-    logits = bench.model.forward(batch, bench.cache)
-    best = bench.model.argmax(batch, bench.cache)
+    logits = bench.model.run(batch, bench.cache.target).logits
+    best = bench.model.run(batch, bench.cache.target, Wants("argmax")).maxima
     assert list(best.tokens) == logits.argmax(1).tolist()
     assert list(best.values) == logits.amax(1).tolist()
 

@@ -1,0 +1,83 @@
+"""The numbers at a cache's slots. Which slots belong to whom is not known here (see `paged`)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.cache.layout import KVLayout
+from specdec.kernels.device import triton_runs
+
+
+class Layout(Protocol):
+    """What one token takes in a pool."""
+
+    @property
+    def device(self) -> torch.device | str:
+        """Where the numbers are."""
+
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's entry."""
+
+    def empty(self, num_slots: int) -> list[Tensor]:
+        """Memory for so many slots: tensors [num_slots, …]."""
+
+
+class Pool:
+    """One kind of entry at every slot: a model's keys and values, a head's features, or what a drafter asks for.
+
+    The entry at a slot must be a function of the tokens up to that slot alone. Then sequences may share it, and it
+    follows its token through commit, rollback, fork and preemption with nothing more to do.
+
+    Args:
+        layout: what a token takes.
+        num_slots: how many there are.
+    """
+
+    def __init__(self, layout: Layout, num_slots: int) -> None:
+        self.layout, self.num_slots = layout, num_slots
+        self.tensors = layout.empty(num_slots)
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copies entries between slots, int64 [n] each, that may overlap: all of `source` is read as it was."""
+        if triton_runs(self.layout.device):
+            from specdec.kernels.commit.triton import commit_paths
+
+            commit_paths(self.tensors, [(source.tolist(), target.tolist())])
+            return
+        for tensor in self.tensors:
+            tensor[target] = tensor[source]
+
+    def copy(self, source: slice, target: slice) -> None:
+        """Copies neighbouring entries to slots that are no part of them."""
+        for tensor in self.tensors:
+            tensor[target] = tensor[source]
+
+
+class KVPool(Pool):
+    """Keys and values of all layers of a model.
+
+    Args:
+        layout: shape and dtype of one token's entry.
+        num_slots: how many slots there are.
+    """
+
+    layout: KVLayout
+
+    def __init__(self, layout: KVLayout, num_slots: int) -> None:
+        super().__init__(layout, num_slots)
+        entries, scales = self.tensors[: 2 * layout.num_layers], self.tensors[2 * layout.num_layers :]
+        self.keys: list[Tensor] = entries[0::2]
+        """One tensor per layer, [slots, KV heads, head size]."""
+        self.values: list[Tensor] = entries[1::2]
+        self.key_scales: list[Tensor] = scales[0::2]
+        """One tensor per layer, float32 [slots, KV heads], if entries are 8-bit numbers."""
+        self.value_scales: list[Tensor] = scales[1::2]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Keys and values of one layer, [slots, KV heads, head size], and their scales, float32 [slots, KV heads], or
+        None unless quantized."""
+        scales = (self.key_scales[index], self.value_scales[index]) if self.layout.quantized else (None, None)
+        return self.keys[index], self.values[index], *scales
