@@ -63,7 +63,7 @@ class Registry(Generic[T]):
         return cls(**options)
 
 
-def _build() -> tuple[Registry[Any], Registry[Any]]:
+def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
     drafters = Registry[Any](
         "drafter",
         "specdec.drafters",
@@ -90,7 +90,15 @@ def _build() -> tuple[Registry[Any], Registry[Any]]:
             "typical": "specdec.verify.typical:TypicalRule",
         },
     )
-    return drafters, rules
+    policies = Registry[Any](
+        "policy",
+        "specdec.policies",
+        {
+            "always": "specdec.policy.always:AlwaysPolicy",
+            "product": "specdec.policy.product:ProductPolicy",
+        },
+    )
+    return drafters, rules, policies
 
 
-DRAFTERS, RULES = _build()
+DRAFTERS, RULES, POLICIES = _build()

@@ -53,6 +53,12 @@ class PassOutput:
         assert self.logits is not None
         return RowMaxima.of(self.logits)
 
+    def last(self, count: int) -> PassOutput:
+        """The last `count` rows of logits alone."""
+        logits = None if self.logits is None else self.logits[-count:]
+        maxima = self._maxima and RowMaxima(self._maxima.tokens[-count:], self._maxima.values[-count:])
+        return PassOutput(logits, maxima)
+
     def split(self, logit_rows: Sequence[int], rows: Sequence[int]) -> list[PassOutput]:
         """One output per sequence.
 

@@ -70,7 +70,6 @@ class EngineSettings:
     num_blocks: int | None = EngineConfig.num_blocks
     max_batch_tokens: int = EngineConfig.max_batch_tokens
     max_num_seqs: int = EngineConfig.max_num_seqs
-    adaptive: bool = EngineConfig.adaptive
 
 
 @dataclass

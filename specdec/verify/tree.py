@@ -17,6 +17,50 @@ from specdec.errors import SpecdecError
 ROOT = -1
 
 
+@dataclass(frozen=True)
+class TreeShape:
+    """Which node follows which, before any token is drawn."""
+
+    parents: tuple[int, ...] = ()
+
+    @classmethod
+    def chain(cls, depth: int) -> TreeShape:
+        return cls(tuple(range(ROOT, depth - 1)))
+
+    @classmethod
+    def fork(cls, branches: int, depth: int) -> TreeShape:
+        return cls(tuple([ROOT] * branches if depth else []) + tuple(range(branches * max(depth - 1, 0))))
+
+    @classmethod
+    def choices(cls, paths: Iterable[Sequence[int]]) -> TreeShape:
+        known = sorted({tuple(path[:n]) for path in paths for n in range(1, len(path) + 1)}, key=lambda p: (len(p), p))
+        return cls(tuple(known.index(path[:-1]) if len(path) > 1 else ROOT for path in known))
+
+    def __len__(self) -> int:
+        return len(self.parents)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent == ROOT else depths[parent] + 1)
+        return tuple(depths)
+
+    @property
+    def depth(self) -> int:
+        return max(self.depths, default=-1) + 1
+
+    @property
+    def widest(self) -> int:
+        return max((self.parents.count(parent) for parent in set(self.parents)), default=0)
+
+    def children(self, node: int) -> list[int]:
+        return [child for child, parent in enumerate(self.parents) if parent == node]
+
+    def truncated(self, depth: int) -> TreeShape:
+        return TreeShape(tuple(p for p, d in zip(self.parents, self.depths, strict=True) if d < depth))
+
+
 @dataclass(frozen=True, eq=False)
 class DraftTree:
     """Tokens guessed for one sequence in one step.
@@ -43,7 +87,7 @@ class DraftTree:
                 raise SpecdecError(
                     f"Draft tree: node {node} has parent {parent}; parents must come before their children."
                 )
-        if self.q is not None and len(self.q) != len(self.tokens):
+        if self.q is not None and len(self.q) > len(self.tokens):
             raise SpecdecError(f"Draft tree: {len(self.tokens)} nodes but q has {len(self.q)} rows.")
 
     @classmethod
@@ -108,6 +152,14 @@ class DraftTree:
     def prefix(self, node: int) -> tuple[int, ...]:
         """Tokens on the path to `node`, its own included."""
         return tuple(self.tokens[n] for n in self.path(node))
+
+    def pruned(self, dropped: Sequence[int]) -> DraftTree:
+        """A deterministic draft without some nodes and all below them."""
+        keep = [n for n in range(len(self)) if n not in dropped]
+        index = {ROOT: ROOT} | {old: new for new, old in enumerate(keep)}
+        return DraftTree(
+            tuple(self.tokens[n] for n in keep), tuple(index[self.parents[n]] for n in keep), None, self.kind
+        )
 
     def truncated(self, depth: int) -> DraftTree:
         """The nodes of depth less than `depth`. Depends on the shape alone, never on the tokens drawn."""
