@@ -46,7 +46,8 @@ class Drafting:
         self._policy = policy
         self._lost: set[tuple[str, int]] = set()
         """Drafters that have lost track of a request, and are not asked for it again."""
-        self._warned: set[str] = set()
+        self.failures: dict[str, str] = {}
+        """Drafter → its first error, if it had any."""
         self.hidden = tuple(sorted({boundary for needs in self._needs.values() for boundary in needs.hidden}))
         """Boundaries that any drafter wants."""
         self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
@@ -201,8 +202,8 @@ class Drafting:
 
     def warn(self, drafter: Drafter, when: str, error: Exception) -> None:
         """One warning for each drafter."""
-        if drafter.name not in self._warned:
-            self._warned.add(drafter.name)
+        if drafter.name not in self.failures:
+            self.failures[drafter.name] = f"{when}: {type(error).__name__}: {error}"
             logger.warning(
                 "Drafter %r failed in %s and goes without a draft there (%s: %s). Texts do not change. "
                 "Later failures of it are not logged.", drafter.name, when, type(error).__name__, error,
