@@ -15,7 +15,7 @@ OPPOSITE: dict[type, tuple[type, ...]] = {
     ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
 }  # fmt: skip
 RENAMED = {"min": "max", "max": "min", "minimum": "maximum", "argmax": "argmin"}
-DROPPED = {"normalized", "positive_part", "clamp", "without", "clone"}
+DROPPED = {"normalized", "positive_part", "exact_positive_part", "clamp", "without", "clone"}
 """Calls that are replaced with what they are applied to."""
 OTHER = {"p": ("q", "q_x", "one"), "q": ("p",), "q_x": ("p",), "one": ("p",)}
 """Target and draft go by these names in the rules."""

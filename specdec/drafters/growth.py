@@ -49,7 +49,12 @@ class GrowingTree:
         return SequenceRows(run, slots, self.committed, parents, tail + self.level_start, range(len(run)))
 
     def grow(self, logits: Tensor, branches: int) -> None:
-        """Draws the children of the rows that were just run: `branches` at the root, one each below."""
+        """Draws the children of the rows that were just run: `branches` at the root, one each below.
+
+        Args:
+            logits: float [R, V], of the root alone at first, then of each node of the last level.
+            branches: children of the root.
+        """
         nodes = [ROOT] if not self.tokens else list(range(self.level_start, len(self.tokens)))
         partial = self.tree()
         self.level_start = len(self.tokens)
@@ -58,8 +63,8 @@ class GrowingTree:
             drawn, q = self.request.draw(row, partial.prefix(node), lanes)
             self.tokens.extend(drawn)
             self.parents.extend([node] * len(drawn))
-            if q is not None:
-                self.q.extend([q] * len(drawn))
+            if q is not None and drawn:
+                self.q.append(q)
 
     def lengthen(self, best: RowMaxima) -> None:
         """Adds the argmax of the one row that was just run to a chain."""

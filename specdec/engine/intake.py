@@ -47,7 +47,7 @@ class Intake:
             id=next(self._ids),
             prompt=list(prompt),
             params=params,
-            rule=select_rule(self._rule, params, self._drafter.deterministic, self._drafter.branches),
+            rule=select_rule(self._rule, params, self._drafter.deterministic, self._drafter.branches > 1),
             transform=LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params)),
             random=RandomSource(secrets.randbits(64) if params.seed is None else params.seed),
             text=TextStream(self._tokenizer, params.stop) if self._tokenizer is not None else None,

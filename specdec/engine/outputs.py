@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from specdec.engine.request import FinishReason, Request, TextPiece
 from specdec.errors import SpecdecError
 from specdec.stats import DecodingStats
-from specdec.verify.tree import NO_DRAFT, DraftTree
+from specdec.verify.tree import DraftTree
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StepOutput:
     request: Request
     tokens: list[int]
     pieces: list[TextPiece] = field(default_factory=list)
-    draft: DraftTree = NO_DRAFT
+    draft: DraftTree = field(default_factory=DraftTree)
     path: tuple[int, ...] = ()
 
 
@@ -91,7 +91,7 @@ class StreamEvent:
     pieces: list[TextPiece]
     token_ids: list[int]
     generation: Generation | None = None
-    draft: DraftTree = NO_DRAFT
+    draft: DraftTree = field(default_factory=DraftTree)
     path: tuple[int, ...] = ()
 
     @property

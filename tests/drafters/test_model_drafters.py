@@ -137,10 +137,10 @@ def test_q_is_the_softmax_of_the_drafting_models_scores_at_every_node(kind: str,
     [tree] = MAKERS[kind]([PROMPT], branches).propose([draft_request(PROMPT, rule=rule, params=WARM)])
     assert len(tree) == 3 * branches
     assert tree.q is not None
-    assert tree.q.shape == (len(tree), VOCAB_SIZE)
-    for node, parent in enumerate(tree.parents):
-        logits = logits_after(module, [*PROMPT, *tree.prefix(parent)])
-        torch.testing.assert_close(tree.q[node], torch.softmax(logits / 0.7, -1), atol=1e-5, rtol=1e-3)
+    assert tree.q.shape == (1 + 2 * branches, VOCAB_SIZE)
+    for node in (ROOT, *range(2 * branches)):
+        logits = logits_after(module, [*PROMPT, *tree.prefix(node)])
+        torch.testing.assert_close(tree.q_below(node), torch.softmax(logits / 0.7, -1), atol=1e-5, rtol=1e-3)
 
 
 @kinds
