@@ -43,7 +43,7 @@ from specdec.verify.base import Rule
 
 USERS = {
     "draws": ("multiround", "rrs", "gumbel"),
-    "residuals": ("multiround", "block", "hsd", "traversal"),
+    "residuals": ("multiround", "block"),
     "nodewise": ("multiround", "rrs"),
     "races": ("gumbel",),
     **{

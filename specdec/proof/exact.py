@@ -6,7 +6,7 @@ Nothing is sampled and nothing is rounded: probabilities are fractions, and a lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 
@@ -36,7 +36,7 @@ class Setting:
     name: str
     p: Conditional
     q: Conditional | None = None
-    shape: TreeShape = TreeShape()
+    shape: TreeShape = field(default_factory=TreeShape)
     propose: Callable[[Tokens], DraftTree] | None = None
     max_tokens: int = 2
     eos: int | None = None
