@@ -71,7 +71,8 @@ class Intake:
             self._rule,
             params,
             deterministic_drafter=all(drafter.deterministic for drafter in drafters),
-            branches=2 if any(drafter.trees for drafter in drafters) else 1,
+            trees=any(drafter.trees for drafter in drafters),
+            invariant_only=any(drafter.shares for drafter in drafters),
         )
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:

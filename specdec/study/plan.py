@@ -97,7 +97,7 @@ def plan(config: DictConfig) -> Plan:
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
     check_options(load_options["dtype"], load_options["kv_dtype"], load_options["backend"], device["device"])
-    judge = select_rule(rule, params, drafter.deterministic, 2 if drafter.trees else 1)
+    judge = select_rule(rule, params, drafter.deterministic, drafter.trees, drafter.shares)
     _check_vocabularies(values["target"]["path"], drafter)
     return Plan(
         load_options=load_options,
