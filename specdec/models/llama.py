@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.errors import UnsupportedModelError
+from specdec.kernels.attention.native import MAX_HEAD_SIZE
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-MAX_HEAD_SIZE = 256
 
 
 def why_not_llama(module: PreTrainedModel) -> str | None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout, KVPool
 from specdec.errors import UnsupportedModelError
-from specdec.kernels.attention.native import key_values
+from specdec.kernels.attention.native import SequenceTable, key_values
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
@@ -124,7 +124,8 @@ class NativeModel:
         model.layers = self._layers_on(pool)
         parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
         sizes = (len(batch.token_ids), len(batch.logit_rows))
-        call = native.Batch(*sizes, *(tensor.data_ptr() for tensor in parts), batch.table.struct)
+        table = SequenceTable.of(batch.columns)
+        call = native.Batch(*sizes, *(tensor.data_ptr() for tensor in parts), table.struct)
         self._kernels.forward(model, call, native.address(logits), best, num_threads())
         return PassOutput(logits, RowMaxima([each.token for each in best], [each.value for each in best]))
 

@@ -17,7 +17,7 @@ from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit, with_layers
 from specdec.models.packing import make_row_invariant
-from specdec.models.paged_attention import PagedPass, run
+from specdec.models.paged_attention import pass_on, run
 from specdec.models.probe import max_context, probe
 
 
@@ -54,8 +54,9 @@ class TransformersModel:
         self.max_context = max_context(module)
         self.kv_layout = probe(module, self.name)
         layout = self.kv_layout
-        self._kernels = kernels_for(layout.head_dim, kv_dtype or layout.dtype, layout.device)
-        if self._kernels is not None:
+        kernels = kernels_for(layout.head_dim, kv_dtype or layout.dtype, layout.device)
+        self._pass = pass_on(layout.device, kernels)
+        if kernels is not None:
             self.kv_layout = replace(layout, dtype=kv_dtype or layout.dtype, heads_first=True)
             if kind is not None:
                 self._warn_of(make_row_invariant(module, kind))
@@ -73,7 +74,7 @@ class TransformersModel:
     @torch.inference_mode()
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`. The head is the model's own, and makes all logits whatever is wanted."""
-        return PassOutput(run(self.module, batch, PagedPass(batch, pool, self._kernels)))
+        return PassOutput(run(self.module, batch, self._pass(batch, pool)))
 
     def _warn_of(self, unpacked: list[str]) -> None:
         if unpacked:

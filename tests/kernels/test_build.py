@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from specdec.cache.paged import PagedCache
 from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.kernels.attention import SequenceColumns
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import build as building
 from specdec.kernels.cpu import library as native
@@ -217,7 +218,8 @@ def test_without_kernels_there_is_one_warning_and_a_model_runs_on_the_reference(
     cache = PagedCache(model.kv_layout, 2)
     cache.add(0)
     cache.reserve(0, 3)
-    logits = model.forward(RaggedBatch.build([SequenceRows([5, 6, 7], cache.slots(0), 0, logit_rows=[2])]), cache)
+    rows = SequenceRows([5, 6, 7], cache.slots(0), 0, logit_rows=[2])
+    logits = model.run(RaggedBatch.build([rows]), cache.target).logits
     with torch.inference_mode():
         expected = llama_module()(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 2:]
     assert float((logits - expected).abs().max()) < 1e-4
@@ -254,7 +256,7 @@ def test_threads_that_call_different_kernels_do_not_meet() -> None:
     packed, x = pack(torch.randn(577, 100, generator=generator), "float32"), torch.randn(16, 100, generator=generator)
     query, keys, values = (torch.randn(40, 2, 16, generator=generator) for _ in range(3))
     held = key_values(keys, values, None, None)
-    own = SequenceTable.build([40], [0], [0], [torch.arange(40)], [None])
+    own = SequenceTable.of(SequenceColumns([40], [0], [0], [torch.arange(40)], [None]))
     wrong: list[str] = []
 
     def multiply() -> None:

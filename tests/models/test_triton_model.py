@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from specdec import Engine, EngineConfig, NumericalError, SamplingParams
-from specdec.cache import PagedCache
+from specdec.cache import KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.triton import AttentionConfig
+from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.inputs import PassInputs, power_of_two
 from specdec.models.native import NativeModel
@@ -156,9 +157,9 @@ def test_the_engine_says_what_it_says_on_the_cpu_kernels(drafter: str, rule: str
 class Poisoned(TritonModel):
     """Its logits are NaN after one token."""
 
-    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
-        logits = super().forward(batch, cache)
-        logits[batch.token_ids[batch.logit_rows] == VOCAB_SIZE - 1] = float("nan")
+    def _compute(self, inputs: PassInputs, pool: KVPool) -> Tensor:
+        logits = super()._compute(inputs, pool)
+        logits[inputs.tokens[inputs.logit_rows] == VOCAB_SIZE - 1] = float("nan")
         return logits
 
 
