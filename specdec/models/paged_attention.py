@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -151,14 +151,32 @@ AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
 
 
-def run(module: PreTrainedModel, batch: RaggedBatch, attention: PagedPass | ShapeRecorder) -> Tensor:
-    """Logits, float32 [R, V], of one flat batch, as a batch of one whose rows mind their own positions."""
+def run(
+    module: PreTrainedModel, batch: RaggedBatch, attention: PagedPass | ShapeRecorder, taps: Sequence[int] = ()
+) -> tuple[Tensor, Tensor | None]:
+    """One flat batch, as a batch of one whose rows mind their own positions.
+
+    Returns:
+        Logits, float32 [R, V], and hidden states at the k boundaries `taps`, float32 [T, k, H], or None without any.
+
+    Raises:
+        UnsupportedModelError: if hidden states are wanted and the module does not give one for every boundary.
+    """
     output = module(
         input_ids=batch.token_ids[None],
         position_ids=batch.positions[None],
         use_cache=False,
         logits_to_keep=batch.logit_rows,
         specdec_pass=attention,
+        **({"output_hidden_states": True} if taps else {}),
     )
     logits: Tensor = output.logits[0]
-    return logits.float()
+    if not taps:
+        return logits.float(), None
+    states, boundaries = output.hidden_states or (), int(module.config.num_hidden_layers) + 1
+    if len(states) != boundaries:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} gives {len(states)} hidden states, not the {boundaries} between and around its "
+            "layers. Use a drafter that needs none, or another model."
+        )
+    return logits.float(), torch.stack([states[tap][0] for tap in taps], 1).float()

@@ -104,7 +104,7 @@ def _pass(module: PreTrainedModel, cache: PagedCache, chunks: dict[int, list[int
         cache.reserve(seq, len(ids))
         parts.append(SequenceRows(ids, cache.slots(seq), cache.length(seq), logit_rows=range(len(ids))))
     batch = RaggedBatch.build(parts, module.device)
-    logits = run(module, batch, pass_on(module.device)(batch, cache.target))
+    logits, _ = run(module, batch, pass_on(module.device)(batch, cache.target))
     for seq, ids in chunks.items():
         cache.commit(seq, len(ids))
     return logits
