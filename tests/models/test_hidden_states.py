@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,7 +17,18 @@ from specdec.models.batch import RaggedBatch
 from specdec.models.native import NativeModel
 from specdec.models.transformers import TransformersModel
 from tests.kernels.variants import threads
-from tests.models.bench import LLAMA, TREE_PARENTS, WINDOW, Bench, Own, Tapped, assert_close, make_module, text
+from tests.models.bench import (
+    LLAMA,
+    TREE_PARENTS,
+    TREE_PATHS,
+    WINDOW,
+    Bench,
+    Own,
+    Tapped,
+    assert_close,
+    make_module,
+    text,
+)
 from tests.models.scenes import PROMPT, SCENES, TREE, Decoded
 
 LAYERS = LLAMA["num_hidden_layers"]
@@ -47,21 +59,19 @@ MAKERS: dict[str, Callable[[str], CausalLM]] = {
 }
 INVARIANT: dict[str, Callable[[], CausalLM]] = {
     **{f"native {kind}": lambda kind=kind: NativeModel(make_module(*FAMILY["qwen3"]), kind=kind) for kind in KINDS},
-    "triton float32": lambda: on_triton("qwen3"),
-    "triton int8": lambda: on_triton("qwen3", "int8"),
     "transformers, packed": lambda: MAKERS["transformers, packed"]("qwen3"),
 }
-"""Implementations that promise a row's bits."""
-
-INTERPRETED = ["prompt in three chunks", "tree by levels", "decoding after a tree"]
-"""Scenes that are short enough for Triton's interpreter."""
+"""Implementations that promise a row's bits; Triton's has tests of its own, since its interpreter is slow."""
 
 every_maker = pytest.mark.parametrize("maker", MAKERS)
+every_scene = pytest.mark.parametrize("scene", SCENES)
+INTERPRETED = ("prompt in three chunks", "tree by levels")
+"""Scenes that are short enough for Triton's interpreter."""
 
 
-def in_scenes(names: Iterable[str], scenes: Iterable[str] = SCENES) -> pytest.MarkDecorator:
-    pairs = [(name, scene) for name in names for scene in scenes if "triton" not in name or scene in INTERPRETED]
-    return pytest.mark.parametrize(("name", "scene"), pairs)
+def quick(*cases: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Every maker with every case; Triton with the last case alone."""
+    return [(maker, *case) for maker in MAKERS for case in (cases[-1:] if maker == "triton" else cases)]
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +80,26 @@ def own() -> dict[str, Own]:
     return {name: Own(make_module(*arguments)) for name, arguments in FAMILY.items()}
 
 
-@in_scenes(MAKERS)
-def test_every_boundary_is_transformers_own(name: str, scene: str, own: dict[str, Own]) -> None:
+@pytest.mark.parametrize(
+    ("maker", "scene"), [(maker, scene) for maker in MAKERS for scene in (INTERPRETED if maker == "triton" else SCENES)]
+)
+def test_every_boundary_is_transformers_own(maker: str, scene: str, own: dict[str, Own]) -> None:
     """Prompts in chunks, chains, trees, decoding after them and a batch of it all."""
-    texts, states = SCENES[scene](Bench(Tapped(MAKERS[name]("llama")), num_blocks=80))
+    texts, states = SCENES[scene](Bench(Tapped(MAKERS[maker]("llama")), num_blocks=80))
     assert_close(states.cpu(), own["llama"].hidden(texts, BOUNDARIES).flatten(1))
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILY if name != "llama"])
-@every_maker
+@pytest.mark.parametrize(("maker", "name"), quick(("mistral",), ("qwen2",), ("qwen3",)))
 def test_every_boundary_is_transformers_own_in_the_whole_family(maker: str, name: str, own: dict[str, Own]) -> None:
     texts, states = SCENES["decoding after a tree"](Bench(Tapped(MAKERS[maker](name))))
     assert_close(states.cpu(), own[name].hidden(texts, BOUNDARIES).flatten(1))
 
 
-@pytest.mark.parametrize("keeps", [0, 1, 3], ids=["no logits", "all logits", "some logits"])
-@pytest.mark.parametrize("boundaries", [(0,), (2,), (LAYERS,), (1, 2), (0, LAYERS)], ids=str)
-@every_maker
+@pytest.mark.parametrize(
+    ("maker", "boundaries", "keeps"),
+    quick(*product([(0,), (2,), (LAYERS,), (1, 2)], [0, 1, 3]), ((1, LAYERS), 3), ((0, LAYERS), 0)),
+    ids=str,
+)
 def test_rows_without_logits_have_hidden_states_too(
     maker: str, boundaries: tuple[int, ...], keeps: int, own: dict[str, Own]
 ) -> None:
@@ -99,7 +112,8 @@ def decoded() -> dict[str, Decoded]:
     return {}
 
 
-@in_scenes(INVARIANT)
+@every_scene
+@pytest.mark.parametrize("name", INVARIANT)
 def test_a_rows_hidden_states_have_the_bits_of_plain_decoding(
     name: str, scene: str, decoded: dict[str, Decoded]
 ) -> None:
@@ -128,7 +142,8 @@ class Asked:
         return self.model.run(batch, pool, Wants(hidden=self.boundaries))
 
 
-@in_scenes(INVARIANT, ["batch of eight", "tree by levels"])
+@pytest.mark.parametrize("scene", ["batch of eight", "decoding after a tree"])
+@pytest.mark.parametrize("name", INVARIANT)
 def test_logits_have_the_same_bits_with_and_without_taps(name: str, scene: str) -> None:
     model = INVARIANT[name]()
     logits = SCENES[scene](Bench(model, num_blocks=80))[1]
@@ -141,7 +156,7 @@ def test_logits_have_the_same_bits_with_and_without_taps(name: str, scene: str) 
 def test_few_logits_of_many_rows_have_the_same_bits_with_and_without_taps(maker: str) -> None:
     """Behind the last layer rows without logits are dropped, or kept for a tap."""
     model = MAKERS[maker]("llama")
-    for wanted in ([], [0], [6, 0], [3, 3], [5, 1, 0, 6, 2, 4]):
+    for wanted in ([], [0], [3, 3], [5, 1, 0, 6, 2, 4], [6, 0])[-1 if maker == "triton" else 0 :]:
         rows = []
         for one in (model, Asked(model, (LAYERS,))):
             bench = Bench(one)  # type: ignore[arg-type]
@@ -170,8 +185,7 @@ def test_boundaries_that_the_model_does_not_have_are_refused(maker: str, boundar
         bench.model.run(batch, bench.cache.target, Wants(hidden=boundaries))
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-@every_maker
+@pytest.mark.parametrize(("maker", "num_layers"), quick((1,), (2,)))
 def test_an_early_exit_has_the_boundaries_of_a_model_with_so_many_layers(maker: str, num_layers: int) -> None:
     """Its last one is what its head reads: the final norm of the stream."""
     model = MAKERS[maker]("qwen3")
@@ -183,8 +197,9 @@ def test_an_early_exit_has_the_boundaries_of_a_model_with_so_many_layers(maker: 
     texts, states = SCENES["tree"](Bench(Tapped(short)))
     assert_close(states.cpu(), Own(small).hidden(texts, boundaries).flatten(1))
     below = Tapped(model, boundaries[:-1])
-    whole = SCENES["tree"](Bench(below))[1]
-    assert torch.equal(states[:, : below.vocab_size], whole)
+    for _ in range(1 if maker == "triton" else 2):  # the two do not get into each other's way
+        assert torch.equal(SCENES["tree"](Bench(below))[1], states[:, : below.vocab_size])
+        assert torch.equal(SCENES["tree"](Bench(Tapped(short)))[1], states)
     with pytest.raises(ConfigError, match=f"to {num_layers}"):
         SCENES["tree"](Bench(Tapped(short, [num_layers + 1])))
 
@@ -199,6 +214,19 @@ def test_an_early_exit_and_its_model_share_a_cache() -> None:
     assert torch.equal(bench.run(bench.part(0, prompt)), expected)
 
 
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_on_triton_a_rows_hidden_states_have_the_bits_of_plain_decoding(kind: str) -> None:
+    """In one chunk, alone, in a tree, with logits or without."""
+    model, prompt = on_triton("qwen3", kind), PROMPT[:5]
+    bench, alone = Bench(Tapped(model)), Bench(Tapped(model, keeps=0))
+    together = bench.append(0, prompt)
+    assert together.isfinite().all()
+    assert torch.equal(torch.cat([alone.append(0, [token]) for token in prompt]), together)
+    tree = bench.run(bench.part(0, TREE, TREE_PARENTS))
+    path = TREE_PATHS[6]
+    assert torch.equal(alone.append(0, [TREE[node] for node in path]), tree[path])
+
+
 @pytest.mark.parametrize("name", INVARIANT)
 def test_embeddings_are_the_stream_at_boundary_0(name: str) -> None:
     model = INVARIANT[name]()
@@ -211,12 +239,13 @@ def test_embeddings_are_the_stream_at_boundary_0(name: str) -> None:
 
 
 def test_long_triton_passes_are_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = on_triton("llama")
-    states: list[Tensor] = []
+    """Nor are their outputs cut."""
+    model, states = on_triton("llama"), list[Tensor]()
     for most in (64, 4):
         monkeypatch.setattr("specdec.models.triton.MOST_CAPTURED_ROWS", most)
-        states.append(SCENES["tree"](Bench(Tapped(model)))[1])
+        states.append(Bench(Tapped(model)).append(0, PROMPT[:5]))
     assert torch.equal(*states)
+    assert torch.equal(model.embed(PROMPT[:5]), states[0][:, : model.hidden_size])
 
 
 def test_an_output_is_split_by_rows_of_the_pass() -> None:

@@ -31,6 +31,7 @@ from tests.models.bench import (
     WINDOW,
     Bench,
     Own,
+    Tapped,
     assert_close,
     branches,
     make_module,
@@ -147,6 +148,13 @@ class Emulation:
             logits: Tensor = self.module(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
         return logits
 
+    def hidden(self, tokens: list[int]) -> Tensor:
+        """[boundaries, tokens, hidden]"""
+        with torch.inference_mode():
+            ids = torch.tensor([tokens])
+            states = self.module(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+        return torch.cat(states)
+
 
 def size(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
@@ -184,6 +192,27 @@ def test_rounded_models_are_off_by_what_is_rounded_and_no_more(
     assert float(off[:15].median()) <= 1e-5
     assert (noise > 0) == ((kind, held) != ("float32", "float32"))
     assert noise < 0.05 * size(plain)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    ("kind", "held"), [*((kind, "float32") for kind in KINDS), ("float32", "int8"), ("int8", "bfloat16")]
+)
+def test_rounded_hidden_states_are_off_by_what_is_rounded_and_no_more(
+    name: str, kind: str, held: str, own: dict[str, Own]
+) -> None:
+    """By the measure of the logits above, at every boundary. The embeddings are rounded once: they are exact."""
+    long, module = text(60, seed=8), own[name].module
+    model = Tapped(make(name, kind, held))
+    native = Bench(model).append(0, long).view(len(long), len(model.boundaries), -1).transpose(0, 1).double()
+    emulated, plain = (Emulation(module, *forms).hidden(long) for forms in ((kind, held), ("float32", "float32")))
+    assert torch.equal(native[0], emulated[0])
+    for boundary in model.boundaries[1:]:
+        noise = size(emulated[boundary] - plain[boundary])
+        off = (native[boundary] - emulated[boundary]).abs().amax(-1)
+        assert size(native[boundary] - emulated[boundary]) <= 0.5 * noise + 1e-6
+        assert float(off[:15].median()) <= 1e-5
+        assert noise < 0.05 * size(plain[boundary])
 
 
 def test_embeddings_may_be_tied_to_the_head() -> None:
