@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.measure.environment import machine
-from specdec.models.loading import LoadedModel, embedded_folder, load
+from specdec.models.loading import LoadedModel, load
+from specdec.models.sources import embedded_folder
 from specdec.prompts import PromptRecord, load_prompts
 
 BASELINE = "specdec, plain"

@@ -20,8 +20,8 @@ from specdec.analysis.devices import this_cpu
 from specdec.analysis.roofline import SMOLLM2_135M, Workload
 from specdec.measure.environment import machine
 from specdec.measure.results import save
-from specdec.models.loading import embedded_folder
 from specdec.models.native import NativeModel
+from specdec.models.sources import embedded_folder
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 GOAL = 0.15

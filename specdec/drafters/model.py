@@ -11,7 +11,7 @@ from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.vocabulary import vocab_size_of
+from specdec.models.sources import vocab_size_of
 from specdec.verify.tree import DraftTree, TreeShape
 
 

@@ -20,7 +20,7 @@ from specdec.engine import EngineConfig
 from specdec.errors import ConfigError
 from specdec.generator import Prompt, SpeculativeGenerator
 from specdec.models.loading import LoadedModel, check_options, load
-from specdec.models.vocabulary import vocab_size_of
+from specdec.models.sources import vocab_size_of
 from specdec.prompts import PromptRecord
 from specdec.prompts.subsets import fingerprint
 from specdec.sampling import SamplingParams

@@ -28,7 +28,8 @@ from experiments.reproduce.rows import Position, accepted, positions
 from specdec.analysis.traces import Trace, TraceStep, record
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.engine import EngineLoop
-from specdec.models.loading import LoadedModel, embedded_folder
+from specdec.models.loading import LoadedModel
+from specdec.models.sources import embedded_folder
 from specdec.proof import cases
 from specdec.proof.bounds import iid_bound
 from specdec.proof.exact import drafts, expected_accepted
