@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from specdec import Drafter, DraftRequest, DraftTree, SamplingParams
+from specdec.cache import PagedCache
 from specdec.errors import SpecdecError
 from specdec.kernels.cpu import threads as team
 from specdec.kernels.cpu.threads import num_threads, torch_on_one_thread
+from specdec.kernels.linear import pack
+from specdec.models.base import Wants
+from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.native import NativeModel
 from tests.engines import small_engine
 from tests.kernels.variants import threads
+from tests.tiny import llama_module
 
 
 class Watching(Drafter):
@@ -164,6 +173,49 @@ def test_where_nothing_limits_one_caller_torch_keeps_its_threads(monkeypatch: py
     monkeypatch.setattr(team, "_limits", tuple)
     with threads(2), torch_on_one_thread():
         assert numbers() == OUTSIDE
+
+
+def test_passes_and_products_of_several_threads_have_the_bits_that_they_have_alone() -> None:
+    """Buffers that passes keep, and the workers, are shared by all callers in turn."""
+    works = [
+        passes(0, hidden_size=32, num_layers=2),
+        passes(1, hidden_size=64, num_layers=3),
+        products(40),
+        products(97),
+    ]
+    with threads(2), ThreadPoolExecutor(max_workers=len(works)) as pool:
+        alone = [work() for work in works]
+        start = threading.Barrier(len(works), timeout=60)
+
+        def repeat(work: Callable[[], Tensor], wanted: Tensor) -> int:
+            start.wait()
+            return sum(not torch.equal(work(), wanted) for _ in range(100))
+
+        wrong = pool.map(repeat, works, alone, timeout=120)
+        assert list(wrong) == [0] * len(works)
+
+
+def passes(seed: int, **shape: int) -> Callable[[], Tensor]:
+    """A model's pass over a few tokens, which writes and reads a cache of its own; logits."""
+    model = NativeModel(llama_module(seed, **shape))
+    cache = PagedCache(model.kv_layout, num_blocks=2)
+    cache.add(0)
+    cache.reserve(0, 7)
+    tokens = [(5 * i + seed) % 64 for i in range(7)]
+    batch = RaggedBatch.build([SequenceRows(tokens, cache.slots(0), 0, logit_rows=[2, 6])])
+
+    def work() -> Tensor:
+        logits = model.run(batch, cache.target, Wants(logits="all")).logits
+        assert logits is not None
+        return logits
+
+    return work
+
+
+def products(width: int) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(width)
+    packed = pack(torch.randn(129, width, generator=generator), "int8")
+    return partial(packed, torch.randn(9, width, generator=generator))
 
 
 def test_without_native_kernels_torch_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
