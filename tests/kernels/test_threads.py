@@ -176,23 +176,22 @@ def test_where_nothing_limits_one_caller_torch_keeps_its_threads(monkeypatch: py
 
 
 def test_passes_and_products_of_several_threads_have_the_bits_that_they_have_alone() -> None:
-    """Buffers that passes keep, and the workers, are shared by all callers in turn."""
-    works = [
-        passes(0, hidden_size=32, num_layers=2),
-        passes(1, hidden_size=64, num_layers=3),
-        products(40),
-        products(97),
-    ]
-    with threads(2), ThreadPoolExecutor(max_workers=len(works)) as pool:
+    """All callers share the workers, and the buffers that passes keep; a failure may hang, hence the limits."""
+    works = [passes(0, hidden_size=32, num_layers=2), passes(1, hidden_size=64, num_layers=3), *map(products, (40, 97))]
+    start, right = threading.Barrier(len(works), timeout=60), [0] * len(works)
+
+    def repeat(index: int, wanted: Tensor) -> None:
+        start.wait()
+        right[index] = sum(torch.equal(works[index](), wanted) for _ in range(100))
+
+    with threads(2):
         alone = [work() for work in works]
-        start = threading.Barrier(len(works), timeout=60)
-
-        def repeat(work: Callable[[], Tensor], wanted: Tensor) -> int:
-            start.wait()
-            return sum(not torch.equal(work(), wanted) for _ in range(100))
-
-        wrong = pool.map(repeat, works, alone, timeout=120)
-        assert list(wrong) == [0] * len(works)
+        running = [threading.Thread(target=repeat, args=each, daemon=True) for each in enumerate(alone)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join(timeout=60)
+    assert right == [100] * len(works)
 
 
 def passes(seed: int, **shape: int) -> Callable[[], Tensor]:

@@ -14,7 +14,7 @@ def commit_paths(caches: Sequence[Tensor], moves: Sequence[tuple[Sequence[int], 
     Args:
         caches: [slots, …] each, of any dtype and strides.
         moves: for every sequence the slots that its kept rows are in, and those that they go to, in the path's order.
-            Within a sequence a slot may be both, as long as it is read before it is written; no two sequences share one.
+            Within a sequence a slot may be both, if it is read before it is written; no two sequences share one.
     """
     for sources, targets in moves:
         source, target = (torch.tensor(slots, dtype=torch.int64) for slots in (sources, targets))

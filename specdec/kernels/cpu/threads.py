@@ -58,9 +58,8 @@ def _limits() -> tuple[Callable[[int], object], ...]:
     """
     for path in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
         try:
-            loaded = ctypes.PyDLL(
-                str(path)
-            )  # finds the OpenMP that torch uses; holds Python's lock: no switch in so short a call
+            # Finds the OpenMP that torch uses. Unlike CDLL it keeps Python's lock, for calls of a few nanoseconds.
+            loaded = ctypes.PyDLL(str(path))
         except OSError:
             continue
         names = ("omp_set_num_threads", "MKL_Set_Num_Threads_Local")  # in capitals: the other takes a pointer
