@@ -328,9 +328,9 @@ def test_a_copy_that_finds_no_free_block_is_refused() -> None:
 
 
 def test_a_pool_that_memory_cannot_hold_is_refused_with_its_size() -> None:
-    gigabytes = 2**40 * 16 * LAYOUT.bytes_per_token() / 2**30
+    gigabytes = 2**40 * 16 * (LAYOUT.bytes_per_token() + 20) / 2**30
     with pytest.raises(OutOfBlocksError, match=f"{2**40} blocks .* {gigabytes:.1f} GiB") as caught:
-        PagedCache(LAYOUT, num_blocks=2**40, block_size=16)
+        PagedCache(LAYOUT, num_blocks=2**40, block_size=16, others=[Features(5)])
     assert caught.value.wanted == 2**40
 
 
