@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from specdec.errors import ConfigError, NumericalError
+from specdec.kernels.filters.reference import keep_min_p, keep_top_k, keep_top_p
 from specdec.kernels.rows import argmax, divided
 from specdec.sampling.constraints import Constraint
-from specdec.sampling.filters import keep_min_p, keep_top_k, keep_top_p
 from specdec.sampling.params import SamplingParams
 
 

@@ -250,6 +250,32 @@ def test_a_child_process_can_use_the_kernels_that_its_parent_has_used(number: in
         assert torch.equal(packed(x, kernels("native")), expected)
 
 
+@needs_fork
+def test_a_child_process_can_use_the_kernels_while_another_thread_of_its_parent_does() -> None:
+    """The lock that this thread holds has no owner in the child: it must not be copied while it is held."""
+    packed, x = pack(torch.randn(300, 4000), "float32"), torch.randn(5, 4000)
+    within, enough = threading.Event(), threading.Event()
+
+    def multiply() -> None:
+        torch.set_num_threads(2)
+        for _ in range(10_000):
+            packed(x, kernels("native"))
+            within.set()
+            if enough.is_set():
+                return
+
+    with threads(2):
+        expected = packed(x, kernels("native"))
+        caller = threading.Thread(target=multiply)
+        caller.start()
+        assert within.wait(60)
+        children = [fork(lambda: torch.equal(packed(x, kernels("native")), expected)) for _ in range(5)]
+        enough.set()
+        caller.join(60)
+        assert [exit_code(child) for child in children] == [0] * 5
+        assert torch.equal(packed(x, kernels("native")), expected)
+
+
 def test_threads_that_call_different_kernels_do_not_meet() -> None:
     """They share the workers, so they must take turns; a failure hangs, hence the limits."""
     generator = torch.Generator().manual_seed(0)

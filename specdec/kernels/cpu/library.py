@@ -88,7 +88,6 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "specdec_rotate": ([c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64], None),
     "specdec_forward": ([POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int], None),
     "specdec_argmax": ([c_void_p, c_int64, POINTER(c_float)], c_int64),
-    "specdec_log_sum_exp": ([c_void_p, c_int64], c_float),
     "specdec_gumbel_argmax": ([c_void_p, c_int64, c_uint64, c_uint32, c_uint32, c_int], c_int64),
     "specdec_divide": ([c_void_p, c_int64, c_float, c_void_p, c_int], None),
     "specdec_read": ([c_void_p, c_int64, c_int], c_float),
