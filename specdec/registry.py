@@ -28,6 +28,17 @@ class Registry(Generic[T]):
         """Every valid name, ours and those of installed packages."""
         return sorted({*self._targets, *(entry.name for entry in entry_points(group=self.group))})
 
+    def targets(self, builtin: bool = True) -> dict[str, str]:
+        """Name → dotted path of its class, of which nothing is imported.
+
+        Args:
+            builtin: with our own names, or only those of installed packages.
+        """
+        others = {entry.name: entry.value for entry in entry_points(group=self.group)}
+        others = {name: target for name, target in others.items() if name not in self._targets}
+        targets = {**others, **self._targets} if builtin else others
+        return {name: target.partition("[")[0].strip().replace(":", ".") for name, target in sorted(targets.items())}
+
     def get(self, name: str) -> type[T]:
         """The class called `name`.
 
@@ -63,7 +74,7 @@ class Registry(Generic[T]):
         return cls(**options)
 
 
-def _build() -> tuple[Registry[Any], Registry[Any]]:
+def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
     drafters = Registry[Any](
         "drafter",
         "specdec.drafters",
@@ -90,7 +101,15 @@ def _build() -> tuple[Registry[Any], Registry[Any]]:
             "typical": "specdec.verify.typical:TypicalRule",
         },
     )
-    return drafters, rules
+    policies = Registry[Any](
+        "policy",
+        "specdec.policies",
+        {
+            "always": "specdec.policy.always:AlwaysPolicy",
+            "product": "specdec.policy.product:ProductPolicy",
+        },
+    )
+    return drafters, rules, policies
 
 
-DRAFTERS, RULES = _build()
+DRAFTERS, RULES, POLICIES = _build()
