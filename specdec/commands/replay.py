@@ -21,6 +21,7 @@ from rich.table import Table
 
 from specdec.analysis.traces import Trace, load_trace
 from specdec.commands.application import application
+from specdec.errors import ConfigError
 from specdec.measure.runs import TRACE
 from specdec.stats import DecodingStats
 from specdec.study.plan import values_of
@@ -67,7 +68,10 @@ def table(replays: list[Replay]) -> Table:
 def _replay(config: DictConfig) -> None:
     """Replays, prints, writes what was asked for."""
     path = Path(config.trace)
-    trace = load_trace(path / TRACE if path.is_dir() else path)
+    path = path / TRACE if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(f"No trace at {path}. A study with trace.save=true leaves one in each run folder.")
+    trace = load_trace(path)
     replays = [replay(trace, rule, gamma, config.seeds) for rule in config.rules for gamma in config.gammas]
     Console(width=None if sys.stdout.isatty() else 120).print(table(replays))
     if config.json is not None:

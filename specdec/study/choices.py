@@ -7,6 +7,7 @@ import inspect
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from specdec.errors import ConfigError
@@ -37,10 +38,10 @@ def register_choices() -> None:
 def groups() -> str:
     """A line for each group of the running program: its choices. Files with a `_` are parts of others."""
     loader = GlobalHydra.instance().config_loader()
-    options = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-    return "\n".join(
-        f"{group}: {', '.join(name for name in names if not name.startswith('_'))}" for group, names in options.items()
-    )
+    own = sorted(group for group in HydraConfig.get().runtime.choices if not group.startswith("hydra/"))
+    options = {group: [name for name in loader.get_group_options(group) if not name.startswith("_")] for group in own}
+    lines = [f"{group}: {', '.join(names)}" for group, names in options.items()]
+    return "\n".join(["== Groups (group=choice) ==", *lines, ""]) if lines else ""
 
 
 def descriptions() -> str:

@@ -7,15 +7,15 @@ dataclass of its own: the same names and defaults, and of each type what a confi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, field, make_dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import field, make_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 SCALARS = (str, int, float, bool)
 
 
-def schema(name: str, source: Callable[..., Any], without: Sequence[str] = (), **defaults: Any) -> type[Any]:
+def schema(name: str, source: Callable[..., Any], without: Collection[str] = (), **defaults: Any) -> type[Any]:
     """A dataclass of the parameters of `source`.
 
     Args:
@@ -28,12 +28,12 @@ def schema(name: str, source: Callable[..., Any], without: Sequence[str] = (), *
         TypeError: for a parameter of a type that no config file can hold.
     """
     hints = get_type_hints(source)
-    fields = [
-        (parameter.name, setting_type(f"{source.__name__}.{parameter.name}", hints[parameter.name]),
-         _default(defaults.get(parameter.name, parameter.default)))
-        for parameter in inspect.signature(source).parameters.values()
-        if parameter.name not in without
-    ]  # fmt: skip
+    fields = []
+    for parameter in inspect.signature(source).parameters.values():
+        if parameter.name not in without:
+            kind = setting_type(f"{source.__name__}.{parameter.name}", hints[parameter.name])
+            default = defaults.get(parameter.name, parameter.default)
+            fields.append((parameter.name, kind, _default({} if get_origin(kind) is dict and not default else default)))
     return make_dataclass(name, fields)
 
 
@@ -44,8 +44,8 @@ def setting_type(name: str, hint: Any) -> Any:
     |---|---|
     | `str`, `int`, `float`, `bool` | the same |
     | `Literal` of one scalar type | that type |
-    | `X \\| None` | the setting for X, or null |
-    | `Mapping[K, V]`, `dict[K, V]` | `dict[K, V]` |
+    | `Mapping[K, V]`, `dict[K, V]`, or None | `dict[K, V]`, empty for None: OmegaConf adds no key to null |
+    | another `X \\| None` | the setting for X, or null |
     | `Sequence[X]`, `list[X]`, `tuple[X, ...]` | `list[X]` of a scalar X, else a list of anything |
 
     Raises:
@@ -56,20 +56,19 @@ def setting_type(name: str, hint: Any) -> Any:
         return hint
     if origin in (Union, UnionType) and NoneType in parts and len(parts) == 2:
         [inner] = [part for part in parts if part is not NoneType]
-        return setting_type(name, inner) | None
+        kind = setting_type(name, inner)
+        return kind if get_origin(kind) is dict else kind | None
     if origin is Literal and len(kinds := {type(value) for value in parts}) == 1:
         return setting_type(name, kinds.pop())
     if origin in (dict, Mapping):
-        return dict[parts]  # type: ignore[valid-type]
+        return dict[parts[0], parts[1]]  # type: ignore[valid-type]
     if origin in (list, tuple, Sequence):
         return list[parts[0]] if parts[0] in SCALARS else list[Any]  # type: ignore[valid-type]
     raise TypeError(f"{name}: a setting cannot be {hint}. Give it a type that a config file can hold, or leave it out.")
 
 
-def _default(value: Any) -> Field[Any]:
+def _default(value: Any) -> Any:
     """Containers are made anew for each config."""
-    if isinstance(value, list | tuple):
-        return field(default_factory=lambda: list(value))  # type: ignore[no-any-return]
-    if isinstance(value, Mapping):
-        return field(default_factory=lambda: dict(value))  # type: ignore[no-any-return]
-    return field(default=value)  # type: ignore[no-any-return]
+    if isinstance(value, list | tuple | Mapping):
+        return field(default_factory=lambda: dict(value) if isinstance(value, Mapping) else list(value))
+    return field(default=value)
