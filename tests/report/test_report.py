@@ -34,10 +34,10 @@ EVIL = "</script ><script>window.broken = 1</script><img src=x onerror='window.b
 def chromium() -> Iterator[Any]:
     with ExitStack() as stack:
         try:
-            found = stack.enter_context(browser())
-        except ConfigError as error:
-            pytest.skip(str(error))
-        yield found
+            chromium = stack.enter_context(browser())
+        except ConfigError:
+            pytest.skip("no browser: apt-get install chromium, or python -m playwright install chromium,")
+        yield chromium
 
 
 @pytest.fixture(scope="module")
