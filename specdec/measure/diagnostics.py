@@ -73,7 +73,8 @@ class DraftDiagnostics:
 
     @property
     def calibration(self) -> list[dict[str, float]]:
-        """By tenths of q(x): the mean q(x) of the tested draft tokens, and the share of them that was accepted. Empty for drafts without a q."""
+        """By tenths of q(x): the mean q(x) of the tested draft tokens, and the share of them that was accepted. Empty
+        for drafts without a q."""
         return [
             {"confidence": mean_q.value, "accepted": share.value, "count": mean_q.count}
             for _, (mean_q, share) in sorted(self._confidence.items())
