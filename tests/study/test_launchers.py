@@ -29,6 +29,7 @@ def facts(study: Path) -> dict[str, list[Any]]:
     return {run.name: [(row["token_ids"], row["tau"], row["alpha"]) for row in run.rows] for run in load_runs(study)}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("launchers")
 def test_a_killed_sweep_goes_on_and_every_launcher_finds_the_same(tiny: list[str], tmp_path: Path) -> None:
     killing = ["tracking._target_=tests.study.parts.Killing", "+tracking.after=2"]

@@ -248,6 +248,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         workspace.workspace("me", "specdec")
 
 
+@pytest.mark.slow
 def test_trackio_keeps_every_line_and_nothing_is_imported_before_it_is_asked_for(run: Run, tmp_path: Path) -> None:
     """In a process of its own: trackio settles where its databases are when it is imported."""
     pytest.importorskip("trackio", reason="no trackio: pip install 'specdec-lab[trackio]'")
