@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck kernels-aot gpu-check bench bench-peers reproduce clean
+.PHONY: help demo test test-slow lint format typecheck kernels-aot gpu-check bench bench-peers reproduce clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,8 +14,12 @@ help:  ## list the targets
 demo: $(STAMP)  ## decode real prompts on the embedded model, plainly and speculatively, and compare
 	$(BIN)/python -m specdec generate
 
-test: $(STAMP)  ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(STAMP)  ## run the tests, but for the slow ones
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(STAMP)  ## run the slow tests
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from importlib import import_module
 
@@ -25,8 +26,21 @@ def main() -> None:
     if command in RENAMED:
         print(f"specdec: {command!r} is called {RENAMED[command]!r} now.", file=sys.stderr)
         command = RENAMED[command]
+    if command in ("", "-h", "--help"):
+        print(_usage())
+        sys.exit(0 if command else 2)
     if command not in COMMANDS:
-        print(f"usage: specdec {{{','.join(COMMANDS)}}} [key=value ...]   (--help after a command lists its settings)")
-        sys.exit(0 if command in ("-h", "--help") else 2)
+        print(_unknown(command), file=sys.stderr)
+        sys.exit(2)
     sys.argv = [f"specdec {command}", *sys.argv[2:]]
     import_module(COMMANDS[command]).main()
+
+
+def _usage() -> str:
+    return f"usage: specdec {{{','.join(COMMANDS)}}} [key=value ...]   (--help after a command lists its settings)"
+
+
+def _unknown(command: str) -> str:
+    close = difflib.get_close_matches(command, [*COMMANDS, *RENAMED], n=1)
+    meant = f"Did you mean {RENAMED.get(close[0], close[0])}? " if close else ""
+    return f"specdec: unknown command {command!r}. {meant}Valid commands: {', '.join(COMMANDS)}."

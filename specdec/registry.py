@@ -28,6 +28,17 @@ class Registry(Generic[T]):
         """Every valid name, ours and those of installed packages."""
         return sorted({*self._targets, *(entry.name for entry in entry_points(group=self.group))})
 
+    def targets(self, builtin: bool = True) -> dict[str, str]:
+        """Name → dotted path of its class, of which nothing is imported.
+
+        Args:
+            builtin: with our own names, or only those of installed packages.
+        """
+        others = {entry.name: entry.value for entry in entry_points(group=self.group)}
+        others = {name: target for name, target in others.items() if name not in self._targets}
+        targets = {**others, **self._targets} if builtin else others
+        return {name: target.partition("[")[0].strip().replace(":", ".") for name, target in sorted(targets.items())}
+
     def get(self, name: str) -> type[T]:
         """The class called `name`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,10 @@ REQUIRED = {"model": ["drafter.draft=x"], "custom": ["drafter._target_=tests.eng
 
 
 def command(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *args], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.parametrize("name", GROUPS["drafter"])
@@ -40,11 +44,12 @@ def test_every_drafter_config_makes_its_drafter(name: str) -> None:
 def test_every_sampling_config_makes_its_parameters(name: str) -> None:
     register()
     with initialize_config_dir(config_dir(), version_base=None):
-        made = plan(compose("generate", [f"sampling={name}"]))
-    assert made.params.greedy == (name == "greedy")
-    assert made.engine.adaptive
+        job = plan(compose("generate", [f"sampling={name}"]))
+    assert job.params.greedy == (name == "greedy")
+    assert job.policy.name == "product"
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("real model")
 def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> None:
     done = command(
@@ -71,10 +76,7 @@ def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> No
 def test_what_cannot_work_is_one_line_on_stderr(
     override: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["specdec", "generate", override])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 2
+    assert run(["generate", override], monkeypatch) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert message in line
 
@@ -86,19 +88,70 @@ def test_what_cannot_work_is_one_line_on_stderr(
         ("target.path=nowhere", "Cannot load 'nowhere'"),
     ],
 )
-def test_what_turns_out_later_is_one_line_too(override: str, message: str) -> None:
-    done = command("-m", "specdec", "generate", override)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_turns_out_later_is_one_line_too(
+    override: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", override], monkeypatch) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("specdec: ")]
+    assert message in line
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of `specdec <words>`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["specdec", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert isinstance(end.value.code, int)
+    return end.value.code
 
 
 def test_the_console_script_lists_its_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, code in ((["--help"], 0), ([], 2)):
-        monkeypatch.setattr(sys, "argv", ["specdec", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert end.value.code == code
+        assert run(words, monkeypatch) == code
         assert "usage: specdec {generate,study,report,replay,profile,certify,doctor}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("generat", "generate"), ("certifies", "certify"), ("benchmarks", "study"), ("zzz", None)]
+)
+def test_an_unknown_command_is_answered_with_those_there_are(
+    word: str, meant: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([word], monkeypatch) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"specdec: unknown command '{word}'. ")
+    assert line.endswith("Valid commands: generate, study, report, replay, profile, certify, doctor.")
+    assert ("Did you mean" in line) == (meant is not None)
+    assert meant is None or f"Did you mean {meant}?" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["certify", "quik=true"], "Did you mean quick?"),
+        (["certify", "rules=[tokn]"], "Unknown rule 'tokn'. Valid names: "),
+        (["replay"], "Nothing was given for trace."),
+        (["replay", "trace=nowhere"], "nowhere"),
+        (["profile", "precisons=[int8]"], "Did you mean precisions?"),
+        (["report"], "Nothing was given for study."),
+        (["report", "nowhere"], "No run folders in nowhere."),
+        (["report", "nowhere", "screenshot=x"], "Did you mean screenshots?"),
+    ],
+)
+def test_every_command_takes_keys_and_answers_a_wrong_one_in_a_line(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words, monkeypatch) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_the_old_word_for_a_study_is_understood_with_a_note(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["benchmark", "batchs=2"], monkeypatch) == 2
+    note, refusal = capsys.readouterr().err.strip().splitlines()
+    assert note == "specdec: 'benchmark' is called 'study' now."
+    assert "Did you mean batch?" in refusal

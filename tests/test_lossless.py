@@ -25,7 +25,7 @@ CHATS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "int8"])
+@pytest.fixture(scope="module", params=[pytest.param("bfloat16", marks=pytest.mark.slow), "int8"])
 def rounded(request: pytest.FixtureRequest) -> LoadedModel:
     return load(dtype=request.param)
 

@@ -16,7 +16,7 @@ from specdec.models.sources import embedded_folder
 from specdec.prompts import load_prompts
 from tests.engines import outputs, run
 
-pytestmark = pytest.mark.xdist_group("real model")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real model")]
 
 LENGTH = 128
 MORE_PROMPTS = [

@@ -10,7 +10,7 @@ import pytest
 
 from specdec import ConfigError, Engine, EngineConfig, SamplingParams
 from specdec.drafters.ngram import NgramDrafter
-from specdec.registry import DRAFTERS, RULES, Registry
+from specdec.registry import DRAFTERS, POLICIES, RULES, Registry
 from specdec.verify.base import Rule
 from specdec.verify.block import BlockRule
 from tests.engines import outputs, run, small_engine
@@ -60,7 +60,7 @@ def _fake_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("registry", [DRAFTERS, RULES], ids=["drafters", "rules"])
+@pytest.mark.parametrize("registry", [DRAFTERS, RULES, POLICIES], ids=["drafters", "rules", "policies"])
 def test_every_name_of_ours_is_that_of_its_class(registry: Registry[object]) -> None:
     names = registry.names()
     assert names == sorted(set(names))
@@ -99,6 +99,9 @@ def test_implementations_are_imported_when_they_are_first_wanted() -> None:
 def test_an_installed_packages_drafter_and_rule_generate_by_name() -> None:
     assert {"echo", "ngram"} <= set(DRAFTERS.names())
     assert {"polite", "token"} <= set(RULES.names())
+    assert DRAFTERS.targets(builtin=False)["echo"] == "fake_methods.EchoDrafter"
+    assert RULES.targets(builtin=False) == {"polite": "fake_methods.PoliteRule"}
+    assert RULES.targets()["block"] == "specdec.verify.block.BlockRule"
     assert "fake_methods" not in sys.modules  # listing names imports nothing
     drafter = DRAFTERS.create("echo", num_draft_tokens=2)
     engine = Engine(llama(), drafter, "polite", EngineConfig(block_size=4, num_blocks=64, max_batch_tokens=64))

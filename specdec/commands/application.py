@@ -1,4 +1,4 @@
-"""What the commands share: where configs are, how jobs are checked, and how a user's mistake is told."""
+"""What the commands share: where configs are, how jobs are checked, and how a user's mistake is reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ def config_dir() -> str:
 
 
 def application(
-    name: str, job: Callable[[DictConfig], Any], check: Callable[[DictConfig], object], counted: bool = False
+    name: str,
+    job: Callable[[DictConfig], Any],
+    check: Callable[[DictConfig], object] = lambda config: None,
+    counted: bool = False,
+    word: str | None = None,
 ) -> Callable[[], None]:
     """A Hydra program whose jobs are all checked before the first one begins.
 
@@ -32,8 +36,8 @@ def application(
         job: what one configuration does.
         check: raises a SpecdecError for a configuration that cannot work.
         counted: whether the config has a field `jobs` for their number.
+        word: the key that a word without a key is the value of.
     """
-    register()
 
     @wraps(job)
     def guarded(config: DictConfig) -> Any:
@@ -41,8 +45,11 @@ def application(
             return job(config)
 
     def main() -> None:
+        register()
+        if word is not None:
+            sys.argv[1:] = [_with_key(word, argument) for argument in sys.argv[1:]]
         words = sys.argv[1:]
-        if not any(word.startswith("-") and word not in preflight.MULTIRUN for word in words):  # --help, --cfg, …
+        if not any(argument.startswith("-") and argument not in preflight.MULTIRUN for argument in words):  # no --help
             with exit_on_user_error():
                 jobs = preflight.jobs(config_dir(), name, words)
                 for config in jobs:
@@ -52,6 +59,14 @@ def application(
         hydra.main(version_base=None, config_path=config_dir(), config_name=name)(guarded)()
 
     return main
+
+
+def _with_key(key: str, argument: str) -> str:
+    """`runs/x` → `key='runs/x'`; options and words with a key stay as they are."""
+    if argument.startswith("-") or "=" in argument:
+        return argument
+    quoted = argument.replace("'", "\\'")
+    return f"{key}='{quoted}'"
 
 
 class exit_on_user_error:

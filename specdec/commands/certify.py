@@ -16,13 +16,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from specdec.commands.application import config_dir
+from specdec.commands.application import application
 from specdec.proof import cases
 from specdec.proof.certify import Certificate, certify
 from specdec.proof.exact import expected_accepted
@@ -33,8 +32,7 @@ COLUMNS = ("rule", "declared", "law equal", "largest deviation", "faces agree", 
            "share of the bound", "seconds")  # fmt: skip
 
 
-@hydra.main(version_base=None, config_path=config_dir(), config_name="certify")  # type: ignore[untyped-decorator]
-def main(config: DictConfig) -> None:
+def _certify(config: DictConfig) -> None:
     """Examines the rules, prints a table, writes what was asked for."""
     torch.set_num_threads(1)  # tensors of three numbers
     names = list(config.rules) if config.rules is not None else RULES.names()
@@ -147,11 +145,10 @@ def _mutants_table(mutants: list[tuple[Rule, Certificate]]) -> str:
     rows = ["| mutant of | mistake | rejected by |", "|---|---|---|"]
     for mutant, certificate in mutants:
         reasons = {"its law": not certificate.law_equal, "its tensors": not certificate.faces_agree}
-        found = (
-            "NOTHING" if certificate.passed else certificate.failure or " and ".join(k for k, v in reasons.items() if v)
-        )
+        failed = certificate.failure or " and ".join(reason for reason, fails in reasons.items() if fails)
+        rejected_by = "NOTHING" if certificate.passed else failed
         mistake = (type(mutant).__doc__ or "").partition(". ")[2].strip()
-        rows.append(f"| {mutant.name} | {mistake} | {found} |")
+        rows.append(f"| {mutant.name} | {mistake} | {rejected_by} |")
     return "\n".join(rows)
 
 
@@ -180,3 +177,5 @@ see [mutation.md](mutation.md).
 
 {mutants}
 """
+
+main = application("certify", _certify)

@@ -19,23 +19,23 @@ from specdec.study.plan import Plan, plan
 def _generate(config: DictConfig) -> None:
     """Decodes prompts plainly and speculatively and prints what it cost."""
     transformers.logging.disable_progress_bar()
-    made = plan(config)
-    made.use_threads()
-    texts = _texts(config, made)
-    generator = made.generator()
+    job = plan(config)
+    job.use_threads()
+    texts = _texts(config, job)
+    generator = job.generator()
     report = ConsoleReport(Console(record=config.svg is not None))
-    report.legend(made.drafter.name, made.axes["rule"])
-    prompts = [(label, made.prompt(text, generator)) for label, text in texts]
-    report.table(compare(generator, prompts, made.params, report.prompt, report.event))
+    report.legend(job.drafter.name, job.axes["rule"])
+    prompts = [(label, job.prompt(text, generator)) for label, text in texts]
+    report.table(compare(generator, prompts, job.params, report.prompt, report.event))
     if config.svg is not None:
         report.console.save_svg(config.svg, title="specdec generate")
 
 
-def _texts(config: DictConfig, made: Plan) -> list[tuple[str, str]]:
+def _texts(config: DictConfig, job: Plan) -> list[tuple[str, str]]:
     """With their labels."""
     if config.prompt is not None:
         return [("prompt", config.prompt)]
-    return [(record.category, record.prompt) for record in made.source.load()]
+    return [(record.category, record.prompt) for record in job.source.load()]
 
 
 main = application("generate", _generate, plan)

@@ -12,14 +12,13 @@ import json
 import sys
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import brentq
 
 from specdec.analysis.theory import expected_tokens
-from specdec.commands.application import config_dir, exit_on_user_error
+from specdec.commands.application import application
 from specdec.measure.environment import machine
 from specdec.models.loading import load
 from specdec.policy.cost import ROWS, CostCurve, measure
@@ -35,13 +34,11 @@ def break_even(curve: CostCurve, gamma: int) -> float:
     return float(brentq(lambda alpha: expected_tokens(alpha, gamma) - price, 0.0, 1.0))
 
 
-@hydra.main(version_base=None, config_path=config_dir(), config_name="profile")  # type: ignore[untyped-decorator]
-def main(config: DictConfig) -> None:
+def _profile(config: DictConfig) -> None:
     """Measures, prints, writes what was asked for."""
-    with exit_on_user_error():
-        curves = {
-            dtype: measure(load(config.target, dtype=dtype, device=config.device).model) for dtype in config.precisions
-        }
+    curves = {
+        dtype: measure(load(config.target, dtype=dtype, device=config.device).model) for dtype in config.precisions
+    }
     table = Table("precision", "T(1)", *(f"T({rows})/T(1)" for rows in ROWS[1:]), f"break-even α, γ = {config.gamma}")
     for dtype, curve in curves.items():
         ratios = [f"{curve(rows) / curve(1):.2f}" for rows in ROWS[1:]]
@@ -50,7 +47,9 @@ def main(config: DictConfig) -> None:
     console.print(machine(), soft_wrap=True)
     console.print(table)
     if config.json is not None:
-        told = {dtype: {"rows": curve.rows, "seconds": curve.seconds} for dtype, curve in curves.items()}
-        Path(config.json).write_text(
-            json.dumps({"machine": machine(), "curves": told}, indent=1) + "\n", encoding="utf-8"
-        )
+        points = {dtype: {"rows": curve.rows, "seconds": curve.seconds} for dtype, curve in curves.items()}
+        record = {"machine": machine(), "curves": points}
+        Path(config.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+main = application("profile", _profile)

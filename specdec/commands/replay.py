@@ -15,15 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from specdec.analysis.traces import Trace, load_trace
-from specdec.commands.application import config_dir, exit_on_user_error
+from specdec.commands.application import application
+from specdec.errors import ConfigError
 from specdec.measure.runs import TRACE
 from specdec.stats import DecodingStats
+from specdec.study.plan import values_of
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Replay:
 
 def replay(trace: Trace, rule: str, gamma: int | None, seeds: int) -> Replay:
     """Judges the trace `seeds` times, or once with its own random numbers."""
-    chosen = list(range(seeds)) if seeds else [None]
-    stats = [trace.replay(rule, seed=seed, num_draft_tokens=gamma) for seed in chosen]
+    each = list(range(seeds)) if seeds else [None]
+    stats = [trace.replay(rule, seed=seed, num_draft_tokens=gamma) for seed in each]
     lengths = [one.mean_accepted_length for one in stats]
     error = stdev(lengths) / len(lengths) ** 0.5 if len(lengths) > 1 else 0.0
     return Replay(rule, gamma, fmean(lengths), error, DecodingStats.total(stats).acceptance_rate, len(lengths))
@@ -57,20 +58,24 @@ def replay(trace: Trace, rule: str, gamma: int | None, seeds: int) -> Replay:
 
 def table(replays: list[Replay]) -> Table:
     """For the terminal."""
-    made = Table("rule", "γ", "τ", "± s.e.", "α", "replays")
+    lines = Table("rule", "γ", "τ", "± s.e.", "α", "replays")
     for one in replays:
         gamma = "recorded" if one.gamma is None else str(one.gamma)
-        made.add_row(one.rule, gamma, f"{one.tau:.3f}", f"{one.error:.3f}", f"{one.alpha:.3f}", str(one.replays))
-    return made
+        lines.add_row(one.rule, gamma, f"{one.tau:.3f}", f"{one.error:.3f}", f"{one.alpha:.3f}", str(one.replays))
+    return lines
 
 
-@hydra.main(version_base=None, config_path=config_dir(), config_name="replay")  # type: ignore[untyped-decorator]
-def main(config: DictConfig) -> None:
+def _replay(config: DictConfig) -> None:
     """Replays, prints, writes what was asked for."""
-    with exit_on_user_error():
-        path = Path(config.trace)
-        trace = load_trace(path / TRACE if path.is_dir() else path)
-        replays = [replay(trace, rule, gamma, config.seeds) for rule in config.rules for gamma in config.gammas]
+    path = Path(config.trace)
+    path = path / TRACE if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(f"No trace at {path}. A study with trace.save=true leaves one in each run folder.")
+    trace = load_trace(path)
+    replays = [replay(trace, rule, gamma, config.seeds) for rule in config.rules for gamma in config.gammas]
     Console(width=None if sys.stdout.isatty() else 120).print(table(replays))
     if config.json is not None:
         Path(config.json).write_text(json.dumps([asdict(one) for one in replays], indent=1) + "\n", encoding="utf-8")
+
+
+main = application("replay", _replay, values_of)

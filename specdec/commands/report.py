@@ -1,23 +1,25 @@
 """The dashboard of a study: one HTML page that opens from a file, with no account and no network.
 
-specdec report runs/<study> [--output FILE.html] [--screenshots FOLDER]
+specdec report runs/<study> [output=FILE.html] [screenshots=FOLDER]
 
-With --screenshots it also writes report-desktop.png and report-phone.png, as Chromium shows the page.
+With screenshots=FOLDER it also writes report-desktop.png and report-phone.png, as Chromium shows the page.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
+from specdec.commands.application import application
 from specdec.errors import ConfigError
 from specdec.measure.runs import load_runs
 from specdec.report.page import write_report
+from specdec.study.plan import values_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -47,12 +49,12 @@ def browser() -> Iterator[Browser]:
     except ImportError as error:
         raise ConfigError(NO_BROWSER) from error
     with sync_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
-        if not Path(found).exists():
+        path = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
+        if not Path(path).exists():
             raise ConfigError(NO_BROWSER)
-        started = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield started
-        started.close()
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
 
 
 def screenshots(chromium: Browser, page: Path, folder: Path) -> list[Path]:
@@ -67,31 +69,25 @@ def screenshots(chromium: Browser, page: Path, folder: Path) -> list[Path]:
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    files = []
     for name, (width, height) in SIZES.items():
         tab = chromium.new_page(viewport={"width": width, "height": height})
         tab.goto(page.resolve().as_uri())
         tab.wait_for_selector(DRAWN)
-        made.append(folder / f"report-{name}.png")
-        tab.screenshot(path=made[-1])
+        files.append(folder / f"report-{name}.png")
+        tab.screenshot(path=files[-1])
         tab.close()
-    return made
+    return files
 
 
-def main(words: list[str] | None = None) -> None:
+def _report(config: DictConfig) -> None:
     """Reads run folders, writes the page, says where it is."""
-    parser = argparse.ArgumentParser(prog="specdec report", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("study", type=Path, help="folder of a study: runs/<study>")
-    parser.add_argument("--output", type=Path, help="HTML file; default: index.html in the study's folder")
-    parser.add_argument("--screenshots", type=Path, help="folder for pictures of the page")
-    options = parser.parse_args(words)
-    try:
-        page = write_report(
-            load_runs(options.study), options.output or options.study / "index.html", options.study.name
-        )
-        print(page)
-        if options.screenshots is not None:
-            with browser() as chromium:
-                print(*screenshots(chromium, page, options.screenshots), sep="\n")
-    except ConfigError as error:
-        sys.exit(str(error))
+    study = Path(config.study)
+    page = write_report(load_runs(study), Path(config.output or study / "index.html"), study.resolve().name)
+    print(page)
+    if config.screenshots is not None:
+        with browser() as chromium:
+            print(*screenshots(chromium, page, Path(config.screenshots)), sep="\n")
+
+
+main = application("report", _report, values_of, word="study")

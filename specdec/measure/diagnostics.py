@@ -60,9 +60,10 @@ class DraftDiagnostics:
             self._distance.setdefault(depth, _Mean()).add(1.0 - float(shared))
             if q is not None and parent in on_path:
                 confidence = float(q[token])
-                said, was = self._confidence.setdefault(min(int(confidence * BINS), BINS - 1), (_Mean(), _Mean()))
-                said.add(confidence)
-                was.add(float(node in on_path))
+                bin_ = min(int(confidence * BINS), BINS - 1)
+                mean_q, share = self._confidence.setdefault(bin_, (_Mean(), _Mean()))
+                mean_q.add(confidence)
+                share.add(float(node in on_path))
 
     @property
     def tv_by_position(self) -> list[float]:
@@ -72,9 +73,9 @@ class DraftDiagnostics:
 
     @property
     def calibration(self) -> list[dict[str, float]]:
-        """By tenths of q(x): what the drafter said on average of tokens that came to their test, and which share of
-        them was accepted. Empty for drafts without a q."""
+        """By tenths of q(x): the mean q(x) of the tested draft tokens, and the share of them that was accepted. Empty
+        for drafts without a q."""
         return [
-            {"confidence": said.value, "accepted": was.value, "count": said.count}
-            for _, (said, was) in sorted(self._confidence.items())
+            {"confidence": mean_q.value, "accepted": share.value, "count": mean_q.count}
+            for _, (mean_q, share) in sorted(self._confidence.items())
         ]

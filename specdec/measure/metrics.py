@@ -64,9 +64,9 @@ def bootstrap_interval(counts: Array, ratio: Callable[..., Array], seed: int = 0
     Returns:
         The ends of the 95 % interval.
     """
-    chosen = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
+    resampled = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = ratio(*np.moveaxis(counts[chosen].sum(axis=1), 0, -1))
+        ratios = ratio(*np.moveaxis(counts[resampled].sum(axis=1), 0, -1))
     low, high = np.quantile(np.nan_to_num(ratios, posinf=0.0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 

@@ -20,9 +20,9 @@ def save(path: Path | None, module: str, results: Mapping[str, Any], **about: An
         about: settings.
     """
     if path is not None:
-        told = {"command": command(module), "machine": machine(), **about, "results": results}
+        record = {"command": command(module), "machine": machine(), **about, "results": results}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -31,5 +31,5 @@ def read(path: Path) -> dict[str, Any]:
     def numbered(pairs: list[tuple[str, Any]]) -> dict[Any, Any]:
         return {int(key) if key.isdigit() else key: value for key, value in pairs}
 
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=numbered)
-    return found
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=numbered)
+    return record

@@ -1,17 +1,17 @@
-"""Run folders: what one job leaves behind, written as it goes on and read by every report.
+"""Run folders: what one job writes while it runs, and what every report reads.
 
     runs/<study>/<job>/
-        config.yaml          what was asked for, resolved
-        axes.json            in what it may differ from the study's other jobs
+        config.yaml          its settings, resolved
+        axes.json            what may differ between the study's jobs
         environment.json     machine, versions, git state, command
         rows.jsonl           one line a finished prompt, while the job runs
         rows.parquet         the same at the end
         steps.parquet        one row a verified step
-        trace.safetensors    if it was asked for
-        summary.json         the figures; a job that has it is done
-        error.txt            instead, if it failed
+        trace.safetensors    with trace.save=true
+        summary.json         the figures; a job with this file is done
+        error.txt            in place of those, if it failed
 
-A line is on the disk before the next prompt begins. A job that was killed reads them back and goes on.
+A line is on the disk before the next prompt begins. After a kill the job reads the lines and goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StepRow:
     Args:
         index: which prompt.
         step: number of the step, from 0.
-        anchor: tokens that were committed before, the prompt's included.
+        anchor: tokens that are committed before it, the prompt's included.
         drafted, tested, accepted: draft nodes; draft positions.
         texts: pieces of text that became certain, in order.
         proposed: for each piece, whether the drafter had proposed it.
@@ -66,8 +66,8 @@ class PromptRow:
     Args:
         index: place in the run's prompts.
         question_id, category, prompt: the prompt.
-        text, token_ids, seed, finish_reason: what came of it with the drafter.
-        stats: counts and times of that.
+        text, token_ids, seed, finish_reason: its output with the drafter.
+        stats: counts and times of that output.
         plain_token_ids, plain_stats: of the plain side, or None.
         comparable: whether both sides must give the same tokens (greedy, or a rule that follows plain decoding).
         ttft_seconds: from the request to its first token.
@@ -147,13 +147,13 @@ class RunFolder:
         """Starts, or goes on.
 
         Args:
-            config: what was asked for.
+            config: the settings.
             axes: see `Run`.
             environment: see `specdec.measure.environment`.
-            anew: forget what was done before.
+            anew: forget earlier tries.
 
         Returns:
-            Rows of the prompts that were finished before.
+            Rows of the prompts that are finished.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         for name in (ERROR, SUMMARY, LINES) if anew else (ERROR,):
@@ -164,7 +164,7 @@ class RunFolder:
         return self._finished()
 
     def _finished(self) -> list[PromptRow]:
-        """Whole lines; one that was cut short by a kill is taken away, so that the next does not join it."""
+        """Whole lines. A line that a kill cut short is removed, so that the next one does not join it."""
         path = self.path / LINES
         whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n") if path.is_file() else ("", "", "")
         lines = whole.split("\n") if whole else []
@@ -172,7 +172,7 @@ class RunFolder:
         return [PromptRow.parse(line) for line in lines]
 
     def append(self, rows: Iterable[PromptRow]) -> None:
-        """Keeps finished prompts, for good."""
+        """Writes finished prompts to the disk."""
         with (self.path / LINES).open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
             file.flush()
@@ -206,9 +206,9 @@ class Run:
         folder: where it is.
         status, error: of the job; the error is its traceback.
         config, environment: as the job began.
-        axes: in what it may differ from the study's other jobs, by name: drafter, rule, temperature, …
-        summary: the figures (see `specdec.measure.summary`); empty unless the job is done, as are
-        rows, steps: one a prompt, and one a verified step.
+        axes: what may differ between the study's jobs, by name: drafter, rule, policy, temperature, …
+        summary: the figures (see `specdec.measure.summary`).
+        rows, steps: one row a prompt, one row a verified step. These and the summary are empty unless the job is done.
     """
 
     folder: Path

@@ -16,7 +16,7 @@ from specdec.stats import DecodingStats
 
 
 def summarize(
-    rows: Sequence[PromptRow], batch: int = 1, curve: Callable[[int], float] | None = None, **found: Any
+    rows: Sequence[PromptRow], batch: int = 1, curve: Callable[[int], float] | None = None, **further: Any
 ) -> dict[str, Any]:
     """What `summary.json` holds.
 
@@ -24,7 +24,7 @@ def summarize(
         rows: of all prompts, at least one.
         batch: sequences that were decoded together.
         curve: seconds of a pass by its rows, if it was measured.
-        found: further entries (calibration, certificate, …).
+        further: more entries (calibration, certificate, …).
     """
     stats = DecodingStats.total(row.stats for row in rows)
     categories = list(dict.fromkeys(row.category for row in rows))
@@ -36,7 +36,7 @@ def summarize(
         "acceptance_by_position": stats.acceptance_by_position,
         "cumulative_acceptance_by_position": stats.cumulative_acceptance,
         "acceptance_histogram": stats.acceptance_histogram,
-        **found,
+        **further,
     }
 
 

@@ -117,6 +117,6 @@ def origins(methods: Iterable[Method]) -> list[Origin]:
     """Runs put together by what made them."""
     groups: dict[str, list[Method]] = {}
     for method in methods:
-        made = {k: v for k, v in method.run.environment.items() if k != "started"}
-        groups.setdefault(json.dumps(made, sort_keys=True), []).append(method)
+        maker = {k: v for k, v in method.run.environment.items() if k != "started"}
+        groups.setdefault(json.dumps(maker, sort_keys=True), []).append(method)
     return [Origin(group, group[0].run.environment) for group in groups.values()]

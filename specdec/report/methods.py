@@ -92,11 +92,11 @@ def varying_axes(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Axes in which the runs that have them differ, with their values: numbers by size, then everything else by name,
     then `NOT_GIVEN` if some runs lack the axis."""
     axes = dict.fromkeys(axis for run in runs for axis in run.axes)
-    given = {axis: {run.axes[axis] for run in runs if axis in run.axes} for axis in axes}
+    values_of = {axis: {run.axes[axis] for run in runs if axis in run.axes} for axis in axes}
     lacking = {axis: [NOT_GIVEN] if any(axis not in run.axes for run in runs) else [] for axis in axes}
     return {
         axis: [*map(as_text, sorted(values, key=_numbers_first)), *lacking[axis]]
-        for axis, values in given.items()
+        for axis, values in values_of.items()
         if len(values) > 1
     }
 

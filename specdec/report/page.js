@@ -92,8 +92,8 @@ async function draw(before, figure, spec, records) {
   if (view) return view.data("records", records).resize().runAsync();
   // `ast`: expressions are interpreted, as the page's policy forbids to evaluate them.
   const options = { ast: true, renderer: "svg", actions: false, config: data.config };
-  const made = await vegaEmbed(one(".chart", figure), { ...spec, datasets: { ...spec.datasets, records } }, options);
-  return made.view;
+  const chart = await vegaEmbed(one(".chart", figure), { ...spec, datasets: { ...spec.datasets, records } }, options);
+  return chart.view;
 }
 
 // --- Texts

@@ -23,10 +23,10 @@ def rows(runs: Sequence[Run]) -> list[list[str]]:
 
 def table(runs: Sequence[Run], title: str) -> Table:
     """For the terminal."""
-    made = Table(*COLUMNS, title=title, box=box.SIMPLE_HEAD)
+    lines = Table(*COLUMNS, title=title, box=box.SIMPLE_HEAD)
     for cells in rows(runs):
-        made.add_row(*cells)
-    return made
+        lines.add_row(*cells)
+    return lines
 
 
 def markdown(runs: Sequence[Run], title: str) -> str:
@@ -46,23 +46,23 @@ def markdown(runs: Sequence[Run], title: str) -> str:
 def write(runs: Sequence[Run], title: str, folder: Path) -> None:
     """leaderboard.md and leaderboard.json."""
     (folder / "leaderboard.md").write_text(markdown(runs, title), encoding="utf-8")
-    told = [
+    records = [
         {"name": run.name, "status": run.status, "axes": run.axes, **run.summary.get("metrics", {})} for run in runs
     ]
-    (folder / "leaderboard.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    (folder / "leaderboard.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 def _cells(one: Standing) -> list[str]:
-    told, predicted = one.figures, one.figures["predicted_speedup"]
+    figures, predicted = one.figures, one.figures["predicted_speedup"]
     return [
         one.method.label,
         _speedup(one),
         "–" if predicted is None else f"{predicted:.2f}",
-        f"{told['tau']:.2f}",
-        f"{told['alpha']:.2f}",
-        f"{told['tokens_per_second']:.1f}",
-        "/".join(f"{told[f'{part}_share']:.0%}" for part in ("draft", "verify", "host")),
-        f"{told['wasted_share']:.0%}",
+        f"{figures['tau']:.2f}",
+        f"{figures['alpha']:.2f}",
+        f"{figures['tokens_per_second']:.1f}",
+        "/".join(f"{figures[f'{part}_share']:.0%}" for part in ("draft", "verify", "host")),
+        f"{figures['wasted_share']:.0%}",
         one.identical,
     ]
 

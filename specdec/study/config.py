@@ -6,34 +6,27 @@ They end here. `specdec.study.plan` turns them into the objects that the rest of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from specdec.engine import EngineConfig
+from specdec.models.loading import load
 from specdec.sampling import SamplingParams
+from specdec.study.choices import register_choices
+from specdec.study.schema import schema
 
+NOT_SETTINGS: tuple[str, ...] = ()
+"""Fields of `SamplingParams` that only a program can give, since no config file can hold them."""
+PRECISION = ("dtype", "kv_dtype", "smoothing", "calibration")
+"""Parameters of `load` that are the group `precision`; the group `device` has its device, `target` all others."""
 
-@dataclass
-class TargetConfig:
-    """Which model (see `specdec.models.loading.load`)."""
-
-    path: str | None = None
-    backend: str = "auto"
-    revision: str | None = None
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-
-
-@dataclass
-class PrecisionConfig:
-    """In which numbers."""
-
-    dtype: str = "float32"
-    kv_dtype: str | None = None
-    smoothing: float | None = 0.5
-    calibration: str | None = None
+TargetConfig = schema("TargetConfig", load, without=(*PRECISION, "device"))
+PrecisionConfig = schema("PrecisionConfig", load, without=set(signature(load).parameters) - {*PRECISION})
+SamplingConfig = schema("SamplingConfig", SamplingParams, without=NOT_SETTINGS, seed=0)  # a study can be repeated
+EngineSettings = schema("EngineSettings", EngineConfig)
 
 
 @dataclass
@@ -42,34 +35,6 @@ class DeviceConfig:
 
     device: str = "cpu"
     threads: int | None = None
-
-
-@dataclass
-class SamplingConfig:
-    """How tokens are chosen (see `specdec.sampling.SamplingParams`)."""
-
-    max_tokens: int = SamplingParams.max_tokens
-    temperature: float = SamplingParams.temperature
-    top_k: int = SamplingParams.top_k
-    top_p: float = SamplingParams.top_p
-    min_p: float = SamplingParams.min_p
-    repetition_penalty: float = SamplingParams.repetition_penalty
-    presence_penalty: float = SamplingParams.presence_penalty
-    frequency_penalty: float = SamplingParams.frequency_penalty
-    seed: int | None = 0  # unlike there: a study can be repeated
-    stop: list[str] = field(default_factory=list)
-    bad_words: list[str] = field(default_factory=list)
-    ignore_eos: bool = SamplingParams.ignore_eos
-
-
-@dataclass
-class EngineSettings:
-    """Sizes (see `specdec.engine.EngineConfig`)."""
-
-    block_size: int = EngineConfig.block_size
-    num_blocks: int | None = EngineConfig.num_blocks
-    max_batch_tokens: int = EngineConfig.max_batch_tokens
-    max_num_seqs: int = EngineConfig.max_num_seqs
 
 
 @dataclass
@@ -85,13 +50,14 @@ class TraceConfig:
 class Decoding:
     """What every job that decodes needs."""
 
-    target: TargetConfig = field(default_factory=TargetConfig)
-    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    target: Any = field(default_factory=TargetConfig)
+    precision: Any = field(default_factory=PrecisionConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    engine: EngineSettings = field(default_factory=EngineSettings)
+    sampling: Any = field(default_factory=SamplingConfig)
+    engine: Any = field(default_factory=EngineSettings)
     drafter: dict[str, Any] = field(default_factory=dict)
     rule: dict[str, Any] = field(default_factory=dict)
+    policy: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     chat: bool = True
 
@@ -123,7 +89,8 @@ class StudyConfig(Decoding):
 
 
 def register() -> None:
-    """Makes the schemas known to Hydra; configs/*.yaml name them first in their defaults."""
+    """Makes the schemas and the registries' names known to Hydra; configs/*.yaml name the schemas first."""
     store = ConfigStore.instance()
     store.store(name="generate_schema", node=GenerateConfig)
     store.store(name="study_schema", node=StudyConfig)
+    register_choices()

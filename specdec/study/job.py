@@ -62,8 +62,8 @@ def run_job(
         records: all prompts of the job.
         folder: where it writes; it has begun.
         done: rows of an earlier try.
-        tracker: told of every step and prompt; it has been started.
-        on_prompt: told how many prompts are done.
+        tracker: gets every step and prompt; it has been started.
+        on_prompt: called with the number of prompts that are done.
 
     Raises:
         SpecdecError: if the parts do not fit the model, or a request failed.
@@ -83,25 +83,25 @@ def run_job(
         for generation in (*(plain or ()), *generations):
             if generation.error is not None:
                 raise generation.error
-        made = [
+        finished = [
             watch.row(at, records[index], generations[at], plain[at] if plain is not None else None, plan.judge)
             for at, index in enumerate(indices)
         ]
-        folder.append(made)
-        rows += made
-        for row in made:
+        folder.append(finished)
+        rows += finished
+        for row in finished:
             tracker.prompt(row.table_row())
         on_prompt(len(rows))
     curve = measure(generator.engine.model) if options.profile else None
-    found = _examined(generator, plan, options, prompts, folder.path)
-    summary = summarize(rows, options.batch, curve, cost_curve=None if curve is None else asdict(curve), **found)
+    evidence = _examine(generator, plan, options, prompts, folder.path)
+    summary = summarize(rows, options.batch, curve, cost_curve=None if curve is None else asdict(curve), **evidence)
     folder.finish(rows, summary)
 
 
-def _examined(
+def _examine(
     generator: SpeculativeGenerator, plan: Plan, options: JobOptions, prompts: Sequence[list[int]], folder: Path
 ) -> dict[str, Any]:
-    """What is found out after the clock has stopped: distances and calibration from a trace, and the certificate."""
+    """After the clock has stopped: distances and calibration from a trace, and the certificate."""
     diagnostics = DraftDiagnostics(plan.params.greedy)
     if count := min(options.trace.prompts, len(prompts)):
         params = plan.params_of(range(count))
@@ -122,7 +122,7 @@ class _Watch:
         self, generator: SpeculativeGenerator, indices: Sequence[int], prompt_tokens: Sequence[int], tracker: Tracker
     ) -> None:
         self._engine, self._tokenizer, self._tracker = generator.engine, generator.tokenizer, tracker
-        self._followed = [_Followed(index, count) for index, count in zip(indices, prompt_tokens, strict=True)]
+        self._prompts = [_Prompt(index, count) for index, count in zip(indices, prompt_tokens, strict=True)]
         self._began = 0.0
 
     def start(self) -> None:
@@ -133,12 +133,12 @@ class _Watch:
         """One prompt's part of a step."""
         if event.generation is not None:
             return
-        followed = self._followed[event.index]
-        followed.arrivals.append(self._engine.busy_seconds - self._began)
+        prompt = self._prompts[event.index]
+        prompt.arrivals.append(self._engine.busy_seconds - self._began)
         usage = self._engine.cache.usage()
         if usage.allocated_slots:  # the last step of a batch has given everything back
-            followed.usage.append(usage)
-        step = followed.step(event, self._tokenizer)
+            prompt.usage.append(usage)
+        step = prompt.step(event, self._tokenizer)
         self._tracker.step(
             {
                 "drafted": step.drafted,
@@ -153,9 +153,9 @@ class _Watch:
         self, at: int, record: PromptRecord, generation: Generation, plain: Generation | None, rule: Rule
     ) -> PromptRow:
         """What is kept of the batch's prompt number `at`."""
-        followed = self._followed[at]
+        prompt = self._prompts[at]
         return PromptRow(
-            index=followed.index,
+            index=prompt.index,
             question_id=record.question_id,
             category=record.category,
             prompt=record.prompt,
@@ -167,16 +167,16 @@ class _Watch:
             plain_token_ids=None if plain is None else plain.token_ids,
             plain_stats=None if plain is None else plain.stats,
             comparable=rule.draft_invariant,
-            ttft_seconds=followed.arrivals[0],
-            gaps_seconds=[later - earlier for earlier, later in pairwise(followed.arrivals)],
-            kv_occupancy=_mean([usage.allocated_slots / usage.total_slots for usage in followed.usage]),
-            kv_waste=_mean([usage.waste for usage in followed.usage]),
-            steps=followed.steps,
+            ttft_seconds=prompt.arrivals[0],
+            gaps_seconds=[later - earlier for earlier, later in pairwise(prompt.arrivals)],
+            kv_occupancy=_mean([usage.allocated_slots / usage.total_slots for usage in prompt.usage]),
+            kv_waste=_mean([usage.waste for usage in prompt.usage]),
+            steps=prompt.steps,
         )
 
 
 @dataclass
-class _Followed:
+class _Prompt:
     """One prompt on its way: when tokens came, in seconds after the batch began, and what each step did."""
 
     index: int

@@ -42,6 +42,7 @@ class Plan:
         rule: a rule, or "auto".
         judge: the rule that will judge its requests.
         params: of the first prompt; the others have seeds that count on.
+        policy: how much to draft.
         engine: sizes.
         source: where prompts come from.
         chat: whether they go through the chat template.
@@ -54,6 +55,7 @@ class Plan:
     rule: str | Rule
     judge: Rule
     params: SamplingParams
+    policy: Any
     engine: EngineConfig
     source: Any
     chat: bool
@@ -75,7 +77,8 @@ class Plan:
         Raises:
             SpecdecError: if the parts do not fit the model.
         """
-        return SpeculativeGenerator(_loaded(**self.load_options), self.drafter, self.rule, config=self.engine)
+        loaded = _loaded(**self.load_options)
+        return SpeculativeGenerator(loaded, self.drafter, self.rule, config=self.engine, policy=self.policy)
 
     def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
         """A text as the target is asked it: through its chat template, if it has one and is to use it."""
@@ -89,11 +92,11 @@ def plan(config: DictConfig) -> Plan:
         config: composed; its fields are those of `specdec.study.config.Decoding`.
 
     Raises:
-        ConfigError: for a value that no part takes, and for parts that do not fit together.
+        ConfigError: for a value that no part takes, or parts that do not fit together.
     """
     values = values_of(config)
     params = SamplingParams(**values["sampling"])
-    drafter, rule = instantiate(config.drafter, "drafter"), instantiate(config.rule, "rule")
+    drafter, rule, policy = (instantiate(config[group], group) for group in ("drafter", "rule", "policy"))
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
     check_options(load_options["dtype"], load_options["kv_dtype"], load_options["backend"], device["device"])
@@ -106,18 +109,19 @@ def plan(config: DictConfig) -> Plan:
         rule=rule,
         judge=judge,
         params=params,
+        policy=policy,
         engine=EngineConfig(**values["engine"]),
         source=instantiate(config.data, "data"),
         chat=values["chat"],
-        axes=_axes(values, drafter, rule),
+        axes=_axes(values, drafter, rule, policy),
     )
 
 
-def check_certified(made: Plan, certified: bool) -> None:
+def check_certified(job: Plan, certified: bool) -> None:
     """Raises ConfigError if a certificate is asked for that cannot be had."""
-    if certified and not made.judge.lossless:
+    if certified and not job.judge.lossless:
         raise ConfigError(
-            f"rule={made.judge.name!r} is lossy, and certified=true asks for the target's own law. "
+            f"rule={job.judge.name!r} is lossy, and certified=true asks for the target's own law. "
             "Set certified=false to study it all the same, or take a lossless rule."
         )
 
@@ -151,8 +155,8 @@ def instantiate(config: DictConfig, what: str) -> Any:
 def identity(config: DictConfig, records: Sequence[PromptRecord]) -> str:
     """A short name for everything that decides what a job finds out: its settings and its prompts."""
     values = {name: value for name, value in values_of(config).items() if name not in NOT_IDENTITY}
-    told = json.dumps([values, fingerprint(records)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:8]
+    record = json.dumps([values, fingerprint(records)], sort_keys=True)
+    return hashlib.sha256(record.encode()).hexdigest()[:8]
 
 
 @lru_cache(maxsize=1)
@@ -161,7 +165,7 @@ def _loaded(**options: Any) -> LoadedModel:
     return load(**options)
 
 
-def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule) -> dict[str, Any]:
+def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Any) -> dict[str, Any]:
     """Names of the parts, the drafter's options, and the numbers that studies turn."""
     options = {name: value for name, value in values["drafter"].items() if not name.startswith("_")}
     return {
@@ -174,7 +178,7 @@ def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule) -> dict[st
         "kv_dtype": values["precision"]["kv_dtype"],
         "data": _shown(values["data"].get("path")) or values["data"].get("name"),
         "batch": values.get("batch", 1),
-        "adaptive": values["engine"]["adaptive"],
+        "policy": policy.name,
     }
 
 
@@ -184,11 +188,11 @@ def _shown(path: str | None) -> str | None:
 
 
 def _check_vocabularies(target: str | None, drafter: Drafter) -> None:
-    """Where both can be told without loading a model."""
-    found = drafter.vocab_size()
-    wanted = None if found is None else vocab_size_of(target)
-    if wanted is not None and wanted != found:
+    """Raises ConfigError if the two differ in size, where both can be read without loading a model."""
+    size = drafter.vocab_size()
+    target_size = None if size is None else vocab_size_of(target)
+    if target_size is not None and target_size != size:
         raise ConfigError(
-            f"The drafter's vocabulary has {found} tokens, the target's {wanted}. Choose a draft with the target's "
+            f"The drafter's vocabulary has {size} tokens, the target's {target_size}. Choose a draft with the target's "
             "tokenizer, or drafter=ngram."
         )

@@ -20,6 +20,8 @@ from specdec.study.config import register
 MULTIRUN = ("-m", "--multirun")
 EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm", "optuna": "optuna"}
 """Hydra's launcher or sweeper → the extra that brings its plugin."""
+REPLACED = {"engine.adaptive": "policy=product (true) or policy=always (false)"}
+"""Keys of older versions → what to write instead."""
 
 
 def jobs(folder: str, name: str, words: Sequence[str]) -> list[DictConfig]:
@@ -66,22 +68,24 @@ def _explained(error: Exception, name: str) -> str:
     if cause := error.__cause__:
         text = f"{text}\n{cause}" if str(cause) not in text else text
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
-        return f"{match[0]}. {_valid_keys(match[1], name)}"
+        instead = f"Write {REPLACED[match[1]]} instead. " if match[1] in REPLACED else ""
+        return f"{match[0]}. {instead}{_valid_keys(match[1], name)}"
     if (match := re.search(r"Could not find 'hydra/(?:launcher|sweeper)/(\w+)'", text)) and match[1] in EXTRAS:
         return f"{match[1]} is not installed. Run `pip install 'specdec-lab[{EXTRAS[match[1]]}]'`."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(line for line in lines if not line.startswith(("Config search path", "provider=", "full_key")))
+    return " ".join(line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "_")))
 
 
 def _valid_keys(key: str, name: str) -> str:
     """What stands beside the first part of a key that does not exist."""
     node = compose(name)
-    known: list[str] = []
+    above: list[str] = []
     parts = key.split(".")
     while isinstance(node.get(parts[0]), DictConfig):
         node = node[parts[0]]
-        known.append(parts.pop(0))
+        above.append(parts.pop(0))
     valid = sorted(map(str, node))
     close = difflib.get_close_matches(parts[0], valid, n=1)
-    meant = f"Did you mean {'.'.join([*known, close[0], *parts[1:]])}? " if close else ""
-    return f"{meant}Valid keys{' of ' + '.'.join(known) if known else ''}: {', '.join(valid)}."
+    meant = f"Did you mean {'.'.join([*above, close[0], *parts[1:]])}? " if close else ""
+    option = f" Another option of the class takes a plus: +{key}=…" if "_target_" in node and not close else ""
+    return f"{meant}Valid keys{' of ' + '.'.join(above) if above else ''}: {', '.join(valid)}.{option}"

@@ -1,4 +1,4 @@
-"""A sweep: Hydra makes the jobs; here each of them finds its folder, and the study its end."""
+"""A sweep: Hydra makes the jobs; here each of them gets its folder, and the study its leaderboard and page."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def check(config: DictConfig) -> None:
 
 
 def run(config: DictConfig) -> Run:
-    """Runs one job, unless it is done. Whatever goes wrong is kept in its folder, and the sweep goes on.
+    """Runs one job, unless it is done. A failure is written into its folder, and the sweep goes on.
 
     Returns:
         What the run folder holds now.
     """
     transformers.logging.disable_progress_bar()
-    made = plan(config)
-    made.use_threads()
-    records = made.source.load()
-    name = "-".join([made.drafter.name, str(made.axes["rule"]), identity(config, records)])
+    job = plan(config)
+    job.use_threads()
+    records = job.source.load()
+    name = "-".join([job.drafter.name, str(job.axes["rule"]), identity(config, records)])
     folder = RunFolder(Path(config.runs) / config.study / name)
     label = f"job {_job_number()}/{config.jobs}: {name}"
     if folder.done and not config.rerun:
@@ -53,30 +53,30 @@ def run(config: DictConfig) -> Run:
         return load_run(folder.path)
     options = JobOptions(config.batch, config.baseline, config.certified, config.profile, TraceConfig(**config.trace))
     values = values_of(config)
-    told = environment(config.side_by_side)
-    kept = folder.begin(values, made.axes, told, anew=config.rerun)
+    surroundings = environment(config.side_by_side)
+    finished = folder.begin(values, job.axes, surroundings, anew=config.rerun)
     tracker = SafeTracker(instantiate(config.tracking, "tracking"))
-    tracker.start(name, config.study, values | {"axes": made.axes}, told, folder.path)
+    tracker.start(name, config.study, values | {"axes": job.axes}, surroundings, folder.path)
     with _progress(label, len(records), quiet=config.side_by_side) as advance:
         try:
-            run_job(made, options, records, folder, kept, tracker, advance)
+            run_job(job, options, records, folder, finished, tracker, advance)
         except Exception as error:  # a job's failure, whatever it is, must not take the others with it
             folder.fail(f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
             tracker.fail(f"{type(error).__name__}: {error}")
             return load_run(folder.path)
-    done = load_run(folder.path)
-    tracker.finish(done.summary, done.rows, done.steps, folder.path)
-    return done
+    result = load_run(folder.path)
+    tracker.finish(result.summary, result.rows, result.steps, folder.path)
+    return result
 
 
 def job(config: DictConfig) -> float:
     """`run`, for Hydra. Returns tokens per second, which a search maximises; 0 for a job that failed."""
-    done = run(config)
-    return float(done.summary["metrics"]["tokens_per_second"]) if done.status == "done" else 0.0
+    result = run(config)
+    return float(result.summary["metrics"]["tokens_per_second"]) if result.status == "done" else 0.0
 
 
 class SweepEnd(Callback):  # type: ignore[misc]
-    """After the last job: the leaderboard, the page, and an exit code that tells of failures."""
+    """After the last job: the leaderboard, the page, and an exit code of 1 if a job failed."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """One job."""

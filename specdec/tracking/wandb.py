@@ -80,16 +80,16 @@ class WandbTracker(Tracker):
         counts["emitted"] += int(values["emitted"])
         counts["tested"] += int(values["tested"])
         counts["accepted"] += int(values["accepted"])
-        told = {f"step/{key}": value for key, value in values.items()}
-        told["step/number"] = counts["step"]
-        told["step/running_tau"] = counts["emitted"] / counts["step"]
-        told["step/running_alpha"] = counts["accepted"] / counts["tested"] if counts["tested"] else 0.0
-        self._run.log(told)
+        record = {f"step/{key}": value for key, value in values.items()}
+        record["step/number"] = counts["step"]
+        record["step/running_tau"] = counts["emitted"] / counts["step"]
+        record["step/running_alpha"] = counts["accepted"] / counts["tested"] if counts["tested"] else 0.0
+        self._run.log(record)
 
     def prompt(self, row: Row) -> None:
         """Its numbers; its texts come in a table at the end."""
-        told = {f"prompt/{key}": row[key] for key in PROMPT_SCALARS if row[key] is not None}
-        self._run.log(told | {"prompt/number": row["index"]})
+        record = {f"prompt/{key}": row[key] for key in PROMPT_SCALARS if row[key] is not None}
+        self._run.log(record | {"prompt/number": row["index"]})
 
     def finish(self, summary: Row, rows: Sequence[Row], steps: Sequence[Row], folder: Path) -> None:
         """Figures, tables, charts and the folder."""
@@ -132,28 +132,28 @@ def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
     columns: list[str | int] = [*PROMPT_TEXTS, *PROMPT_SCALARS]
     categories = summary["by_category"]
     names = sorted(next(iter(categories.values())))
-    made = {
+    tables = {
         "tables/prompts": wandb.Table(columns=columns, data=[[row[str(name)] for name in columns] for row in rows]),
         "tables/categories": wandb.Table(
             columns=["category", *names],
-            data=[[kind, *map(figures(told).get, names)] for kind, told in categories.items()],
+            data=[[name, *map(figures(scalars).get, names)] for name, scalars in categories.items()],
         ),
         "tables/acceptance": _acceptance_table(summary),
     }
     if summary["calibration"]:
         keys: list[str | int] = ["confidence", "accepted", "count"]
-        made["tables/calibration"] = wandb.Table(
+        tables["tables/calibration"] = wandb.Table(
             columns=keys, data=[[one[key] for key in keys] for one in summary["calibration"]]
         )
-    return made
+    return tables
 
 
 def _acceptance_table(summary: Row) -> Any:
     import wandb
 
     names = ("acceptance_by_position", "cumulative_acceptance_by_position", "tv_by_position")
-    found = zip_longest(*(summary[name] for name in names))  # positions may be drafted and never come to their test
-    data = [[position, *values] for position, values in enumerate(found, 1)]
+    rows = zip_longest(*(summary[name] for name in names))  # positions may be drafted and never come to their test
+    data = [[position, *values] for position, values in enumerate(rows, 1)]
     return wandb.Table(columns=["position", "alpha", "cumulative", "tv"], data=data)
 
 
@@ -161,16 +161,16 @@ def _charts(summary: Row) -> dict[str, Any]:
     """Name → chart, each over a small table of its own."""
     import wandb
 
-    told = figures(summary["metrics"])
+    metrics = figures(summary["metrics"])
 
     def bars(title: str, label: str, value: str, data: list[list[Any]]) -> Any:
         return wandb.plot.bar(wandb.Table(columns=[label, value], data=data), label, value, title)
 
     alpha = [[str(i), value] for i, value in enumerate(summary["acceptance_by_position"], 1)]
     counts = [[str(i), count] for i, count in enumerate(summary["acceptance_histogram"])]
-    shares = [[part, told[f"{part}_share"]] for part in ("draft", "verify", "host")]
-    ratios = [[key, told[key]] for key in ("speedup", "predicted_speedup", "tau") if key in told]
-    made = {
+    shares = [[part, metrics[f"{part}_share"]] for part in ("draft", "verify", "host")]
+    ratios = [[key, metrics[key]] for key in ("speedup", "predicted_speedup", "tau") if key in metrics]
+    charts = {
         "charts/alpha_by_position": bars("α by draft position", "position", "alpha", alpha),
         "charts/acceptance_histogram": bars("Accepted draft tokens a step", "accepted", "steps", counts),
         "charts/time_split": bars("Where a step's time goes", "part", "share", shares),
@@ -178,7 +178,7 @@ def _charts(summary: Row) -> dict[str, Any]:
     }
     if curve := summary["cost_curve"]:
         ratios_by_rows = [seconds / curve["seconds"][0] for seconds in curve["seconds"]]
-        made["charts/cost_curve"] = wandb.plot.line_series(
+        charts["charts/cost_curve"] = wandb.plot.line_series(
             xs=curve["rows"], ys=[ratios_by_rows], keys=["T(rows)/T(1)"], title="Cost of a pass", xname="rows"
         )
-    return made
+    return charts

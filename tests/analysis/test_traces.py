@@ -466,6 +466,7 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind() -> None:
     assert engine.cache.num_free_blocks == engine.cache.num_blocks
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("real model")
 def test_on_the_real_model_block_accepts_at_least_as_many_tokens_a_pass(embedded: LoadedModel, tmp_path: Path) -> None:
     """200 seeds of new numbers for both; over cut rows block is a lower bound, and token exact.
@@ -485,6 +486,7 @@ def test_on_the_real_model_block_accepts_at_least_as_many_tokens_a_pass(embedded
     assert abs(token - token_expectation(trace, 4)) < hoeffding(200 * len(trace.steps), span=4)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("real model")
 def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(__file__).parents[2] / "docs" / "traces.md"

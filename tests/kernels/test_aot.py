@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from specdec.kernels.aot.__main__ import MATRIX, WIDE_LOADS, Outcome, table
 from specdec.kernels.aot.cases import GROUPS
 
@@ -21,6 +23,7 @@ def compile_it(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=PLAIN, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_every_target_within_their_budgets(tmp_path: Path) -> None:
     """A few of them; `make kernels-aot` compiles all."""
     files = ("--json", str(tmp_path / "o.json"), "--markdown", str(tmp_path / "o.md"))
@@ -47,6 +50,7 @@ print(compiled(merge, "sm_90"))
 """
 
 
+@pytest.mark.slow
 def test_a_regression_is_noticed() -> None:
     done = subprocess.run([sys.executable, "-c", BROKEN], env=PLAIN, capture_output=True, text=True, check=True)
     registers, loads, matrix, error, good = done.stdout.strip().splitlines()[-5:]

@@ -103,6 +103,7 @@ def test_every_mutant_can_be_compiled() -> None:
         compile(mutant.source, mutant.file, "exec")
 
 
+@pytest.mark.slow
 def test_ten_mutants_of_the_rules_are_killed_or_explained() -> None:
     command = [sys.executable, "-m", "experiments.mutate", "--sample", "10", "--processes", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from specdec.commands.report import DRAWN, SIZES, browser, main, screenshots
+from specdec import cli
+from specdec.commands.report import DRAWN, SIZES, browser, screenshots
 from specdec.errors import ConfigError
 from specdec.measure.runs import PromptRow, Run, RunFolder, StepRow
 from specdec.report.leaderboard import origins
@@ -32,10 +34,10 @@ EVIL = "</script ><script>window.broken = 1</script><img src=x onerror='window.b
 def chromium() -> Iterator[Any]:
     with ExitStack() as stack:
         try:
-            found = stack.enter_context(browser())
-        except ConfigError as error:
-            pytest.skip(str(error))
-        yield found
+            chromium = stack.enter_context(browser())
+        except ConfigError:
+            pytest.skip("no browser: apt-get install chromium, or python -m playwright install chromium,")
+        yield chromium
 
 
 @pytest.fixture(scope="module")
@@ -453,14 +455,36 @@ def folder_of_runs(path: Path) -> Path:
     return path
 
 
-def test_the_command_makes_a_page_of_run_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(folder_of_runs(tmp_path / "hello"))])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "hello" / "index.html")
-    text = (tmp_path / "hello" / "index.html").read_text(encoding="utf-8")
-    for part in ("<h1>hello</h1>", "1.50", "ConfigError: no such model", '"Hello"'):
+def report(*words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["specdec", "report", *words])
+    cli.main()
+
+
+def test_the_command_makes_a_page_of_run_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = folder_of_runs(tmp_path / "it's hello")
+    report(str(study), monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.strip() == str(study / "index.html")
+    text = (study / "index.html").read_text(encoding="utf-8")
+    for part in ("<h1>it&#39;s hello</h1>", "1.50", "ConfigError: no such model", '"Hello"'):
         assert part in text
-    with pytest.raises(SystemExit, match="No run folders"):
-        main([str(tmp_path)])
+    monkeypatch.chdir(study)
+    report(".", f"output={tmp_path / 'elsewhere.html'}", monkeypatch=monkeypatch)
+    assert (tmp_path / "elsewhere.html").read_text(encoding="utf-8") == text
+    with pytest.raises(SystemExit):
+        report(f"study={tmp_path / 'nothing'}", monkeypatch=monkeypatch)
+    assert "No run folders" in capsys.readouterr().err
+
+
+def test_the_command_takes_pictures(
+    chromium: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdec.commands.report.browser", lambda: nullcontext(chromium))
+    report(str(folder_of_runs(tmp_path / "hello")), f"screenshots={tmp_path / 'p'}", monkeypatch=monkeypatch)
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / name) for name in ("hello/index.html", "p/report-desktop.png", "p/report-phone.png")
+    ]
 
 
 def test_pictures_have_the_size_of_their_screens(chromium: Any, rivers: Path, tmp_path: Path) -> None:

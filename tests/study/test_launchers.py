@@ -29,6 +29,7 @@ def facts(study: Path) -> dict[str, list[Any]]:
     return {run.name: [(row["token_ids"], row["tau"], row["alpha"]) for row in run.rows] for run in load_runs(study)}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("launchers")
 def test_a_killed_sweep_goes_on_and_every_launcher_finds_the_same(tiny: list[str], tmp_path: Path) -> None:
     killing = ["tracking._target_=tests.study.parts.Killing", "+tracking.after=2"]
@@ -45,7 +46,7 @@ def test_a_killed_sweep_goes_on_and_every_launcher_finds_the_same(tiny: list[str
     assert joblib.returncode == 0, joblib.stderr
     assert facts(tmp_path / "runs" / "b") == facts(tmp_path / "runs" / "a")
     assert all(run.environment["side_by_side"] for run in load_runs(tmp_path / "runs" / "b"))
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'specdec-lab[ray]'")
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="no ray: pip install 'specdec-lab[ray]'")
     ray = benchmark(*SWEEP, *tiny, "study=c", "launcher=ray")
     assert ray.returncode == 0, ray.stderr
     assert facts(tmp_path / "runs" / "c") == facts(tmp_path / "runs" / "a")

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from specdec.commands.application import config_dir
 from specdec.errors import ConfigError
 from specdec.models import loading
-from specdec.registry import DRAFTERS, RULES
 from specdec.study import preflight, sweep
 from specdec.study.plan import identity, plan
 
@@ -27,10 +26,10 @@ def jobs(*words: str) -> list[DictConfig]:
 
 def check(*words: str) -> int:
     """As the command does; how many jobs there are."""
-    made = jobs(*words)
-    for config in made:
+    configs = jobs(*words)
+    for config in configs:
         sweep.check(config)
-    return len(made)
+    return len(configs)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +46,10 @@ def check(*words: str) -> int:
         (["batch=many"], "could not be converted to Integer"),
         (["-m", "drafter=none,nonesuch"], "Available options in 'drafter'"),
         (["batch=1,2"], "batch=1,2"),
+        (
+            ["engine.adaptive=true"],
+            "Write policy=product (true) or policy=always (false) instead. Valid keys",
+        ),
     ],
 )
 def test_what_does_not_exist_is_answered_with_what_does(words: list[str], message: str) -> None:
@@ -124,24 +127,13 @@ def test_every_experiment_is_a_sweep_of_jobs_that_can_work(name: str) -> None:
     assert check("-m", f"experiment={name}") >= 2
 
 
-def test_every_plugin_of_our_own_has_its_one_choice_file() -> None:
-    for group, registry in (("rule", RULES), ("drafter", DRAFTERS)):
-        files = {path.stem for path in (ROOT / "configs" / group).glob("*.yaml")}
-        assert set(registry.names()) <= files
-        for name in registry.names():
-            words = {"model": ["drafter.draft=x"], "typical": ["certified=false"], "greedy": []}.get(name, [])
-            [config] = jobs(f"{group}={name}", *words)
-            target = config[group]._target_
-            assert target.rpartition(".")[2] == registry.get(name).__name__
-
-
 def test_identity_is_of_what_is_found_out_and_of_the_prompts(composed: Callable[..., DictConfig]) -> None:
     base = composed()
     records = plan(base).source.load()
     name = identity(base, records)
     assert identity(composed("tracking=wandb_offline", "study=x", "report=false", "rerun=true"), records) == name
     others = [composed("drafter.num_draft_tokens=6"), composed("sampling.seed=1"), composed("batch=2"),
-              composed("precision=bfloat16"), composed("rule=gumbel"), composed("engine.adaptive=true")]  # fmt: skip
+              composed("precision=bfloat16"), composed("rule=gumbel"), composed("policy=product")]  # fmt: skip
     assert len({name, *(identity(other, records) for other in others), identity(base, records[:-1])}) == 8
 
 
@@ -151,6 +143,13 @@ def test_axes_name_files_without_the_folders_of_this_machine(
     axes = plan(composed()).axes
     assert (axes["data"], axes["target"]) == (prompt_file.name, tiny_folder.name)
     assert plan(composed("target.path=org/name")).axes["target"] == "org/name"
+
+
+def test_the_policy_is_an_axis_and_a_study_drafts_always_unless_told(composed: Callable[..., DictConfig]) -> None:
+    assert plan(composed()).axes["policy"] == "always"
+    assert plan(composed("policy=product")).axes["policy"] == "product"
+    swept = {(one.batch, plan(one).axes["policy"]) for one in jobs("-m", "experiment=batch")}
+    assert swept == {(batch, name) for batch in (1, 2, 4, 8, 16) for name in ("always", "product")}
 
 
 def test_every_prompt_has_a_seed_of_its_own_wherever_it_is_decoded(composed: Callable[..., DictConfig]) -> None:

@@ -147,7 +147,7 @@ def test_a_speedup_that_cannot_be_true_is_not_sent(run: Run, tmp_path: Path) -> 
 
 @pytest.mark.xdist_group("wandb")
 def test_the_dashboard_shows_nothing_that_is_not_logged(file: WandbFile) -> None:
-    pytest.importorskip("wandb_workspaces", reason="pip install 'specdec-lab[workspaces]'")
+    pytest.importorskip("wandb_workspaces", reason="no wandb-workspaces: pip install 'specdec-lab[workspaces]'")
     logged = {key for line in file.history for key in line} | set(file.summary)
     logged |= {key.rpartition(".")[0] for key in logged}
     shown = {name for panels in workspace.SECTIONS.values() for panel in panels for name in panel.metrics}
@@ -248,9 +248,10 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         workspace.workspace("me", "specdec")
 
 
+@pytest.mark.slow
 def test_trackio_keeps_every_line_and_nothing_is_imported_before_it_is_asked_for(run: Run, tmp_path: Path) -> None:
     """In a process of its own: trackio settles where its databases are when it is imported."""
-    pytest.importorskip("trackio", reason="pip install 'specdec-lab[trackio]'")
+    pytest.importorskip("trackio", reason="no trackio: pip install 'specdec-lab[trackio]'")
     code = """
 import json, sys
 from pathlib import Path

@@ -1,0 +1,62 @@
+"""Choices of the groups `drafter`, `rule` and `policy`, out of the registries: what an installed package adds is one of
+them by its name alone."""
+
+from __future__ import annotations
+
+import inspect
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from specdec.errors import ConfigError
+from specdec.registry import DRAFTERS, POLICIES, RULES, Registry
+
+REGISTRIES = {"drafter": DRAFTERS, "rule": RULES, "policy": POLICIES}
+WITH_FILES = ("drafter",)
+"""Groups whose own choices have files in configs/, with options and comments."""
+OTHERS = {
+    "rule": {
+        "auto": "greedy at temperature 0; else gumbel for deterministic drafters, block for chains, traversal for trees"
+    }
+}
+"""Choices that are no class of a registry."""
+
+
+def register_choices() -> None:
+    """Stores a node `{_target_: class}` for each name that has no file, and the resolver `choices`, which describes
+    them in --help, like `groups`, which lists the choices of every group."""
+    store = ConfigStore.instance()
+    for group, registry in REGISTRIES.items():
+        for name, target in registry.targets(builtin=group not in WITH_FILES).items():
+            store.store(group=group, name=name, node={"_target_": target})
+    OmegaConf.register_new_resolver("groups", groups, replace=True)
+    OmegaConf.register_new_resolver("choices", descriptions, replace=True)
+
+
+def groups() -> str:
+    """A line for each group of the running program: its choices. Files with a `_` are parts of others."""
+    loader = GlobalHydra.instance().config_loader()
+    own = sorted(group for group in HydraConfig.get().runtime.choices if not group.startswith("hydra/"))
+    options = {group: [name for name in loader.get_group_options(group) if not name.startswith("_")] for group in own}
+    lines = [f"{group}: {', '.join(names)}" for group, names in options.items()]
+    return "\n".join(["== Groups (group=choice) ==", *lines, ""]) if lines else ""
+
+
+def descriptions() -> str:
+    """A line for each choice: its class's first sentence."""
+    blocks = []
+    for group, registry in REGISTRIES.items():
+        lines = {**OTHERS.get(group, {}), **{name: _first_sentence(registry, name) for name in registry.names()}}
+        width = max(map(len, lines))
+        blocks += [f"{group}:", *(f"  {name:<{width}}  {line}" for name, line in lines.items()), ""]
+    return "\n".join(blocks).replace("$", "$$")  # Hydra fills it into a template
+
+
+def _first_sentence(registry: Registry[object], name: str) -> str:
+    try:
+        paragraph = (inspect.getdoc(registry.get(name)) or "").partition("\n\n")[0]
+    except ConfigError as error:
+        return str(error)
+    return " ".join(paragraph.split())
