@@ -87,8 +87,8 @@ def preemption(scene: Scene, quick: bool) -> None:
     short = run(scene.engine("gumbel", drafters[1], num_blocks=-(-largest // 4) + 4), prompts, each)
     assert sum(request.stats.preemptions for request in short), "nothing was preempted: the check is too mild"
     assert texts(short) == plenty, "preempted requests have other texts"
-    sizes = {"max_num_seqs": 2, "max_batch_tokens": 2 * (1 + draft) + 3}
-    pieces = run(scene.engine("gumbel", drafters[2], **sizes), prompts, each)
+    few_rows = 2 * (1 + draft) + 3
+    pieces = run(scene.engine("gumbel", drafters[2], max_num_seqs=2, max_batch_tokens=few_rows), prompts, each)
     assert texts(pieces) == plenty, "requests whose prompts were read in pieces have other texts"
     if not drafters[0].shares:
         drafts[0].agree(drafts[1])
@@ -280,5 +280,5 @@ def _held(root: Drafter) -> int:
                 count += len(one)
                 waiting.append(one)  # type: ignore[arg-type]
             elif type(one).__module__ == type(root).__module__:
-                waiting.append(vars(one) if hasattr(one, "__dict__") else [])  # type: ignore[arg-type]
+                waiting.append(vars(one) if hasattr(one, "__dict__") else [])
     return count
