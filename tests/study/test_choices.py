@@ -93,7 +93,10 @@ def test_an_installed_packages_parts_are_choices_by_name() -> None:
 
 @pytest.mark.usefixtures("_installed")
 def test_an_option_without_a_plus_is_answered_with_one() -> None:
-    with pytest.raises(ConfigError, match=r"Another option of the class takes a plus: \+drafter\.loudness=…"):
+    with pytest.raises(
+        ConfigError,
+        match=r"of drafter: _target_\. Another option of the class takes a plus: \+drafter\.loudness=…",
+    ):
         job("drafter=echo", "drafter.loudness=3")
 
 

@@ -46,6 +46,12 @@ def check(*words: str) -> int:
         (["batch=many"], "could not be converted to Integer"),
         (["-m", "drafter=none,nonesuch"], "Available options in 'drafter'"),
         (["batch=1,2"], "batch=1,2"),
+        (["sampling.logit_bias={5:1.5}"], "New entries take a plus: +sampling.logit_bias="),
+        (["drafter=early_exit", "drafter.num_layer=3"], "Did you mean drafter.num_layers"),
+        (
+            ["-m", "rule=token,block", "drafter=early_exit", "drafter.layers=3"],
+            "Valid keys of drafter: _target_, br",
+        ),
         (
             ["engine.adaptive=true"],
             "Write policy=product (true) or policy=always (false) instead. Valid keys",
