@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-NEEDS_TRITON = ["specdec/kernels/*/triton.py", "specdec/kernels/verdicts/triton.py", "specdec/kernels/aot/*",
+NEEDS_TRITON = ["specdec/kernels/*/triton.py", "specdec/kernels/*/triton_weights.py", "specdec/kernels/aot/*",
                 "specdec/models/triton.py", "tests/kernels/gpu.py", "tests/kernels/test_triton_*.py",
                 "tests/kernels/test_aot.py", "tests/models/test_triton_model.py"]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Plain and speculative decoding, ours and transformers', on the same prompts, interleaved.
 
-python -m benchmarks.decode [--data FILE --per-category 2] [--repeats 3] [--max-tokens 64] [--output FILE]
+python -m benchmarks.decode [--data FILE --limit 26] [--repeats 3] [--max-tokens 64] [--output FILE]
 
 Every repetition decodes every prompt with every contender, in an order that rotates. A contender's time is that of the
 whole call, prefill included, because transformers does not report it apart. Ratios are against our own engine with the
@@ -23,8 +23,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.measure.environment import machine
-from specdec.models.loading import LoadedModel, embedded_folder, load
-from specdec.prompts import PromptRecord, load_prompts
+from specdec.models.loading import LoadedModel, load
+from specdec.models.sources import embedded_folder
+from specdec.prompts import load_prompts
+from specdec.prompts.subsets import choose
 
 BASELINE = "specdec, plain"
 
@@ -116,22 +118,11 @@ def report(contenders: dict[str, Contender], num_prompts: int, repeats: int) -> 
     return "\n".join(lines) + "\n"
 
 
-def choose(records: Sequence[PromptRecord], per_category: int | None) -> list[PromptRecord]:
-    """The first few of each category."""
-    seen: dict[str, int] = {}
-    chosen = []
-    for record in records:
-        seen[record.category] = seen.get(record.category, 0) + 1
-        if per_category is None or seen[record.category] <= per_category:
-            chosen.append(record)
-    return chosen
-
-
 def main() -> None:
     """Measures and prints; writes the document if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="JSON lines; the four shipped prompts if left out")
-    parser.add_argument("--per-category", type=int, help="take only the first N prompts of each category")
+    parser.add_argument("--limit", type=int, help="take only N prompts, evenly from all categories")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--output", type=Path, help="also write the table to this file")
@@ -144,7 +135,7 @@ def main() -> None:
         "transformers, plain": peer(module, loaded.eos[0], args.max_tokens),
         "transformers, prompt lookup": peer(module, loaded.eos[0], args.max_tokens, prompt_lookup_num_tokens=5),
     }
-    records = choose(load_prompts(args.data), args.per_category)
+    records = choose(load_prompts(args.data), args.limit)
     chats = [[{"role": "user", "content": record.prompt}] for record in records]
     render = loaded.tokenizer.apply_chat_template
     texts = [render(chat, add_generation_prompt=True, tokenize=False) for chat in chats]

@@ -87,6 +87,7 @@ def lossless(max_tokens: int = 96) -> dict[str, Any]:
 
 def attention_inputs(batch: int, rows: int, context: int) -> tuple[Tensor, Tensor, Tensor, Any]:
     """Queries, keys, values in scattered slots, and the plan."""
+    from specdec.kernels.attention import SequenceColumns
     from specdec.kernels.attention.plan import AttentionPlan
     from specdec.kernels.attention.triton import config_for
 
@@ -95,7 +96,8 @@ def attention_inputs(batch: int, rows: int, context: int) -> tuple[Tensor, Tenso
     query = torch.randn(batch * rows, HEADS, HEAD_SIZE, device="cuda", dtype=torch.bfloat16)
     keys, values = (torch.randn(total, KV_HEADS, HEAD_SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     tile = config_for(query.dtype).rows_per_tile(HEADS, KV_HEADS)
-    plan = AttentionPlan.build([rows] * batch, [context] * batch, [0] * batch, slots, [None] * batch, tile, "cuda")
+    columns = SequenceColumns([rows] * batch, [context] * batch, [0] * batch, slots, [None] * batch)
+    plan = AttentionPlan.of(columns, tile, "cuda")
     return query, keys, values, plan
 
 

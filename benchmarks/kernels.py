@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.passes import reader, seconds
 from specdec.cache import KVLayout
+from specdec.kernels.attention import SequenceColumns
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import library as native
 from specdec.kernels.linear import PackedLinear, pack
@@ -76,7 +77,9 @@ def attention(dtype: torch.dtype) -> tuple[int, Callable[[int], None]]:
     queries = {rows: torch.randn(rows, HEADS, HEAD_SIZE, generator=generator) for rows in ROWS}
     tables = {
         rows: [
-            SequenceTable.build([rows], [CONTEXT - rows], [0], [torch.arange(i * CONTEXT, (i + 1) * CONTEXT)], [None])
+            SequenceTable.of(
+                SequenceColumns([rows], [CONTEXT - rows], [0], [torch.arange(i * CONTEXT, (i + 1) * CONTEXT)], [None])
+            )
             for i in range(number)
         ]
         for rows in ROWS

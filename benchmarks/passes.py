@@ -27,8 +27,8 @@ from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import huge
 from specdec.measure.environment import command, machine
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.loading import embedded_folder
 from specdec.models.native import NativeModel
+from specdec.models.sources import embedded_folder
 
 ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 COPIES = 2

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.passes import COPIES, passer, seconds
 from specdec.analysis.devices import this_cpu
-from specdec.analysis.roofline import SMOLLM2_135M, Setting
+from specdec.analysis.roofline import SMOLLM2_135M, Workload
 from specdec.measure.environment import machine
 from specdec.measure.results import save
-from specdec.models.loading import embedded_folder
 from specdec.models.native import NativeModel
+from specdec.models.sources import embedded_folder
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 GOAL = 0.15
@@ -36,8 +36,8 @@ def measure(dtype: str, context: int, repeats: int) -> dict[int, dict[str, float
     rounds: list[dict[int, tuple[float, float]]] = []
     for _ in range(repeats + 1):
         device = this_cpu(dtype, kv)
-        setting = Setting(SMOLLM2_135M, device, 1, context, dtype, kv)
-        rounds.append({n: (seconds(lambda n=n: run(n)), setting.pass_seconds(n)) for n in ROWS})  # type: ignore[misc]
+        workload = Workload(SMOLLM2_135M, device, 1, context, dtype, kv)
+        rounds.append({n: (seconds(lambda n=n: run(n)), workload.pass_seconds(n)) for n in ROWS})  # type: ignore[misc]
     kept = rounds[1:]  # the first warms up
     return {
         n: {

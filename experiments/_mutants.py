@@ -15,8 +15,10 @@ OPPOSITE: dict[type, tuple[type, ...]] = {
     ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
 }  # fmt: skip
 RENAMED = {"min": "max", "max": "min", "minimum": "maximum", "argmax": "argmin"}
-DROPPED = {"normalized", "positive_part", "clamp", "without", "clone"}
+DROPPED = {"normalized", "positive_part", "exact_positive_part", "clamp", "without", "clone"}
 """Calls that are replaced with what they are applied to."""
+WEIGHTED = {"positive_part": 4, "exact_positive_part": 3}
+"""Calls whose first two arguments may be confused and whose last one, the weight, forgotten; number of arguments."""
 OTHER = {"p": ("q", "q_x", "one"), "q": ("p",), "q_x": ("p",), "one": ("p",)}
 """Target and draft go by these names in the rules."""
 STREAMS = ("DRAFT", "ACCEPT", "RESIDUAL", "BONUS")
@@ -171,8 +173,11 @@ def _calls(node: ast.Call) -> Iterator[ast.expr]:
     if name in DROPPED:
         kept = node.args[0] if node.args else node.func.value  # type: ignore[attr-defined]
         yield ast.Call(ast.Name("tuple"), [kept], []) if isinstance(kept, ast.GeneratorExp) else kept
-    if name == "positive_part":
-        yield ast.Call(node.func, node.args[::-1], [])
+    if name in WEIGHTED:
+        first, second, *others = node.args
+        yield ast.Call(node.func, [second, first, *others], [])
+        if len(node.args) == WEIGHTED[name]:
+            yield ast.Call(node.func, node.args[:-1], [])
 
 
 def _deletable(node: ast.AST, place: _Place) -> bool:

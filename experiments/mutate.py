@@ -36,14 +36,15 @@ import specdec.verify
 from experiments._mutants import Mutant, mutants
 from specdec.proof.certify import check_laws, examine, sampled_settings, settings_for
 from specdec.proof.exact import deviation, expected_accepted, joint_law, target_law, trajectories
-from specdec.proof.simulate import play
+from specdec.proof.simulate import simulate
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
 from specdec.verify.base import Rule
 
 USERS = {
     "draws": ("multiround", "rrs", "gumbel"),
-    "nodewise": ("multiround", "rrs", "block"),
+    "residuals": ("multiround", "block"),
+    "nodewise": ("multiround", "rrs"),
     "races": ("gumbel",),
     **{
         name: (name,)
@@ -89,7 +90,7 @@ def _probe(rule: Rule, acceptance: Acceptance) -> str:
         if rule.name == "gumbel":
             continue
         stated = trajectories(rule, setting, num_steps)
-        if any(not stated.get(play(rule, setting, RandomSource(seed), num_steps)) for seed in range(PROBES)):
+        if any(not stated.get(simulate(rule, setting, RandomSource(seed), num_steps)) for seed in range(PROBES)):
             return "faces"
     return ""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.analysis.devices import DEVICES
-from specdec.analysis.roofline import MODELS, Setting, predicted_speedup
+from specdec.analysis.roofline import MODELS, Workload, predicted_speedup
 from specdec.analysis.theory import expected_tokens
 from specdec.errors import ConfigError
 
@@ -53,9 +53,9 @@ class Study:
 
     def speedup(self, batch: int, context: int, acceptance: float) -> float | None:
         """Predicted; None where weights and cache do not fit the device."""
-        setting = Setting(MODELS[self.model], DEVICES[self.device], batch, context, self.dtype)
+        workload = Workload(MODELS[self.model], DEVICES[self.device], batch, context, self.dtype)
         drafter = None if self.draft is None else MODELS[self.draft]
-        return predicted_speedup(setting, acceptance, self.gamma, drafter) if setting.fits() else None
+        return predicted_speedup(workload, acceptance, self.gamma, drafter) if workload.fits() else None
 
 
 def parsed(words: list[str]) -> Study:

@@ -1,7 +1,7 @@
 """specdec: speculative decoding that can be invented, proved, measured and compared in one place."""
 
-from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
-from specdec.engine import Engine, EngineConfig
+from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
+from specdec.engine import Engine, EngineConfig, EngineLoop
 from specdec.engine.outputs import BatchError, Generation, StreamEvent
 from specdec.errors import (
     ConfigError,
@@ -25,10 +25,13 @@ __all__ = [
     "Drafter",
     "Engine",
     "EngineConfig",
+    "EngineLoop",
     "Generation",
     "InvalidRequestError",
+    "Needs",
     "NumericalError",
     "OutOfBlocksError",
+    "Outcome",
     "Rule",
     "SamplingParams",
     "SpecdecError",

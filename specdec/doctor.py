@@ -19,7 +19,8 @@ from specdec.kernels.cpu.build import ARCHITECTURES, BuildError, build, cache_fo
 from specdec.kernels.cpu.memory import huge
 from specdec.kernels.device import triton_runs
 from specdec.kernels.linear import KINDS
-from specdec.models.loading import EMBEDDED_PACKAGE, EMBEDDED_REMEDY, KV_DTYPES
+from specdec.models.backends import KV_DTYPES
+from specdec.models.sources import EMBEDDED_PACKAGE, EMBEDDED_REMEDY
 from specdec.paths import cache_dir
 
 FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")

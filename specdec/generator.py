@@ -10,16 +10,19 @@ from typing import Any, Literal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from specdec.drafters.base import Drafter
-from specdec.engine import Engine, EngineConfig
-from specdec.engine.outputs import BatchError, Generation, StepOutput, StreamEvent
+from specdec.engine import Engine, EngineConfig, EngineLoop
+from specdec.engine.outputs import BatchError, Generation, StreamEvent
 from specdec.engine.request import Request
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
 from specdec.models.loading import LoadedModel, load
-from specdec.registry import DRAFTERS, RULES
+from specdec.policy.base import Policy
+from specdec.registry import DRAFTERS, POLICIES, RULES
 from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule
 from specdec.verify.select import AUTO
 
+Drafters = str | Drafter | Sequence[str | Drafter]
+"""A drafter or its name, or several of them."""
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """A text, token ids, or chat messages (mappings with `role` and `content`)."""
 
@@ -37,10 +40,11 @@ class SpeculativeGenerator:
 
     Args:
         loaded: target, tokenizer and end tokens.
-        drafter: a name, or a drafter.
+        drafter: a name, a drafter, or several of them, of which the policy chooses.
         rule: a name, "auto", or a rule.
         drafter_options: keyword arguments for a drafter given by name.
         config: sizes of the engine.
+        policy: who drafts, and how deep: a name ("always", "product") or a policy.
 
     Raises:
         ConfigError: for an unknown name, or parts that do not fit together.
@@ -49,24 +53,25 @@ class SpeculativeGenerator:
     def __init__(
         self,
         loaded: LoadedModel,
-        drafter: str | Drafter = "ngram",
+        drafter: Drafters = "ngram",
         rule: str | Rule = AUTO,
         drafter_options: Mapping[str, Any] | None = None,
         config: EngineConfig | None = None,
+        policy: str | Policy = "always",
     ) -> None:
-        drafter = _make_drafter(drafter, drafter_options)
+        drafters = _make_drafters(drafter, drafter_options)
+        chosen = POLICIES.create(policy) if isinstance(policy, str) else policy
         if isinstance(rule, str) and rule != AUTO:
             RULES.get(rule)  # an unknown name fails here, not at the first request
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
-        self.engine = Engine(loaded.model, drafter, rule, config, loaded.tokenizer, loaded.eos)
-        self._mail: dict[int, list[StepOutput]] = {}
-        """Request id → outputs not yet yielded: two streams may share the engine, and either one may run its steps."""
+        self.engine = Engine(loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, chosen)
+        self.loop = EngineLoop(self.engine)
 
     @classmethod
     def from_pretrained(
         cls,
         target: str | None = None,
-        drafter: str | Drafter = "ngram",
+        drafter: Drafters = "ngram",
         rule: str | Rule = AUTO,
         dtype: str = "float32",
         device: str = "cpu",
@@ -74,13 +79,14 @@ class SpeculativeGenerator:
         num_draft_tokens: int | None = None,
         drafter_options: Mapping[str, Any] | None = None,
         config: EngineConfig | None = None,
+        policy: str | Policy = "always",
         **load_options: Any,
     ) -> SpeculativeGenerator:
         """Loads the target and sets everything up.
 
         Args:
             target: local folder, GGUF file or hub id; None takes the embedded SmolLM2-135M-Instruct.
-            drafter, rule, drafter_options, config: see the class.
+            drafter, rule, drafter_options, config, policy: see the class.
             dtype, device: of the target.
             num_draft_tokens: γ, if `drafter` is a name.
             load_options: see `specdec.models.loading.load` (allow_pickle, trust_remote_code, revision).
@@ -91,14 +97,19 @@ class SpeculativeGenerator:
         options = dict(drafter_options or {})
         if num_draft_tokens is not None:
             options["num_draft_tokens"] = num_draft_tokens
-        drafter = _make_drafter(drafter, options)
-        return cls(load(target, dtype=dtype, device=device, **load_options), drafter, rule, config=config)
+        drafters = _make_drafters(drafter, options)  # before anything is loaded
+        loaded = load(target, dtype=dtype, device=device, **load_options)
+        return cls(loaded, drafters, rule, config=config, policy=policy)
 
     def with_drafter(
-        self, drafter: str | Drafter, rule: str | Rule = AUTO, drafter_options: Mapping[str, Any] | None = None
+        self,
+        drafter: Drafters,
+        rule: str | Rule = AUTO,
+        drafter_options: Mapping[str, Any] | None = None,
+        policy: str | Policy = "always",
     ) -> SpeculativeGenerator:
         """A second generator over the same weights, with an engine and a cache of its own."""
-        return SpeculativeGenerator(self.loaded, drafter, rule, drafter_options, self.engine.config)
+        return SpeculativeGenerator(self.loaded, drafter, rule, drafter_options, self.engine.config, policy)
 
     def __enter__(self) -> SpeculativeGenerator:
         return self
@@ -110,8 +121,7 @@ class SpeculativeGenerator:
 
     def close(self) -> None:
         """Aborts what is still running and frees its cache blocks."""
-        for request in [*self.engine.scheduler.running, *self.engine.scheduler.waiting]:
-            self.engine.abort(request)
+        self.loop.abort_all()
 
     def generate(
         self,
@@ -198,47 +208,34 @@ class SpeculativeGenerator:
         return made
 
     def _run(self, requests: Sequence[Request | SpecdecError]) -> Iterator[StreamEvent]:
-        mine: list[tuple[int, Request]] = []
+        indices: dict[int, int] = {}
         for index, request in enumerate(requests):
             if isinstance(request, Request):
-                mine.append((index, request))
-                self._mail[request.id] = []
-                self.engine.scheduler.add(request)
-            else:
-                yield StreamEvent(index, [], [], Generation.refused(request))
-        texts = {index: "" for index, _ in mine}
+                indices[request.id] = index
+                self.loop.submit(request)
+        running = [request for request in requests if isinstance(request, Request)]
+        outputs = self.loop.outputs(running)
         try:
-            while mine:
-                if not any(self._mail[request.id] for _, request in mine):
-                    self._step()
-                for index, request in list(mine):
-                    for output in self._mail[request.id]:
-                        texts[index] += "".join(piece.text for piece in output.pieces)
-                        yield StreamEvent(index, output.pieces, output.tokens, None, output.draft, output.path)
-                    self._mail[request.id].clear()
-                    if request.finished:
-                        mine.remove((index, request))
-                        yield StreamEvent(index, [], [], Generation.of(request, texts[index]))
+            for index, request in enumerate(requests):
+                if isinstance(request, SpecdecError):
+                    yield StreamEvent(index, generation=Generation.refused(request))
+            texts = dict.fromkeys(indices, "")
+            for output in outputs:
+                request = output.request
+                texts[request.id] += "".join(piece.text for piece in output.pieces)
+                yield StreamEvent(indices[request.id], output)
+                if output.finish_reason is not None:
+                    generation = Generation.of(request, texts[request.id])
+                    yield StreamEvent(indices[request.id], generation=generation)
         finally:
-            for request in requests:
-                if isinstance(request, Request):
-                    self.engine.abort(request)
-                    self._mail.pop(request.id, None)
-
-    def _step(self) -> None:
-        """Runs one engine step and puts every output where its stream finds it."""
-        for output in self.engine.step():
-            if output.request.id in self._mail:
-                self._mail[output.request.id].append(output)
+            outputs.close()
 
 
-def _make_drafter(drafter: str | Drafter, options: Mapping[str, Any] | None) -> Drafter:
-    if isinstance(drafter, Drafter):
-        if options:
-            raise ConfigError(f"Options {dict(options)} go with a drafter's name; this one is made already.")
-        return drafter
-    made: Drafter = DRAFTERS.create(drafter, **(options or {}))
-    return made
+def _make_drafters(drafter: Drafters, options: Mapping[str, Any] | None) -> list[Drafter]:
+    listed = [drafter] if isinstance(drafter, str | Drafter) else list(drafter)
+    if options and not (len(listed) == 1 and isinstance(listed[0], str)):
+        raise ConfigError(f"Options {dict(options)} go with the name of one drafter; make the others with their own.")
+    return [DRAFTERS.create(one, **(options or {})) if isinstance(one, str) else one for one in listed]
 
 
 def _is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:

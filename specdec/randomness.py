@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,20 +31,6 @@ class Stream(enum.IntEnum):
     RESIDUAL = 2
     BONUS = 3
     GUMBEL = 4
-
-
-def philox4x32(counter: npt.NDArray[np.uint32], key: tuple[int, int]) -> npt.NDArray[np.uint32]:
-    """Philox-4x32-10 (Salmon et al. 2011, section 3.3).
-
-    Args:
-        counter: uint32 [..., 4]; distinct counters give distinct blocks.
-        key: two words in [0, 2**32).
-
-    Returns:
-        uint32 [..., 4], four random words per counter.
-    """
-    words = _philox([counter[..., i].astype(np.uint64) for i in range(4)], key)
-    return np.stack(words, axis=-1).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -85,14 +70,6 @@ class RandomSource:
         words = _philox([int(position), int(anchor), int(stream), int(lane)], self._key)
         return float((words[0] + 0.5) / WORD)
 
-    def uniforms(self, stream: Stream, positions: Sequence[int], anchor: int, lanes: Sequence[int]) -> Tensor:
-        """`uniform(stream, positions[i], anchor, lanes[i])` for every i, float64 [n]."""
-        _require_words((*positions, anchor, *lanes))
-        if len(positions) != len(lanes):
-            raise ConfigError(f"{len(positions)} positions, {len(lanes)} lanes: give one lane per position.")
-        counter = [np.asarray(positions, np.uint64), int(anchor), int(stream), np.asarray(lanes, np.uint64)]
-        return torch.from_numpy((_philox(counter, self._key)[0] + 0.5) / WORD)
-
     def gumbel(self, position: int, size: int) -> Tensor:
         """Standard Gumbel noise -log(-log(u)) for the tokens 0 .. size - 1 of one position, float64 [size].
 
@@ -114,7 +91,12 @@ class RandomSource:
 
 
 def _philox(counter: Sequence[Any], key: tuple[int, int]) -> Sequence[Any]:
-    """Ten rounds on four words that are python integers, uint64 arrays, or a mixture that broadcasts."""
+    """The four random words of a counter, under a key of two words in [0, 2**32) (Salmon et al. 2011, section 3.3).
+
+    Args:
+        counter: four words in [0, 2**32): python integers, uint64 arrays, or a mixture that broadcasts.
+        key: two words in [0, 2**32).
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):

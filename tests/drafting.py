@@ -13,7 +13,7 @@ from tests.tiny import VOCAB_SIZE
 
 def draft_request(
     tokens: Sequence[int],
-    num_draft_tokens: int = 8,
+    max_depth: int = 8,
     request_id: int = 0,
     rule: str = "greedy",
     params: SamplingParams | None = None,
@@ -21,4 +21,4 @@ def draft_request(
     """A request that asks for a draft after `tokens`; its id is its seed."""
     transform = LogitsTransform(params or SamplingParams(), [], VOCAB_SIZE)
     key = StepKey(RandomSource(request_id), anchor=len(tokens))
-    return DraftRequest(request_id, tokens, num_draft_tokens, transform, RULES.create(rule), key)
+    return DraftRequest(request_id, tokens, max_depth, transform, RULES.create(rule), key)

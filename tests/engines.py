@@ -10,6 +10,7 @@ from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.engine.request import Request
+from specdec.policy.base import Policy
 from tests.tiny import llama
 
 
@@ -21,7 +22,7 @@ class NonsenseDrafter(Drafter):
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Tokens by arithmetic."""
         return [
-            DraftTree.chain((len(r.tokens) * 7 + i * 3) % r.transform.vocab_size for i in range(r.num_draft_tokens))
+            DraftTree.chain((len(r.tokens) * 7 + i * 3) % r.transform.vocab_size for i in range(r.max_depth))
             for r in requests
         ]
 
@@ -41,7 +42,7 @@ class ProphetDrafter(Drafter):
         for request in requests:
             have = list(request.tokens)
             text = next((t for t in self._texts if list(t[: len(have)]) == have), [])
-            trees.append(DraftTree.chain(text[len(have) : len(have) + request.num_draft_tokens]))
+            trees.append(DraftTree.chain(text[len(have) : len(have) + request.max_depth]))
         return trees
 
 
@@ -65,12 +66,19 @@ def drain(engine: Engine) -> None:
     assert engine.cache.num_free_blocks == engine.cache.num_blocks
 
 
+def add(engine: Engine, prompt: Sequence[int], params: SamplingParams) -> Request:
+    """Queues a prompt."""
+    request = engine.make_request(prompt, params)
+    engine.add(request)
+    return request
+
+
 def run(
     engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
 ) -> list[Request]:
     """All prompts together."""
     each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
-    requests = [engine.add(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
+    requests = [add(engine, prompt, one) for prompt, one in zip(prompts, each, strict=True)]
     drain(engine)
     return requests
 
@@ -80,7 +88,9 @@ def outputs(requests: Sequence[Request]) -> list[list[int]]:
     return [request.output for request in requests]
 
 
-def small_engine(drafter: Drafter, rule: str = "auto", seed: int = 0, **sizes: int) -> Engine:
+def small_engine(
+    drafter: Drafter | Sequence[Drafter], rule: str = "auto", seed: int = 0, policy: Policy | None = None, **sizes: int
+) -> Engine:
     """A tiny target with small blocks, so that borders are met often."""
     config = EngineConfig(**{"block_size": 4, "num_blocks": 256, "max_batch_tokens": 128, **sizes})
-    return Engine(llama(seed), drafter, rule, config)
+    return Engine(llama(seed), drafter, rule, config, policy=policy)

@@ -154,7 +154,7 @@ def test_unknown_names_and_options_are_refused_with_the_valid_ones(embedded: Loa
         SpeculativeGenerator(embedded, rule="tokens")
     with pytest.raises(ConfigError, match="num_drafts"):
         SpeculativeGenerator(embedded, "ngram", drafter_options={"num_drafts": 3})
-    with pytest.raises(ConfigError, match="made already"):
+    with pytest.raises(ConfigError, match="go with the name of one drafter"):
         SpeculativeGenerator(embedded, NonsenseDrafter(), drafter_options={"num_draft_tokens": 3})
     with pytest.raises(ConfigError, match="temperature"):
         SpeculativeGenerator(embedded, rule="greedy").generate(REPEAT, SamplingParams(temperature=1.0))

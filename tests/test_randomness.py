@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from specdec.errors import ConfigError
-from specdec.randomness import RandomSource, Stream, philox4x32
+from specdec.randomness import RandomSource, Stream, _philox
 
 # Random123's published known answers for philox4x32-10: counter, key, result.
 KNOWN_ANSWERS = [
@@ -24,6 +24,12 @@ def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
+def uniforms(source: RandomSource, stream: Stream, positions: range, anchor: int, lane: int) -> torch.Tensor:
+    """`source.uniform` of many positions at once, float64."""
+    counter = [np.array(positions, np.uint64), anchor, int(stream), lane]
+    return torch.from_numpy((_philox(counter, (source.seed % 2**32, source.seed >> 32))[0] + 0.5) / 2**32)
+
+
 def kolmogorov_smirnov(sample: np.ndarray) -> float:
     """Largest distance between the empirical distribution of `sample` and the uniform one, times sqrt(n)."""
     n = len(sample)
@@ -36,38 +42,35 @@ def kolmogorov_smirnov(sample: np.ndarray) -> float:
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS, ids=["zeros", "ones", "pi"])
 def test_philox_known_answers(counter: str, key: str, answer: str) -> None:
     k0, k1 = words(key)
-    block = philox4x32(np.array(words(counter), np.uint32), (k0, k1))
-    assert block.dtype == np.uint32
-    assert block.tolist() == words(answer)
+    assert list(_philox(words(counter), (k0, k1))) == words(answer)
+    columns = np.array([words(counter)] * 3, np.uint64).T
+    assert np.stack(_philox(columns, (k0, k1)), -1).tolist() == [words(answer)] * 3
 
 
 def test_philox_is_vectorised_and_leaves_its_input_alone() -> None:
-    counters = np.random.default_rng(0).integers(0, 2**32, (3, 5, 4), dtype=np.uint32)
+    counters = np.random.default_rng(0).integers(0, 2**32, (4, 15), dtype=np.uint64)
     before = counters.copy()
-    blocks = philox4x32(counters, (7, TOP))
-    assert blocks.shape == (3, 5, 4)
-    for index in np.ndindex(3, 5):
-        assert blocks[index].tolist() == philox4x32(counters[index], (7, TOP)).tolist()
+    blocks = np.stack(_philox(counters, (7, TOP)))
+    assert blocks.shape == (4, 15)
+    for i in range(15):
+        assert blocks[:, i].tolist() == list(_philox(counters[:, i].tolist(), (7, TOP)))
+    mixed = np.stack(_philox([5, counters[1], 9, counters[3]], (7, TOP)))
+    assert mixed[:, 3].tolist() == list(_philox([5, int(counters[1, 3]), 9, int(counters[3, 3])], (7, TOP)))
     assert np.array_equal(counters, before)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 + 12345, 2**64 - 1])
 def test_uniform_is_the_first_word_of_the_documented_counter(seed: int) -> None:
-    counter = np.array([10, 9, Stream.RESIDUAL, 3], np.uint32)
-    word = int(philox4x32(counter, (seed % 2**32, seed >> 32))[0])
+    word = _philox([10, 9, int(Stream.RESIDUAL), 3], (seed % 2**32, seed >> 32))[0]
     assert RandomSource(seed).uniform(Stream.RESIDUAL, 10, anchor=9, lane=3) == (word + 0.5) / 2**32
 
 
-def test_uniforms_equal_the_scalar_form() -> None:
+def test_many_uniforms_at_once_are_those_of_the_source() -> None:
+    """What the tests of their law look at."""
     source = RandomSource(2**64 - 3)
-    positions, lanes = [0, 5, 5, 6, TOP], [0, 0, 1, 2, TOP]
-    names = list(zip(positions, lanes, strict=True))
     for stream in Stream:
-        together = source.uniforms(stream, positions, TOP, lanes)
-        alone = [source.uniform(stream, position, TOP, lane) for position, lane in names]
-        assert together.dtype == torch.float64
-        assert together.tolist() == alone
-    assert source.uniforms(Stream.DRAFT, [], 0, []).shape == (0,)
+        together = uniforms(source, stream, range(7, 12), TOP, 2)
+        assert together.tolist() == [source.uniform(stream, position, TOP, 2) for position in range(7, 12)]
 
 
 def test_every_part_of_the_name_makes_another_number() -> None:
@@ -93,7 +96,7 @@ def test_uniform_never_reaches_its_ends(monkeypatch: pytest.MonkeyPatch, word: i
 @pytest.mark.parametrize("stream", list(Stream), ids=lambda stream: stream.name)
 def test_uniforms_are_uniform(stream: Stream) -> None:
     """Kolmogorov-Smirnov: uniform numbers exceed 2.23 with probability 2 exp(-2 * 2.23**2) = 1e-4."""
-    numbers = RandomSource(20240607).uniforms(stream, range(20_000), 17, [0] * 20_000)
+    numbers = uniforms(RandomSource(20240607), stream, range(20_000), 17, 0)
     assert kolmogorov_smirnov(numbers.numpy()) < 2.23
 
 
@@ -101,19 +104,19 @@ def test_streams_and_neighbours_are_uncorrelated() -> None:
     """36 correlations, normal with deviation 1 / sqrt(n): one exceeds 5 of them with probability 2e-5."""
     n = 20_000
     source = RandomSource(99)
-    columns = [source.uniforms(stream, range(n), 17, [0] * n) for stream in Stream]
-    columns += [source.uniforms(Stream.DRAFT, range(n), 18, [0] * n)]  # the same positions, drafted anew
-    columns += [source.uniforms(Stream.DRAFT, range(n), 17, [1] * n)]  # the other candidate
-    columns += [RandomSource(100).uniforms(Stream.DRAFT, range(n), 17, [0] * n)]
-    columns += [source.uniforms(Stream.DRAFT, range(1, n + 1), 17, [0] * n)]
+    columns = [uniforms(source, stream, range(n), 17, 0) for stream in Stream]
+    columns += [uniforms(source, Stream.DRAFT, range(n), 18, 0)]  # the same positions, drafted anew
+    columns += [uniforms(source, Stream.DRAFT, range(n), 17, 1)]  # the other candidate
+    columns += [uniforms(RandomSource(100), Stream.DRAFT, range(n), 17, 0)]
+    columns += [uniforms(source, Stream.DRAFT, range(1, n + 1), 17, 0)]
     correlations = torch.corrcoef(torch.stack(columns)) - torch.eye(len(columns))
     assert correlations.abs().max() < 5 / math.sqrt(n)
 
 
 def test_gumbel_is_defined_word_by_word() -> None:
     source = RandomSource(2**40 + 7)
-    counters = np.array([[21, 0, Stream.GUMBEL, lane] for lane in range(3)], np.uint32)
-    u = (philox4x32(counters, (7, 2**8)).reshape(-1)[:10].astype(np.float64) + 0.5) / 2**32
+    drawn = [word for lane in range(3) for word in _philox([21, 0, int(Stream.GUMBEL), lane], (7, 2**8))]
+    u = (np.array(drawn[:10]) + 0.5) / 2**32
     noise = source.gumbel(21, 10)
     assert noise.dtype == torch.float64
     np.testing.assert_allclose(noise.numpy(), -np.log(-np.log(u)), rtol=1e-14)
@@ -166,11 +169,4 @@ def test_counter_words_never_wrap(word: int) -> None:
         with pytest.raises(ConfigError, match=str(word)):
             source.uniform(Stream.DRAFT, **{"position": 0, name: word})
     with pytest.raises(ConfigError, match=str(word)):
-        source.uniforms(Stream.DRAFT, [0, word], 0, [0, 0])
-    with pytest.raises(ConfigError, match=str(word)):
         source.gumbel(word, 4)
-
-
-def test_uniforms_needs_one_lane_per_position() -> None:
-    with pytest.raises(ConfigError, match="2 positions"):
-        RandomSource(0).uniforms(Stream.DRAFT, [0, 1], 0, [0])

@@ -11,7 +11,8 @@ from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
-from specdec.models.loading import LoadedModel, embedded_folder
+from specdec.models.loading import LoadedModel
+from specdec.models.sources import embedded_folder
 from specdec.prompts import load_prompts
 from tests.engines import outputs, run
 

@@ -35,7 +35,7 @@ class EchoDrafter(Drafter):
     name = "echo"
 
     def propose(self, requests):
-        return [DraftTree.chain(r.tokens[-1:] * min(self.num_draft_tokens, r.num_draft_tokens)) for r in requests]
+        return [DraftTree.chain(r.tokens[-1:] * min(self.num_draft_tokens, r.max_depth)) for r in requests]
 
 
 class PoliteRule(TokenRule):
@@ -77,7 +77,7 @@ def test_an_unknown_name_is_refused_with_the_valid_ones() -> None:
 def test_options_reach_the_class() -> None:
     drafter = DRAFTERS.create("ngram", num_draft_tokens=7, branches=2)
     assert isinstance(drafter, NgramDrafter)
-    assert (drafter.num_draft_tokens, drafter.branches) == (7, 2)
+    assert (drafter.num_draft_tokens, drafter.max_nodes(7)) == (7, 14)
     assert type(RULES.create("block")) is BlockRule
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.decode import choose
 from benchmarks.peers.contenders import chosen
 from benchmarks.peers.session import Plan, compare, tokenized
 from benchmarks.peers.table import markdown
 from specdec.measure.environment import command, machine
 from specdec.prompts import load_prompts
+from specdec.prompts.subsets import choose
 
 MODEL = "SmolLM2-135M-Instruct"
 
@@ -43,7 +43,7 @@ def arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="JSON lines; the four shipped prompts if left out")
-    parser.add_argument("--per-category", type=int, help="only the first N prompts of each category")
+    parser.add_argument("--per-category", type=int, help="as many prompts as N of every category would be, evenly")
     parser.add_argument("--every", type=int, default=1, help="only every N-th prompt: a sample with the file's mixture")
     parser.add_argument("--limit", type=int, help="no more than N prompts")
     parser.add_argument("--max-tokens", type=int, default=Plan.max_tokens)
@@ -65,7 +65,10 @@ def main() -> None:
         contenders = chosen(args.contenders)
     except ValueError as error:
         sys.exit(str(error))
-    prompts, eos = tokenized(choose(load_prompts(args.data), args.per_category)[:: args.every][: args.limit])
+    records = load_prompts(args.data)
+    if args.per_category is not None:
+        records = choose(records, args.per_category * len({record.category for record in records}))
+    prompts, eos = tokenized(records[:: args.every][: args.limit])
     plan = Plan(args.max_tokens, args.repeats, args.batch, args.threads)
     about = {"command": command("benchmarks.peers"), "model": MODEL, "machine": machine(), "load": load, **asdict(plan)}
     report = about | compare(contenders, prompts, eos, plan)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.peers.contenders import HOME, MODELS, python_of
 from benchmarks.peers.install import run_logged
-from specdec.models.loading import embedded_folder, embedded_gguf
+from specdec.models.sources import embedded_folder, embedded_gguf
 
 CONVERTERS = Path(__file__).parent / "converters"
 

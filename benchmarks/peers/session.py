@@ -15,7 +15,7 @@ from benchmarks.peers.measure import batches_of, measure
 from benchmarks.peers.models import prepare
 from benchmarks.peers.report import batch_report, ratio_report
 from benchmarks.peers.worker import Worker, WorkerError
-from specdec.models.loading import embedded_folder
+from specdec.models.sources import embedded_folder
 from specdec.prompts import PromptRecord
 
 SPARE_CONTEXT = 64

@@ -68,8 +68,8 @@ def chances(step: TraceStep) -> np.ndarray:
     kept = np.zeros((2, len(step.tree)))
     token = block = 1.0
     for i, x in enumerate(step.tree.tokens):
-        assert step.tree.q is not None
-        p, q = probabilities(step.scores[i]), step.tree.q[i]
+        p, q = probabilities(step.scores[i]), step.tree.q_below(i - 1)
+        assert q is not None
         kept[:, i] = token * float(torch.minimum(p, q).sum()), float(torch.minimum(block * p, q).sum())
         ratio = float(p[x]) / float(q[x])
         token, block = token * min(1.0, ratio), min(1.0, block * ratio)

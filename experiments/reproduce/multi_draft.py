@@ -20,6 +20,7 @@ from specdec.proof.bounds import iid_bound, subset_bound
 from specdec.proof.exact import Setting, expected_accepted
 from specdec.registry import RULES
 from specdec.verify.rational import Row
+from specdec.verify.tree import TreeShape
 
 TITLE = "Multi-draft rules and the optimal-transport bound"
 VOCABULARY, PAIRS = 3, 200
@@ -80,7 +81,7 @@ def _row(generator: np.random.Generator) -> Row:
 
 
 def _accepted(rule: str, p: Row, q: Row, candidates: int) -> Fraction:
-    setting = Setting("pair", lambda _: p, lambda _: q, (-1,) * candidates, max_tokens=2)
+    setting = Setting("pair", lambda _: p, lambda _: q, TreeShape.fork(candidates, 1), max_tokens=2)
     return expected_accepted(RULES.create(rule), setting)
 
 

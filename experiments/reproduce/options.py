@@ -73,4 +73,4 @@ class Options:
                 for text in range(count)
             ]
             params = [SamplingParams(max_tokens=length, temperature=1.0, seed=seed) for seed in range(count)]
-            return record(generator.engine, prompts, params, every_position=True)
+            return record(generator.loop, prompts, params, every_position=True)

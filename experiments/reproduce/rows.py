@@ -46,8 +46,8 @@ def positions(trace: Trace) -> list[Position]:
     """The first draft position of every step that drafts from a q."""
     found = []
     for step in trace.steps:
-        if step.tree.q is not None and len(step.tree):
-            p, q = probabilities(step.scores[0]).double(), step.tree.q[0].double()
+        if (drawn_from := step.tree.q_below(ROOT)) is not None:
+            p, q = probabilities(step.scores[0]).double(), drawn_from.double()
             found.append(Position(p / p.sum(), q / q.sum(), step.scores[0]))
     return found
 
@@ -68,8 +68,7 @@ def accepted(rule: Rule, where: Sequence[Position], candidates: int, draws: int)
         for draw in range(draws):
             key = StepKey(RandomSource(draw), index)
             tokens, q = rule.draw(log_q, key, 0, range(candidates))
-            rows = None if q is None else q.expand(len(tokens), -1)
-            tree = DraftTree(tuple(tokens), (ROOT,) * len(tokens), rows)
+            tree = DraftTree(tuple(tokens), (ROOT,) * len(tokens), None if q is None else q[None])
             [verdict] = rule.accept([tree], [position.scores.expand(len(tokens) + 1, -1)], [key])
             means[index] += bool(verdict.path) / draws
     spread = (means * (1 - means)).sum() / (draws - 1)

@@ -9,6 +9,7 @@ from time import perf_counter
 import torch
 
 from specdec.errors import ConfigError
+from specdec.kernels.attention import SequenceColumns
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import huge
@@ -118,7 +119,7 @@ def _attention(kv_dtype: str, call: float) -> tuple[float, float]:
     held = key_values(entries[0], entries[1], scales[0], scales[1])
 
     def spent(rows: int) -> float:
-        table = SequenceTable.build([rows], [context], [0], [torch.arange(context + rows)], [None])
+        table = SequenceTable.of(SequenceColumns([rows], [context], [0], [torch.arange(context + rows)], [None]))
         query = torch.randn(rows, heads, head)
         return _least(lambda: native_attention(kernels, query, held, kv_heads, table, 0.125), 50) - call
 

@@ -137,7 +137,7 @@ def seconds(work: Sequence[Work], device: Device) -> float:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Workload:
     """A way to decode on a device.
 
     Args:
@@ -166,18 +166,18 @@ class Setting:
 
 
 def predicted_speedup(
-    setting: Setting, acceptance: float, num_draft_tokens: int, drafter: ModelShape | None = None
+    workload: Workload, acceptance: float, num_draft_tokens: int, drafter: ModelShape | None = None
 ) -> float:
     """Tokens per second over plain decoding, predicted: τ · T(B) / (γ · T_draft(B) + T_verify(B · (γ + 1))).
 
     Args:
-        setting: the target.
+        workload: the target.
         acceptance: α, per token.
         num_draft_tokens: γ.
         drafter: a drafting model on the same device; None drafts for nothing (n-gram).
     """
     drafting = 0.0
     if drafter is not None:
-        drafting = num_draft_tokens * replace(setting, model=drafter).pass_seconds(1)
-    step = drafting + setting.pass_seconds(num_draft_tokens + 1)
-    return expected_tokens(acceptance, num_draft_tokens) * setting.pass_seconds(1) / step
+        drafting = num_draft_tokens * replace(workload, model=drafter).pass_seconds(1)
+    step = drafting + workload.pass_seconds(num_draft_tokens + 1)
+    return expected_tokens(acceptance, num_draft_tokens) * workload.pass_seconds(1) / step

@@ -34,11 +34,6 @@ def operations_factor(acceptance: float, num_draft_tokens: int, cost: float) -> 
     return (num_draft_tokens * cost + num_draft_tokens + 1) / expected_tokens(acceptance, num_draft_tokens)
 
 
-def best_num_draft_tokens(acceptance: float, cost: float, limit: int = 64) -> int:
-    """γ of the largest `speedup_factor`, at most `limit`; 0 if drafting does not pay."""
-    return max(range(limit + 1), key=lambda gamma: (speedup_factor(acceptance, gamma, cost), -gamma))
-
-
 def total_variation(p: Tensor, q: Tensor) -> Tensor:
     """1 - Σ min(p, q): the share of drafts that token-level rejection refuses. p, q [..., V]; the result is [...]."""
     return 1 - torch.minimum(p, q).sum(-1)

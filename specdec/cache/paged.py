@@ -24,7 +24,7 @@ class _Sequence:
     slots: Tensor | None = None
     """Slot of every position of the table; None after the table changed."""
     filled: dict[Pool, int] = field(default_factory=dict)
-    """Committed tokens whose entries a drafter's pool holds, from the first on."""
+    """Committed tokens whose entries each drafter's pool holds, counted from the first."""
 
 
 class PagedCache:
@@ -32,7 +32,8 @@ class PagedCache:
 
     A sequence has committed tokens and, during a step, reserved rows after them: rows are written to reserved slots,
     then either committed or rolled back. Sequences may share committed blocks (`fork`); a shared block is copied
-    before it is written to. Tables, counts and lengths know blocks alone; the numbers at the slots are in `pools`.
+    before it is written to. Tables, counts and lengths know blocks alone; the numbers at the slots are in `pools`, and
+    what happens to a slot happens to it in all of them.
 
     Args:
         layout: shape and dtype of one token's entry in the target's pool, which is the first one.
@@ -81,14 +82,21 @@ class PagedCache:
     def filled(self, seq: int, pool: Pool) -> int:
         """Committed tokens whose entries `pool` holds, counted from the first; of the target's pool all of them."""
         sequence = self._get(seq)
-        return sequence.length if pool is self.target else sequence.filled.get(pool, 0)
+        return sequence.length if pool is self.target else sequence.filled.get(self._drafters(pool), 0)
 
     def fill(self, seq: int, pool: Pool, n: int) -> None:
-        """Notes that a drafter's pool holds the entries of the first `n` committed tokens. A fork inherits them."""
+        """Notes that a drafter's pool holds the entries of the first `n` committed tokens, and of no more.
+
+        They may lie in blocks that others share: a token's entry is the same whoever writes it. A fork inherits the
+        number, and tokens that are forgotten are not counted any more.
+
+        Raises:
+            SpecdecError: if the pool is the target's, or not of this cache; or if fewer tokens are committed.
+        """
         sequence = self._get(seq)
-        if pool not in self.pools[1:] or not 0 <= n <= sequence.length:
-            raise SpecdecError(f"Cannot fill {n} of {sequence.length} committed tokens of sequence {seq} in this pool.")
-        sequence.filled[pool] = n
+        if not 0 <= n <= sequence.length:
+            raise SpecdecError(f"Cannot fill {n} tokens of sequence {seq}: {sequence.length} are committed.")
+        sequence.filled[self._drafters(pool)] = n
 
     def reserve(self, seq: int, n: int) -> None:
         """Makes room for `n` rows after the committed tokens, in place of any earlier reservation.
@@ -146,8 +154,8 @@ class PagedCache:
                 f"Path {rows} of sequence {seq} must increase strictly and stay below its {sequence.reserved} rows."
             )
         if moved := [(to, row) for to, row in enumerate(rows) if to != row]:
-            slots = self.slots(seq)[sequence.length :]
-            target, source = (slots[list(side)] for side in zip(*moved, strict=True))
+            slots = self.slots(seq)[sequence.length :].tolist()
+            source, target = [slots[row] for _, row in moved], [slots[to] for to, _ in moved]
             for pool in self.pools:
                 pool.move(source, target)
         self.commit(seq, len(rows))
@@ -197,7 +205,7 @@ class PagedCache:
                 raise SpecdecError(
                     f"Sequence {seq}: {len(sequence.table)} blocks for {sequence.length} + {sequence.reserved} rows."
                 )
-            if any(n > sequence.length for n in sequence.filled.values()):
+            if any(not 0 <= n <= sequence.length for n in sequence.filled.values()):
                 raise SpecdecError(f"Sequence {seq}: a pool is filled beyond its {sequence.length} tokens.")
             writable = sequence.table[sequence.length // self.block_size :] if sequence.reserved else []
             for block in writable:
@@ -209,6 +217,12 @@ class PagedCache:
             return self._sequences[seq]
         except KeyError:
             raise SpecdecError(f"Sequence {seq} is not in the cache; add it first.") from None
+
+    def _drafters(self, pool: Pool) -> Pool:
+        """The pool, if its entries are a drafter's to write."""
+        if pool not in self.pools[1:]:
+            raise SpecdecError("This is the target's pool, or one of another cache: give one of pools[1:].")
+        return pool
 
     def _blocks(self, rows: int) -> int:
         return -(-rows // self.block_size)
@@ -231,8 +245,7 @@ class PagedCache:
             sequence.slots = sequence.slots[: kept * self.block_size]
         del sequence.table[kept:]
         sequence.length, sequence.reserved = length, 0
-        for pool, filled in sequence.filled.items():
-            sequence.filled[pool] = min(filled, length)
+        sequence.filled = {pool: min(n, length) for pool, n in sequence.filled.items()}
 
 
 def pool_of(layout: Layout, num_slots: int) -> Pool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from specdec.cache.layout import KVLayout
+from specdec.errors import SpecdecError
+from specdec.kernels.commit import reference
 from specdec.kernels.device import triton_runs
 
 
@@ -22,7 +25,7 @@ class Layout(Protocol):
         """Bytes of one token's entry."""
 
     def empty(self, num_slots: int) -> list[Tensor]:
-        """Memory for so many slots: tensors [num_slots, …]."""
+        """Memory for so many slots: tensors [num_slots, …] on the device; on a GPU dense ones."""
 
 
 class Pool:
@@ -34,24 +37,31 @@ class Pool:
     Args:
         layout: what a token takes.
         num_slots: how many there are.
+
+    Raises:
+        SpecdecError: if the layout's tensors do not have one entry a slot.
     """
 
     def __init__(self, layout: Layout, num_slots: int) -> None:
         self.layout, self.num_slots = layout, num_slots
         self.tensors = layout.empty(num_slots)
+        if any(len(tensor) != num_slots for tensor in self.tensors):
+            shapes = [tuple(tensor.shape) for tensor in self.tensors]
+            raise SpecdecError(f"{type(layout).__name__} makes {shapes} for {num_slots} slots: give one entry a slot.")
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copies entries between slots, int64 [n] each, that may overlap: all of `source` is read as it was."""
+    def move(self, source: Sequence[int], target: Sequence[int]) -> None:
+        """Copies the entries at the slots `source` to the slots `target`, in every tensor.
+
+        A slot may be in both, if it is a source before it is a target, as in a path that moves towards its root.
+        """
         if triton_runs(self.layout.device):
             from specdec.kernels.commit.triton import commit_paths
-
-            commit_paths(self.tensors, [(source.tolist(), target.tolist())])
-            return
-        for tensor in self.tensors:
-            tensor[target] = tensor[source]
+        else:
+            commit_paths = reference.commit_paths
+        commit_paths(self.tensors, [(source, target)])
 
     def copy(self, source: slice, target: slice) -> None:
-        """Copies neighbouring entries to slots that are no part of them."""
+        """Copies neighbouring entries to as many slots that are no part of them."""
         for tensor in self.tensors:
             tensor[target] = tensor[source]
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from specdec.cache.paged import PagedCache
+from specdec.cache import Layout, PagedCache, Pool
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.sampling import LogitsTransform
 from specdec.verify.base import Rule, StepKey
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import DraftTree, TreeShape
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,31 @@ class TargetHandle:
 
     Args:
         model: the target.
-        cache: the target's paged cache; sequences go by their request id.
         tokenizer: the target's tokenizer, or None when the engine runs on token ids alone.
         max_batch_tokens: rows that one pass of a drafter's own model should not exceed.
     """
 
     model: CausalLM
-    cache: PagedCache
     tokenizer: Any = None
     max_batch_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a drafter asks of the engine. What nobody asks for is not computed.
+
+    Args:
+        hidden: layer boundaries whose hidden states it wants of every row, increasing (`Wants`).
+        logits: whether it wants the target's logits: of no row, of the rows that a step verifies, or of all rows that
+            run, a prompt's too.
+        pools: layouts of the pools that it keeps beside the target's, under the same block table.
+        whole_prefix: whether the target must have cached all tokens but the last before this drafter can draft.
+    """
+
+    hidden: tuple[int, ...] = ()
+    logits: Literal["none", "verified", "all"] = "none"
+    pools: tuple[Layout, ...] = ()
+    whole_prefix: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,9 +56,9 @@ class DraftRequest:
     """One sequence that wants a draft.
 
     Args:
-        request_id: stable over the request's life.
+        request_id: stable over the request's life; the sequence's name in the cache.
         tokens: every committed token, the prompt's first. The last one has not been run by the target yet.
-        num_draft_tokens: no branch may be longer than this. At least 1.
+        max_depth: no branch may be longer than this. At least 1.
         transform: the request's sampling transform, the same for q as for p.
         rule: the acceptance rule that will judge the draft.
         key: the step's random numbers.
@@ -49,7 +66,7 @@ class DraftRequest:
 
     request_id: int
     tokens: Sequence[int]
-    num_draft_tokens: int
+    max_depth: int
     transform: LogitsTransform
     rule: Rule
     key: StepKey
@@ -74,37 +91,108 @@ class DraftRequest:
         return self.rule.draw(scores, self.key, len(prefix), lanes)
 
 
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one pass did for one request. Every pass is told: prompt chunks, steps without a draft, the last step.
+
+    The pass ran T rows: those of `tail`, then those of the N nodes of `tree`. Row r of the tail stands at position
+    start + r.
+
+    Args:
+        request_id: the request.
+        start: tokens that the target had cached before the pass.
+        tail: committed tokens that ran: a piece of the prompt, or the last token.
+        tree: the draft that was verified.
+        drafter: name of the drafter that proposed it.
+        path: nodes that were accepted and kept, first to last. What the request cut off, after an end token or at a
+            limit, is not among them.
+        tokens: tokens that the step added to the text: those of `path`, and the target's own, unless it was cut off.
+            Empty where the pass read only a piece of a prompt.
+        hidden: float32 [T, k, H] at the boundaries that the drafter asked for, or None.
+        logits: the target's raw logits, float: the rows that were verified, [N + 1, V] (after the last token of the
+            tail, and after every node); or of all rows that ran, [T, V]; or None, as the drafter asked.
+        seconds: of the target's pass, all requests together.
+    """
+
+    request_id: int
+    start: int
+    tail: Sequence[int]
+    tree: DraftTree = field(default_factory=DraftTree)
+    drafter: str = ""
+    path: tuple[int, ...] = ()
+    tokens: Sequence[int] = ()
+    hidden: Tensor | None = None
+    logits: Tensor | None = None
+    seconds: float = 0.0
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Rows of the pass whose entries stay in the cache, at the positions from `start` on."""
+        tail = len(self.tail)
+        return [*range(tail), *(tail + node for node in self.path)]
+
+    @cached_property
+    def cached(self) -> list[int]:
+        """The tokens of those rows."""
+        return [*self.tail, *(self.tree.tokens[node] for node in self.path)]
+
+
 class Drafter(ABC):
     """Proposes a tree of tokens for each sequence of a batch.
 
+    Its life: `bind`, `attach`; then for every request any number of `propose` and `observe`, `forget` when the request
+    loses its place in the cache and will start anew, and `end`, once. A drafter that raises costs the requests it was
+    asked about their drafts, never their texts.
+
     Args:
         num_draft_tokens: γ, the longest branch that is proposed.
-        branches: number of branches; 1 proposes chains.
+        branches: candidates for the first token, each continued as a chain; 1 proposes chains.
+        shape: the tree that is proposed, in place of the two.
 
     Raises:
-        ConfigError: if either is below 1.
+        ConfigError: if γ or branches is below 1.
     """
 
     name: ClassVar[str]
-    deterministic: ClassVar[bool] = True
-    """Whether a draft is a function of the committed tokens alone (its q is one-hot)."""
-    reads_target_cache: ClassVar[bool] = False
-    """Whether the target must have cached all tokens but the last before this drafter can draft."""
+    deterministic: bool = True
+    """Whether its drafts are functions of the committed tokens alone (their q is one-hot, `tree.q` is None)."""
+    shares: ClassVar[bool] = False
+    """Whether a request's draft may depend on other requests: a store of answers, statistics over all texts. Only rules
+    whose text does not depend on the draft may judge it then."""
 
-    def __init__(self, num_draft_tokens: int = 5, branches: int = 1) -> None:
+    def __init__(self, num_draft_tokens: int = 5, branches: int = 1, shape: TreeShape | None = None) -> None:
         if num_draft_tokens < 1:
             raise ConfigError(
                 f"num_draft_tokens={num_draft_tokens} must be at least 1; for plain decoding use drafter='none'."
             )
         if branches < 1:
             raise ConfigError(f"branches={branches} must be at least 1 (1 proposes chains).")
-        self.num_draft_tokens, self.branches = num_draft_tokens, branches
+        self.shape = TreeShape.fork(branches, num_draft_tokens) if shape is None else shape
 
-    def bind(self, target: TargetHandle) -> None:  # noqa: B027 - many drafters need nothing of the target
-        """Called once before the first request.
+    @property
+    def num_draft_tokens(self) -> int:
+        """γ: the longest branch of a draft."""
+        return self.shape.depth
+
+    @property
+    def trees(self) -> bool:
+        """Whether a node may have several candidates."""
+        return self.shape.widest > 1
+
+    def bind(self, target: TargetHandle) -> Needs:
+        """Called once, before the cache is made. Tells what the drafter needs.
 
         Raises:
             ConfigError: if this drafter cannot draft for that target.
+        """
+        return Needs()
+
+    def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:  # noqa: B027 - many drafters keep nothing there
+        """Called once, before the first request.
+
+        Args:
+            cache: block tables of all sequences, by request id, and the target's pool; to be read.
+            pools: those that `bind` asked for, in order; the drafter writes to them, and notes by `cache.fill` how far.
         """
 
     def vocab_size(self) -> int | None:
@@ -112,19 +200,23 @@ class Drafter(ABC):
         come from the target's own."""
         return None
 
-    def max_nodes(self, num_draft_tokens: int) -> int:
-        """Upper bound of a draft's size when no branch is longer than `num_draft_tokens`."""
-        return self.branches * num_draft_tokens
+    def max_nodes(self, max_depth: int) -> int:
+        """Upper bound of a draft's size when no branch is longer than `max_depth`."""
+        return len(self.shape.truncated(max_depth))
 
     @abstractmethod
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """One tree per request, empty where there is nothing to propose.
 
-        A tree may depend on the committed tokens and on its own draws, never on the other requests.
+        A tree may depend on the committed tokens and on its own draws, and on other requests only if `shares` is set.
         """
 
-    def observe(self, request_id: int, tree: DraftTree, path: Sequence[int]) -> None:  # noqa: B027
-        """Tells which nodes of a proposed tree were accepted. The committed tokens follow with the next proposal."""
+    def observe(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027
+        """Tells of one pass: an outcome for every request that took part, whoever drafted for it. The cache holds what
+        was kept."""
 
-    def release(self, request_id: int) -> None:  # noqa: B027
-        """The request ended, or was preempted and will start anew. Unknown ids are ignored."""
+    def forget(self, request_id: int) -> None:  # noqa: B027
+        """The request lost its place in the cache, and will start anew from its tokens. Unknown ids are ignored."""
+
+    def end(self, request_id: int, tokens: Sequence[int]) -> None:  # noqa: B027
+        """The request ended, for whatever reason, with these tokens, prompt and text. Called once for every request."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
+from specdec.cache import PagedCache, Pool
+from specdec.drafters.base import Drafter, DraftRequest, Needs, TargetHandle
 from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import DraftTree, TreeShape
 
 
 class EarlyExitDrafter(Drafter):
@@ -21,36 +22,46 @@ class EarlyExitDrafter(Drafter):
         num_draft_tokens: γ, length of a branch.
         num_layers: k; None takes a third of the target's layers.
         branches: candidates for the first drafted token, each continued as a chain.
+        choices: the tree by the ranks of its branches instead (see `TreeShape.choices`).
     """
 
     name = "early_exit"
     deterministic = False
-    reads_target_cache = True
 
-    def __init__(self, num_draft_tokens: int = 3, num_layers: int | None = None, branches: int = 1) -> None:
-        super().__init__(num_draft_tokens, branches)
+    def __init__(
+        self,
+        num_draft_tokens: int = 3,
+        num_layers: int | None = None,
+        branches: int = 1,
+        choices: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__(num_draft_tokens, branches, None if choices is None else TreeShape.choices(choices))
         self.num_layers = num_layers
-        self._target: TargetHandle | None = None
         self._model: CausalLM | None = None
+        self._cache: PagedCache | None = None
 
-    def bind(self, target: TargetHandle) -> None:
+    def bind(self, target: TargetHandle) -> Needs:
         """Cuts the target after `num_layers` layers; the weights are shared."""
         total = target.model.kv_layout.num_layers
-        self._target = target
         self._model = target.model.truncated(max(1, total // 3) if self.num_layers is None else self.num_layers)
+        return Needs(whole_prefix=True)
+
+    def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
+        """See `Drafter.attach`."""
+        self._cache = cache
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Grows every request's tree on the target's cache."""
-        if self._target is None or self._model is None:
-            raise ConfigError("The early_exit drafter was used before bind(); pass it to a SpeculativeGenerator.")
-        cache = self._target.cache
+        if self._cache is None or self._model is None:
+            raise ConfigError("The early_exit drafter was used before attach(); pass it to a SpeculativeGenerator.")
         trees = [
             GrowingTree(
                 request,
+                self.shape.truncated(request.max_depth),
+                self._cache.slots(request.request_id),
+                committed=self._cache.length(request.request_id),
                 tail=request.tokens[-1:],
-                committed=cache.length(request.request_id),
-                depth=min(self.num_draft_tokens, request.num_draft_tokens),
             )
             for request in requests
         ]
-        return grow_trees(trees, self._model, cache, self.branches)
+        return grow_trees(trees, self._model, self._cache.target)

@@ -8,89 +8,102 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from specdec.cache.paged import PagedCache
+from specdec.cache import KVPool
 from specdec.drafters.base import DraftRequest
-from specdec.kernels.rows import RowMaxima
-from specdec.models.base import CausalLM, Wants
+from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.verify.tree import ROOT, DraftTree
+from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 
-@dataclass
+@dataclass(eq=False)
 class GrowingTree:
     """A draft under construction, and the slots that its rows use.
 
     Args:
         request: who asks.
-        tail: committed tokens that the drafting model has not run yet, the last one included. They are the first
-            reserved rows; node n is reserved row len(tail) + n.
-        committed: tokens in the drafting model's cache.
-        depth: longest branch wanted.
+        shape: the tree that is wanted; a node that cannot be drawn is missing, with all below it.
+        slots: int64 [committed + tail + nodes], slot of every token in storage order.
+        committed: tokens that the drafting model has run and that are in its pool.
+        tail: committed tokens that it has not run yet, the last one included. Their rows are the first of the draft;
+            node n is row len(tail) + n.
     """
 
     request: DraftRequest
-    tail: Sequence[int]
+    shape: TreeShape
+    slots: Tensor
     committed: int
-    depth: int
+    tail: Sequence[int]
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     q: list[Tensor] = field(default_factory=list)
-    level_start: int = 0
-    """First node of the level that was drawn last; those nodes have not been run."""
+    place: dict[int, int] = field(default_factory=lambda: {ROOT: ROOT})
+    """Node of the shape → node of the tree."""
+    num_run: int = 0
+    """Nodes that the drafting model has run: those before the last level."""
+    level: int = 0
+    """Levels that have been drawn."""
 
-    def rows(self, cache: PagedCache) -> SequenceRows:
+    @property
+    def growing(self) -> bool:
+        """Whether another level can be drawn."""
+        return self.level < self.shape.depth and (self.level == 0 or self.num_run < len(self.tokens))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the next pass that have logits."""
+        return len(self.tokens) - self.num_run if self.tokens else 1
+
+    def rows(self) -> SequenceRows:
         """The rows of the next pass: the tail at first, then the last level's nodes."""
         tail = len(self.tail)
-        parents = [*range(-1, tail - 1), *(tail + parent if parent != ROOT else tail - 1 for parent in self.parents)]
-        slots = cache.slots(self.request.request_id)
         if not self.tokens:
-            return SequenceRows(self.tail, slots, self.committed, logit_rows=[tail - 1])
-        run = self.tokens[self.level_start :]
-        return SequenceRows(run, slots, self.committed, parents, tail + self.level_start, range(len(run)))
+            return SequenceRows(self.tail, self.slots, self.committed, logit_rows=[tail - 1])
+        parents = [*range(-1, tail - 1), *(tail + parent for parent in self.parents)]  # the root is row tail - 1
+        level = self.tokens[self.num_run :]
+        return SequenceRows(level, self.slots, self.committed, parents, tail + self.num_run, range(len(level)))
 
-    def grow(self, logits: Tensor, branches: int) -> None:
-        """Draws the children of the rows that were just run: `branches` at the root, one each below."""
-        nodes = [ROOT] if not self.tokens else list(range(self.level_start, len(self.tokens)))
-        partial = self.tree()
-        self.level_start = len(self.tokens)
-        for node, row in zip(nodes, logits, strict=True):
-            lanes = range(len(self.tokens), len(self.tokens) + (branches if node == ROOT else 1))
-            drawn, q = self.request.draw(row, partial.prefix(node), lanes)
+    def grow(self, output: PassOutput) -> None:
+        """Draws the children of the rows that were just run.
+
+        Args:
+            output: logits of those rows, or their maxima alone in a chain of argmaxima.
+        """
+        nodes = range(self.num_run, len(self.tokens)) if self.tokens else [ROOT]
+        shaped = {node: place for place, node in self.place.items()}
+        partial = DraftTree(tuple(self.tokens), tuple(self.parents))
+        self.num_run = len(self.tokens)
+        for row, node in enumerate(nodes):
+            wanted = self.shape.children(shaped[node])
+            if not wanted:
+                continue
+            lanes = range(len(self.tokens), len(self.tokens) + len(wanted))
+            if output.logits is None:
+                self.request.transform.require_mass(output.maxima.values[row : row + 1])
+                drawn, q = [output.maxima.tokens[row]], None
+            else:
+                drawn, q = self.request.draw(output.logits[row], partial.prefix(node), lanes)
+            self.place.update(zip(wanted, lanes[: len(drawn)], strict=False))
             self.tokens.extend(drawn)
             self.parents.extend([node] * len(drawn))
-            if q is not None:
-                self.q.extend([q] * len(drawn))
-
-    def lengthen(self, best: RowMaxima) -> None:
-        """Adds the argmax of the one row that was just run to a chain."""
-        self.request.transform.require_mass(best.values)
-        self.level_start = len(self.tokens)
-        self.parents.append(self.level_start - 1)
-        self.tokens.extend(best.tokens)
+            if q is not None and drawn:
+                self.q.append(q)
+        self.level += 1
 
     def tree(self) -> DraftTree:
         """The draft as it stands."""
         return DraftTree(tuple(self.tokens), tuple(self.parents), torch.stack(self.q) if self.q else None)
 
 
-def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, cache: PagedCache, branches: int) -> list[DraftTree]:
-    """Runs `model` once per level for all sequences together, until each has reached its depth.
+def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> list[DraftTree]:
+    """Runs `model` once per level for all sequences together, until each has its shape.
 
-    Slots for every tail and node must be reserved in `cache` beforehand.
+    Slots for every tail and node must be reserved beforehand; the model's entries go to `pool`.
     """
-    device = model.kv_layout.device
-    level = 0
-    while active := [
-        tree for tree in trees if tree.depth > level and (level == 0 or tree.level_start < len(tree.tokens))
-    ]:
-        batch = RaggedBatch.build([tree.rows(cache) for tree in active], device)
-        argmax = branches == 1 and all(tree.request.by_argmax for tree in active)
-        output = model.run(batch, cache.target, Wants(logits="argmax" if argmax else "all"))
-        counts = [1 if not tree.tokens else len(tree.tokens) - tree.level_start for tree in active]
+    while active := [tree for tree in trees if tree.growing]:
+        batch = RaggedBatch.build([tree.rows() for tree in active], model.kv_layout.device)
+        argmax = all(tree.request.by_argmax and tree.shape.widest == 1 for tree in active)
+        output = model.run(batch, pool, Wants(logits="argmax" if argmax else "all"))
+        counts = [tree.num_rows for tree in active]
         for tree, rows in zip(active, output.split(counts, counts), strict=True):
-            if rows.logits is None:
-                tree.lengthen(rows.maxima)
-            else:
-                tree.grow(rows.logits, branches)
-        level += 1
+            tree.grow(rows)
     return [tree.tree() for tree in trees]

@@ -1,31 +1,32 @@
-"""An independent, smaller language model drafts, with a paged cache of its own."""
+"""An independent, smaller language model drafts; its keys and values lie in a pool beside the target's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter, DraftRequest, TargetHandle
+from specdec.cache import KVPool, PagedCache, Pool
+from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.vocabulary import vocab_size_of
-from specdec.verify.tree import DraftTree
+from specdec.models.sources import vocab_size_of
+from specdec.verify.tree import DraftTree, TreeShape
 
 
 class ModelDrafter(Drafter):
     """Drafts with another causal LM over the same vocabulary (Leviathan et al. 2023; Chen et al. 2023).
 
-    Its cache keeps what the target accepted and forgets the rest; in the next step it runs only the tokens that it has
-    not seen (usually one or two) before it drafts on.
+    In every step it runs the committed tokens that it has not run yet (usually one or two) before it drafts on. What
+    the target accepts stays where it is, since one block table serves both models.
 
     Args:
         draft: a model, or where to load one from: hub id, folder or GGUF file.
         num_draft_tokens: γ, length of a branch.
         branches: candidates for the first drafted token, each continued as a chain.
         load_options: passed to `specdec.models.loading.load` if `draft` is a path.
+        choices: the tree by the ranks of its branches, in place of γ and branches (see `TreeShape.choices`).
     """
 
     name = "model"
@@ -37,25 +38,27 @@ class ModelDrafter(Drafter):
         num_draft_tokens: int = 4,
         branches: int = 1,
         load_options: dict[str, Any] | None = None,
+        choices: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(num_draft_tokens, branches)
+        super().__init__(num_draft_tokens, branches, None if choices is None else TreeShape.choices(choices))
         if draft is None:
             raise ConfigError("The model drafter needs draft=<hub id, folder, GGUF file or model>.")
         self._draft, self._load_options = draft, load_options or {}
         self._model: CausalLM | None = None
         self._cache: PagedCache | None = None
+        self._pool: KVPool | None = None
         self._max_batch_tokens = 512
-        self._run_rows: dict[int, tuple[int, int]] = {}
-        """Request → how many tail rows and how many nodes the last proposal has run."""
+        self._num_run: dict[int, tuple[int, int]] = {}
+        """Request → committed tokens, and nodes, that the draft model has run for the last proposal."""
 
-    def bind(self, target: TargetHandle) -> None:
-        """Loads the draft model and gives it a cache of as many tokens as the target's.
+    def bind(self, target: TargetHandle) -> Needs:
+        """Loads the draft model; asks for a pool of its keys and values.
 
         Raises:
             ConfigError: if the two vocabularies differ.
         """
         model, tokenizer = self._load()
-        self._model = model
+        self._model, self._max_batch_tokens = model, target.max_batch_tokens
         if model.vocab_size != target.model.vocab_size:
             raise ConfigError(
                 f"Draft {model.name} has {model.vocab_size} tokens, target {target.model.name} has "
@@ -70,9 +73,13 @@ class ModelDrafter(Drafter):
                 f"Draft {model.name} and target {target.model.name} give different ids to the same tokens. "
                 "Choose a draft with the target's tokenizer, or drafter='ngram'."
             )
-        self._cache = PagedCache(model.kv_layout, target.cache.num_blocks, target.cache.block_size)
-        self._max_batch_tokens = target.max_batch_tokens
-        self._device = model.kv_layout.device
+        return Needs(pools=(model.kv_layout,))
+
+    def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
+        """See `Drafter.attach`."""
+        [pool] = pools
+        assert isinstance(pool, KVPool)  # its layout is a model's
+        self._cache, self._pool = cache, pool
 
     def vocab_size(self) -> int | None:
         """Of the draft model, if its files are here."""
@@ -80,44 +87,45 @@ class ModelDrafter(Drafter):
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Catches up with every request, then grows their trees together."""
-        model, cache = self._bound()
+        model, _, pool = self._attached()
         growing: dict[int, GrowingTree] = {}
         for index, request in enumerate(requests):
-            depth = min(self.num_draft_tokens, request.num_draft_tokens)
-            if len(request.tokens) + depth <= model.max_context:
-                growing[index] = self._start(model, cache, request, depth)
-        grown = dict(zip(growing, grow_trees(list(growing.values()), model, cache, self.branches), strict=True))
-        for tree in growing.values():
-            self._run_rows[tree.request.request_id] = (len(tree.tail), tree.level_start)
-        return [grown.get(index, DraftTree()) for index in range(len(requests))]
+            shape = self.shape.truncated(request.max_depth)
+            if len(request.tokens) + shape.depth <= model.max_context:
+                growing[index] = self._start(request, shape)
+        trees = dict(zip(growing, grow_trees(list(growing.values()), model, pool), strict=True))
+        for index, tree in growing.items():
+            self._num_run[tree.request.request_id] = len(requests[index].tokens), tree.num_run
+        return [trees.get(index, DraftTree()) for index in range(len(requests))]
 
-    def observe(self, request_id: int, tree: DraftTree, path: Sequence[int]) -> None:
-        """Keeps the cache rows of the tail and of the accepted nodes that were run; forgets the others."""
-        _, cache = self._bound()
-        if request_id in self._run_rows:
-            tail, num_run = self._run_rows.pop(request_id)
-            cache.commit_path(request_id, [*range(tail), *(tail + node for node in path if node < num_run)])
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Keeps the entries of the committed tokens and of the accepted nodes that were run."""
+        _, cache, pool = self._attached()
+        for outcome in outcomes:
+            committed, nodes = self._num_run.pop(outcome.request_id, (0, 0))
+            if committed:
+                accepted = sum(node < nodes for node in outcome.path) if outcome.drafter == self.name else 0
+                cache.fill(outcome.request_id, pool, committed + accepted)
 
-    def release(self, request_id: int) -> None:
-        """Frees the request's part of the draft cache."""
-        self._run_rows.pop(request_id, None)
-        if self._cache is not None and request_id in self._cache:
-            self._cache.free(request_id)
+    def forget(self, request_id: int) -> None:
+        """Its entries are gone with its blocks."""
+        self._num_run.pop(request_id, None)
 
-    def _start(self, model: CausalLM, cache: PagedCache, request: DraftRequest, depth: int) -> GrowingTree:
-        """Reserves the rows of one draft. Of a long text that was never seen, all but the last chunk is run here."""
+    def end(self, request_id: int, tokens: Sequence[int]) -> None:
+        """See `forget`."""
+        self._num_run.pop(request_id, None)
+
+    def _start(self, request: DraftRequest, shape: TreeShape) -> GrowingTree:
+        """A tree to grow. Of a long text that was never seen, all but the last chunk is run here."""
+        model, cache, pool = self._attached()
         seq, tokens = request.request_id, request.tokens
-        if seq not in cache:
-            cache.add(seq)
-        while len(tokens) - cache.length(seq) > self._max_batch_tokens:
-            committed = cache.length(seq)
-            cache.reserve(seq, self._max_batch_tokens)
+        committed, slots = cache.filled(seq, pool), cache.slots(seq)
+        while len(tokens) - committed > self._max_batch_tokens:
             chunk = tokens[committed : committed + self._max_batch_tokens]
-            model.run(RaggedBatch.build([SequenceRows(chunk, cache.slots(seq), committed)], self._device), cache.target)
-            cache.commit(seq, len(chunk))
-        committed = cache.length(seq)
-        cache.reserve(seq, len(tokens) - committed + self.max_nodes(depth))
-        return GrowingTree(request, tokens[committed:], committed, depth)
+            rows = SequenceRows(chunk, slots[: committed + len(chunk)], committed)
+            model.run(RaggedBatch.build([rows], model.kv_layout.device), pool)
+            committed += len(chunk)
+        return GrowingTree(request, shape, slots, committed, tokens[committed:])
 
     def _load(self) -> tuple[CausalLM, Any]:
         if not isinstance(self._draft, str):
@@ -127,7 +135,7 @@ class ModelDrafter(Drafter):
         loaded = load(self._draft, **self._load_options)
         return loaded.model, loaded.tokenizer
 
-    def _bound(self) -> tuple[CausalLM, PagedCache]:
-        if self._model is None or self._cache is None:
-            raise ConfigError("The model drafter was used before bind(); pass it to a SpeculativeGenerator.")
-        return self._model, self._cache
+    def _attached(self) -> tuple[CausalLM, PagedCache, KVPool]:
+        if self._model is None or self._cache is None or self._pool is None:
+            raise ConfigError("The model drafter was used before attach(); pass it to a SpeculativeGenerator.")
+        return self._model, self._cache, self._pool

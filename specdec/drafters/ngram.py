@@ -31,23 +31,23 @@ class NgramDrafter(Drafter):
         super().__init__(num_draft_tokens, branches)
         if not 1 <= min_match <= max_match:
             raise ConfigError(f"ngram needs 1 <= min_match <= max_match, got min_match={min_match}, {max_match=}.")
-        self.min_match, self.max_match = min_match, max_match
+        self.min_match, self.max_match, self._branches = min_match, max_match, branches
         self._indexes: dict[int, _NgramIndex] = {}
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """One chain, or the trie of several, per request; empty where the suffix is new."""
         return [self._propose(request) for request in requests]
 
-    def release(self, request_id: int) -> None:
+    def end(self, request_id: int, tokens: Sequence[int]) -> None:
         """Drops the request's index."""
         self._indexes.pop(request_id, None)
 
     def _propose(self, request: DraftRequest) -> DraftTree:
         index = self._indexes.get(request.request_id)
         if index is None:
-            index = self._indexes[request.request_id] = _NgramIndex(self.min_match, self.max_match, self.branches)
+            index = self._indexes[request.request_id] = _NgramIndex(self.min_match, self.max_match, self._branches)
         index.extend(request.tokens)
-        length = min(self.num_draft_tokens, request.num_draft_tokens)
+        length = min(self.num_draft_tokens, request.max_depth)
         matched, starts = index.lookup(request.tokens)
         return DraftTree.from_chains([_copy(request.tokens, start, length) for start in starts], kind=matched)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.drafters.base import Drafter, DraftRequest
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import DraftTree, TreeShape
 
 
 class NoDrafter(Drafter):
@@ -14,8 +14,7 @@ class NoDrafter(Drafter):
     name = "none"
 
     def __init__(self) -> None:
-        super().__init__()
-        self.num_draft_tokens = 0
+        super().__init__(shape=TreeShape())
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Empty trees."""

@@ -2,5 +2,6 @@
 
 from specdec.engine.config import EngineConfig
 from specdec.engine.engine import Engine
+from specdec.engine.loop import EngineLoop
 
-__all__ = ["Engine", "EngineConfig"]
+__all__ = ["Engine", "EngineConfig", "EngineLoop"]

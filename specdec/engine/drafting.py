@@ -1,99 +1,256 @@
-"""The drafting half of a step: who is asked, for how much, and whether what comes back is what was asked for."""
+"""The drafting half of a step: who is asked, for how much, and whether what comes back can be verified.
+
+The one owner of the drafters: their whole life is told from here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
-from specdec.drafters.base import Drafter
+from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome
 from specdec.engine.scheduler import Scheduled
-from specdec.errors import SpecdecError
-from specdec.policy.product import DraftController
+from specdec.errors import ConfigError, SpecdecError
+from specdec.policy.base import Ask, Candidate, Choice, Drafted, Load, Policy
 from specdec.verify.tree import DraftTree
 
-SMOOTHING = 0.9
-"""Share of the old estimate of a drafter's time that a new measurement leaves."""
+logger = logging.getLogger("specdec")
+MASS_TOLERANCE = 1e-3
+"""A row of q is a softmax in float32: its sum is off by less than the vocabulary's size times 6e-8."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A draft, and the name of the drafter that made it."""
+
+    tree: DraftTree = field(default_factory=DraftTree)
+    drafter: str = ""
 
 
 class Drafting:
-    """Gets one tree for every scheduled request.
+    """Gets one tree for every scheduled request, and tells the drafters what came of it.
+
+    A drafter that raises, or returns what cannot be verified, costs the requests in question their drafts, and the log
+    one warning. Their texts are those of plain decoding then.
 
     Args:
-        drafter: proposes.
-        controller: decides how deep; None leaves every draft at full length.
+        drafters: bound and attached, with what each of them needs; their names are distinct.
+        policy: decides who drafts and how deep, for requests whose text does not depend on it.
     """
 
-    def __init__(self, drafter: Drafter, controller: DraftController | None = None) -> None:
-        self.drafter, self._controller = drafter, controller
-        self._level_seconds = 0.0
+    def __init__(self, drafters: Sequence[tuple[Drafter, Needs]], policy: Policy) -> None:
+        self._needs = {drafter.name: needs for drafter, needs in drafters}
+        self.drafters = {drafter.name: drafter for drafter, _ in drafters}
+        self._policy = policy
+        self._lost: set[tuple[str, int]] = set()
+        """Drafters that have lost track of a request, and are not asked for it again."""
+        self.failures: dict[str, str] = {}
+        """Drafter → its first error, if it had any."""
+        self.hidden = tuple(sorted({boundary for needs in self._needs.values() for boundary in needs.hidden}))
+        """Boundaries that any drafter wants."""
+        self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
+        """The most that any drafter wants of the target's logits."""
 
-    def propose(self, plan: Sequence[Scheduled]) -> list[DraftTree]:
-        """One tree per scheduled request; empty for those that prefill, may not draft, or had better not."""
-        depths = [part.num_draft_tokens for part in plan]
-        if not self.drafter.deterministic:
-            depths = self._chosen(plan, depths, [0] * len(plan))
-        asking = [index for index, depth in enumerate(depths) if depth > 0]
-        trees = [DraftTree()] * len(plan)
-        if not asking:
-            return trees
-        requests = [replace(plan[index].draft_request(), num_draft_tokens=depths[index]) for index in asking]
-        began = perf_counter()
-        for index, tree in zip(asking, self.drafter.propose(requests), strict=True):
-            trees[index] = _checked(self.drafter, tree, depths[index])
-        if self.drafter.deterministic:
-            # Such a draft is a function of the committed tokens, and so is its kind: it may be cut after it was made.
-            found = self._chosen(plan, [tree.depth for tree in trees], [tree.kind for tree in trees])
-            return [tree.truncated(depth) for tree, depth in zip(trees, found, strict=True)]
-        if levels := max(tree.depth for tree in trees):
-            spent = (perf_counter() - began) / levels
-            known = self._level_seconds or spent  # the first draft tells what the next one will take
-            self._level_seconds = SMOOTHING * known + (1 - SMOOTHING) * spent
-        return trees
+    def select(self, name: str | None) -> list[Drafter]:
+        """The drafters that may serve a request: the one that it names, or all.
 
-    def observe(self, request_id: int, tree: DraftTree, path: Sequence[int]) -> None:
-        """Passes a verdict on."""
-        self.drafter.observe(request_id, tree, path)
-        if self._controller is not None:
-            self._controller.observe(request_id, tree, len(path))
+        Raises:
+            ConfigError: for an unknown name.
+        """
+        if name is None:
+            return list(self.drafters.values())
+        if name not in self.drafters:
+            raise ConfigError(f"This engine has no drafter {name!r}. Valid names: {', '.join(self.drafters)}.")
+        return [self.drafters[name]]
 
-    def timed(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree], seconds: float) -> None:
-        """Tells what the target's pass took."""
-        if self._controller is not None:
-            rows = sum(len(part.tail) + len(tree) for part, tree in zip(plan, trees, strict=True))
-            self._controller.timed(rows, seconds, _cached(plan))
+    def propose(self, plan: Sequence[Scheduled]) -> list[Proposal]:
+        """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not."""
+        proposals = [Proposal()] * len(plan)
+        choices = self._choose(plan)
+        for name, drafter in self.drafters.items():
+            asked = [index for index, choice in choices.items() if choice.drafter == name and choice.depth > 0]
+            if not asked:
+                continue
+            began = perf_counter()
+            requests = [plan[index].draft_request(choices[index].depth) for index in asked]
+            for index, tree in zip(asked, self._ask(drafter, requests), strict=True):
+                proposals[index] = Proposal(tree, name)
+            levels = max(proposals[index].tree.depth for index in asked)
+            if levels and not drafter.deterministic:
+                self._policy.drafted(name, levels, perf_counter() - began)
+        return self._trimmed(plan, proposals)
 
-    def finished(self, request_id: int) -> None:
-        """Forgets a request."""
-        if self._controller is not None:
-            self._controller.release(request_id)
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Tells every drafter of a pass, and the policy of its verdicts."""
+        for name, drafter in self.drafters.items():
+            told = [self._view(name, one) for one in outcomes if (name, one.request_id) not in self._lost]
+            if not told:
+                continue
+            with _Contained(self, drafter, "observe") as contained:
+                drafter.observe(told)
+            if contained.failed:
+                self._lose(drafter, (one.request_id for one in told))
+        for one in outcomes:
+            if len(one.tree):
+                self._policy.observe(one.request_id, one.drafter, one.tree, len(one.path))
 
-    def _chosen(self, plan: Sequence[Scheduled], depths: list[int], kinds: list[int]) -> list[int]:
-        """The controller's depths for requests whose text does not depend on their drafts; the others keep theirs."""
-        if self._controller is None:
-            return depths
-        free = [index for index, part in enumerate(plan) if depths[index] > 0 and part.request.rule.draft_invariant]
-        fixed = sum(depth for index, depth in enumerate(depths) if index not in free)
-        rows = sum(len(part.tail) for part in plan) + fixed
-        asked = [(plan[index].request.id, kinds[index], depths[index]) for index in free]
-        found = self._controller.depths(asked, rows, len(plan), _cached(plan), self._level_seconds)
-        chosen = list(depths)
-        for index, depth in zip(free, found, strict=True):
-            chosen[index] = depth
-        return chosen
+    def timed(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal], seconds: float) -> None:
+        """Tells the policy what the target's pass took."""
+        rows = sum(len(part.tail) + len(one.tree) for part, one in zip(plan, proposals, strict=True))
+        self._policy.timed(Load(rows, len(plan), _cached(plan)), seconds)
+
+    def forget(self, request_id: int) -> None:
+        """The request lost its place in the cache, and will start anew."""
+        self._tell_all(request_id, lambda drafter: drafter.forget(request_id))
+        self._lost -= {(name, request_id) for name in self.drafters}
+
+    def end(self, request_id: int, tokens: Sequence[int]) -> None:
+        """The request ended with these tokens."""
+        self._tell_all(request_id, lambda drafter: drafter.end(request_id, tokens))
+        self._lost -= {(name, request_id) for name in self.drafters}
+        self._policy.end(request_id)
+
+    def _choose(self, plan: Sequence[Scheduled]) -> dict[int, Choice]:
+        """Who drafts for each request that may, and how deep. The policy decides only where the text does not depend on
+        it; the others keep to their first drafter, at full depth."""
+        choices: dict[int, Choice] = {}
+        asks: dict[int, Ask] = {}
+        for index, part in enumerate(plan):
+            candidates = self._candidates(part)
+            if candidates and part.request.rule.draft_invariant:
+                asks[index] = Ask(part.request.id, candidates)
+            elif candidates:
+                choices[index] = Choice(candidates[0].drafter, candidates[0].depth)
+        fixed = sum(choice.depth for choice in choices.values())
+        chosen = self._policy.choose(list(asks.values()), _load(plan, fixed)) if asks else []
+        return choices | dict(zip(asks, chosen, strict=True))
+
+    def _candidates(self, part: Scheduled) -> tuple[Candidate, ...]:
+        if part.max_depth == 0:
+            return ()
+        return tuple(
+            Candidate(drafter.name, depth, drafter.deterministic)
+            for drafter in self.select(part.request.params.drafter)
+            if (depth := min(part.max_depth, drafter.num_draft_tokens)) > 0
+            and (drafter.name, part.request.id) not in self._lost
+        )
+
+    def _trimmed(self, plan: Sequence[Scheduled], proposals: list[Proposal]) -> list[Proposal]:
+        """Deterministic drafts without what the request's constraint forbids, cut to what the policy thinks will pay.
+        Both are exact: p is zero there, and such a draft is known before anything is drawn."""
+        free: list[int] = []
+        for index, (part, one) in enumerate(zip(plan, proposals, strict=True)):
+            if not len(one.tree) or not self.drafters[one.drafter].deterministic:
+                continue
+            if dropped := part.request.transform.forbidden(one.tree.tokens, one.tree.parents):
+                proposals[index] = replace(one, tree=one.tree.pruned(dropped))
+            if len(proposals[index].tree) and part.request.rule.draft_invariant:
+                free.append(index)
+        if free:
+            fixed = sum(one.tree.depth for index, one in enumerate(proposals) if index not in free)
+            drafts = [Drafted(plan[i].request.id, proposals[i].drafter, proposals[i].tree) for i in free]
+            for index, depth in zip(free, self._policy.trim(drafts, _load(plan, fixed)), strict=True):
+                proposals[index] = replace(proposals[index], tree=proposals[index].tree.truncated(depth))
+        return proposals
+
+    def _ask(self, drafter: Drafter, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """A drafter's trees. If it raises for all together it is asked for one after the other, so that only those
+        requests go without for which it does raise."""
+        trees: list[DraftTree] = []
+        with _Contained(self, drafter, "propose", quiet=len(requests) > 1) as contained:
+            trees = drafter.propose(requests)
+            if len(trees) != len(requests):
+                raise SpecdecError(f"{len(requests)} requests, but {len(trees)} trees")
+        if contained.failed:
+            return [self._ask(drafter, [one])[0] for one in requests] if len(requests) > 1 else [DraftTree()]
+        return [self._checked(drafter, one, tree) for one, tree in zip(requests, trees, strict=True)]
+
+    def _checked(self, drafter: Drafter, request: DraftRequest, tree: DraftTree) -> DraftTree:
+        """The tree, or an empty one if it cannot be verified: slots were reserved for no more than was asked for."""
+        with _Contained(self, drafter, "propose") as contained:
+            _check(tree, drafter.max_nodes(request.max_depth), request)
+        return DraftTree() if contained.failed else tree
+
+    def _view(self, name: str, outcome: Outcome) -> Outcome:
+        """What one drafter asked to see."""
+        needs = self._needs[name]
+        if needs.hidden == self.hidden and needs.logits == self.logits:
+            return outcome
+        hidden = outcome.hidden
+        if hidden is not None and needs.hidden != self.hidden:
+            columns = [self.hidden.index(boundary) for boundary in needs.hidden]
+            hidden = hidden[:, columns] if columns else None
+        logits = outcome.logits
+        if logits is not None and needs.logits != self.logits:
+            last = len(outcome.tree) + 1 if needs.logits == "verified" and outcome.tokens else 0
+            logits = logits[-last:] if last else None
+        return replace(outcome, hidden=hidden, logits=logits)
+
+    def _tell_all(self, request_id: int, tell: Callable[[Drafter], None]) -> None:
+        for drafter in self.drafters.values():
+            with _Contained(self, drafter, "forget or end"):
+                tell(drafter)
+
+    def _lose(self, drafter: Drafter, request_ids: Iterable[int]) -> None:
+        """The drafter's state of these requests is not to be trusted: it lets go of them."""
+        for request_id in request_ids:
+            self._lost.add((drafter.name, request_id))
+            with _Contained(self, drafter, "forget"):
+                drafter.forget(request_id)
+
+    def warn(self, drafter: Drafter, when: str, error: Exception) -> None:
+        """One warning for each drafter."""
+        if drafter.name not in self.failures:
+            self.failures[drafter.name] = f"{when}: {type(error).__name__}: {error}"
+            logger.warning(
+                "Drafter %r failed in %s and goes without a draft there (%s: %s). Texts do not change. "
+                "Later failures of it are not logged.", drafter.name, when, type(error).__name__, error,
+                exc_info=error,
+            )  # fmt: skip
+
+
+class _Contained:
+    """A drafter's error ends here: it is logged, and the step goes on."""
+
+    def __init__(self, drafting: Drafting, drafter: Drafter, when: str, quiet: bool = False) -> None:
+        self._drafting, self._drafter, self._when, self._quiet = drafting, drafter, when, quiet
+        self.failed = False
+
+    def __enter__(self) -> _Contained:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        self.failed = isinstance(error, Exception)
+        if isinstance(error, Exception) and not self._quiet:
+            self._drafting.warn(self._drafter, self._when, error)
+        return self.failed
+
+
+def _check(tree: DraftTree, max_nodes: int, request: DraftRequest) -> None:
+    """Raises SpecdecError for a tree that cannot be verified."""
+    if len(tree) > max_nodes or tree.depth > request.max_depth:
+        raise SpecdecError(
+            f"{len(tree)} nodes of depth {tree.depth}; asked for were at most {max_nodes} nodes (its own max_nodes) of "
+            f"depth {request.max_depth}"
+        )
+    size = request.transform.vocab_size
+    if bad := [token for token in tree.tokens if not 0 <= token < size]:
+        raise SpecdecError(f"token id {bad[0]} is outside the vocabulary of {size}")
+    if tree.q is not None and len(tree):
+        masses = tree.q.sum(-1)
+        if tree.q.shape[-1] != size or not bool(((masses - 1).abs() < MASS_TOLERANCE).all()):
+            raise SpecdecError(
+                f"q {tuple(tree.q.shape)} has rows of mass {masses.tolist()}, not {size} columns of mass 1"
+            )
+
+
+def _load(plan: Sequence[Scheduled], fixed: int) -> Load:
+    """The pass without the drafts that are decided on; `fixed` rows are drafts that are settled."""
+    return Load(sum(len(part.tail) for part in plan) + fixed, len(plan), _cached(plan))
 
 
 def _cached(plan: Sequence[Scheduled]) -> int:
     """Tokens that a pass finds in the cache, roughly: those of a prompt that is still to be computed count too."""
     return sum(len(part.request.tokens) for part in plan)
-
-
-def _checked(drafter: Drafter, tree: DraftTree, depth: int) -> DraftTree:
-    """A tree that keeps within what was asked for: slots were reserved for no more."""
-    limit = drafter.max_nodes(depth)
-    if len(tree) > limit or tree.depth > depth:
-        raise SpecdecError(
-            f"Drafter {drafter.name!r} proposed {len(tree)} nodes of depth {tree.depth}; asked for were at most "
-            f"{limit} nodes (its own max_nodes) of depth {depth}."
-        )
-    return tree

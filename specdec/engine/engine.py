@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter, TargetHandle
+from specdec.drafters.base import Drafter, Outcome, TargetHandle
 from specdec.engine.clock import StepClock
 from specdec.engine.config import EngineConfig
-from specdec.engine.drafting import Drafting
+from specdec.engine.drafting import Drafting, Proposal
 from specdec.engine.intake import Intake
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled, Scheduler
+from specdec.engine.scheduler import DraftLimits, Scheduled, Scheduler
 from specdec.engine.verdicts import Decoded, decide
-from specdec.errors import NumericalError, SpecdecError
+from specdec.errors import ConfigError, NumericalError, SpecdecError
 from specdec.kernels.cpu.threads import torch_on_one_thread
-from specdec.kernels.rows import RowMaxima
-from specdec.models.base import CausalLM, Wants
+from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch
-from specdec.paths import cache_dir
-from specdec.policy.cost import cost_curve
-from specdec.policy.product import DraftController
-from specdec.sampling import SamplingParams, log_probability
+from specdec.policy.always import AlwaysPolicy
+from specdec.policy.base import Policy
+from specdec.sampling import SamplingParams, log_probability, top_log_probabilities
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.select import AUTO
-from specdec.verify.tree import DraftTree
 
 
 class Engine:
     """Generates for many requests at once; requests join and leave between any two steps.
 
+    One thread at a time may use it. `EngineLoop` lets several threads share one.
+
     Args:
         model: the target.
-        drafter: proposes; it is bound to the target here.
+        drafter: proposes; or several drafters, of which `policy` chooses one for each request and step.
         rule: name of an acceptance rule, "auto", or a rule.
         config: sizes.
         tokenizer: turns tokens into text; without it requests yield token ids and cannot have stop strings.
         eos: token ids that end a text.
+        policy: who drafts, and how deep; None drafts always, at full depth.
 
     Raises:
         ConfigError, OutOfBlocksError: if the parts do not fit together.
@@ -50,20 +50,31 @@ class Engine:
     def __init__(
         self,
         model: CausalLM,
-        drafter: Drafter,
+        drafter: Drafter | Sequence[Drafter],
         rule: str | Rule = AUTO,
         config: EngineConfig | None = None,
         tokenizer: Any = None,
         eos: Sequence[int] = (),
+        policy: Policy | None = None,
     ) -> None:
         self.config = config or EngineConfig()
-        self.model, self.drafter = model, drafter
-        controller = DraftController(cost_curve(model, cache_dir())) if self.config.adaptive else None
-        self.drafting = Drafting(drafter, controller)
-        self.cache = PagedCache(model.kv_layout, self.config.blocks_for(model), self.config.block_size)
-        self.scheduler = Scheduler(self.cache, drafter, self.config.max_batch_tokens, self.config.max_num_seqs)
-        drafter.bind(TargetHandle(model, self.cache, tokenizer, self.config.max_batch_tokens))
-        self._intake = Intake(model, tokenizer, eos, rule, drafter)
+        self.model, self.policy = model, policy or AlwaysPolicy()
+        self.drafters = (drafter,) if isinstance(drafter, Drafter) else tuple(drafter)
+        names = [one.name for one in self.drafters]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"The drafters of an engine need distinct names, and there must be one; got {names}.")
+        handle = TargetHandle(model, tokenizer, self.config.max_batch_tokens)
+        bound = [(one, one.bind(handle)) for one in self.drafters]
+        layouts = [layout for _, needs in bound for layout in needs.pools]
+        num_blocks = self.config.blocks_for(model, layouts)
+        self.cache = PagedCache(model.kv_layout, num_blocks, self.config.block_size, layouts)
+        pools = iter(self.cache.pools[1:])
+        for one, needs in bound:
+            one.attach(self.cache, [next(pools) for _ in needs.pools])
+        self.drafting = Drafting(bound, self.policy)
+        sizes = self.config.max_batch_tokens, self.config.max_num_seqs
+        self.scheduler = Scheduler(self.cache, DraftLimits(bound), *sizes, lambda r: self.drafting.forget(r.id))
+        self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select)
         self._clock = StepClock()
 
     @property
@@ -76,95 +87,145 @@ class Engine:
         """Time spent in steps so far: what a request waits, without what a caller does between steps."""
         return self._clock.total
 
-    def add(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        """Queues a request.
+    def make_request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
+        """Checks a request without queueing it. Safe in any thread.
 
         Args:
             prompt: token ids.
             params: how to sample.
 
         Raises:
-            InvalidRequestError, ConfigError, OutOfBlocksError: if it cannot be served; nothing was queued then.
+            InvalidRequestError, ConfigError, OutOfBlocksError: if it cannot be served.
         """
-        request = self.make_request(prompt, params)
-        self.scheduler.add(request)
-        return request
-
-    def make_request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        """Checks a request without queueing it; raises as `add` does."""
         request = self._intake.make(prompt, params)
         self.scheduler.check_fits(request)
         return request
 
-    def abort(self, request: Request) -> None:
-        """Ends a request now, whatever its state."""
-        if not request.finished:
-            request.finish_reason = "aborted"
-            self._finish(request)
+    def add(self, request: Request) -> None:
+        """Queues a request that `make_request` made."""
+        self.scheduler.add(request)
+
+    def abort(self, request: Request, error: Exception | None = None) -> StepOutput | None:
+        """Ends a request now, whatever its state.
+
+        Args:
+            request: which.
+            error: why, if something failed.
+
+        Returns:
+            Its last output; None if it had ended before.
+        """
+        if request.finished:
+            return None
+        pieces = request.abort() if error is None else request.fail(error)
+        self._finish(request)
+        return StepOutput(request, pieces, finish_reason=request.finish_reason)
 
     @torch.inference_mode()
     @torch_on_one_thread()
     def step(self) -> list[StepOutput]:
         """Runs one pass. Returns what each request that decoded, or failed, gained; prefilling ones are silent."""
+        self.policy.prepare(self.model)
         self._clock.start()
         plan = self.scheduler.schedule()
         if not plan:
             return []
         with self._clock.measure("draft"):
-            trees = self.drafting.propose(plan)
+            proposals = self.drafting.propose(plan)
         with self._clock.measure("verify"):
-            logits = self._forward(plan, trees)
-        self.drafting.timed(plan, trees, self._clock.spent("verify"))
+            outputs = self._run(plan, proposals)
+        seconds = self._clock.spent("verify")
+        self.drafting.timed(plan, proposals, seconds)
+        gained, outcomes = self._settle(plan, proposals, outputs, seconds)
+        with self._clock.measure("draft"):
+            self.drafting.observe(outcomes)
+        for output in gained:
+            if output.finish_reason is not None:
+                self._finish(output.request)
+        self._clock.divide([part.share(one.tree) for part, one in zip(plan, proposals, strict=True)])
+        return gained
+
+    def _run(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal]) -> list[PassOutput]:
+        """One target pass; each request's part of what it gave."""
+        everything = self.drafting.logits == "all"
+        parts = [part.rows(one.tree, self.cache, everything) for part, one in zip(plan, proposals, strict=True)]
+        batch = RaggedBatch.build(parts, self.model.kv_layout.device)
+        argmax = self.drafting.logits == "none" and all(p.request.by_argmax or not p.decodes for p in plan)
+        wants = Wants(logits="argmax" if argmax else "all", hidden=self.drafting.hidden)
+        output = self.model.run(batch, self.cache.target, wants)
+        return output.split([len(part.logit_rows) for part in parts], [len(part.tokens) for part in parts])
+
+    def _settle(
+        self,
+        plan: Sequence[Scheduled],
+        proposals: Sequence[Proposal],
+        outputs: Sequence[PassOutput],
+        seconds: float,
+    ) -> tuple[list[StepOutput], list[Outcome]]:
+        """Judges what was verified and commits what stays: what each request gained, and what its drafters are told."""
+        outcomes: dict[int, Outcome] = {}
         decoded: list[Decoded] = []
-        for part, tree, rows in zip(plan, trees, logits, strict=True):
+        for part, one, output in zip(plan, proposals, outputs, strict=True):
+            shown = self.drafting.logits == "all" or (self.drafting.logits == "verified" and part.decodes)
+            outcomes[part.request.id] = Outcome(
+                request_id=part.request.id,
+                start=self.cache.length(part.request.id),
+                tail=part.tail,
+                tree=one.tree,
+                drafter=one.drafter,
+                hidden=output.hidden,
+                logits=output.logits if shown else None,
+                seconds=seconds,
+            )
             if part.decodes:
-                decoded.append(Decoded(part, tree, rows))
+                decoded.append(Decoded(part, one.tree, output.last(len(one.tree) + 1)))
             else:
                 self.cache.commit(part.request.id, len(part.tail))
-        outputs = [
-            self._fail(item.request, verdict) if isinstance(verdict, NumericalError) else self._commit(item, verdict)
-            for item, verdict in decide(decoded, self.model.judges_on_device)
-        ]
-        self._clock.divide([part.share(tree) for part, tree in zip(plan, trees, strict=True)])
-        return outputs
-
-    def _forward(self, plan: Sequence[Scheduled], trees: Sequence[DraftTree]) -> Sequence[Tensor | RowMaxima]:
-        """Logits of each request: [N + 1, V] for the last committed token and the draft nodes; [0, V] in prefill. Where
-        no request looks at more of them, their argmax."""
-        parts = [part.rows(tree, self.cache) for part, tree in zip(plan, trees, strict=True)]
-        batch = RaggedBatch.build(parts, self.model.kv_layout.device)
-        counts = [len(part.logit_rows) for part in parts]
-        argmax = all(part.request.by_argmax or not part.decodes for part in plan)
-        output = self.model.run(batch, self.cache.target, Wants(logits="argmax" if argmax else "all"))
-        return [one.maxima if one.logits is None else one.logits for one in output.split(counts, counts)]
+        gained: list[StepOutput] = []
+        for item, verdict in decide(decoded, self.model.judges_on_device):
+            if isinstance(verdict, NumericalError):
+                gained.append(self._fail(item.request, verdict))
+                del outcomes[item.request.id]
+                continue
+            gained.append(self._commit(item, verdict))
+            tokens = gained[-1].token_ids
+            outcomes[item.request.id] = replace(
+                outcomes[item.request.id], path=verdict.path[: len(tokens)], tokens=tokens
+            )
+        return gained, list(outcomes.values())
 
     def _commit(self, item: Decoded, verdict: Verdict) -> StepOutput:
-        """Keeps the accepted path in the cache, appends its tokens, and tells the drafter."""
+        """Appends the accepted path's tokens and the target's own; the cache keeps the rows of those that stay."""
         request, tree, path = item.request, item.tree, verdict.path
-        tail = len(item.part.tail)
-        self.cache.commit_path(request.id, [*range(tail), *(tail + node for node in path)])
-        emitted = verdict.tokens(tree)
-        before = len(request.tokens)
-        pieces = request.commit(emitted, num_drafted=len(path))
+        before, tail = len(request.tokens), len(item.part.tail)
+        pieces = request.commit(verdict.tokens(tree), num_drafted=len(path))
         tokens = request.tokens[before:]
-        if request.params.logprobs:
-            rows = [0, *(node + 1 for node in path)][: len(tokens)]
-            assert isinstance(item.logits, Tensor)  # such a request is not judged by argmax
-            request.logprobs.extend(log_probability(item.logits[rows], tokens).tolist())
+        self.cache.commit_path(request.id, [*range(tail), *(tail + node for node in path[: len(tokens)])])
+        reason = request.finish_reason
+        output = StepOutput(request, pieces, tokens, reason, tree, path, *_logprobs(item, path, tokens))
+        request.logprobs.extend(output.logprobs)
+        request.top_logprobs.extend(output.top_logprobs)
         request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path))
-        if request.finished:
-            self._finish(request)
-        elif item.part.num_draft_tokens:
-            self.drafting.observe(request.id, tree, path)
-        return StepOutput(request, tokens, pieces, tree, path)
+        return output
 
     def _fail(self, request: Request, error: SpecdecError) -> StepOutput:
         """Ends one request; its neighbours go on."""
-        pieces = request.fail(error)
-        self._finish(request)
-        return StepOutput(request, [], pieces)
+        return StepOutput(request, request.fail(error), finish_reason="error")
 
     def _finish(self, request: Request) -> None:
         """Frees everything that a request holds."""
         self.scheduler.finish(request)
-        self.drafting.finished(request.id)
+        self.drafting.end(request.id, request.tokens)
+
+
+def _logprobs(
+    item: Decoded, path: Sequence[int], tokens: Sequence[int]
+) -> tuple[list[float], list[list[tuple[int, float]]]]:
+    """Log-probabilities of the step's tokens, and the most probable tokens beside each, if the request wants them."""
+    params, logits = item.request.params, item.output.logits
+    if not params.logprobs:
+        return [], []
+    assert logits is not None  # such a request is not judged by argmax
+    rows = logits[[0, *(node + 1 for node in path)][: len(tokens)]]
+    top = top_log_probabilities(rows, params.top_logprobs) if params.top_logprobs else []
+    return log_probability(rows, tokens).tolist(), top

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from specdec.drafters.base import Drafter
@@ -26,12 +26,19 @@ class Intake:
         tokenizer: turns tokens into text, and bad words into tokens; None when callers want token ids alone.
         eos: token ids that end a text.
         rule: name of an acceptance rule, "auto", or a rule.
-        drafter: whose drafts the rule will judge.
+        drafters: those that may serve a request that names one, or none: the rule will judge their drafts.
     """
 
-    def __init__(self, model: CausalLM, tokenizer: Any, eos: Sequence[int], rule: str | Rule, drafter: Drafter) -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: Any,
+        eos: Sequence[int],
+        rule: str | Rule,
+        drafters: Callable[[str | None], Sequence[Drafter]],
+    ) -> None:
         self._model, self._tokenizer, self._eos = model, tokenizer, frozenset(eos)
-        self._rule, self._drafter = rule, drafter
+        self._rule, self._drafters = rule, drafters
         self._ids = itertools.count()
 
     def make(self, prompt: Sequence[int], params: SamplingParams) -> Request:
@@ -47,7 +54,7 @@ class Intake:
             id=next(self._ids),
             prompt=list(prompt),
             params=params,
-            rule=select_rule(self._rule, params, self._drafter.deterministic, self._drafter.branches),
+            rule=self._select_rule(params),
             transform=LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params)),
             random=RandomSource(secrets.randbits(64) if params.seed is None else params.seed),
             text=TextStream(self._tokenizer, params.stop) if self._tokenizer is not None else None,
@@ -56,6 +63,17 @@ class Intake:
         )
         request.stats.prompt_tokens = len(prompt)
         return request
+
+    def _select_rule(self, params: SamplingParams) -> Rule:
+        """A rule that can judge the drafts of every drafter that may serve the request."""
+        drafters = self._drafters(params.drafter)
+        return select_rule(
+            self._rule,
+            params,
+            deterministic_drafter=all(drafter.deterministic for drafter in drafters),
+            trees=any(drafter.trees for drafter in drafters),
+            invariant_only=any(drafter.shares for drafter in drafters),
+        )
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         context, vocab_size = self._model.max_context, self._model.vocab_size

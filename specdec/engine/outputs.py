@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from specdec.engine.request import FinishReason, Request, TextPiece
 from specdec.errors import SpecdecError
 from specdec.stats import DecodingStats
-from specdec.verify.tree import NO_DRAFT, DraftTree
+from specdec.verify.tree import DraftTree
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,24 @@ class StepOutput:
     """What one request gained in one step.
 
     Args:
-        request: the request; `request.finished` tells whether this was its last step.
-        tokens: token ids that were appended.
+        request: the request; `request.error` tells why it failed.
         pieces: text that became certain, in order.
+        token_ids: tokens that were appended.
+        finish_reason: set in its last output: "stop", "length", "error" or "aborted".
         draft: what the target verified.
         path: nodes of the draft that were accepted, first to last.
+        logprobs: natural log-probability of each token, if the request wants them.
+        top_logprobs: for each token the most probable ones in its place, with their log-probabilities, likewise.
     """
 
     request: Request
-    tokens: list[int]
     pieces: list[TextPiece] = field(default_factory=list)
-    draft: DraftTree = NO_DRAFT
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    draft: DraftTree = field(default_factory=DraftTree)
     path: tuple[int, ...] = ()
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Generation:
         token_ids: the generated tokens; an end token is included, a stop string's tokens too.
         logprobs: natural log-probability of each token under the target itself, before the sampling transform; None
             unless `SamplingParams.logprobs` was set.
+        top_logprobs: for each token the most probable ones in its place, with their log-probabilities; None unless
+            `SamplingParams.top_logprobs` was set.
         finish_reason: "stop" (end token or stop string), "length", "error" or "aborted".
         seed: seed of the request's random numbers; the same seed gives the same text again.
         stats: τ, α, acceptance by position, time split.
@@ -51,6 +59,7 @@ class Generation:
     seed: int
     stats: DecodingStats
     error: Exception | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
 
     @classmethod
     def of(cls, request: Request, text: str) -> Generation:
@@ -64,6 +73,7 @@ class Generation:
             seed=request.random.seed,
             stats=request.stats,
             error=request.error,
+            top_logprobs=request.top_logprobs if request.params.top_logprobs else None,
         )
 
     @classmethod
@@ -80,24 +90,38 @@ class StreamEvent:
 
     Args:
         index: which prompt.
-        pieces: text that became certain.
-        token_ids: tokens that were appended.
+        step: what the step brought; None in the prompt's last event.
         generation: set with the prompt's last event, which gains nothing else.
-        draft: what the target verified in the step.
-        path: nodes of the draft that were accepted, first to last.
     """
 
     index: int
-    pieces: list[TextPiece]
-    token_ids: list[int]
+    step: StepOutput | None = None
     generation: Generation | None = None
-    draft: DraftTree = NO_DRAFT
-    path: tuple[int, ...] = ()
+
+    @property
+    def pieces(self) -> list[TextPiece]:
+        """Text that became certain."""
+        return self.step.pieces if self.step is not None else []
 
     @property
     def text(self) -> str:
         """The pieces' text."""
         return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens that were appended."""
+        return self.step.token_ids if self.step is not None else []
+
+    @property
+    def draft(self) -> DraftTree:
+        """What the target verified in the step."""
+        return self.step.draft if self.step is not None else DraftTree()
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        """Nodes of the draft that were accepted, first to last."""
+        return self.step.path if self.step is not None else ()
 
 
 class BatchError(SpecdecError):

@@ -23,7 +23,7 @@ class TextPiece:
     drafted: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """A sequence that is being generated.
 
@@ -50,6 +50,7 @@ class Request:
     max_length: int
     tokens: list[int] = field(init=False)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     stats: DecodingStats = field(default_factory=DecodingStats)
     finish_reason: FinishReason | None = None
     error: Exception | None = None
@@ -76,8 +77,8 @@ class Request:
         """Random numbers of the step that starts after the committed tokens."""
         return StepKey(self.random, anchor=len(self.tokens))
 
-    def num_draft_tokens(self, limit: int) -> int:
-        """Longest draft worth making now: one token less than may still be emitted, since a step adds one itself.
+    def max_depth(self, limit: int) -> int:
+        """Longest branch worth drafting now: one token less than may still be emitted, since a step adds one itself.
 
         Depends on this request alone, so that its output cannot depend on the batch.
         """
@@ -111,6 +112,11 @@ class Request:
     def fail(self, error: Exception) -> list[TextPiece]:
         """Ends the request because of an error of its own."""
         self.finish_reason, self.error = "error", error
+        return self._rest()
+
+    def abort(self) -> list[TextPiece]:
+        """Ends the request because nobody wants the rest."""
+        self.finish_reason = "aborted"
         return self._rest()
 
     def _rest(self) -> list[TextPiece]:

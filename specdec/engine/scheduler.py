@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter, DraftRequest
+from specdec.drafters.base import Drafter, DraftRequest, Needs
 from specdec.engine.clock import Share
 from specdec.engine.request import Request
 from specdec.errors import ConfigError, OutOfBlocksError
@@ -21,30 +23,30 @@ class Scheduled:
     Args:
         request: who.
         tail: uncached committed tokens that are run, from the first uncached one on.
-        num_draft_tokens: longest branch that may be drafted below the tail.
+        max_depth: longest branch that may be drafted below the tail.
         decodes: whether the tail reaches the last committed token, so that the step emits tokens.
     """
 
     request: Request
     tail: list[int]
-    num_draft_tokens: int
+    max_depth: int
     decodes: bool
 
-    def draft_request(self) -> DraftRequest:
-        """What the drafter is asked."""
+    def draft_request(self, max_depth: int) -> DraftRequest:
+        """What a drafter is asked."""
         request = self.request
         return DraftRequest(
             request_id=request.id,
             tokens=request.tokens,
-            num_draft_tokens=self.num_draft_tokens,
+            max_depth=max_depth,
             transform=request.transform,
             rule=request.rule,
             key=request.key(),
         )
 
-    def rows(self, tree: DraftTree, cache: PagedCache) -> SequenceRows:
+    def rows(self, tree: DraftTree, cache: PagedCache, all_logits: bool = False) -> SequenceRows:
         """Tail and tree as reserved rows: node n is row len(tail) + n, and hangs on the tail's last row if it is a
-        child of the root."""
+        child of the root. Rows that are verified have logits, or all of them."""
         tail = len(self.tail)
         parents = None
         if not tree.is_chain:
@@ -54,7 +56,7 @@ class Scheduled:
             slots=cache.slots(self.request.id),
             committed=cache.length(self.request.id),
             parents=parents,
-            logit_rows=range(tail - 1, tail + len(tree)) if self.decodes else (),
+            logit_rows=range(0 if all_logits else tail - 1 if self.decodes else tail, tail + len(tree)),
         )
 
     def share(self, tree: DraftTree) -> Share:
@@ -62,6 +64,36 @@ class Scheduled:
         if not self.decodes:
             return Share(self.request.stats, prefill_rows=len(self.tail), decode_rows=0)
         return Share(self.request.stats, prefill_rows=len(self.tail) - 1, decode_rows=1 + len(tree))
+
+
+@dataclass(frozen=True)
+class DraftLimits:
+    """How many rows drafts may take, whoever makes them.
+
+    Args:
+        drafters: with what each of them needs.
+    """
+
+    drafters: Sequence[tuple[Drafter, Needs]]
+
+    @cached_property
+    def max_depth(self) -> int:
+        """Longest branch of any drafter."""
+        return max(drafter.num_draft_tokens for drafter, _ in self.drafters)
+
+    @cached_property
+    def whole_prefix(self) -> bool:
+        """Whether any drafter needs the target's cache to be complete up to the last token."""
+        return any(needs.whole_prefix for _, needs in self.drafters)
+
+    @cached_property
+    def _by_depth(self) -> list[int]:
+        depths = range(self.max_depth + 1)
+        return [max(d.max_nodes(min(depth, d.num_draft_tokens)) for d, _ in self.drafters) for depth in depths]
+
+    def max_nodes(self, depth: int) -> int:
+        """Nodes of the largest draft whose branches are no longer than `depth`."""
+        return self._by_depth[depth]
 
 
 class Scheduler:
@@ -72,32 +104,40 @@ class Scheduler:
     When blocks run out, the request that came last gives its blocks back, waits, and is recomputed.
 
     Args:
-        cache: the target's cache; slots are reserved here.
-        drafter: tells how many rows a draft may take.
+        cache: block tables; slots are reserved here.
+        limits: how many rows a draft may take.
         max_batch_tokens: rows of one pass.
         max_num_seqs: requests that run at the same time.
+        on_preempt: told of a request that lost its place in the cache.
 
     Raises:
         ConfigError: if `max_num_seqs` full drafts exceed `max_batch_tokens`.
     """
 
-    def __init__(self, cache: PagedCache, drafter: Drafter, max_batch_tokens: int, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        cache: PagedCache,
+        limits: DraftLimits,
+        max_batch_tokens: int,
+        max_num_seqs: int,
+        on_preempt: Callable[[Request], None] = lambda request: None,
+    ) -> None:
         if max_num_seqs < 1:
             raise ConfigError(f"max_num_seqs={max_num_seqs} must be at least 1.")
-        needed = max_num_seqs * (1 + drafter.max_nodes(drafter.num_draft_tokens))
+        needed = max_num_seqs * (1 + limits.max_nodes(limits.max_depth))
         if max_batch_tokens < needed:
             raise ConfigError(
                 f"max_batch_tokens={max_batch_tokens} cannot hold {max_num_seqs} sequences with "
                 f"{needed // max_num_seqs} rows each ({needed}). Raise it, or lower max_num_seqs or num_draft_tokens."
             )
-        self._cache, self._drafter = cache, drafter
+        self._cache, self._limits, self._on_preempt = cache, limits, on_preempt
         self._max_batch_tokens, self._max_num_seqs = max_batch_tokens, max_num_seqs
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
     def check_fits(self, request: Request) -> None:
         """Raises OutOfBlocksError if the request cannot be served even when it is alone."""
-        rows = request.max_length + self._drafter.max_nodes(request.num_draft_tokens(self._drafter.num_draft_tokens))
+        rows = request.max_length + self._limits.max_nodes(request.max_depth(self._limits.max_depth))
         wanted = -(-rows // self._cache.block_size)
         if wanted > self._cache.num_blocks:
             raise OutOfBlocksError(
@@ -137,26 +177,25 @@ class Scheduler:
         if request in self.running:
             self.running.remove(request)
             self._cache.free(request.id)
-            self._drafter.release(request.id)
         elif request in self.waiting:
             self.waiting.remove(request)
 
     def _part(self, request: Request, budget: int) -> Scheduled:
         """The rows that `request` takes next: its whole tail and a draft, or as much of the tail as fits."""
         tail = request.tokens[self._cache.length(request.id) :]
-        depth = request.num_draft_tokens(self._drafter.num_draft_tokens)
-        waits_for_cache = self._drafter.reads_target_cache and len(tail) > 1
-        if waits_for_cache or len(tail) + self._drafter.max_nodes(depth) > budget:
+        depth = request.max_depth(self._limits.max_depth)
+        waits_for_cache = self._limits.whole_prefix and len(tail) > 1
+        if waits_for_cache or len(tail) + self._limits.max_nodes(depth) > budget:
             return Scheduled(request, tail[: min(len(tail) - 1, budget)], 0, decodes=False)
         return Scheduled(request, tail, depth, decodes=True)
 
     def _num_rows(self, part: Scheduled) -> int:
-        return len(part.tail) + self._drafter.max_nodes(part.num_draft_tokens)
+        return len(part.tail) + self._limits.max_nodes(part.max_depth)
 
     def _owed_after(self, request: Request) -> int:
         """Rows that must stay free for running requests behind this one: those that decode always take part."""
         behind = self.running[self.running.index(request) + 1 :]
-        return len(behind) * (1 + self._drafter.max_nodes(self._drafter.num_draft_tokens))
+        return len(behind) * (1 + self._limits.max_nodes(self._limits.max_depth))
 
     def _reserve(self, request: Request, part: Scheduled) -> bool:
         """Takes blocks, from the youngest running request if none are free. False if `request` itself had to go."""
@@ -173,6 +212,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Takes everything from a request but its tokens; it goes back to the head of the queue."""
         self.finish(request)
+        self._on_preempt(request)
         request.stats.preemptions += 1
         self.waiting.appendleft(request)
 
@@ -181,6 +221,6 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self._max_num_seqs:
             return False
         request = self.waiting[0]
-        draft = 1 + self._drafter.max_nodes(self._drafter.num_draft_tokens)
+        draft = 1 + self._limits.max_nodes(self._limits.max_depth)
         blocks = -(-(len(request.tokens) + draft) // self._cache.block_size)
         return budget >= draft and blocks <= self._cache.num_free_blocks

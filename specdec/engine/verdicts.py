@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
 from specdec.errors import NumericalError
-from specdec.kernels.rows import RowMaxima
+from specdec.models.base import PassOutput
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.device import can_judge, judge_batch
 from specdec.verify.tree import DraftTree
@@ -23,12 +21,12 @@ class Decoded:
     Args:
         part: whose, and with which rows it took part.
         tree: its draft, N nodes.
-        logits: [N + 1, V], or what there is of them where the argmax is enough.
+        output: of the N + 1 rows that are verified.
     """
 
     part: Scheduled
     tree: DraftTree
-    logits: Tensor | RowMaxima
+    output: PassOutput
 
     @property
     def request(self) -> Request:
@@ -36,11 +34,11 @@ class Decoded:
         return self.part.request
 
 
-Outcome = Verdict | NumericalError
+Decision = Verdict | NumericalError
 """An error is the request's own: its logits have a NaN, or every token is banned."""
 
 
-def decide(decoded: Sequence[Decoded], on_device: bool) -> list[tuple[Decoded, Outcome]]:
+def decide(decoded: Sequence[Decoded], on_device: bool) -> list[tuple[Decoded, Decision]]:
     """Every request's verdict; requests that share a rule are judged together.
 
     Args:
@@ -57,28 +55,30 @@ def decide(decoded: Sequence[Decoded], on_device: bool) -> list[tuple[Decoded, O
     ]
 
 
-def _judge(rule: Rule, group: Sequence[Decoded], on_device: bool) -> Sequence[Outcome]:
-    trees = [item.tree for item in group]
-    if on_device and all(isinstance(item.logits, Tensor) for item in group):
-        transforms = [item.request.transform for item in group]
+def _judge(rule: Rule, group: Sequence[Decoded], on_device: bool) -> Sequence[Decision]:
+    logits = [item.output.logits for item in group if item.output.logits is not None]
+    if on_device and len(logits) == len(group):
+        trees, transforms = [item.tree for item in group], [item.request.transform for item in group]
         if can_judge(rule, trees, transforms):
-            logits = [item.logits for item in group if isinstance(item.logits, Tensor)]
             return judge_batch(rule, trees, logits, transforms, [item.request.key() for item in group])
-    found: list[Outcome] = []
+    decisions: list[Decision] = []
     for item in group:
         try:
-            found.append(_alone(rule, item))
+            decisions.append(_alone(rule, item))
         except NumericalError as error:
-            found.append(error)
-    return found
+            decisions.append(error)
+    return decisions
 
 
 def _alone(rule: Rule, item: Decoded) -> Verdict:
     """Applies the request's sampling transform to every row, each with its own history, and asks the rule."""
-    if isinstance(item.logits, RowMaxima):
-        item.request.transform.require_mass(item.logits.values)
-        return rule.accept_argmax(item.tree, item.logits.tokens)
-    paths = [(), *(item.tree.prefix(node) for node in range(len(item.tree)))]
-    scores = item.request.transform.scores(item.logits, paths)
-    [verdict] = rule.accept([item.tree], [scores], [item.request.key()])
+    transform, tree = item.request.transform, item.tree
+    if item.request.by_argmax:
+        transform.require_mass(item.output.maxima.values)
+        return rule.accept_argmax(tree, item.output.maxima.tokens)
+    assert item.output.logits is not None
+    paths = [(), *(tree.prefix(node) for node in range(len(tree)))]
+    parents = [-1, *(parent + 1 for parent in tree.parents)]
+    scores = transform.scores(item.output.logits, paths, parents)
+    [verdict] = rule.accept([tree], [scores], [item.request.key()])
     return verdict

@@ -55,11 +55,11 @@ class DraftDiagnostics:
             p = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).float()
         on_path = {ROOT, *verdict.path}
         for node, (token, parent, depth) in enumerate(zip(tree.tokens, tree.parents, tree.depths, strict=True)):
-            row = p[parent + 1]
-            shared = row[token] if tree.q is None else torch.minimum(row, tree.q[node]).sum()
+            row, q = p[parent + 1], tree.q_below(parent)
+            shared = row[token] if q is None else torch.minimum(row, q).sum()
             self._distance.setdefault(depth, _Mean()).add(1.0 - float(shared))
-            if tree.q is not None and parent in on_path:
-                confidence = float(tree.q[node, token])
+            if q is not None and parent in on_path:
+                confidence = float(q[token])
                 bin_ = min(int(confidence * BINS), BINS - 1)
                 mean_q, share = self._confidence.setdefault(bin_, (_Mean(), _Mean()))
                 mean_q.add(confidence)

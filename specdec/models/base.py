@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool
+from specdec.errors import ConfigError
 from specdec.kernels.rows import RowMaxima
 from specdec.models.batch import RaggedBatch
 
@@ -29,6 +31,14 @@ class Wants:
 
     logits: Literal["argmax", "all"] = "all"
     hidden: tuple[int, ...] = ()
+
+    def check(self, name: str, num_layers: int) -> None:
+        """Raises ConfigError unless `hidden` are increasing boundaries of the model `name`, 0 to `num_layers`."""
+        if any(not a < b for a, b in pairwise((-1, *self.hidden, num_layers + 1))):
+            raise ConfigError(
+                f"hidden={self.hidden} are no layer boundaries of {name}: give increasing numbers from 0 (the "
+                f"embeddings) to {num_layers} (the final norm)."
+            )
 
 
 class PassOutput:
@@ -52,6 +62,12 @@ class PassOutput:
             return self._maxima
         assert self.logits is not None
         return RowMaxima.of(self.logits)
+
+    def last(self, count: int) -> PassOutput:
+        """The last `count` rows of logits alone."""
+        logits = None if self.logits is None else self.logits[-count:]
+        maxima = self._maxima and RowMaxima(self._maxima.tokens[-count:], self._maxima.values[-count:])
+        return PassOutput(logits, maxima)
 
     def split(self, logit_rows: Sequence[int], rows: Sequence[int]) -> list[PassOutput]:
         """One output per sequence.
@@ -95,10 +111,18 @@ class CausalLM(Protocol):
         """Whether verdicts are to be found by GPU kernels, where the logits are."""
 
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:
-        """Runs the batch and writes its keys and values to their slots in `pool`."""
+        """Runs the batch and writes its keys and values to their slots in `pool`.
+
+        Raises:
+            ConfigError: if hidden states are wanted at a boundary that the model does not have.
+            UnsupportedModelError: if it cannot tell them at all.
+        """
 
     def embed(self, tokens: Sequence[int]) -> Tensor:
-        """Embeddings of token ids, float32 [n, hidden_size]: the stream at boundary 0."""
+        """Embeddings of token ids, float32 [n, hidden_size], on the model's device.
+
+        They are the stream at boundary 0, unless the model adds positions to it or scales it outside of its embedding.
+        """
 
     def truncated(self, num_layers: int) -> CausalLM:
         """The same weights with only the first `num_layers` layers, then the final norm and head.

@@ -9,9 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from specdec.kernels.attention import SequenceKeys
-from specdec.kernels.attention.native import SequenceTable
-from specdec.kernels.attention.plan import AttentionPlan
+from specdec.kernels.attention.columns import SequenceColumns, depths
 from specdec.kernels.device import upload
 
 
@@ -42,30 +40,7 @@ class SequenceRows:
     @cached_property
     def depths(self) -> list[int]:
         """Logical position, relative to `committed`, of every reserved row up to the last one that is run."""
-        total = self.first + len(self.tokens)
-        if self.parents is None:
-            return list(range(total))
-        depths: list[int] = []
-        for parent in self.parents[:total]:
-            depths.append(0 if parent < 0 else depths[parent] + 1)
-        return depths
-
-    def visible(self) -> Tensor | None:
-        """bool [rows run, committed + reserved rows]: each row's own path; None if every row sees everything."""
-        run, total = len(self.tokens), self.first + len(self.tokens)
-        if self.parents is None:
-            if run == 1:
-                return None
-            ancestors = torch.ones(total, total, dtype=torch.bool).tril_()
-        else:
-            ancestors = torch.zeros(total, total, dtype=torch.bool)
-            for row, parent in enumerate(self.parents[:total]):
-                if parent >= 0:
-                    ancestors[row] = ancestors[parent]
-                ancestors[row, row] = True
-        visible = torch.ones(run, self.committed + total, dtype=torch.bool)
-        visible[:, self.committed :] = ancestors[self.first :]
-        return visible
+        return depths(self.parents, self.first + len(self.tokens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,50 +79,12 @@ class RaggedBatch:
         return cls(token_ids, at, slots, wanted, parts)
 
     @cached_property
-    def sequences(self) -> list[SequenceKeys]:
-        """What each sequence's rows attend to, for the reference kernel: with dense masks."""
-        device = self.token_ids.device
-        sequences, start = [], 0
-        for part in self.parts:
-            run = len(part.tokens)
-            reserved = torch.tensor(part.depths, dtype=torch.int64) + part.committed
-            visible = part.visible()
-            sequences.append(
-                SequenceKeys(
-                    rows=slice(start, start + run),
-                    slots=part.slots[: part.committed + part.first + run].to(device),
-                    positions=torch.cat([torch.arange(part.committed), reserved]).to(device),
-                    query_positions=self.positions[start : start + run],
-                    visible=None if visible is None else visible.to(device),
-                )
-            )
-            start += run
-        return sequences
-
-    def plan(self, rows_per_tile: int) -> AttentionPlan:
-        """The same for the Triton kernel, which follows paths that are laid out in full. Made once a pass."""
-        if rows_per_tile not in self._plans:
-            device = self.token_ids.device
-            self._plans[rows_per_tile] = AttentionPlan.build(*self._columns(), rows_per_tile, device)
-        return self._plans[rows_per_tile]
-
-    @cached_property
-    def _plans(self) -> dict[int, AttentionPlan]:
-        return {}
-
-    @cached_property
-    def table(self) -> SequenceTable:
-        """The same for the native kernel, which follows parents instead of masks."""
-        return SequenceTable.build(*self._columns())
-
-    def _columns(
-        self,
-    ) -> tuple[list[int], list[int], list[int], list[Tensor], list[Sequence[int] | None]]:
-        """Of every sequence its rows, committed tokens, reserved rows that were run before, slots, and parents."""
-        return (
-            [len(part.tokens) for part in self.parts],
-            [part.committed for part in self.parts],
-            [part.first for part in self.parts],
-            [part.slots[: part.committed + part.first + len(part.tokens)] for part in self.parts],
-            [part.parents for part in self.parts],
+    def columns(self) -> SequenceColumns:
+        """What the rows attend to, for the tables of whichever attention kernel runs."""
+        return SequenceColumns(
+            rows=[len(part.tokens) for part in self.parts],
+            committed=[part.committed for part in self.parts],
+            first=[part.first for part in self.parts],
+            slots=[part.slots[: part.committed + part.first + len(part.tokens)] for part in self.parts],
+            parents=[part.parents for part in self.parts],
         )

@@ -43,15 +43,16 @@ def _cut(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:num_layers]
     clone, base_clone = _shallow(module), _shallow(base)
-    base_clone._modules[lists[0]] = nn.ModuleList(list(base._modules[lists[0]])[:num_layers])
+    base_clone._modules[lists[0]] = nn.ModuleList(map(_shallow, list(base._modules[lists[0]])[:num_layers]))
     base_clone.config = clone.config = config
     clone._modules[base_name] = base_clone
     return clone
 
 
 def _shallow(module: Any) -> Any:
+    """With hooks of its own: transformers collects hidden states by them, and would meet those of both models."""
     clone = copy.copy(module)
-    clone._modules = dict(module._modules)
+    clone._modules, clone._forward_hooks = dict(module._modules), module._forward_hooks.copy()
     return clone
 
 

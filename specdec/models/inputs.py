@@ -30,7 +30,8 @@ class PassInputs:
     @classmethod
     def of(cls, batch: RaggedBatch, rows_per_tile: int) -> PassInputs:
         """From a batch on the same device."""
-        return cls(batch.token_ids, batch.write_slots.int(), batch.logit_rows, batch.plan(rows_per_tile))
+        plan = AttentionPlan.of(batch.columns, rows_per_tile, batch.token_ids.device)
+        return cls(batch.token_ids, batch.write_slots.int(), batch.logit_rows, plan)
 
     @property
     def tensors(self) -> list[Tensor]:

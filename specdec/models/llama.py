@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdec.cache import KVLayout
 from specdec.errors import UnsupportedModelError
+from specdec.kernels.attention.native import MAX_HEAD_SIZE
+from specdec.models.early_exit import check_exit
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-MAX_HEAD_SIZE = 256
 
 
 def why_not_llama(module: PreTrainedModel) -> str | None:
@@ -42,11 +46,16 @@ def require_finite(module: PreTrainedModel, name: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class LlamaLayer:
-    """One layer's weights, [out, in] each, as the module holds them.
+    """One layer's weights as the module holds them, in its dtype; D is the size of a head.
 
     Args:
-        qkv: of queries, keys and values; `qkv_bias` likewise.
-        norms: before attention, before the feed-forward part, and of single queries and keys (Qwen3) or None; float32.
+        qkv: of queries, [heads · D, hidden], and of keys and values, [KV heads · D, hidden].
+        qkv_bias: [heads · D] and twice [KV heads · D], each of them or None.
+        o: [hidden, heads · D].
+        gate, up: [intermediate, hidden].
+        down: [hidden, intermediate].
+        norms: before attention and before the feed-forward part, [hidden]; of single queries and keys, [D] (Qwen3) or
+            None; all float32.
         window: length of the sliding window; 0 if the layer sees everything.
     """
 
@@ -86,6 +95,151 @@ def _window(attention: Any) -> int:
     if hasattr(attention, "sliding_window"):
         return attention.sliding_window or 0
     return attention.config.sliding_window or 0 if attention.config.model_type == "mistral" else 0
+
+
+@dataclass(frozen=True, eq=False)
+class LlamaWeights:
+    """All there is to know of a model of this family: its sizes, and its weights where the module holds them.
+
+    Args:
+        heads, kv_heads, head_size: of attention; D is the size of a head.
+        hidden_size, intermediate_size, vocab_size: widths of the stream, of the feed-forward part, and of the logits.
+        max_context: largest number of tokens in a sequence.
+        eps: of all norms.
+        scale: factor on the dot products of queries and keys.
+        frequencies: float32 [D / 2], radians per position.
+        rope_factor: on the cosines and sines.
+        layers: from the first to the last.
+        embedding: [vocab, hidden].
+        final_norm: float32 [hidden].
+        head: [vocab, hidden].
+    """
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_context: int
+    eps: float
+    scale: float
+    frequencies: Tensor
+    rope_factor: float
+    layers: list[LlamaLayer]
+    embedding: Tensor
+    final_norm: Tensor
+    head: Tensor
+
+    @classmethod
+    def of(cls, module: PreTrainedModel, name: str) -> LlamaWeights:
+        """From a module that `why_not_llama` accepts.
+
+        Raises:
+            UnsupportedModelError: if any weight is NaN or infinite; it calls the model `name`.
+        """
+        require_finite(module, name)
+        config, base, head = module.config, module.model, module.get_output_embeddings().weight.data
+        attention = base.layers[0].self_attn
+        return cls(
+            heads=int(config.num_attention_heads),
+            kv_heads=int(config.num_key_value_heads),
+            head_size=int(attention.head_dim),
+            hidden_size=int(config.hidden_size),
+            intermediate_size=int(config.intermediate_size),
+            vocab_size=len(head),
+            max_context=int(config.max_position_embeddings),
+            eps=float(config.rms_norm_eps),
+            scale=float(attention.scaling),
+            frequencies=own_float(base.rotary_emb.inv_freq),
+            rope_factor=float(base.rotary_emb.attention_scaling),
+            layers=[LlamaLayer.of(layer) for layer in base.layers],
+            embedding=module.get_input_embeddings().weight.data,
+            final_norm=own_float(base.norm.weight),
+            head=head,
+        )
+
+
+class Product(Protocol):
+    """x Wᵀ + b, with weights in the form that a backend's kernels take."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that one product reads."""
+
+
+P = TypeVar("P", bound=Product)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProducts(Generic[P]):
+    """One layer as kernels run it: weights that multiply the same input are stacked.
+
+    Args:
+        qkv, o, gate_up, down: see `LlamaLayer`.
+        norms, window: likewise.
+    """
+
+    qkv: P
+    o: P
+    gate_up: P
+    down: P
+    norms: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+    window: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the products read."""
+        return sum(part.num_bytes for part in (self.qkv, self.o, self.gate_up, self.down))
+
+
+class LlamaModel(Generic[P]):
+    """What a model of this family says of itself, whichever kernels run it.
+
+    Args:
+        name: what to call it in messages.
+        kind: form of the weights.
+        weights: for the sizes; it is not kept.
+        layers, head: its products.
+        embedding: [vocab, hidden], dense.
+        layout: of its cache.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        weights: LlamaWeights,
+        layers: list[LayerProducts[P]],
+        head: P,
+        embedding: Tensor,
+        layout: KVLayout,
+    ) -> None:
+        self.name, self.kind, self.kv_layout = name, kind, layout
+        self.vocab_size, self.hidden_size = weights.vocab_size, weights.hidden_size
+        self.max_context = weights.max_context
+        self._layers, self._head, self._embedding = layers, head, embedding
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights that every pass reads."""
+        return self._head.num_bytes + sum(layer.num_bytes for layer in self._layers)
+
+    def embed(self, tokens: Sequence[int]) -> Tensor:
+        """See `CausalLM.embed`."""
+        return self._embedding[torch.tensor(tokens, dtype=torch.int64, device=self._embedding.device)].float()
+
+    def truncated(self: M, num_layers: int) -> M:
+        """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
+        check_exit(self.name, self.kv_layout.num_layers, num_layers)
+        clone = copy.copy(self)
+        clone.name = f"{self.name}[:{num_layers}]"
+        clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)
+        clone._layers = self._layers[:num_layers]
+        return clone
+
+
+M = TypeVar("M", bound=LlamaModel[Any])
 
 
 def own_float(tensor: Tensor) -> Tensor:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout, KVPool
 from specdec.errors import UnsupportedModelError
-from specdec.kernels.attention.native import key_values
+from specdec.kernels.attention.native import SequenceTable, key_values
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
-from specdec.models.early_exit import check_exit
-from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama
+from specdec.models.llama import LayerProducts, LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
 
 
 def why_not(module: PreTrainedModel) -> str | None:
@@ -29,17 +25,7 @@ def why_not(module: PreTrainedModel) -> str | None:
     return why_not_llama(module) or (None if module.device.type == "cpu" else f"it is on {module.device}")
 
 
-@dataclass(eq=False)
-class _Layer:
-    qkv: PackedLinear
-    o: PackedLinear
-    gate_up: PackedLinear
-    down: PackedLinear
-    norms: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-    window: int
-
-
-class NativeModel:
+class NativeModel(LlamaModel[PackedLinear]):
     """Runs a Llama-like model on the native CPU kernels; see `CausalLM` for the methods.
 
     The bits of a row's logits depend on its own prefix alone: not on the other rows of the pass, on the number of
@@ -64,85 +50,74 @@ class NativeModel:
         kv_dtype: torch.dtype | None = None,
         kernels: native.Library | None = None,
     ) -> None:
-        self.name = name or type(module).__name__
+        name = name or type(module).__name__
         if reason := why_not(module):
-            raise UnsupportedModelError(f"{self.name} cannot run natively: {reason}. Use backend='transformers'.")
-        require_finite(module, self.name)
+            raise UnsupportedModelError(f"{name} cannot run natively: {reason}. Use backend='transformers'.")
         library = kernels or native.library()
         if library is None:
-            raise UnsupportedModelError(f"{self.name}: there are no native kernels. Use backend='transformers'.")
-        self._kernels, self.kind = library, kind
-        config, base = module.config, module.model
-        attention = base.layers[0].self_attn
-        head_size = int(attention.head_dim)
-        self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
-        self.max_context = int(config.max_position_embeddings)
-        kv_dtype = kv_dtype or (torch.float32 if kind == "float32" else torch.bfloat16)
-        kv_heads = int(config.num_key_value_heads)
-        self.kv_layout = KVLayout(len(base.layers), kv_heads, head_size, kv_dtype, heads_first=True)
-        self._layers = [_pack_layer(LlamaLayer.of(layer), kind) for layer in base.layers]
-        self._head = pack(module.get_output_embeddings().weight.data, kind)
-        embedding_kind = "float32" if kind == "float32" else "bfloat16"
-        self._embedding = (
-            module.get_input_embeddings().weight.data.to(getattr(torch, embedding_kind)).contiguous().clone()
+            raise UnsupportedModelError(f"{name}: there are no native kernels. Use backend='transformers'.")
+        weights = LlamaWeights.of(module, name)
+        plain = "float32" if kind == "float32" else "bfloat16"
+        held = kv_dtype or getattr(torch, plain)
+        super().__init__(
+            name,
+            kind,
+            weights,
+            [_pack_layer(layer, kind) for layer in weights.layers],
+            pack(weights.head, kind),
+            weights.embedding.to(getattr(torch, plain)).contiguous().clone(),
+            KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, heads_first=True),
         )
-        self._final_norm = own_float(base.norm.weight)
-        self._frequencies = own_float(base.rotary_emb.inv_freq)
+        self._kernels, self._tensors = library, (weights.final_norm, weights.frequencies)
         self._struct = native.Model(
             num_layers=len(self._layers),
-            hidden=config.hidden_size,
-            heads=config.num_attention_heads,
-            kv_heads=kv_heads,
-            head_size=head_size,
-            intermediate=config.intermediate_size,
-            vocab_size=self.vocab_size,
-            eps=config.rms_norm_eps,
-            scale=float(attention.scaling),
-            embedding_kind=KINDS[embedding_kind],
+            hidden=weights.hidden_size,
+            heads=weights.heads,
+            kv_heads=weights.kv_heads,
+            head_size=weights.head_size,
+            intermediate=weights.intermediate_size,
+            vocab_size=weights.vocab_size,
+            eps=weights.eps,
+            scale=weights.scale,
+            embedding_kind=KINDS[plain],
             embedding=self._embedding.data_ptr(),
-            final_norm=self._final_norm.data_ptr(),
-            frequencies=self._frequencies.data_ptr(),
-            rope_scale=float(base.rotary_emb.attention_scaling),
+            final_norm=weights.final_norm.data_ptr(),
+            frequencies=weights.frequencies.data_ptr(),
+            rope_scale=weights.rope_factor,
             head=self._head.struct,
         )
         self._bound: WeakKeyDictionary[KVPool, Any] = WeakKeyDictionary()
 
     judges_on_device = False
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of weights that every pass reads."""
-        layers = self._layers[: self._struct.num_layers]
-        return self._head.num_bytes + sum(
-            part.num_bytes for layer in layers for part in (layer.qkv, layer.o, layer.gate_up, layer.down)
-        )
-
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`: one call into the kernels."""
-        logits = torch.empty(len(batch.logit_rows), self.vocab_size) if wants.logits == "all" else None
-        model, best = self._struct, (native.Best * len(batch.logit_rows))()
+        wants.check(self.name, self.kv_layout.num_layers)
+        rows, num_taps, num_logits = len(batch.token_ids), len(wants.hidden), len(batch.logit_rows)
+        logits = torch.empty(num_logits, self.vocab_size) if wants.logits == "all" else None
+        hidden = torch.empty(rows, num_taps, self.hidden_size) if num_taps else None
+        taps, best = torch.tensor(wants.hidden, dtype=torch.int64), (native.Best * num_logits)()
+        model, table = self._struct, SequenceTable.of(batch.columns)
         model.layers = self._layers_on(pool)
-        parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
-        sizes = (len(batch.token_ids), len(batch.logit_rows))
-        call = native.Batch(*sizes, *(tensor.data_ptr() for tensor in parts), batch.table.struct)
+        parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows, taps, hidden]
+        call = native.Batch(rows, num_logits, num_taps, *map(native.address, parts), table.struct)
         self._kernels.forward(model, call, native.address(logits), best, num_threads())
-        return PassOutput(logits, RowMaxima([each.token for each in best], [each.value for each in best]))
+        maxima = RowMaxima([each.token for each in best], [each.value for each in best])
+        return PassOutput(logits, maxima, hidden)
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
-        check_exit(self.name, self.kv_layout.num_layers, num_layers)
-        clone = copy.copy(self)
-        clone.name = f"{self.name}[:{num_layers}]"
-        clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)
+        clone = super().truncated(num_layers)
         clone._struct = native.Model.from_buffer_copy(self._struct)
         clone._struct.num_layers = num_layers
+        clone._bound = WeakKeyDictionary()
         return clone
 
     def _layers_on(self, pool: KVPool) -> Any:
         """The layers with their part of `pool`, as an array for the C interface."""
         if pool not in self._bound:
             layers = (native.Layer * len(self._layers))()
-            for index, layer in enumerate(self._layers[: pool.layout.num_layers]):
+            for index, layer in enumerate(self._layers):
                 norms = [native.address(norm) for norm in layer.norms]
                 held = key_values(*pool.layer(index))
                 packed = (layer.qkv.struct, layer.o.struct, layer.gate_up.struct, layer.down.struct)
@@ -151,8 +126,8 @@ class NativeModel:
         return self._bound[pool]
 
 
-def _pack_layer(layer: LlamaLayer, kind: str) -> _Layer:
-    return _Layer(
+def _pack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[PackedLinear]:
+    return LayerProducts(
         qkv=pack(layer.qkv, kind, layer.qkv_bias),
         o=pack(layer.o, kind),
         gate_up=pack([layer.gate, layer.up], kind, gated=True),

@@ -1,4 +1,7 @@
-"""What makes a row's bits its own inside any transformers model: packed linear layers, activations row by row."""
+"""Makes any transformers model row-invariant: a row's bits no longer depend on the rows that share its pass.
+
+Linear layers become packed ones, which multiply row by row, and activation functions treat every row alike.
+"""
 
 from __future__ import annotations
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from specdec.cache import KVPool
 from specdec.errors import UnsupportedModelError
-from specdec.kernels.attention import paged_attention
-from specdec.kernels.attention.native import key_values, native_attention, write
+from specdec.kernels.attention import SequenceKeys, paged_attention, sequence_keys
+from specdec.kernels.attention.native import SequenceTable, key_values, native_attention, write
+from specdec.kernels.attention.plan import AttentionPlan
 from specdec.kernels.cpu import library as native
 from specdec.kernels.device import triton_runs
 from specdec.models.batch import RaggedBatch
@@ -18,36 +23,84 @@ from specdec.models.batch import RaggedBatch
 ATTENTION_NAME = "specdec_paged"
 
 
-class PagedPass:
+class PagedPass(ABC):
     """Attention of one pass: writes the rows' keys and values into the cache, then reads every row's path.
 
     Args:
         batch: the rows.
         pool: where the keys and values are.
-        kernels: the native library; None takes plain torch.
     """
 
-    def __init__(self, batch: RaggedBatch, pool: KVPool, kernels: native.Library | None = None) -> None:
-        self._batch, self._pool, self._kernels = batch, pool, kernels
+    def __init__(self, batch: RaggedBatch, pool: KVPool) -> None:
+        self._batch, self._pool = batch, pool
+
+    @abstractmethod
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """[heads, T, head size] each → [T, heads, head size] in the query's dtype."""
+
+
+class NativePass(PagedPass):
+    """On the CPU's kernels, `kernels`; the cache may be of any kind that they hold."""
+
+    def __init__(self, batch: RaggedBatch, pool: KVPool, kernels: native.Library) -> None:
+        super().__init__(batch, pool)
+        self._kernels, self._table = kernels, SequenceTable.of(batch.columns)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """[heads, T, head size] each → [T, heads, head size]."""
+        """See `PagedPass.attend`."""
         query, key, value = (rows.transpose(0, 1) for rows in (query, key, value))
-        if self._kernels is not None:
-            held = key_values(*self._pool.layer(layer))
-            write(self._kernels, held, self._batch.write_slots, key, value)
-            table = self._batch.table
-            return native_attention(self._kernels, query, held, key.shape[1], table, **options).to(query.dtype)
+        held = key_values(*self._pool.layer(layer))
+        write(self._kernels, held, self._batch.write_slots, key, value)
+        attended = native_attention(self._kernels, query, held, key.shape[1], self._table, **options)
+        return attended.to(query.dtype)
+
+
+class TorchPass(PagedPass):
+    """In plain torch, over a cache in the module's own dtype."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """See `PagedPass.attend`."""
+        query, key, value = (rows.transpose(0, 1) for rows in (query, key, value))
         keys, values = self._pool.keys[layer], self._pool.values[layer]
         keys.index_copy_(0, self._batch.write_slots, key)
         values.index_copy_(0, self._batch.write_slots, value)
-        if triton_runs(query.device):
-            from specdec.kernels.attention.triton import config_for, triton_attention
+        return self._read(query, keys, values, options)
 
-            config = config_for(query.dtype)
-            plan = self._batch.plan(config.rows_per_tile(query.shape[1], key.shape[1]))
-            return triton_attention(query, keys, values, plan, config=config, **options)
-        return paged_attention(query, keys, values, self._batch.sequences, **options)
+    def _read(self, query: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
+        return paged_attention(query, keys, values, self._sequences, **options)
+
+    @cached_property
+    def _sequences(self) -> list[SequenceKeys]:
+        return sequence_keys(self._batch.columns, self._batch.token_ids.device)
+
+
+class TritonPass(TorchPass):
+    """On a GPU: torch writes, the Triton kernel reads."""
+
+    def _read(self, query: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
+        from specdec.kernels.attention.triton import config_for, triton_attention
+
+        config = config_for(query.dtype)
+        plan = self._plan(config.rows_per_tile(query.shape[1], keys.shape[1]))
+        return triton_attention(query, keys, values, plan, config=config, **options)
+
+    def _plan(self, rows_per_tile: int) -> AttentionPlan:
+        """Made once for all layers with so many heads."""
+        if rows_per_tile not in self._plans:
+            device = self._batch.token_ids.device
+            self._plans[rows_per_tile] = AttentionPlan.of(self._batch.columns, rows_per_tile, device)
+        return self._plans[rows_per_tile]
+
+    @cached_property
+    def _plans(self) -> dict[int, AttentionPlan]:
+        return {}
+
+
+def pass_on(device: torch.device | str, kernels: native.Library | None = None) -> Callable[..., PagedPass]:
+    """What makes a pass of a batch and a pool there: on the native kernels if given, else on Triton's or in torch."""
+    if kernels is not None:
+        return partial(NativePass, kernels=kernels)
+    return TritonPass if triton_runs(device) else TorchPass
 
 
 class ShapeRecorder:
@@ -98,14 +151,32 @@ AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
 
 
-def run(module: PreTrainedModel, batch: RaggedBatch, attention: PagedPass | ShapeRecorder) -> Tensor:
-    """Logits, float32 [R, V], of one flat batch, as a batch of one whose rows mind their own positions."""
+def run(
+    module: PreTrainedModel, batch: RaggedBatch, attention: PagedPass | ShapeRecorder, taps: Sequence[int] = ()
+) -> tuple[Tensor, Tensor | None]:
+    """One flat batch, as a batch of one whose rows mind their own positions.
+
+    Returns:
+        Logits, float32 [R, V], and hidden states at the k boundaries `taps`, float32 [T, k, H], or None without any.
+
+    Raises:
+        UnsupportedModelError: if hidden states are wanted and the module does not give one for every boundary.
+    """
     output = module(
         input_ids=batch.token_ids[None],
         position_ids=batch.positions[None],
         use_cache=False,
         logits_to_keep=batch.logit_rows,
         specdec_pass=attention,
+        **({"output_hidden_states": True} if taps else {}),
     )
     logits: Tensor = output.logits[0]
-    return logits.float()
+    if not taps:
+        return logits.float(), None
+    states, boundaries = output.hidden_states or (), int(module.config.num_hidden_layers) + 1
+    if len(states) != boundaries:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} gives {len(states)} hidden states, not the {boundaries} between and around its "
+            "layers. Use a drafter that needs none, or another model."
+        )
+    return logits.float(), torch.stack([states[tap][0] for tap in taps], 1).float()

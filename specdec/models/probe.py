@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.paged_attention import ATTENTION_NAME, PagedPass, ShapeRecorder, run
+from specdec.models.paged_attention import ATTENTION_NAME, ShapeRecorder, pass_on, run
 
 PROBE_TOKENS = 12
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -104,7 +104,7 @@ def _pass(module: PreTrainedModel, cache: PagedCache, chunks: dict[int, list[int
         cache.reserve(seq, len(ids))
         parts.append(SequenceRows(ids, cache.slots(seq), cache.length(seq), logit_rows=range(len(ids))))
     batch = RaggedBatch.build(parts, module.device)
-    logits = run(module, batch, PagedPass(batch, cache.target))
+    logits, _ = run(module, batch, pass_on(module.device)(batch, cache.target))
     for seq, ids in chunks.items():
         cache.commit(seq, len(ids))
     return logits

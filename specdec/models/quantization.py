@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec.errors import ConfigError
-from specdec.prompts import load_prompts
 
 SMALLEST = 1e-5
 
@@ -49,11 +48,6 @@ def smooth(module: PreTrainedModel, texts: Sequence[Sequence[int]], alpha: float
         module.get_output_embeddings().weight = nn.Parameter(module.get_output_embeddings().weight.clone())
     head = module.get_output_embeddings()
     _fold(largest[head], (head,), [module.model.norm.weight], alpha)
-
-
-def calibration_texts(tokenizer: Any, path: str | None = None, max_tokens: int = 512) -> list[list[int]]:
-    """Token ids of a prompt file's texts, or of the prompts that ship with specdec, each cut to `max_tokens`."""
-    return [tokenizer.encode(record.prompt)[:max_tokens] for record in load_prompts(path, limit=32)]
 
 
 def _largest_inputs(module: PreTrainedModel, texts: Sequence[Sequence[int]]) -> dict[nn.Module, Tensor]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.cache import KVPool
@@ -17,7 +19,7 @@ from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit, with_layers
 from specdec.models.packing import make_row_invariant
-from specdec.models.paged_attention import PagedPass, run
+from specdec.models.paged_attention import pass_on, run
 from specdec.models.probe import max_context, probe
 
 
@@ -51,11 +53,13 @@ class TransformersModel:
         self.module = module.eval()
         self.name = name or type(module).__name__
         self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
+        self.hidden_size = int(module.config.hidden_size)
         self.max_context = max_context(module)
         self.kv_layout = probe(module, self.name)
         layout = self.kv_layout
-        self._kernels = kernels_for(layout.head_dim, kv_dtype or layout.dtype, layout.device)
-        if self._kernels is not None:
+        kernels = kernels_for(layout.head_dim, kv_dtype or layout.dtype, layout.device)
+        self._pass = pass_on(layout.device, kernels)
+        if kernels is not None:
             self.kv_layout = replace(layout, dtype=kv_dtype or layout.dtype, heads_first=True)
             if kind is not None:
                 self._warn_of(make_row_invariant(module, kind))
@@ -73,7 +77,16 @@ class TransformersModel:
     @torch.inference_mode()
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`. The head is the model's own, and makes all logits whatever is wanted."""
-        return PassOutput(run(self.module, batch, PagedPass(batch, pool, self._kernels)))
+        wants.check(self.name, self.kv_layout.num_layers)
+        logits, hidden = run(self.module, batch, self._pass(batch, pool), wants.hidden)
+        return PassOutput(logits, None, hidden)
+
+    @torch.inference_mode()
+    def embed(self, tokens: Sequence[int]) -> Tensor:
+        """See `CausalLM.embed`: what the module's own embedding gives, scaled if it scales."""
+        ids = torch.tensor(tokens, dtype=torch.int64, device=self.kv_layout.device)
+        embedded: Tensor = self.module.get_input_embeddings()(ids)
+        return embedded.float()
 
     def _warn_of(self, unpacked: list[str]) -> None:
         if unpacked:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,20 +15,15 @@ from specdec.cache import KVLayout, KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels import interpreter
 from specdec.kernels.attention.triton import AttentionConfig, config_for, triton_attention
-from specdec.kernels.linear.reference import quantize_rows
-from specdec.kernels.linear.triton import LinearTable, triton_linear
-from specdec.kernels.norm.triton import quantize_rows as quantize_on_device
+from specdec.kernels.linear.triton import LinearTable
+from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonLinear
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
 from specdec.kernels.verdicts.triton import row_maxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
-from specdec.models.early_exit import check_exit
 from specdec.models.inputs import PassInputs
-from specdec.models.llama import LlamaLayer, own_float, require_finite, why_not_llama
+from specdec.models.llama import LayerProducts, LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
 
-KINDS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.bfloat16,
-         "int8_weight": torch.bfloat16}  # fmt: skip
-"""Form of the weights → what the kernels compute in between."""
 MOST_CAPTURED_ROWS = 64
 """Longer passes (prefill) are launched kernel by kernel: their launches cost little beside their work."""
 
@@ -41,71 +35,20 @@ def why_not_triton(module: PreTrainedModel) -> str | None:
     return why_not_llama(module)
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """One product's weights: [N, K], scales [N] if they are 8-bit, bias or None."""
-
-    matrix: Tensor
-    scales: Tensor | None
-    bias: Tensor | None
-    kind: str
-
-    @classmethod
-    def of(cls, parts: list[Tensor], kind: str, biases: list[Tensor | None] | None = None) -> Weights:
-        """Stacked and rounded as `kind` says."""
-        matrix, bias = torch.cat(parts), None
-        if biases is not None and any(b is not None for b in biases):
-            joined = [p.new_zeros(len(p)) if b is None else b for p, b in zip(parts, biases, strict=True)]
-            bias = torch.cat(joined).float()
-        if kind.startswith("int8"):
-            codes, scales = quantize_rows(matrix)
-            return cls(codes.contiguous(), scales, bias, kind)
-        return cls(matrix.to(KINDS[kind]).contiguous(), None, bias, kind)
-
-    def __call__(self, x: Tensor, dtype: torch.dtype, table: LinearTable) -> Tensor:
-        """x [T, K] → `dtype` [T, N]."""
-        x_scales = None
-        if self.kind == "int8":
-            x, x_scales = quantize_on_device(x)
-        return triton_linear(x, self.matrix, self.bias, x_scales, self.scales, dtype, table)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that one product reads."""
-        return sum(t.numel() * t.element_size() for t in (self.matrix, self.scales, self.bias) if t is not None)
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    qkv: Weights
-    o: Weights
-    gate_up: Weights
-    down: Weights
-    norms: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-    window: int
-
-    @classmethod
-    def of(cls, layer: LlamaLayer, kind: str) -> _Layer:
-        return cls(
-            qkv=Weights.of(layer.qkv, kind, layer.qkv_bias),
-            o=Weights.of([layer.o], kind),
-            gate_up=Weights.of([layer.gate, layer.up], kind),
-            down=Weights.of([layer.down], kind),
-            norms=layer.norms,
-            window=layer.window,
-        )
+Outputs = tuple[Tensor, Tensor | None]
+"""Logits, float32 [R, V], and hidden states, float32 [T, k, H], or None."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Graph:
-    """A captured pass: its inputs stay where they are, and so do its logits."""
+    """A captured pass: its inputs stay where they are, and so do its outputs."""
 
     inputs: PassInputs
-    logits: Tensor
+    outputs: Outputs
     graph: Any
 
 
-class TritonModel:
+class TritonModel(LlamaModel[TritonLinear]):
     """Runs a Llama-like model on the Triton kernels; see `CausalLM` for the methods.
 
     The bits of a row's logits depend on its own prefix alone, as those of `NativeModel` do on a CPU.
@@ -131,71 +74,69 @@ class TritonModel:
         attention: AttentionConfig | None = None,
         table: LinearTable | None = None,
     ) -> None:
-        self.name = name or type(module).__name__
+        name = name or type(module).__name__
         if reason := why_not_triton(module):
-            raise UnsupportedModelError(f"{self.name} cannot run on Triton: {reason}. Use backend='transformers'.")
-        if kind not in KINDS:
-            raise UnsupportedModelError(f"{self.name}: unknown kind {kind!r}. Valid names: {', '.join(KINDS)}.")
-        require_finite(module, self.name)
+            raise UnsupportedModelError(f"{name} cannot run on Triton: {reason}. Use backend='transformers'.")
+        if kind not in COMPUTED_IN:
+            raise UnsupportedModelError(f"{name}: unknown kind {kind!r}. Valid names: {', '.join(COMPUTED_IN)}.")
         if interpreter.active():
             interpreter.install()
-        config, base = module.config, module.model
-        own = base.layers[0].self_attn
-        self.kind, self._dtype, self._table = kind, KINDS[kind], table or LinearTable()
-        self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
-        self._scale, self._eps = float(own.scaling), float(config.rms_norm_eps)
-        self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
-        self.max_context = int(config.max_position_embeddings)
+        weights = LlamaWeights.of(module, name)
+        self._dtype, self._table = COMPUTED_IN[kind], table or LinearTable()
         held = kv_dtype or self._dtype
+        super().__init__(
+            name,
+            kind,
+            weights,
+            [_stack_layer(layer, kind) for layer in weights.layers],
+            TritonLinear.of([weights.head], kind),
+            weights.embedding.to(self._dtype).clone(),
+            KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, module.device),
+        )
+        self._heads, self._kv_heads = weights.heads, weights.kv_heads
+        self._scale, self._eps = weights.scale, weights.eps
+        self._final_norm, self._frequencies = weights.final_norm, weights.frequencies
+        self._rope_factor = weights.rope_factor
         self._attention = attention or config_for(self._dtype)
-        self.kv_layout = KVLayout(len(base.layers), self._kv_heads, int(own.head_dim), held, module.device)
-        self._layers = [_Layer.of(LlamaLayer.of(layer), kind) for layer in base.layers]
-        self._head = Weights.of([module.get_output_embeddings().weight.data], kind)
-        self._embedding = module.get_input_embeddings().weight.data.to(self._dtype).clone()
-        self._final_norm = own_float(base.norm.weight)
-        self._frequencies = own_float(base.rotary_emb.inv_freq)
-        self._rope_factor = float(base.rotary_emb.attention_scaling)
-        self._graphs: WeakKeyDictionary[KVPool, dict[tuple[int, ...], _Graph]] = WeakKeyDictionary()
+        self._graphs: WeakKeyDictionary[KVPool, dict[tuple[Any, ...], _Graph]] = WeakKeyDictionary()
 
     judges_on_device = True
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of weights that every pass reads."""
-        parts = [part for layer in self._layers for part in (layer.qkv, layer.o, layer.gate_up, layer.down)]
-        return self._head.num_bytes + sum(part.num_bytes for part in parts)
 
     @torch.inference_mode()
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`. Where maxima alone are wanted the host waits for them once."""
-        logits = self._logits(batch, pool)
-        return PassOutput(logits) if wants.logits == "all" else PassOutput(None, row_maxima(logits))
+        wants.check(self.name, self.kv_layout.num_layers)
+        logits, hidden = self._outputs(batch, pool, wants.hidden)
+        return (
+            PassOutput(logits, None, hidden) if wants.logits == "all" else PassOutput(None, row_maxima(logits), hidden)
+        )
 
-    def _logits(self, batch: RaggedBatch, pool: KVPool) -> Tensor:
+    def _outputs(self, batch: RaggedBatch, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
         inputs = PassInputs.of(batch, self._attention.rows_per_tile(self._heads, self._kv_heads))
-        if len(inputs.tokens) > MOST_CAPTURED_ROWS or not len(inputs.logit_rows):
-            return self._compute(inputs, pool)
-        padded = inputs.padded(self._attention.split)
+        rows, num_logits = len(inputs.tokens), len(inputs.logit_rows)
+        if rows > MOST_CAPTURED_ROWS or not num_logits:
+            return self._compute(inputs, pool, taps)
         run = self._replay if inputs.tokens.is_cuda else self._compute
-        return run(padded, pool)[: len(inputs.logit_rows)]
+        logits, hidden = run(inputs.padded(self._attention.split), pool, taps)
+        return logits[:num_logits], None if hidden is None else hidden[:rows]
 
     def truncated(self, num_layers: int) -> TritonModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
-        check_exit(self.name, self.kv_layout.num_layers, num_layers)
-        clone = copy.copy(self)
-        clone.name = f"{self.name}[:{num_layers}]"
-        clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)
-        clone._layers, clone._graphs = self._layers[:num_layers], WeakKeyDictionary()
+        clone = super().truncated(num_layers)
+        clone._graphs = WeakKeyDictionary()
         return clone
 
-    def _compute(self, inputs: PassInputs, pool: KVPool) -> Tensor:
-        """The pass, launch by launch. float32 [logits, V]."""
+    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
+        """The pass, launch by launch, with hidden states at the boundaries `taps`."""
         stream = self._embedding[inputs.tokens].float()
         delta: Tensor | None = None
+        hidden: list[Tensor] = []
         for index, layer in enumerate(self._layers):
             before_attention, before_feed_forward, query_norm, key_norm = layer.norms
             held = pool.layer(index)
             normed = rms_norm(stream, before_attention, self._eps, self._dtype, delta)
+            if index in taps:
+                hidden.append(stream.clone())  # the norm has added what the layer before gave
             qkv = layer.qkv(normed, self._dtype, self._table)
             norms = None if query_norm is None or key_norm is None else (query_norm, key_norm)
             queries = rope_and_write(
@@ -213,20 +154,36 @@ class TritonModel:
         assert delta is not None
         wanted = inputs.logit_rows
         normed = rms_norm(stream[wanted], self._final_norm, self._eps, self._dtype, delta[wanted])
-        return self._head(normed, torch.float32, self._table)
+        logits = self._head(normed, torch.float32, self._table)
+        if len(self._layers) in taps:
+            hidden.append(rms_norm(stream, self._final_norm, self._eps, torch.float32, delta))
+        return logits, torch.stack(hidden, 1) if hidden else None
 
-    def _replay(self, inputs: PassInputs, pool: KVPool) -> Tensor:
-        """The same from a graph that was captured for this shape, or is now."""
+    def _replay(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
+        """The same from a graph that was captured for this shape and these taps, or is now."""
         graphs = self._graphs.setdefault(pool, {})
-        if inputs.shape not in graphs:
-            graphs[inputs.shape] = _capture(inputs.clone(), lambda static: self._compute(static, pool))
-        captured = graphs[inputs.shape]
+        key = (inputs.shape, taps)
+        if key not in graphs:
+            graphs[key] = _capture(inputs.clone(), lambda static: self._compute(static, pool, taps))
+        captured = graphs[key]
         captured.inputs.copy_from(inputs)
         captured.graph.replay()
-        return captured.logits.clone()  # the next replay writes over them
+        logits, hidden = captured.outputs  # the next replay writes over them
+        return logits.clone(), None if hidden is None else hidden.clone()
 
 
-def _capture(static: PassInputs, compute: Callable[[PassInputs], Tensor]) -> _Graph:
+def _stack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[TritonLinear]:
+    return LayerProducts(
+        qkv=TritonLinear.of(layer.qkv, kind, layer.qkv_bias),
+        o=TritonLinear.of([layer.o], kind),
+        gate_up=TritonLinear.of([layer.gate, layer.up], kind),
+        down=TritonLinear.of([layer.down], kind),
+        norms=layer.norms,
+        window=layer.window,
+    )
+
+
+def _capture(static: PassInputs, compute: Callable[[PassInputs], Outputs]) -> _Graph:
     """Runs once aside, so that kernels are compiled, then once under capture."""
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
@@ -235,5 +192,5 @@ def _capture(static: PassInputs, compute: Callable[[PassInputs], Tensor]) -> _Gr
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        logits = compute(static)
-    return _Graph(static, logits, graph)
+        outputs = compute(static)
+    return _Graph(static, outputs, graph)

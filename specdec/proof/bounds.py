@@ -11,16 +11,12 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import product
 
-import numpy as np
 import torch
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 from torch import Tensor
 
 from specdec.errors import ConfigError
+from specdec.verify.rational import ONE, ZERO, Row
 
-ONE, ZERO = Fraction(1), Fraction(0)
-Row = tuple[Fraction, ...]
 CandidateLaw = Mapping[tuple[int, ...], Fraction]
 """Candidates of one node → probability; their order does not matter here."""
 
@@ -45,27 +41,6 @@ def subset_bound(p: Row, candidates: CandidateLaw) -> Fraction:
         covered = sum((mass for tokens, mass in masses.items() if tokens <= inside), ZERO)
         lowest = min(lowest, sum((p[token] for token in inside), ZERO) - covered)
     return ONE + lowest
-
-
-def transport_bound(p: Row, candidates: CandidateLaw) -> float:
-    """The same number as a linear program: the largest mass that can flow from candidate sets to tokens among them.
-
-    Solved by HiGHS through scipy, to its feasibility tolerance of 1e-7.
-
-    Raises:
-        ConfigError: if p or the law does not sum to one.
-        RuntimeError: if the solver gives up.
-    """
-    _require_distributions(p, candidates)
-    edges = [(row, token) for row, tokens in enumerate(candidates) for token in sorted(set(tokens))]
-    rows = [row for row, _ in edges] + [len(candidates) + token for _, token in edges]
-    columns = [*range(len(edges)), *range(len(edges))]
-    matrix = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(candidates) + len(p), len(edges)))
-    limits = [float(mass) for mass in (*candidates.values(), *p)]
-    solution = linprog(-np.ones(len(edges)), A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs")
-    if not solution.success:
-        raise RuntimeError(f"The linear program was not solved: {solution.message}")
-    return float(-solution.fun)
 
 
 def iid_bound(p: Tensor, q: Tensor, k: int) -> float:

@@ -7,11 +7,12 @@ from fractions import Fraction
 from functools import cache
 
 from specdec.proof.exact import Conditional, Setting, Tokens
-from specdec.verify.rational import ZERO, Row, normalized, one_hot
-from specdec.verify.tree import DraftTree
+from specdec.verify.rational import ZERO, Row, normalized, one_hot, without
+from specdec.verify.tree import DraftTree, TreeShape
 
-CHAIN_2, CHAIN_3 = (-1, 0), (-1, 0, 1)
-FORK, TWO_CHAINS, BUSHY, SEVEN = (-1, -1), (-1, -1, 0, 1), (-1, -1, 0, 0, 1), (-1, -1, 0, 0, 1, 1, 2)
+CHAIN_2, CHAIN_3 = TreeShape.chain(2), TreeShape.chain(3)
+FORK, TWO_CHAINS = TreeShape.fork(2, 1), TreeShape.fork(2, 2)
+BUSHY, SEVEN = TreeShape((-1, -1, 0, 0, 1)), TreeShape((-1, -1, 0, 0, 1, 1, 2))
 WEIGHTS = (0, 1, 2, 3, 5, 8)
 
 
@@ -87,6 +88,15 @@ TRANSFORMS: dict[str, Callable[[Row], Row]] = {
 }
 
 
+def forbidden(target: Conditional, token: int, junk: Conditional) -> Conditional:
+    """A target that never emits `token`. After it stands junk: no text gets there, though a draft may."""
+
+    def row(prefix: Tokens) -> Row:
+        return junk(prefix) if token in prefix else normalized(without(target(prefix), token))
+
+    return row
+
+
 def first_vector() -> Setting:
     """p = (1/3, 2/3), q = (2/3, 1/3), γ = 2: 10/9 accepted by `token`, 11/9 by `block`."""
     return Setting("first test vector", constant(1, 2), constant(2, 1), CHAIN_2, max_tokens=3)
@@ -108,6 +118,9 @@ def chains(quick: bool) -> list[Setting]:
         Setting(
             "smaller draft vocabulary", table(5, 4), transformed(table(6, 4), _last_removed), CHAIN_2, max_tokens=3
         ),
+        Setting(
+            "forbidden token", forbidden(constant(5, 2, 3), 2, table(9, 3)), constant(2, 3, 5), CHAIN_2, max_tokens=3
+        ),
         Setting("flat and peaked", by_last(FLAT, BENT, PEAKED), constant(1, 1, 1, 1, 1, 1), CHAIN_2, max_tokens=3),
     ]
     if not quick:
@@ -125,9 +138,16 @@ def trees(quick: bool) -> list[Setting]:
     settings = [
         Setting("two candidates", p, q, FORK, max_tokens=3),
         Setting("two chains", p, q, TWO_CHAINS, max_tokens=3),
-        Setting("more candidates than support", constant(1, 2, 3), constant(1, 1, 0), (-1, -1, -1, 0), max_tokens=3),
+        Setting(
+            "more candidates than support",
+            constant(1, 2, 3),
+            constant(1, 1, 0),
+            TreeShape((-1, -1, -1, 0)),
+            max_tokens=3,
+        ),
         Setting("tree, zeros", table(13, 3, zeros=True), table(14, 3, zeros=True), BUSHY, max_tokens=3),
         Setting("tree, end token", p, q, TWO_CHAINS, max_tokens=4, eos=2),
+        Setting("tree, forbidden token", forbidden(table(19, 3), 2, table(9, 3)), q, TWO_CHAINS, max_tokens=3),
         # The exact solution of k-SEQ's equation is 3/2 + 5e-18, which float64 takes for 3/2.
         Setting("beyond float64", constant(7, 1), constant(5 * 10**16 - 1, 7 * 10**16 + 1), FORK, max_tokens=2),
     ]
@@ -136,7 +156,7 @@ def trees(quick: bool) -> list[Setting]:
             Setting("bushy tree", p, q, BUSHY, max_tokens=4),
             Setting("tree, no overlap", constant(1, 1, 0, 0), constant(0, 0, 1, 1), TWO_CHAINS, max_tokens=3),
             Setting("tree of seven nodes", table(15, 2), table(16, 2), SEVEN, max_tokens=4),
-            Setting("three candidates", table(17, 4), table(18, 4), (-1, -1, -1), max_tokens=2),
+            Setting("three candidates", table(17, 4), table(18, 4), TreeShape.fork(3, 1), max_tokens=2),
         ]
     return settings
 
@@ -144,7 +164,7 @@ def trees(quick: bool) -> list[Setting]:
 def deterministic(quick: bool, with_trees: bool) -> list[Setting]:
     """A drafter that does not draw."""
     p = table(21, 3)
-    guesses = DraftTree((2, 0), CHAIN_2)
+    guesses = DraftTree.chain([2, 0])
     settings = [
         Setting("deterministic chain", p, propose=lambda text: guesses, max_tokens=4),
         Setting("deterministic, impossible guess", constant(1, 0, 1), propose=lambda text: DraftTree.chain([1, 0])),
@@ -161,14 +181,14 @@ def deterministic(quick: bool, with_trees: bool) -> list[Setting]:
 def filtered(with_trees: bool, with_deterministic_trees: bool) -> list[Setting]:
     """Every kind of drafter under every sampling transform, the same for p and q."""
     p, q = table(41, 4), table(42, 4)
-    chain, tree = DraftTree((3, 1), CHAIN_2), DraftTree((3, 1, 0), (-1, -1, 0))
+    chain, tree = DraftTree.chain([3, 1]), DraftTree((3, 1, 0), (-1, -1, 0))
     settings = []
     for name, transform in TRANSFORMS.items():
         tp, tq = transformed(p, transform), transformed(q, transform)
         settings.append(Setting(f"chain, {name}", tp, tq, CHAIN_2, max_tokens=3))
         settings.append(Setting(f"deterministic chain, {name}", tp, propose=lambda text: chain, max_tokens=3))
         if with_trees:
-            settings.append(Setting(f"tree, {name}", tp, tq, (-1, -1, 0), max_tokens=3))
+            settings.append(Setting(f"tree, {name}", tp, tq, TreeShape((-1, -1, 0)), max_tokens=3))
         if with_deterministic_trees:
             settings.append(Setting(f"deterministic tree, {name}", tp, propose=lambda text: tree, max_tokens=3))
     return settings

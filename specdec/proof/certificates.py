@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import specdec.verify
 from specdec.paths import cache_dir
 from specdec.proof.certify import certify
 from specdec.verify.base import Rule
@@ -44,7 +45,12 @@ def certificate_of(rule: Rule) -> dict[str, Any]:
 
 
 def _source_mark(rule: Rule) -> str:
-    """Changes with the rule's class, its parameters, and everything that examines it."""
-    files = {*Path(__file__).parent.glob("*.py"), Path(inspect.getfile(type(rule)))}
-    told = [file.read_bytes() for file in sorted(files)] + [repr(sorted(vars(rule).items())).encode()]
+    """Changes with the rule's class, its parameters, and everything that it stands on or that examines it."""
+    told = [file.read_bytes() for file in sources(rule)] + [repr(sorted(vars(rule).items())).encode()]
     return hashlib.sha256(b"\0".join(told)).hexdigest()[:12]
+
+
+def sources(rule: Rule) -> list[Path]:
+    """Files that a certificate depends on: the rule's module, all of `specdec.verify` and `specdec.proof`."""
+    rooms = (Path(specdec.verify.__file__).parent, Path(__file__).parent)
+    return sorted({Path(inspect.getfile(type(rule))), *(file for room in rooms for file in room.glob("*.py"))})

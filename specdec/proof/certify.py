@@ -22,11 +22,11 @@ from specdec.proof.exact import (
     trajectories,
 )
 from specdec.proof.explore import NeedsNoise, explore
-from specdec.proof.simulate import play
+from specdec.proof.simulate import simulate
 from specdec.randomness import RandomSource
 from specdec.verify.base import Rule
 from specdec.verify.rational import Row
-from specdec.verify.tree import ROOT, DraftTree
+from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 SAMPLED_TOLERANCE = 5e-6
 """Largest difference of an outcome's probability: float32 probabilities are off by 6e-8 each, the explorer's borders by
@@ -188,11 +188,16 @@ def _sampled_trees(rule: Rule, quick: bool) -> list[tuple[Setting, int]]:
     p, q, fork = cases.table(38, 3), cases.table(39, 3), cases.FORK if quick else cases.TWO_CHAINS
     chosen = [
         (Setting("tree", p, q, fork, max_tokens=4), 1),
-        (Setting("fork below a token", cases.table(33, 2), cases.table(34, 2), (ROOT, 0, 0), max_tokens=3), 1),
+        (
+            Setting(
+                "fork below a token", cases.table(33, 2), cases.table(34, 2), TreeShape((ROOT, 0, 0)), max_tokens=3
+            ),
+            1,
+        ),
     ]
     if all(len(set(tokens)) == len(tokens) for tokens in rule.draw_law(q(()), 2)):
         # Without replacement a third draw depends on both before it, and there are few enough ways to draw.
-        three, few = (ROOT, ROOT, ROOT), cases.constant(1, 2, 0)
+        three, few = TreeShape.fork(3, 1), cases.constant(1, 2, 0)
         chosen.append((Setting("three candidates", p, q, three, max_tokens=2), 1))
         chosen.append((Setting("more candidates than support", p, few, three, max_tokens=2), 1))
     return chosen
@@ -202,14 +207,14 @@ def examine(rule: Rule, setting: Setting, num_steps: int, num_samples: int) -> S
     """Compares what the rule does with what it states."""
     stated = trajectories(rule, setting, num_steps)
     try:
-        found = explore(lambda random: play(rule, setting, random, num_steps))
+        found = explore(lambda random: simulate(rule, setting, random, num_steps))
     except NeedsNoise:
         seen: dict[object, float] = {}
         for steps, probability in stated.items():
             seen[_seen(steps)] = seen.get(_seen(steps), 0.0) + float(probability)
         evidence = Evidence(seen)
         for seed in range(num_samples):
-            evidence.add(_seen(play(rule, setting, RandomSource(seed), num_steps)))
+            evidence.add(_seen(simulate(rule, setting, RandomSource(seed), num_steps)))
         return SampledResult(setting.name, "sampled", evidence.log_e_value(), not evidence.rejects(ERROR_RATE))
     largest = max(abs(found.get(key, 0.0) - float(stated.get(key, 0))) for key in found.keys() | stated.keys())
     return SampledResult(setting.name, "explored", largest, largest <= SAMPLED_TOLERANCE)
@@ -226,9 +231,9 @@ def bound(rule: Rule, setting: Setting) -> Fraction | None:
     if setting.q is None or not rule.lossless:
         return None
     p, q = setting.p(()), setting.q(())
-    if all(parent == ROOT for parent in setting.shape):
+    if setting.shape.depth <= 1:
         return subset_bound(rule.emits(p), rule.draw_law(q, len(setting.shape)))
     plain_draw = rule.draw_law(q, 1) == {(token,): mass for token, mass in enumerate(q) if mass}
-    if DraftTree((0,) * len(setting.shape), setting.shape).is_chain and plain_draw and setting.eos is None:
+    if setting.shape.is_chain and plain_draw and setting.eos is None:
         return joint_prefix_bound(setting.p, setting.q, min(setting.max_tokens - 1, len(setting.shape)))
     return None

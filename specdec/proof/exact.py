@@ -6,13 +6,13 @@ Nothing is sampled and nothing is rounded: probabilities are fractions, and a lo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 
 from specdec.verify.base import Rule
 from specdec.verify.rational import ONE, ZERO, ExactDraft, Row
-from specdec.verify.tree import ROOT, DraftTree
+from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 Tokens = tuple[int, ...]
 Conditional = Callable[[Tokens], Row]
@@ -27,8 +27,7 @@ class Setting:
         name: what to call it in reports.
         p: the target.
         q: a drafter that draws, or None.
-        shape: parents of a full tree's nodes in level order, for a drafter that draws. A chain of γ is
-            (-1, 0, …, γ - 2).
+        shape: of a full tree, for a drafter that draws.
         propose: a deterministic drafter, instead of q and shape.
         max_tokens: the text is cut after this many tokens.
         eos: token that ends the text earlier.
@@ -37,7 +36,7 @@ class Setting:
     name: str
     p: Conditional
     q: Conditional | None = None
-    shape: Tokens = ()
+    shape: TreeShape = field(default_factory=TreeShape)
     propose: Callable[[Tokens], DraftTree] | None = None
     max_tokens: int = 2
     eos: int | None = None
@@ -65,12 +64,11 @@ def drafts(rule: Rule, setting: Setting, prefix: Tokens) -> Iterator[tuple[Exact
     if setting.q is None or depth == 0:
         yield ExactDraft(DraftTree(), _rows(setting.p, prefix, DraftTree())), ONE
         return
-    shape = DraftTree((0,) * len(setting.shape), setting.shape).truncated(depth)
-    for tree, probability in _grown(rule, setting.q, prefix, shape):
+    for tree, probability in _grown(rule, setting.q, prefix, setting.shape.truncated(depth)):
         yield ExactDraft(tree, _rows(setting.p, prefix, tree), _rows(setting.q, prefix, tree)), probability
 
 
-def _grown(rule: Rule, q: Conditional, prefix: Tokens, shape: DraftTree) -> Iterator[tuple[DraftTree, Fraction]]:
+def _grown(rule: Rule, q: Conditional, prefix: Tokens, shape: TreeShape) -> Iterator[tuple[DraftTree, Fraction]]:
     """All trees of the given shape, node by node; children of a node that could not be drawn are missing too."""
 
     def expand(

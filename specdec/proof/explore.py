@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable
 from itertools import pairwise
 from typing import TypeVar, cast
 
-import torch
 from torch import Tensor
 
 from specdec.randomness import RandomSource, Stream
@@ -47,10 +46,6 @@ class _Scripted:
             beyond = index >= len(self._script)
             self.asked[name] = self._fill(index) if beyond else self._script[index]
         return self.asked[name]
-
-    def uniforms(self, stream: Stream, positions: list[int], anchor: int, lanes: list[int]) -> Tensor:
-        pairs = zip(positions, lanes, strict=True)
-        return torch.tensor([self.uniform(stream, p, anchor, lane) for p, lane in pairs], dtype=torch.float64)
 
     def gumbel(self, position: int, size: int) -> Tensor:
         raise NeedsNoise

@@ -17,7 +17,7 @@ PROMPT_TOKENS = 3
 """Committed tokens before the first step; any number would do."""
 
 
-def play(rule: Rule, setting: Setting, random: RandomSource, num_steps: int) -> tuple[Step, ...]:
+def simulate(rule: Rule, setting: Setting, random: RandomSource, num_steps: int) -> tuple[Step, ...]:
     """Runs the first steps of a text."""
     steps: list[Step] = []
     text: Tokens = ()
@@ -31,31 +31,30 @@ def play(rule: Rule, setting: Setting, random: RandomSource, num_steps: int) -> 
 
 
 def _draft(rule: Rule, setting: Setting, text: Tokens, key: StepKey) -> DraftTree:
-    """A tree of the setting's shape, grown in level order."""
+    """A tree of the setting's shape."""
     depth = setting.max_tokens - len(text) - 1
     if setting.propose is not None:
         return setting.propose(text).truncated(depth)
     if setting.q is None or depth == 0:
         return DraftTree()
-    shape = DraftTree((0,) * len(setting.shape), setting.shape).truncated(depth)
+    shape = setting.shape.truncated(depth)
     tokens: list[int] = []
     parents: list[int] = []
-    q: list[Tensor] = []
+    q: dict[int, Tensor] = {}
     place = {ROOT: ROOT}
-    for at in range(ROOT, len(shape)):
-        children = shape.children(at)
-        if at not in place or not children:
+    for at in shape.inner:
+        if at not in place:
             continue
-        node = place[at]
+        node, children = place[at], shape.children(at)
         prefix = DraftTree(tuple(tokens), tuple(parents)).prefix(node)
         lanes = range(len(tokens), len(tokens) + len(children))
         drawn, row = rule.draw(row_scores(setting.q((*text, *prefix))), key, len(prefix), lanes)
         place |= {child: len(tokens) + i for i, child in enumerate(children[: len(drawn)])}
         tokens += drawn
         parents += [node] * len(drawn)
-        if row is not None:
-            q += [row] * len(drawn)
-    return DraftTree(tuple(tokens), tuple(parents), torch.stack(q) if q else None)
+        if row is not None and drawn:
+            q[node] = row
+    return DraftTree(tuple(tokens), tuple(parents), torch.stack([q[node] for node in sorted(q)]) if q else None)
 
 
 @lru_cache(maxsize=4096)

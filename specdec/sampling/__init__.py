@@ -1,7 +1,17 @@
 """From logits to the distribution a request asked for, one way for the target (p) and the drafter (q)."""
 
-from specdec.sampling.draws import log_probability, probabilities, sample_from_weights
+from specdec.sampling.constraints import Choices, Constraint
+from specdec.sampling.draws import log_probability, probabilities, sample_from_weights, top_log_probabilities
 from specdec.sampling.params import SamplingParams
 from specdec.sampling.transform import LogitsTransform
 
-__all__ = ["LogitsTransform", "SamplingParams", "log_probability", "probabilities", "sample_from_weights"]
+__all__ = [
+    "Choices",
+    "Constraint",
+    "LogitsTransform",
+    "SamplingParams",
+    "log_probability",
+    "probabilities",
+    "sample_from_weights",
+    "top_log_probabilities",
+]

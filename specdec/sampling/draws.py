@@ -41,6 +41,17 @@ def sample_from_weights(weights: Tensor, u: float) -> int:
     return int(torch.searchsorted(cumulative, point, right=True))
 
 
+def top_log_probabilities(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """The k most probable tokens of each row of logits, float [R, V], most probable first, with their natural
+    log-probabilities. A row's result is the same bits whatever rows share the call."""
+    found = []
+    for row in logits:
+        values, tokens = row.float().topk(min(k, len(row)))
+        values = values - torch.logsumexp(row.float(), dim=0)
+        found.append(list(zip(tokens.tolist(), values.tolist(), strict=True)))
+    return found
+
+
 def log_probability(logits: Tensor, tokens: Tensor | Sequence[int]) -> Tensor:
     """Log-softmax of each row at one token, without the softmax of the others.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from specdec.errors import ConfigError
+from specdec.sampling.constraints import Constraint
 
 FLOAT32_MAX = float(torch.finfo(torch.float32).max)
 MIN_TEMPERATURE = 1e-5
@@ -24,6 +25,8 @@ REMEDIES = {
     "bad_words": "non-empty strings, or non-empty sequences of token ids",
     "seed": "an integer in [0, 2**64), or None",
     "stop": "non-empty strings",
+    "top_logprobs": "an integer >= 0; above 0 it needs logprobs=True",
+    "constraint": "a specdec.sampling.constraints.Constraint, or None",
     "num_draft_tokens": "an integer >= 0 (0 decodes plainly), or None for no cap",
 }
 
@@ -48,7 +51,10 @@ class SamplingParams:
         stop: strings that end the output; one string is taken as a tuple of one.
         ignore_eos: go on after the end-of-sequence token.
         logprobs: report the log-probability of each emitted token.
+        top_logprobs: report, beside each emitted token, the so many most probable ones; needs `logprobs`.
         num_draft_tokens: this request's own cap on the draft length; None is no cap.
+        drafter: name of the drafter that serves this request, if the engine has several; None leaves it to the policy.
+        constraint: what the text must keep to; None is nothing.
 
     Raises:
         ConfigError: if a value is out of range, NaN or infinite; names it and the remedy.
@@ -68,7 +74,10 @@ class SamplingParams:
     stop: Sequence[str] = ()
     ignore_eos: bool = False
     logprobs: bool = False
+    top_logprobs: int = 0
     num_draft_tokens: int | None = None
+    drafter: str | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -92,6 +101,8 @@ class SamplingParams:
             "bad_words": all(words_fit),
             "seed": self.seed is None or (_is_count(self.seed) and self.seed < 2**64),
             "stop": all(isinstance(text, str) and text != "" for text in self.stop),
+            "top_logprobs": _is_count(self.top_logprobs) and (self.logprobs or not self.top_logprobs),
+            "constraint": self.constraint is None or isinstance(self.constraint, Constraint),
             "num_draft_tokens": self.num_draft_tokens is None or _is_count(self.num_draft_tokens),
         }
         for name, fits in valid.items():

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from specdec.errors import ConfigError, NumericalError
+from specdec.kernels.filters.reference import keep_min_p, keep_top_k, keep_top_p
 from specdec.kernels.rows import argmax, divided
-from specdec.sampling.filters import keep_min_p, keep_top_k, keep_top_p
+from specdec.sampling.constraints import Constraint
 from specdec.sampling.params import SamplingParams
 
 
@@ -41,6 +42,7 @@ class LogitsTransform:
         bad_words: Sequence[Sequence[int]] = (),
     ) -> None:
         self.params, self.vocab_size = params, vocab_size
+        self.constraint = None if params.constraint is None else params.constraint.fork()
         if not bad_words and any(isinstance(word, str) for word in params.bad_words):
             raise ConfigError("bad_words holds strings: tokenize them and pass their ids to LogitsTransform.")
         words = [*(word for word in params.bad_words if not isinstance(word, str)), *map(tuple, bad_words)]
@@ -58,7 +60,7 @@ class LogitsTransform:
 
         penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._penalizes = penalties != (1, 0, 0)
-        self.edits = self._penalizes or bool(bias) or bool(words)
+        self.edits = self._penalizes or bool(bias) or bool(words) or self.constraint is not None
         # Keys: every token in the prompt or the output. Values: how often it is in the output.
         self._counts: dict[int, int] = dict.fromkeys(prompt, 0) if self._penalizes else {}
         self._count_tensors: tuple[Tensor, Tensor] | None = None
@@ -77,17 +79,22 @@ class LogitsTransform:
         """
         self._check_ids("output", tokens)
         self._tail = self._end_of([*self._tail, *tokens])
+        if self.constraint is not None:
+            for token in tokens:
+                self.constraint.advance(token)
         if self._penalizes:
             for token in tokens:
                 self._counts[token] = self._counts.get(token, 0) + 1
             self._count_tensors = None
 
-    def scores(self, logits: Tensor, paths: Sequence[Sequence[int]]) -> Tensor:
+    def scores(self, logits: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int] | None = None) -> Tensor:
         """Log-probabilities up to a constant per row, -inf where the probability is 0.
 
         Args:
             logits: any float dtype [R, V]; never modified. Returned as it is if float32 with every step off.
             paths: R paths; row r follows the committed tokens and then the draft tokens `paths[r]`.
+            parents: if the rows are those of a tree, the row above each one, -1 for row 0. A row below a token that is
+                banned where it stands is never read: it can have no token left, and comes out as zeros.
 
         Returns:
             float32 [R, V].
@@ -109,14 +116,37 @@ class LogitsTransform:
         if self._banned_after:
             for r, path in enumerate(paths):
                 scores[r, self._banned(path)] = -math.inf
+        if self.constraint is not None:
+            scores.masked_fill_(~self._allowed(self.constraint, paths, parents).to(scores.device), -math.inf)
+        if self.edits and parents is not None:
+            scores[_below_banned(scores, paths, parents)] = 0.0
         self.require_mass(largest for _, largest in map(argmax, scores))
         return scores if self.params.greedy else self._warp(scores)
+
+    def forbidden(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
+        """Nodes of a draft tree whose token the constraint does not allow where it stands, or that are below one."""
+        if self.constraint is None or not tokens:
+            return []
+        allowed = self.constraint.masks(tokens, parents)
+        nodes: list[int] = []
+        for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
+            if parent in nodes or not allowed[parent + 1, token]:
+                nodes.append(node)
+        return nodes
+
+    @staticmethod
+    def _allowed(constraint: Constraint, paths: Sequence[Sequence[int]], parents: Sequence[int] | None) -> Tensor:
+        """bool [R, V]: which tokens may follow each path."""
+        if parents is not None:
+            return constraint.masks([path[-1] for path in paths[1:]], [row - 1 for row in parents[1:]])
+        chains = [constraint.masks(path, range(-1, len(path) - 1))[-1] for path in paths]
+        return torch.stack(chains)
 
     def require_mass(self, largest: Iterable[float]) -> None:
         """Raises NumericalError unless every row's largest score, as given, is finite."""
         for index, value in enumerate(largest):
             if value == -math.inf:
-                raise NumericalError(f"Row {index}: every token is banned. Relax bad_words or the logit mask.")
+                raise NumericalError(f"Row {index}: every token is banned. Relax bad_words or the constraint.")
             if not math.isfinite(value):
                 raise NumericalError(
                     f"Row {index}: the largest logit is {value}. Check the weights, use a wider dtype "
@@ -174,3 +204,12 @@ class LogitsTransform:
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise ConfigError(f"Token id {token} in {what}: give ids in [0, {self.vocab_size}).")
+
+
+def _below_banned(scores: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int]) -> list[int]:
+    """Rows that no text reaches: a token on their path has no mass where it stands."""
+    rows: list[int] = []
+    for row, (path, parent) in enumerate(zip(paths, parents, strict=True)):
+        if parent >= 0 and (parent in rows or scores[parent, path[-1]] == -math.inf):
+            rows.append(row)
+    return rows

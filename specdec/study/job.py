@@ -105,7 +105,7 @@ def _examine(
     diagnostics = DraftDiagnostics(plan.params.greedy)
     if count := min(options.trace.prompts, len(prompts)):
         params = plan.params_of(range(count))
-        trace = record(generator.engine, prompts[:count], params, top_k=options.trace.top_k, watch=diagnostics.observe)
+        trace = record(generator.loop, prompts[:count], params, top_k=options.trace.top_k, watch=diagnostics.observe)
         if options.trace.save:
             save_trace(trace, folder / TRACE)
     return {

@@ -20,7 +20,7 @@ from specdec.engine import EngineConfig
 from specdec.errors import ConfigError
 from specdec.generator import Prompt, SpeculativeGenerator
 from specdec.models.loading import LoadedModel, check_options, load
-from specdec.models.vocabulary import vocab_size_of
+from specdec.models.sources import vocab_size_of
 from specdec.prompts import PromptRecord
 from specdec.prompts.subsets import fingerprint
 from specdec.sampling import SamplingParams
@@ -100,7 +100,7 @@ def plan(config: DictConfig) -> Plan:
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
     check_options(load_options["dtype"], load_options["kv_dtype"], load_options["backend"], device["device"])
-    judge = select_rule(rule, params, drafter.deterministic, drafter.branches)
+    judge = select_rule(rule, params, drafter.deterministic, drafter.trees, drafter.shares)
     _check_vocabularies(values["target"]["path"], drafter)
     return Plan(
         load_options=load_options,

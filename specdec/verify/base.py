@@ -57,6 +57,8 @@ class Rule(ABC):
     """
 
     name: ClassVar[str]
+    kernel: ClassVar[str | None] = None
+    """Name of the GPU kernel whose reference this class is. Not inherited: what a subclass changes no kernel knows."""
     lossless: ClassVar[bool] = True
     """Whether what is emitted follows `emits`. A lossy rule is for study, and every report says so."""
     needs_q: ClassVar[bool] = False

@@ -7,18 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specdec.errors import NumericalError
-from specdec.kernels.verdicts import RULES
+from specdec.errors import NumericalError, SpecdecError
 from specdec.sampling import LogitsTransform
 from specdec.verify.base import Rule, StepKey, Verdict
 from specdec.verify.tree import DraftTree
+
+
+def kernel_of(rule: Rule) -> str | None:
+    """The kernel that the rule's own class declares, or None."""
+    kernel: str | None = vars(type(rule)).get("kernel")
+    return kernel
 
 
 def can_judge(rule: Rule, trees: Sequence[DraftTree], transforms: Sequence[LogitsTransform]) -> bool:
     """Whether there is a kernel for the rule, these drafts, and all that is done to the logits before."""
     drafted = [tree.q is not None for tree in trees if len(tree)]
     return (
-        rule.name in RULES
+        kernel_of(rule) is not None
         and not any(transform.edits for transform in transforms)
         and (all(drafted) or not any(drafted))
         and (rule.trees or all(tree.is_chain for tree in trees))
@@ -44,9 +49,12 @@ def judge_batch(
     from specdec.kernels.filters.triton import filtered
     from specdec.kernels.verdicts.triton import Drafts, judge
 
+    kernel = kernel_of(rule)
+    if kernel is None:
+        raise SpecdecError(f"Rule {rule.name!r} has no GPU kernel of its own. Ask `can_judge` first.")
     rows = torch.cat(list(logits))
     settings = [transform.params for transform, part in zip(transforms, logits, strict=True) for _ in part]
-    if rule.name != "greedy":
+    if kernel != "greedy":
         rows = filtered(rows, [s.temperature for s in settings], [s.top_k for s in settings],
                         [s.top_p for s in settings], [s.min_p for s in settings])  # fmt: skip
     drafts = Drafts(
@@ -59,7 +67,7 @@ def judge_batch(
         temperatures=[1.0] * len(trees),
     )
     q = [tree.q for tree in trees if tree.q is not None and len(tree)]
-    found = judge(rule.name, rows, drafts, torch.cat(q).log() if q else None)
+    found = judge(kernel, rows, drafts, torch.cat(q).log() if q else None)
     joined = torch.cat([found.path, found.lengths, found.next_tokens, found.largest.view(torch.int32)]).cpu()
     path, lengths, tokens, largest = torch.split(joined, [len(found.path), len(trees), len(trees), len(rows)])
     values = largest.view(torch.float32).tolist()

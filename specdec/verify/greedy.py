@@ -15,7 +15,7 @@ from specdec.verify.tree import DraftTree
 class GreedyRule(Rule):
     """Exact match (Leviathan et al. 2023, §2.3 at temperature 0). Uses no random numbers."""
 
-    name = "greedy"
+    name = kernel = "greedy"
     draft_invariant = True
     by_argmax = True
 

@@ -26,7 +26,7 @@ class GumbelRule(Rule):
     drafter, any number of draft tokens, and none. For a one-hot q it accepts with probability p(x), as rejection does.
     """
 
-    name = "gumbel"
+    name = kernel = "gumbel"
     draft_invariant = True
 
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from specdec.randomness import Stream
 from specdec.sampling import probabilities, sample_from_weights
 from specdec.verify.base import StepKey, Verdict
 from specdec.verify.draws import IndependentDraws
-from specdec.verify.nodewise import draft_probability
-from specdec.verify.rational import ONE, ZERO, ExactDraft, Law, Row, emit, normalized, positive_part
+from specdec.verify.rational import ONE, ZERO, ExactDraft, Law, Row, emit, exact_positive_part, normalized
+from specdec.verify.residuals import draft_probability, keep_probability, positive_part
 from specdec.verify.tree import ROOT, DraftTree
 
-Number = TypeVar("Number", float, Fraction)
 Nodes = tuple[int, ...]
 
 
@@ -82,35 +79,20 @@ def _scan(tree: DraftTree, branch: Nodes, p: Sequence[Tensor], key: StepKey) -> 
         key: the step's random numbers.
     """
     x = [tree.tokens[node] for node in branch]
-    q = [None if tree.q is None else tree.q[node] for node in branch]
+    q = [tree.q_below(tree.parents[node]) for node in branch]
     r = [1.0]
     for t in range(len(branch)):
         r.append(min(1.0, r[t] * float(p[t][x[t]]) / draft_probability(x[t], q[t])))
     for t in range(len(branch), 0, -1):
-        rest = p[t] if t == len(branch) else _lacking(r[t], p[t], x[t], q[t])
-        h = r[t] if t == len(branch) else _acceptance(float(rest.sum()), r[t])
+        rest = p[t] if t == len(branch) else positive_part(p[t], q[t], x[t], r[t])
+        h = r[t] if t == len(branch) else keep_probability(float(rest.sum()), r[t])
         node = branch[t - 1]
         if key.random.uniform(Stream.ACCEPT, key.anchor + tree.depths[node], key.anchor, node) < h:
             break
     else:
-        t, rest = 0, _lacking(1.0, p[0], x[0], q[0])
+        t, rest = 0, positive_part(p[0], q[0], x[0])
     mass = rest.sum()
     return t, rest / mass if mass > 0 else p[t]  # only rounding leaves nothing: a longer prefix has passed
-
-
-def _lacking(r: float, p: Tensor, x: int, q: Tensor | None) -> Tensor:
-    """(r·p - q)+, float32 [V]; q = None stands for the one-hot distribution of token x."""
-    rest = r * p
-    if q is None:
-        rest[x] = 0.0
-        return rest
-    return torch.clamp(rest - q, min=0.0)
-
-
-def _acceptance(lacking: Number, r: Number) -> Number:
-    """D / (D + 1 - r); 1 for the 0/0 of r = 1 and p = q, where a longer prefix passes."""
-    excess = lacking + 1 - r
-    return lacking / excess if excess else r
 
 
 def _scan_law(draft: ExactDraft, branch: Nodes, first: Row) -> Iterator[tuple[int, Fraction, Row]]:
@@ -125,8 +107,8 @@ def _scan_law(draft: ExactDraft, branch: Nodes, first: Row) -> Iterator[tuple[in
     for t in range(len(branch), -1, -1):
         rest, h = p[t], r[t]
         if t < len(branch):
-            rest = positive_part(tuple(r[t] * mass for mass in p[t]), q[t])
-            h = _acceptance(sum(rest, ZERO), r[t]) if t > 0 else ONE
+            rest = exact_positive_part(p[t], q[t], r[t])
+            h = keep_probability(sum(rest, ZERO), r[t]) if t > 0 else ONE
         if reached * h:
             yield t, reached * h, normalized(rest)
         reached *= ONE - h

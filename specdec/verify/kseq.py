@@ -10,8 +10,9 @@ from torch import Tensor
 
 from specdec.errors import SpecdecError
 from specdec.verify.draws import IndependentDraws
-from specdec.verify.nodewise import NodewiseRule, Uniform, draft_probability
+from specdec.verify.nodewise import NodewiseRule, Uniform
 from specdec.verify.rational import ONE, ZERO, Row, normalized
+from specdec.verify.residuals import draft_probability
 
 GRID = 2**24
 """ρ is rounded up to 1/GRID. Any ρ at or above the solution is lossless, and this one is as good to seven digits."""

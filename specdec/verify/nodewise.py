@@ -6,14 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
-from specdec.errors import NumericalError
 from specdec.randomness import Stream
 from specdec.sampling import probabilities, sample_from_weights
 from specdec.verify.base import Rule, StepKey, Verdict
-from specdec.verify.rational import ONE, ExactDraft, Law, Row, emit
+from specdec.verify.rational import ONE, ZERO, ExactDraft, Law, Row, emit, exact_positive_part, normalized
+from specdec.verify.residuals import draft_probability, residual
 from specdec.verify.tree import ROOT, DraftTree
 
 Uniform = Callable[[int], float]
@@ -58,9 +57,8 @@ class NodewiseRule(Rule):
             stream = Stream.BONUS
             if children:
                 tokens = [tree.tokens[child] for child in children]
-                q = None if tree.q is None else tree.q[children[0]]
                 uniform = _uniforms(key, position, children)
-                accepted, weights = self.select(weights, tokens, q, uniform)
+                accepted, weights = self.select(weights, tokens, tree.q_below(node), uniform)
                 if accepted is not None:
                     node = children[accepted]
                     path.append(node)
@@ -94,33 +92,40 @@ def _uniforms(key: StepKey, position: int, children: Sequence[int]) -> Uniform:
     return lambda place: key.random.uniform(Stream.ACCEPT, position, key.anchor, children[place])
 
 
-def draft_probability(x: int, q: Tensor | None) -> float:
-    """q(x); 1 for a deterministic draft (q = None).
+class SuccessiveRejection(NodewiseRule):
+    """Tests the candidates in turn, each against what the ones before have left of p: P ← norm[(P - q)+]."""
 
-    Raises:
-        NumericalError: if x has no mass under the q that it is said to be drawn from.
-    """
-    if q is None:
-        return 1.0
-    probability = float(q[x])
-    if not probability > 0.0:
-        raise NumericalError(
-            f"Draft token {x} has q = {probability}, so it cannot have been drawn from q. "
-            "A drafter must return the distribution it really drew from."
-        )
-    return probability
+    def select(self, p: Tensor, tokens: Sequence[int], q: Tensor | None, u: Uniform) -> tuple[int | None, Tensor]:
+        """One test per candidate, until one is accepted."""
+        for place, x in enumerate(tokens):
+            if u(place) * draft_probability(x, q) < float(p[x]):
+                return place, p
+            rest = residual(p, x, q)
+            if rest is None:
+                return place, p
+            p = rest
+            if q is not None and place + 1 < len(tokens):
+                q = self.after(q, x)
+        return None, p
 
+    def select_law(self, p: Row, tokens: Sequence[int], q: Sequence[Row]) -> tuple[list[Fraction], Row]:
+        """As `select`, with the chance of coming so far."""
+        accepted, reached = [], ONE
+        for place, (x, q_x) in enumerate(zip(tokens, q, strict=True)):
+            for earlier in tokens[:place]:
+                q_x = self.after_law(q_x, earlier)
+            chance = min(ONE, p[x] / q_x[x])
+            accepted.append(reached * chance)
+            reached *= ONE - chance
+            if not reached:
+                break
+            p = normalized(exact_positive_part(p, q_x))
+        return [*accepted, *[ZERO] * (len(tokens) - len(accepted))], p
 
-def residual(p: Tensor, x: int, q: Tensor | None) -> Tensor | None:
-    """norm[(p - q)+], float32 [V]; q = None stands for the one-hot distribution of token x.
+    def after(self, q: Tensor, x: int) -> Tensor:
+        """What the candidate after x was drawn from: q again, float32 [V]."""
+        return q
 
-    None if no mass is left. In exact arithmetic that means p = q, where a rejection has probability zero: only rounding
-    can have refused x, and the caller accepts it.
-    """
-    if q is None:
-        rest = p.clone()
-        rest[x] = 0.0
-    else:
-        rest = torch.clamp(p - q, min=0.0)
-    mass = rest.sum()
-    return rest / mass if mass > 0 else None
+    def after_law(self, q: Row, x: int) -> Row:
+        """The same, exactly."""
+        return q

@@ -59,9 +59,9 @@ def normalized(weights: Iterable[Fraction]) -> Row:
     return tuple(w / total for w in weights)
 
 
-def positive_part(a: Row, b: Row) -> Row:
-    """(a - b)+."""
-    return tuple(max(x - y, ZERO) for x, y in zip(a, b, strict=True))
+def exact_positive_part(p: Row, q: Row, weight: Fraction = ONE) -> Row:
+    """(weight·p - q)+."""
+    return tuple(max(weight * x - y, ZERO) for x, y in zip(p, q, strict=True))
 
 
 def without(row: Row, token: int) -> Row:

@@ -18,7 +18,13 @@ def automatic() -> str:
     return AUTO
 
 
-def select_rule(rule: str | Rule, params: SamplingParams, deterministic_drafter: bool, branches: int = 1) -> Rule:
+def select_rule(
+    rule: str | Rule,
+    params: SamplingParams,
+    deterministic_drafter: bool,
+    trees: bool = False,
+    invariant_only: bool = False,
+) -> Rule:
     """The rule for one request.
 
     At temperature 0 every lossless rule is the exact match. `auto` takes `gumbel` for deterministic drafters, where it
@@ -29,34 +35,43 @@ def select_rule(rule: str | Rule, params: SamplingParams, deterministic_drafter:
         rule: a name, "auto", or a rule of one's own.
         params: the request's sampling parameters.
         deterministic_drafter: whether the drafter's q is one-hot.
-        branches: candidates that the drafter may give one node.
+        trees: whether a node may have several candidates.
+        invariant_only: whether drafts may depend on other requests. They may then have been made with the very numbers
+            that this request draws with, as when one seed is served twice, and a rule whose text depends on the draft
+            is no longer lossless. A lossy rule promises nothing that could be lost.
 
     Raises:
         ConfigError: for an unknown name, for `greedy` at a temperature above 0, or for a rule that cannot judge the
-            drafter's trees.
+            drafter's drafts.
     """
     if isinstance(rule, str):
         if rule == AUTO:
-            rule = _automatic(deterministic_drafter, branches)
+            rule = _automatic(deterministic_drafter or invariant_only, trees)
         rule = _shared(rule)
     if params.greedy and rule.lossless:
         return _shared("greedy")
-    if branches > 1 and not (rule.trees and (rule.deterministic_trees or not deterministic_drafter)):
+    if trees and not (rule.trees and (rule.deterministic_trees or not deterministic_drafter)):
         raise ConfigError(
-            f"rule={rule.name!r} cannot judge trees with {branches} candidates a node from this drafter. Use "
+            f"rule={rule.name!r} cannot judge trees from this drafter, whose nodes may have several candidates. Use "
             "branches=1, or rule='traversal', 'rrs' or 'gumbel'."
         )
     if isinstance(rule, GreedyRule) and not params.greedy:
         raise ConfigError(
             f"rule='greedy' would ignore temperature={params.temperature}. Use rule='auto', or temperature=0."
         )
+    if invariant_only and rule.lossless and not rule.draft_invariant:
+        raise ConfigError(
+            f"rule={rule.name!r} gives a text that depends on the draft, and this drafter learns from other requests: "
+            "the text would depend on them, and no longer follow the target's law where they share random numbers. "
+            "Use rule='gumbel' or 'auto', or temperature=0."
+        )
     return rule
 
 
-def _automatic(deterministic_drafter: bool, branches: int) -> str:
-    if deterministic_drafter:
+def _automatic(one_noise: bool, trees: bool) -> str:
+    if one_noise:
         return "gumbel"
-    return "block" if branches == 1 else "traversal"
+    return "traversal" if trees else "block"
 
 
 @cache

@@ -8,14 +8,15 @@ from fractions import Fraction
 from torch import Tensor
 
 from specdec.verify.draws import IndependentDraws
-from specdec.verify.nodewise import NodewiseRule, Uniform, draft_probability, residual
-from specdec.verify.rational import ONE, Row, normalized, positive_part
+from specdec.verify.nodewise import NodewiseRule, Uniform
+from specdec.verify.rational import ONE, Row, exact_positive_part, normalized
+from specdec.verify.residuals import draft_probability, residual
 
 
 class TokenRule(NodewiseRule, IndependentDraws):
     """Accepts x with probability min(1, p(x)/q(x)); otherwise the next token follows norm[(p - q)+]."""
 
-    name = "token"
+    name = kernel = "token"
     trees = False
 
     def select(self, p: Tensor, tokens: Sequence[int], q: Tensor | None, u: Uniform) -> tuple[int | None, Tensor]:
@@ -30,4 +31,4 @@ class TokenRule(NodewiseRule, IndependentDraws):
         """min(1, p(x)/q(x)), and the residual."""
         [x], [q_x] = tokens, q
         accepted = min(ONE, p[x] / q_x[x])
-        return [accepted], p if accepted == 1 else normalized(positive_part(p, q_x))
+        return [accepted], p if accepted == 1 else normalized(exact_positive_part(p, q_x))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
 from specdec.randomness import Stream
 from specdec.sampling import probabilities, sample_from_weights
 from specdec.verify.base import StepKey, Verdict
 from specdec.verify.draws import DrawsWithoutReplacement
-from specdec.verify.nodewise import draft_probability
-from specdec.verify.rational import ONE, ZERO, ExactDraft, Law, Row, emit, normalized, positive_part, without
+from specdec.verify.rational import ONE, ZERO, ExactDraft, Law, emit, exact_positive_part, normalized, without
+from specdec.verify.residuals import draft_probability, keep_probability, positive_part
 from specdec.verify.tree import ROOT, DraftTree
 
 
@@ -35,23 +34,19 @@ class TraversalRule(DrawsWithoutReplacement):
     def _visit(self, node: int, weight: float, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict | None:
         """The verdict of the subtree of `node`, or None if nothing in it is accepted."""
         children = tree.children(node)
-        p = probabilities(scores[node + 1])
-        q = None if tree.q is None or not children else tree.q[children[0]]
+        p, q = probabilities(scores[node + 1]), tree.q_below(node)
         for child in children:
             x = tree.tokens[child]
             down = min(1.0, weight * float(p[x]) / draft_probability(x, q))
             if (verdict := self._visit(child, down, tree, scores, key)) is not None:
                 return verdict
-            rest = weight * p
-            if q is None:
-                rest[x] = 0.0  # the one-hot q of this child: πP(x) <= 1
-            else:
-                rest = torch.clamp(rest - q, min=0.0)
+            rest = positive_part(p, q, x, weight)
+            if q is not None:
                 q = q.clone()
                 q[x] = 0.0
                 q = q / q.sum()  # NaN once all of q's support was drawn; there is no further child then
             mass = float(rest.sum())
-            weight = mass / (mass + 1.0 - weight) if mass > 0.0 else 0.0
+            weight = keep_probability(mass, weight) if mass > 0.0 else 0.0
             if mass > 0.0:
                 p = rest / mass
         path = tree.path(node)
@@ -79,9 +74,9 @@ class TraversalRule(DrawsWithoutReplacement):
             reached = self._visit_law(child, down, reached, draft, law)
             if not reached:
                 return ZERO
-            rest: Row = positive_part(tuple(weight * mass for mass in p), q)
+            rest = exact_positive_part(p, q, weight)
             left = sum(rest, ZERO)
-            weight = left / (left + ONE - weight)
+            weight = keep_probability(left, weight)
             if left:
                 p = normalized(rest)
             drawn.append(x)

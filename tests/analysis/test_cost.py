@@ -15,8 +15,8 @@ from specdec.analysis.roofline import (
     MODELS,
     SMOLLM2_135M,
     ModelShape,
-    Setting,
     Work,
+    Workload,
     expected_tokens,
     pass_work,
     predicted_speedup,
@@ -74,7 +74,7 @@ def test_speedup_falls_with_the_batch_at_short_context_and_holds_at_long(device:
     """MagicDec (Chen et al. 2024): with long contexts reading the cache binds, which verification shares."""
 
     def speedup(batch: int, context: int) -> float:
-        return predicted_speedup(Setting(LLAMA_8B, DEVICES[device], batch, context), 0.8, 4)
+        return predicted_speedup(Workload(LLAMA_8B, DEVICES[device], batch, context), 0.8, 4)
 
     short = [speedup(batch, 256) for batch in (1, 32, 256, 1024)]
     assert short == sorted(short, reverse=True)
@@ -85,11 +85,11 @@ def test_speedup_falls_with_the_batch_at_short_context_and_holds_at_long(device:
 
 
 def test_a_drafting_model_costs_what_it_costs() -> None:
-    setting = Setting(LLAMA_8B, DEVICES["H100"])
-    free, drafted = predicted_speedup(setting, 0.8, 4), predicted_speedup(setting, 0.8, 4, LLAMA_1B)
-    cost = Setting(LLAMA_1B, DEVICES["H100"]).pass_seconds(1)
+    workload = Workload(LLAMA_8B, DEVICES["H100"])
+    free, drafted = predicted_speedup(workload, 0.8, 4), predicted_speedup(workload, 0.8, 4, LLAMA_1B)
+    cost = Workload(LLAMA_1B, DEVICES["H100"]).pass_seconds(1)
     assert drafted < free
-    want = expected_tokens(0.8, 4) * setting.pass_seconds(1) / (4 * cost + setting.pass_seconds(5))
+    want = expected_tokens(0.8, 4) * workload.pass_seconds(1) / (4 * cost + workload.pass_seconds(5))
     assert drafted == pytest.approx(want)
 
 
@@ -104,11 +104,11 @@ def test_a_drafting_model_costs_what_it_costs() -> None:
 def test_no_speedup_exceeds_the_tokens_of_a_pass(
     model: str, device: str, batch: int, context: int, acceptance: float, drafts: int
 ) -> None:
-    speedup = predicted_speedup(Setting(MODELS[model], DEVICES[device], batch, context), acceptance, drafts)
+    speedup = predicted_speedup(Workload(MODELS[model], DEVICES[device], batch, context), acceptance, drafts)
     assert 0 < speedup <= expected_tokens(acceptance, drafts)
 
 
 def test_what_fits_into_memory() -> None:
-    assert Setting(LLAMA_8B, DEVICES["A100"], 8, 4096).fits()
-    assert not Setting(MODELS["Llama-3.1-70B"], DEVICES["A100"], 1, 16).fits()
-    assert not Setting(LLAMA_8B, DEVICES["A100"], 512, 8192).fits()
+    assert Workload(LLAMA_8B, DEVICES["A100"], 8, 4096).fits()
+    assert not Workload(MODELS["Llama-3.1-70B"], DEVICES["A100"], 1, 16).fits()
+    assert not Workload(LLAMA_8B, DEVICES["A100"], 512, 8192).fits()

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from specdec.analysis.theory import (
-    best_num_draft_tokens,
     expected_tokens,
     gumbel_bound,
     gumbel_match,
@@ -38,14 +37,6 @@ def test_expected_tokens_by_enumeration(alpha: float, gamma: int) -> None:
             chance *= alpha if one else 1 - alpha
         mean += chance * ((accepted.index(False) if False in accepted else gamma) + 1)
     assert expected_tokens(alpha, gamma) == pytest.approx(mean)
-
-
-def test_the_best_draft_is_none_where_it_cannot_pay_and_longer_the_more_is_accepted() -> None:
-    assert best_num_draft_tokens(0.3, 0.5) == 0
-    assert best_num_draft_tokens(1.0, 0.1, limit=9) == 9
-    lengths = [best_num_draft_tokens(alpha / 10, 0.05) for alpha in range(1, 10)]
-    assert lengths == sorted(lengths)
-    assert lengths[-1] > lengths[3] > 0
 
 
 def by_definition(p: torch.Tensor, q: torch.Tensor) -> float:

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from specdec import ConfigError, SamplingParams
+from specdec import ConfigError, EngineLoop, SamplingParams
 from specdec.analysis.traces import Trace, TraceStep, load_trace, record, save_trace
 from specdec.analysis.traces.compact import compacted
 from specdec.drafters.early_exit import EarlyExitDrafter
@@ -63,7 +63,7 @@ def hoeffding(n: int, span: float) -> float:
 @cache
 def recorded(drafter: str, rule: str = "auto", top_k: int | None = None, greedy: bool = False) -> Trace:
     params = GREEDY if greedy else WARM
-    return record(small_engine(DRAFTERS[drafter](), rule), PROMPTS, params, top_k=top_k)
+    return record(EngineLoop(small_engine(DRAFTERS[drafter](), rule)), PROMPTS, params, top_k=top_k)
 
 
 @cache
@@ -73,7 +73,7 @@ def long_trace() -> Trace:
     params = SamplingParams(max_tokens=60, temperature=1.5, seed=1)
     params_each = [replace(params, seed=i) for i in range(len(prompts))]
     engine = small_engine(EarlyExitDrafter(4, num_layers=1), "token")
-    return record(engine, prompts, params_each, every_position=True)
+    return record(EngineLoop(engine), prompts, params_each, every_position=True)
 
 
 def combinations() -> list[tuple[str, str, bool]]:
@@ -82,7 +82,7 @@ def combinations() -> list[tuple[str, str, bool]]:
     for (name, make), rule in itertools.product(DRAFTERS.items(), RULES.names()):
         drafter = make()
         try:
-            select_rule(rule, WARM, drafter.deterministic, drafter.branches)
+            select_rule(rule, WARM, drafter.deterministic, drafter.trees)
         except ConfigError:
             continue
         made.append((name, rule, False))
@@ -117,7 +117,7 @@ def test_the_recordings_are_of_runs_that_accept_and_refuse() -> None:
 def test_every_position_of_the_targets_own_text_is_an_anchor_and_rules_do_not_move_it() -> None:
     plain = run(small_engine(DRAFTERS["none"](), "token"), PROMPTS, WARM)
     for rule in ("token", "traversal"):
-        trace = record(small_engine(DRAFTERS["model"](), rule), PROMPTS, WARM, every_position=True)
+        trace = record(EngineLoop(small_engine(DRAFTERS["model"](), rule)), PROMPTS, WARM, every_position=True)
         assert [list(text) for text in trace.texts] == [request.tokens for request in plain]
         for index, request in enumerate(plain):
             anchors = [step.anchor for step in trace.steps if step.request == index]
@@ -126,7 +126,7 @@ def test_every_position_of_the_targets_own_text_is_an_anchor_and_rules_do_not_mo
 
 def test_recording_leaves_the_run_as_it_is_and_the_engine_empty() -> None:
     engine = small_engine(DRAFTERS["model"](), "block")
-    record(engine, PROMPTS, WARM)
+    record(EngineLoop(engine), PROMPTS, WARM)
     assert not engine.has_work
     assert engine.cache.num_free_blocks == engine.cache.num_blocks
     assert counts(DecodingStats.total(r.stats for r in run(engine, PROMPTS, WARM))) == counts(
@@ -152,7 +152,7 @@ def test_new_seeds_give_new_verdicts_and_one_seed_the_same() -> None:
 def test_requests_that_shared_a_seed_do_not_share_new_numbers() -> None:
     """Three times the same request: the very same verdicts with its own numbers, others with new ones."""
     engine = small_engine(DRAFTERS["early exit"](), "token")
-    trace = record(engine, [PROMPTS[0]] * 3, WARM)
+    trace = record(EngineLoop(engine), [PROMPTS[0]] * 3, WARM)
     parts = [replace(trace, steps=[s for s in trace.steps if s.request == i]) for i in range(3)]
     assert len({str(counts(part.replay("token"))) for part in parts}) == 1
     assert len({str([counts(part.replay("token", seed=s)) for s in range(5)]) for part in parts}) == 3
@@ -198,7 +198,7 @@ def test_drafts_cut_to_two_are_accepted_as_often_as_drafts_of_two() -> None:
     prompt, temperature, n = [1, 2, 3], 1.5, 600
     engine = small_engine(ModelDrafter(llama(seed=1), num_draft_tokens=4), "token")
     params = [SamplingParams(max_tokens=5, temperature=temperature, seed=seed) for seed in range(n)]
-    trace = record(engine, [prompt] * n, params)
+    trace = record(EngineLoop(engine), [prompt] * n, params)
     first = replace(trace, steps=[step for step in trace.steps if step.anchor == len(prompt)])
     assert len(first.steps) == n
     assert {len(step.tree) for step in first.steps} == {4}
@@ -255,11 +255,12 @@ def test_a_cut_row_keeps_its_likely_tokens_the_candidates_and_the_mass_of_the_re
         for node, (token, parent) in enumerate(zip(step.tree.tokens, step.tree.parents, strict=True)):
             ids = cut.ids[parent + 1].tolist()
             assert ids[cut.tree.tokens[node]] == token
-            if step.tree.q is not None and cut.tree.q is not None:
+            q, small_q = step.tree.q_below(parent), cut.tree.q_below(parent)
+            if q is not None and small_q is not None:
                 kept = [i for i in ids if i >= 0]
-                assert torch.equal(cut.tree.q[node, [ids.index(i) for i in kept]], step.tree.q[node, kept])
-                assert set(step.tree.q[node].topk(k).indices.tolist()) <= set(kept)
-                assert cut.tree.q[node].sum().item() == pytest.approx(1)
+                assert torch.equal(small_q[[ids.index(i) for i in kept]], q[kept])
+                assert set(q.topk(k).indices.tolist()) <= set(kept)
+                assert small_q.sum().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +380,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     ("tensors", "metadata", "message"),
     [
         ({}, {"schema": "weights"}, "schema 'weights', not 'specdec.acceptance-trace'"),
-        ({}, {"version": "2"}, "version '2' .* this code reads '1'"),
+        ({}, {"version": "1"}, "version '1' .* this code reads '2'"),
         ({}, {"info": "{"}, "do not fit together"),
         ({}, {"info": "{}"}, "do not fit together.*missing"),
         ({}, {"seeds": "[1]"}, "3 texts and 1 seeds"),
@@ -453,14 +454,14 @@ def test_at_temperature_0_every_lossless_rule_is_the_exact_match() -> None:
 def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind() -> None:
     engine = small_engine(DRAFTERS["model"](), "block")
     with pytest.raises(ConfigError, match="2 rules for 3 prompts"):
-        record(engine, PROMPTS, [WARM, GREEDY, WARM])
+        record(EngineLoop(engine), PROMPTS, [WARM, GREEDY, WARM])
     with pytest.raises(ConfigError, match="top_k=0"):
-        record(engine, PROMPTS, WARM, top_k=0)
+        record(EngineLoop(engine), PROMPTS, WARM, top_k=0)
     with pytest.raises(InvalidRequestError, match="prompt is empty"):
-        record(engine, [[1], []], WARM)
+        record(EngineLoop(engine), [[1], []], WARM)
     nothing_left = replace(WARM, bad_words=[(token,) for token in range(VOCAB_SIZE)])
     with pytest.raises(NumericalError, match="every token is banned"):
-        record(engine, PROMPTS, [WARM, nothing_left, WARM])
+        record(EngineLoop(engine), PROMPTS, [WARM, nothing_left, WARM])
     assert not engine.has_work
     assert engine.cache.num_free_blocks == engine.cache.num_blocks
 
@@ -476,7 +477,7 @@ def test_on_the_real_model_block_accepts_at_least_as_many_tokens_a_pass(embedded
     drafter = EarlyExitDrafter(num_draft_tokens=4, num_layers=28)
     engine = Engine(embedded.model, drafter, "block", EngineConfig(num_blocks=64), embedded.tokenizer, embedded.eos)
     params = SamplingParams(max_tokens=32, temperature=1.0, seed=7, ignore_eos=True)
-    trace = record(engine, prompts, params, top_k=32, every_position=True)
+    trace = record(EngineLoop(engine), prompts, params, top_k=32, every_position=True)
     save_trace(trace, tmp_path / "trace.safetensors")
     trace = load_trace(tmp_path / "trace.safetensors")
     assert len(trace.steps) == 3 * 32

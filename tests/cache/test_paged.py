@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdec.cache import CacheUsage, KVLayout, PagedCache
 from specdec.errors import OutOfBlocksError, SpecdecError
+from tests.cache.layouts import Features
 
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=2, head_dim=3)
 TREE_PARENTS = [-1, 0, 0, 2, 2, 4, 4]
@@ -21,15 +22,15 @@ TREE_PATHS = {0: [0], 1: [0, 1], 2: [0, 2], 3: [0, 2, 3], 4: [0, 2, 4], 5: [0, 2
 
 
 def make_cache(num_blocks: int = 8, block_size: int = 4) -> PagedCache:
-    """A cache in which every slot is NaN until a test writes to it."""
-    cache = PagedCache(LAYOUT, num_blocks, block_size)
-    for tensor in (*cache.keys, *cache.values):
+    """A cache with a pool for a drafter, in which every slot is NaN until a test writes to it."""
+    cache = PagedCache(LAYOUT, num_blocks, block_size, others=[Features(3)])
+    for tensor in (*tensors(cache), *cache.pools[1].tensors):
         tensor.fill_(float("nan"))
     return cache
 
 
 def tensors(cache: PagedCache) -> list[Tensor]:
-    return [*cache.keys, *cache.values]
+    return [*cache.target.keys, *cache.target.values]
 
 
 def entry(index: int, numbers: list[int]) -> Tensor:
@@ -81,7 +82,7 @@ def test_keys_and_values_have_one_tensor_per_layer_with_a_row_per_slot() -> None
     assert [tuple(tensor.shape) for tensor in tensors(cache)] == [(32, 2, 5)] * 6
     assert {tensor.dtype for tensor in tensors(cache)} == {torch.bfloat16}
     assert len({tensor.data_ptr() for tensor in tensors(cache)}) == 6
-    assert (len(cache.keys), len(cache.values)) == (3, 3)
+    assert (len(cache.target.keys), len(cache.target.values)) == (3, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=str)
@@ -91,7 +92,7 @@ def test_heads_may_come_first_in_memory_under_the_same_shape(dtype: torch.dtype)
         cache = PagedCache(layout, num_blocks=4, block_size=8)
         for side in tensors(cache):
             assert (tuple(side.shape), side.stride()) == ((32, 2, 5), strides[0])
-        scales = [*cache.key_scales, *cache.value_scales]
+        scales = [*cache.target.key_scales, *cache.target.value_scales]
         assert len(scales) == (6 if dtype == torch.int8 else 0)
         assert all((tuple(each.shape), each.stride()) == ((32, 2), strides[1]) for each in scales)
 
@@ -146,7 +147,6 @@ def test_the_first_side_to_write_after_a_fork_copies_the_last_block(writer: int)
     assert cache.num_free_blocks == 6
 
     before = blocks(cache, other)
-    assert cache.blocks_needed(writer, 1) == 1
     append(cache, writer, [7])
     assert_holds(cache, writer, [1, 2, 3, 4, 5, 6, 7])
     assert_holds(cache, other, [1, 2, 3, 4, 5, 6])
@@ -156,11 +156,11 @@ def test_the_first_side_to_write_after_a_fork_copies_the_last_block(writer: int)
     assert cache.num_free_blocks == 5
 
     # The other side is alone with its block now: no second copy.
-    assert cache.blocks_needed(other, 1) == 0
     append(cache, other, [8])
     assert_holds(cache, writer, [1, 2, 3, 4, 5, 6, 7])
     assert_holds(cache, other, [1, 2, 3, 4, 5, 6, 8])
     assert blocks(cache, other) == before
+    assert cache.num_free_blocks == 5
 
 
 @pytest.mark.parametrize("writer", [0, 1], ids=["parent writes", "child writes"])
@@ -169,7 +169,6 @@ def test_a_full_last_block_is_shared_without_a_copy(writer: int) -> None:
     append(cache, 0, [1, 2, 3, 4, 5, 6, 7, 8])
     cache.fork(0, 1)
     contents, shared = bits(cache), blocks(cache, 0)
-    assert cache.blocks_needed(writer, 4) == 1
     cache.reserve(writer, 4)
     assert all(torch.equal(now, then) for now, then in zip(bits(cache), contents, strict=True))
     assert blocks(cache, writer)[:2] == blocks(cache, 1 - writer) == shared
@@ -185,8 +184,8 @@ def test_truncating_into_a_shared_block_copies_it_on_the_next_write() -> None:
     cache.fork(0, 1)
     cache.truncate(1, 2)
     assert cache.num_free_blocks == 6
-    assert cache.blocks_needed(1, 3) == 2
     append(cache, 1, [7, 8, 9])
+    assert cache.num_free_blocks == 4
     assert_holds(cache, 1, [1, 2, 7, 8, 9])
     assert_holds(cache, 0, [1, 2, 3, 4, 5, 6])
 
@@ -294,12 +293,6 @@ def test_a_later_reservation_replaces_an_earlier_one() -> None:
     assert cache.num_free_blocks == 8
 
 
-def test_blocks_needed_of_an_unknown_sequence_is_that_of_an_empty_one() -> None:
-    cache = make_cache()
-    assert [cache.blocks_needed(5, n) for n in (0, 1, 4, 5, 8, 9)] == [0, 1, 1, 2, 2, 3]
-    assert 5 not in cache
-
-
 def test_too_large_a_reservation_names_what_was_wanted_and_keeps_what_was_there() -> None:
     cache = make_cache(num_blocks=6)
     append(cache, 0, [1, 2, 3, 4, 5])
@@ -335,9 +328,9 @@ def test_a_copy_that_finds_no_free_block_is_refused() -> None:
 
 
 def test_a_pool_that_memory_cannot_hold_is_refused_with_its_size() -> None:
-    gigabytes = 2**40 * 16 * LAYOUT.bytes_per_token() / 2**30
+    gigabytes = 2**40 * 16 * (LAYOUT.bytes_per_token() + 20) / 2**30
     with pytest.raises(OutOfBlocksError, match=f"{2**40} blocks .* {gigabytes:.1f} GiB") as caught:
-        PagedCache(LAYOUT, num_blocks=2**40, block_size=16)
+        PagedCache(LAYOUT, num_blocks=2**40, block_size=16, others=[Features(5)])
     assert caught.value.wanted == 2**40
 
 
@@ -373,6 +366,13 @@ def test_a_pool_without_slots_is_refused(num_blocks: int, block_size: int) -> No
         pytest.param(lambda cache: cache.commit_path(1, [0]), "below its 0 rows", id="path unreserved"),
         pytest.param(lambda cache: cache.truncate(0, 6), "5 tokens to 6", id="truncate beyond"),
         pytest.param(lambda cache: cache.truncate(0, -1), "5 tokens to -1", id="truncate negative"),
+        pytest.param(lambda cache: cache.filled(9, cache.pools[1]), "Sequence 9 is not in", id="filled of unknown"),
+        pytest.param(lambda cache: cache.fill(9, cache.pools[1], 0), "Sequence 9 is not in", id="fill for unknown"),
+        pytest.param(lambda cache: cache.fill(0, cache.pools[1], 6), "6 tokens .* 5 are committed", id="fill reserved"),
+        pytest.param(lambda cache: cache.fill(0, cache.pools[1], -1), "-1 tokens .* 5 are", id="fill negative"),
+        pytest.param(lambda cache: cache.fill(0, cache.target, 5), "This is the target's pool", id="fill the target"),
+        pytest.param(lambda cache: cache.fill(0, make_cache().pools[1], 5), "another cache", id="fill another's pool"),
+        pytest.param(lambda cache: cache.filled(0, make_cache().pools[1]), "another cache", id="filled of another's"),
     ],
 )
 def test_bad_arguments_are_refused_and_change_nothing(call: Callable[[PagedCache], None], message: str) -> None:
@@ -380,14 +380,126 @@ def test_bad_arguments_are_refused_and_change_nothing(call: Callable[[PagedCache
     append(cache, 0, [1, 2, 3, 4, 5])
     append(cache, 1, [6, 7])
     write(cache, 0, [8, 9, 10])
+    cache.fill(0, cache.pools[1], 4)
     slots, contents, free = cache.slots(0).tolist(), bits(cache), cache.num_free_blocks
     with pytest.raises(SpecdecError, match=message):
         call(cache)
     assert (cache.slots(0).tolist(), cache.num_free_blocks) == (slots, free)
     assert all(torch.equal(now, then) for now, then in zip(bits(cache), contents, strict=True))
     assert [seq in cache for seq in (0, 1, 9, 10)] == [True, True, False, False]
+    assert [cache.filled(seq, cache.pools[1]) for seq in (0, 1)] == [4, 0]
     assert_holds(cache, 0, [1, 2, 3, 4, 5])
     assert_holds(cache, 1, [6, 7])
+
+
+def features(cache: PagedCache, seq: int, numbers: list[int], first: int = 0) -> None:
+    """Writes features of the committed tokens from `first` on, and notes them."""
+    [tensor] = cache.pools[1].tensors
+    tensor[cache.slots(seq)[first : len(numbers)]] = feature(numbers[first:])
+    cache.fill(seq, cache.pools[1], len(numbers))
+
+
+def feature(numbers: list[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float32)[:, None] * 7 + torch.arange(3)
+
+
+def assert_filled(cache: PagedCache, seq: int, numbers: list[int]) -> None:
+    assert cache.filled(seq, cache.pools[1]) == len(numbers)
+    [tensor] = cache.pools[1].tensors
+    assert torch.equal(tensor[cache.slots(seq)[: len(numbers)]], feature(numbers))
+    cache.check_integrity()
+
+
+def test_the_first_pool_is_the_targets_and_all_pools_have_the_same_slots() -> None:
+    layout = KVLayout(3, 1, 2, torch.int8)
+    cache = PagedCache(LAYOUT, num_blocks=3, block_size=4, others=[layout, Features(), Features()])
+    assert cache.pools[0] is cache.target
+    assert [pool.layout for pool in cache.pools] == [LAYOUT, layout, Features(), Features()]
+    assert {pool.num_slots for pool in cache.pools} == {12}
+    assert len({id(pool) for pool in cache.pools}) == 4
+    assert len(PagedCache(LAYOUT, 3, 4).pools) == 1
+
+
+def test_of_the_targets_pool_all_committed_tokens_are_filled() -> None:
+    cache = make_cache()
+    append(cache, 0, [1, 2, 3])
+    cache.reserve(0, 2)
+    assert [cache.filled(0, pool) for pool in cache.pools] == [3, 0]
+    cache.commit(0, 1)
+    assert [cache.filled(0, pool) for pool in cache.pools] == [4, 0]
+
+
+def test_a_forks_pools_follow() -> None:
+    """The child has what the parent had, each side fills its own block from then on, and neither sees the other's."""
+    cache = make_cache()
+    append(cache, 0, [1, 2, 3, 4, 5, 6])
+    features(cache, 0, [1, 2, 3, 4, 5])
+    cache.fork(0, 1)
+    assert_filled(cache, 1, [1, 2, 3, 4, 5])
+    append(cache, 1, [7])
+    features(cache, 1, [1, 2, 3, 4, 5, 6, 7], first=5)
+    append(cache, 0, [8])
+    features(cache, 0, [1, 2, 3, 4, 5, 6, 8], first=5)
+    assert_filled(cache, 1, [1, 2, 3, 4, 5, 6, 7])
+    assert_filled(cache, 0, [1, 2, 3, 4, 5, 6, 8])
+    cache.free(0)
+    assert_filled(cache, 1, [1, 2, 3, 4, 5, 6, 7])
+
+
+def test_entries_may_be_filled_in_blocks_that_others_share() -> None:
+    cache = make_cache()
+    append(cache, 0, [1, 2, 3, 4, 5, 6])
+    cache.fork(0, 1)
+    features(cache, 1, [1, 2, 3, 4, 5, 6])
+    assert_filled(cache, 0, [])
+    features(cache, 0, [1, 2, 3])
+    assert_filled(cache, 1, [1, 2, 3, 4, 5, 6])
+    assert_filled(cache, 0, [1, 2, 3])
+
+
+def test_forgotten_tokens_are_not_filled_any_more() -> None:
+    cache = make_cache()
+    append(cache, 0, [1, 2, 3, 4, 5])
+    features(cache, 0, [1, 2, 3, 4, 5])
+    write(cache, 0, [6, 7, 8])
+    cache.commit_path(0, [0, 2])
+    assert_filled(cache, 0, [1, 2, 3, 4, 5])
+    cache.truncate(0, 3)
+    append(cache, 0, [9, 10])
+    assert_filled(cache, 0, [1, 2, 3])
+    cache.fill(0, cache.pools[1], 1)
+    assert_filled(cache, 0, [1])
+
+
+def test_a_path_moves_in_every_pool() -> None:
+    cache = make_cache()
+    append(cache, 0, [1, 2, 3])
+    write(cache, 0, list(range(50, 57)))
+    [tensor] = cache.pools[1].tensors
+    tensor[cache.slots(0)] = feature([1, 2, 3, *range(50, 57)])
+    cache.commit_path(0, TREE_PATHS[5])
+    cache.fill(0, cache.pools[1], 7)
+    assert_holds(cache, 0, [1, 2, 3, 50, 52, 54, 55])
+    assert_filled(cache, 0, [1, 2, 3, 50, 52, 54, 55])
+
+
+def test_a_sequence_that_starts_anew_has_nothing_filled() -> None:
+    """As after a preemption: its blocks went to others in between."""
+    cache = make_cache()
+    append(cache, 0, [1, 2, 3])
+    features(cache, 0, [1, 2, 3])
+    cache.free(0)
+    append(cache, 0, [1, 2, 3, 4])
+    assert_filled(cache, 0, [])
+
+
+def test_check_integrity_notices_a_pool_that_is_filled_too_far() -> None:
+    cache = make_cache()
+    append(cache, 0, [1, 2, 3])
+    features(cache, 0, [1, 2, 3])
+    cache._sequences[0].filled[cache.pools[1]] = 4
+    with pytest.raises(SpecdecError, match="filled beyond its 3 tokens"):
+        cache.check_integrity()
 
 
 def test_check_integrity_notices_a_table_that_does_not_fit_the_length() -> None:

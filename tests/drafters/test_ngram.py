@@ -88,13 +88,13 @@ def test_a_released_text_is_forgotten_and_the_others_are_not() -> None:
     drafter = NgramDrafter(2, 1, 1)
     old, kept, new = [7, 8, 7, 8, 1], [4, 5, 4], [0, 0, 0, 0, 0, 7]
     drafter.propose([draft_request(old), draft_request(kept, request_id=1)])
-    drafter.release(0)
+    drafter.end(0, old)
     trees = drafter.propose([draft_request(new), draft_request([*kept, 5], request_id=1)])
     assert [tree.tokens for tree in trees] == [(), (4, 5)]
 
 
 def test_releasing_an_unknown_request_does_nothing() -> None:
-    NgramDrafter().release(3)
+    NgramDrafter().end(3, [1])
 
 
 class Spied(list[int]):

@@ -8,11 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from specdec import (
     ConfigError,
-    Drafter,
     DraftRequest,
     DraftTree,
     Engine,
@@ -23,12 +21,12 @@ from specdec import (
     SamplingParams,
     SpecdecError,
 )
-from specdec.cache.paged import PagedCache
-from specdec.kernels.rows import RowMaxima
+from specdec.cache import KVPool
+from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.native import NativeModel
 from specdec.models.transformers import TransformersModel
-from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, drain, outputs, run, small_engine
+from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, outputs, run, small_engine
 from tests.tiny import VOCAB_SIZE, llama, llama_module
 
 PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], list(range(10, 40)), [7, 7, 7, 7], [60, 3, 9, 60, 3, 9, 60, 3]]
@@ -102,7 +100,7 @@ def test_requests_join_and_leave_between_steps(greedy_reference: list[list[int]]
     lengths = [3, LENGTH, 8, LENGTH, 5]
     requests = []
     for prompt, length in zip(PROMPTS, lengths, strict=True):
-        requests.append(engine.add(prompt, SamplingParams(max_tokens=length)))
+        requests.append(add(engine, prompt, SamplingParams(max_tokens=length)))
         engine.step()
         engine.step()
         assert [request.id for request in engine.scheduler.running] == [r.id for r in requests if not r.finished]
@@ -113,16 +111,16 @@ def test_requests_join_and_leave_between_steps(greedy_reference: list[list[int]]
 def test_a_long_prompt_is_read_in_chunks_while_others_decode(greedy_reference: list[list[int]]) -> None:
     engine = small_engine(DRAFTERS["none"](), max_num_seqs=2, max_batch_tokens=8)
     rows: list[int] = []
-    forward = engine.model.forward
+    forward = engine.model.run
 
-    def counted(batch: RaggedBatch, cache: PagedCache) -> Tensor:
+    def counted(batch: RaggedBatch, pool: KVPool, wants: Wants) -> PassOutput:
         rows.append(len(batch.token_ids))
-        return forward(batch, cache)
+        return forward(batch, pool, wants)
 
-    engine.model.forward = counted  # type: ignore[method-assign]
-    short = engine.add(PROMPTS[0], SamplingParams(max_tokens=LENGTH))
+    engine.model.run = counted  # type: ignore[method-assign, assignment]
+    short = add(engine, PROMPTS[0], SamplingParams(max_tokens=LENGTH))
     engine.step()
-    long = engine.add(PROMPTS[2], SamplingParams(max_tokens=LENGTH))
+    long = add(engine, PROMPTS[2], SamplingParams(max_tokens=LENGTH))
     while not long.output:
         engine.step()
         assert len(short.output) == len(rows)  # the short one emits in every pass
@@ -182,7 +180,7 @@ def test_a_request_may_cap_its_own_draft(cap: int, greedy_reference: list[list[i
     class Spy(NonsenseDrafter):
         def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
             for request in requests:
-                seen.setdefault(request.request_id, []).append(request.num_draft_tokens)
+                seen.setdefault(request.request_id, []).append(request.max_depth)
             return super().propose(requests)
 
     engine = small_engine(Spy())
@@ -219,17 +217,18 @@ def test_logprobs_are_those_of_the_target_before_the_transform() -> None:
 def test_logits_are_made_only_for_requests_that_look_at_them(
     drafter: str, params: SamplingParams, stored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: object) -> Tensor:
-        raise SpecdecError("someone wants all logits")
+    wanted: set[str] = set()
+    forward = NativeModel.run
 
-    monkeypatch.setattr(NativeModel, "forward", refuse)
+    def noted(self: NativeModel, batch: RaggedBatch, pool: KVPool, wants: Wants) -> PassOutput:
+        wanted.add(wants.logits)
+        return forward(self, batch, pool, wants)
+
+    monkeypatch.setattr(NativeModel, "run", noted)
     engine = Engine(NativeModel(llama_module(0)), DRAFTERS[drafter](), config=EngineConfig(num_blocks=64))
-    engine.add([1, 2, 3], replace(params, max_tokens=LENGTH))
-    if stored:
-        with pytest.raises(SpecdecError, match="all logits"):
-            drain(engine)
-    else:
-        drain(engine)
+    add(engine, [1, 2, 3], replace(params, max_tokens=LENGTH))
+    drain(engine)
+    assert ("all" in wanted) == stored
 
 
 class Poisoned:
@@ -241,13 +240,12 @@ class Poisoned:
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
-    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
-        logits = self._model.forward(batch, cache).clone()
+    def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants) -> PassOutput:
+        logits = self._model.run(batch, pool).logits
+        assert logits is not None
+        logits = logits.clone()
         logits[batch.token_ids[batch.logit_rows] == self._token] = float("nan")
-        return logits
-
-    def argmax(self, batch: RaggedBatch, cache: PagedCache) -> RowMaxima:
-        return RowMaxima.of(self.forward(batch, cache))
+        return PassOutput(logits)
 
 
 def test_nan_logits_fail_their_own_request_only(greedy_reference: list[list[int]]) -> None:
@@ -271,25 +269,14 @@ def test_banning_every_token_fails_its_own_request_only(greedy_reference: list[l
 
 def test_an_aborted_request_gives_everything_back() -> None:
     engine = small_engine(DRAFTERS["model"]())
-    first, second = (engine.add(prompt, SamplingParams(max_tokens=LENGTH)) for prompt in PROMPTS[:2])
+    first, second = (add(engine, prompt, SamplingParams(max_tokens=LENGTH)) for prompt in PROMPTS[:2])
     engine.step()
-    engine.abort(first)
-    assert first.finish_reason == "aborted"
+    output = engine.abort(first)
+    assert output is not None
+    assert (output.request, output.finish_reason, first.finish_reason) == (first, "aborted", "aborted")
+    assert engine.abort(first) is None
     drain(engine)
     assert second.finish_reason == "length"
-
-
-def test_a_drafter_that_oversteps_is_named() -> None:
-    class Greedy(Drafter):
-        name = "overstepping"
-
-        def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
-            return [DraftTree.chain(range(request.num_draft_tokens + 1)) for request in requests]
-
-    engine = small_engine(Greedy())
-    engine.add([1, 2], SamplingParams())
-    with pytest.raises(SpecdecError, match=r"'overstepping' proposed 6 nodes of depth 6; asked for were at most 5"):
-        engine.step()
 
 
 @pytest.mark.parametrize(
@@ -310,7 +297,7 @@ def test_what_cannot_be_served_is_refused_before_it_is_queued(
 ) -> None:
     engine = small_engine(DRAFTERS["ngram"](), num_blocks=20)
     with pytest.raises(error, match=message):
-        engine.add(prompt, SamplingParams(**params))  # type: ignore[arg-type]
+        add(engine, prompt, SamplingParams(**params))  # type: ignore[arg-type]
     assert not engine.has_work
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from specdec import ConfigError, OutOfBlocksError, SamplingParams
 from specdec.cache import KVLayout, PagedCache
-from specdec.drafters.base import Drafter
+from specdec.drafters.base import Drafter, Needs
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled, Scheduler
+from specdec.engine.scheduler import DraftLimits, Scheduled, Scheduler
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform
 from specdec.verify.greedy import GreedyRule
@@ -21,7 +21,9 @@ def scheduler(
     drafter: Drafter | None = None, num_blocks: int = 64, max_batch_tokens: int = 16, max_num_seqs: int = 2
 ) -> Scheduler:
     cache = PagedCache(KVLayout(1, 1, 1), num_blocks, block_size=4)
-    return Scheduler(cache, drafter or NoDrafter(), max_batch_tokens, max_num_seqs)
+    drafter = drafter or NoDrafter()
+    needs = Needs(whole_prefix=isinstance(drafter, EarlyExitDrafter))
+    return Scheduler(cache, DraftLimits([(drafter, needs)]), max_batch_tokens, max_num_seqs)
 
 
 def request(id: int, prompt_tokens: int, max_tokens: int = 8) -> Request:
@@ -37,7 +39,7 @@ def plan(scheduler: Scheduler) -> list[tuple[int, int, int, bool]]:
     parts = scheduler.schedule()
     for part in parts:
         carry_out(scheduler, part)
-    return [(part.request.id, len(part.tail), part.num_draft_tokens, part.decodes) for part in parts]
+    return [(part.request.id, len(part.tail), part.max_depth, part.decodes) for part in parts]
 
 
 def carry_out(scheduler: Scheduler, part: Scheduled) -> None:

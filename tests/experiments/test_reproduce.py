@@ -27,7 +27,9 @@ from experiments.reproduce.options import Options
 from experiments.reproduce.rows import Position, accepted, positions
 from specdec.analysis.traces import Trace, TraceStep, record
 from specdec.drafters.early_exit import EarlyExitDrafter
-from specdec.models.loading import LoadedModel, embedded_folder
+from specdec.engine import EngineLoop
+from specdec.models.loading import LoadedModel
+from specdec.models.sources import embedded_folder
 from specdec.proof import cases
 from specdec.proof.bounds import iid_bound
 from specdec.proof.exact import drafts, expected_accepted
@@ -56,7 +58,7 @@ class Small(Options):
         """3 × 20 positions, drafts of eight tokens, whichever layers are asked for: there are two."""
         engine = small_engine(EarlyExitDrafter(num_draft_tokens=8, num_layers=1), "token")
         params = [SamplingParams(max_tokens=20, temperature=1.0, seed=seed) for seed in range(3)]
-        return record(engine, [[1, 2, 3], [4, 5], [6]], params, every_position=True)
+        return record(EngineLoop(engine), [[1, 2, 3], [4, 5], [6]], params, every_position=True)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.kernels.attention import SequenceKeys
+from specdec.kernels.attention import SequenceColumns, SequenceKeys
 
 TREE_PARENTS = [-1, 0, 0, 2, 2, 4, 4]
 TREE_TABLE = [
@@ -54,6 +54,17 @@ class Case:
     sequences: list[SequenceKeys]
     sees: list[list[tuple[int, int]]]
     pieces: Sequence[Piece]
+
+
+def columns(case: Case) -> SequenceColumns:
+    """The case as the kernels' tables are made from it."""
+    return SequenceColumns(
+        rows=[piece.rows for piece in case.pieces],
+        committed=[piece.committed for piece in case.pieces],
+        first=[0] * len(case.pieces),
+        slots=[sequence.slots for sequence in case.sequences],
+        parents=[piece.parents for piece in case.pieces],
+    )
 
 
 def make_case(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from specdec.cache import KVLayout
-from specdec.kernels.attention import paged_attention
+from specdec.kernels.attention import SequenceColumns, paged_attention
 from specdec.kernels.attention.native import (
     MAX_HEAD_SIZE,
     SequenceTable,
@@ -25,7 +25,7 @@ from specdec.kernels.attention.native import (
 )
 from specdec.kernels.cpu import library as native
 from specdec.kernels.linear.reference import quantize_rows
-from tests.kernels.paged import MIXED, TREE_PARENTS, UNIT, Case, Piece, make_case, oracle
+from tests.kernels.paged import MIXED, TREE_PARENTS, UNIT, Case, Piece, columns, make_case, oracle
 from tests.kernels.variants import ARCHITECTURES, kernels, threads
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -61,13 +61,7 @@ def store(keys: Tensor, values: Tensor, dtype: torch.dtype, heads_first: bool = 
 
 
 def table(case: Case) -> SequenceTable:
-    return SequenceTable.build(
-        rows=[piece.rows for piece in case.pieces],
-        committed=[piece.committed for piece in case.pieces],
-        first=[0] * len(case.pieces),
-        slots=[sequence.slots for sequence in case.sequences],
-        parents=[piece.parents for piece in case.pieces],
-    )
+    return SequenceTable.of(columns(case))
 
 
 def check(
@@ -160,7 +154,9 @@ def test_any_batch_agrees_with_the_oracle_and_with_each_row_alone(data: st.DataO
     out = check(case, architecture, dtype, 0.3, window, softcap)
     cache = store(case.keys, case.values, dtype)
     for row, sees in enumerate(case.sees):
-        own = SequenceTable.build([1], [len(sees) - 1], [0], [torch.tensor([slot for slot, _ in sees])], [None])
+        own = SequenceTable.of(
+            SequenceColumns([1], [len(sees) - 1], [0], [torch.tensor([slot for slot, _ in sees])], [None])
+        )
         alone = native_attention(
             kernels(architecture), case.query[row : row + 1], cache.struct, kv_heads, own, 0.3, window, softcap
         )
@@ -224,7 +220,7 @@ class Setup:
         keys, values = (torch.full(shape, math.nan) for _ in range(2))
         keys[slots], values[slots] = world.keys[places], world.values[places]
         reserved = len(parents) if parents is not None else first + rows
-        own = SequenceTable.build([rows], [count - reserved], [first], [slots], [parents])
+        own = SequenceTable.of(SequenceColumns([rows], [count - reserved], [first], [slots], [parents]))
         cache = store(keys, values, self.dtype, heads_first)
         query = world.query[places[-rows:]]
         kv_heads = keys.shape[1]
@@ -327,7 +323,7 @@ def test_the_other_sequences_of_a_pass_and_the_threads_change_no_bits(setup: Set
         with threads(number):
             assert torch.equal(run(case.query, table(case)), whole)
     for piece, sequence in zip(case.pieces, case.sequences, strict=True):
-        own = SequenceTable.build([piece.rows], [piece.committed], [0], [sequence.slots], [piece.parents])
+        own = SequenceTable.of(SequenceColumns([piece.rows], [piece.committed], [0], [sequence.slots], [piece.parents]))
         assert torch.equal(run(case.query[sequence.rows], own), whole[sequence.rows])
 
 
@@ -376,7 +372,7 @@ def test_a_nan_on_a_rows_path_makes_its_result_nan(architecture: str, dtype: tor
     """And leaves the rows before it as they are."""
     generator = torch.Generator().manual_seed(1)
     query, keys, values = (torch.randn(20, 1, 8, generator=generator) for _ in range(3))
-    slots, own = torch.arange(20), SequenceTable.build([20], [0], [0], [torch.arange(20)], [None])
+    slots, own = torch.arange(20), SequenceTable.of(SequenceColumns([20], [0], [0], [torch.arange(20)], [None]))
 
     def run() -> Tensor:
         held = store(torch.zeros(20, 1, 8), torch.zeros(20, 1, 8), dtype)
@@ -395,7 +391,7 @@ def test_a_nan_on_a_rows_path_makes_its_result_nan(architecture: str, dtype: tor
 def test_scores_too_large_for_an_exponential_pick_the_best_key(architecture: str) -> None:
     keys = torch.tensor([1.0, 3.0, 2.0, -5.0]).view(4, 1, 1)
     values = torch.tensor([10.0, 20.0, 30.0, 40.0]).view(4, 1, 1)
-    own = SequenceTable.build([2], [2], [0], [torch.arange(4)], [[-1, -1]])
+    own = SequenceTable.of(SequenceColumns([2], [2], [0], [torch.arange(4)], [[-1, -1]]))
     query = torch.tensor([1.0, -1.0]).view(2, 1, 1)
     cache = store(keys, values, torch.float32)
     # Both rows follow the two committed tokens: the first sees key 2 besides those, the second key 3.

@@ -16,14 +16,15 @@ import torch
 from transformers import PreTrainedModel
 
 from specdec.cache.paged import PagedCache
-from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.errors import ConfigError
+from specdec.kernels.attention import SequenceColumns
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import build as building
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.build import BuildError, build, cache_folder, find_compiler
 from specdec.kernels.cpu.library import Library
 from specdec.kernels.linear import pack
-from specdec.models import loading
+from specdec.models import loading, sources
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.transformers import TransformersModel
 from tests.kernels.variants import kernels, threads
@@ -201,14 +202,14 @@ def test_without_kernels_there_is_one_warning_and_a_model_runs_on_the_reference(
     module: PreTrainedModel = llama_module()
     module.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
+    monkeypatch.setattr(sources.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert native.library() is None
         model = loading.load(str(tmp_path / "model")).model
-        with pytest.raises(ConfigError, match=r"int8.*a C\+\+ compiler on a CPU"):
+        with pytest.raises(ConfigError, match=r"int8.*a C\+\+ compiler.* use bfloat16"):
             loading.load(str(tmp_path / "model"), dtype="int8")
-        with pytest.raises(UnsupportedModelError, match="cannot run natively"):
+        with pytest.raises(ConfigError, match=r"'native'.* a C\+\+ compiler"):
             loading.load(str(tmp_path / "model"), backend="native")
     [ours] = [warning for warning in caught if "specdec" in str(warning.message)]
     assert ours.category is RuntimeWarning
@@ -217,7 +218,8 @@ def test_without_kernels_there_is_one_warning_and_a_model_runs_on_the_reference(
     cache = PagedCache(model.kv_layout, 2)
     cache.add(0)
     cache.reserve(0, 3)
-    logits = model.forward(RaggedBatch.build([SequenceRows([5, 6, 7], cache.slots(0), 0, logit_rows=[2])]), cache)
+    rows = SequenceRows([5, 6, 7], cache.slots(0), 0, logit_rows=[2])
+    logits = model.run(RaggedBatch.build([rows]), cache.target).logits
     with torch.inference_mode():
         expected = llama_module()(input_ids=torch.tensor([[5, 6, 7]])).logits[0, 2:]
     assert float((logits - expected).abs().max()) < 1e-4
@@ -248,13 +250,39 @@ def test_a_child_process_can_use_the_kernels_that_its_parent_has_used(number: in
         assert torch.equal(packed(x, kernels("native")), expected)
 
 
+@needs_fork
+def test_a_child_process_can_use_the_kernels_while_another_thread_of_its_parent_does() -> None:
+    """The lock that this thread holds has no owner in the child: it must not be copied while it is held."""
+    packed, x = pack(torch.randn(300, 4000), "float32"), torch.randn(5, 4000)
+    within, enough = threading.Event(), threading.Event()
+
+    def multiply() -> None:
+        torch.set_num_threads(2)
+        for _ in range(10_000):
+            packed(x, kernels("native"))
+            within.set()
+            if enough.is_set():
+                return
+
+    with threads(2):
+        expected = packed(x, kernels("native"))
+        caller = threading.Thread(target=multiply)
+        caller.start()
+        assert within.wait(60)
+        children = [fork(lambda: torch.equal(packed(x, kernels("native")), expected)) for _ in range(5)]
+        enough.set()
+        caller.join(60)
+        assert [exit_code(child) for child in children] == [0] * 5
+        assert torch.equal(packed(x, kernels("native")), expected)
+
+
 def test_threads_that_call_different_kernels_do_not_meet() -> None:
     """They share the workers, so they must take turns; a failure hangs, hence the limits."""
     generator = torch.Generator().manual_seed(0)
     packed, x = pack(torch.randn(577, 100, generator=generator), "float32"), torch.randn(16, 100, generator=generator)
     query, keys, values = (torch.randn(40, 2, 16, generator=generator) for _ in range(3))
     held = key_values(keys, values, None, None)
-    own = SequenceTable.build([40], [0], [0], [torch.arange(40)], [None])
+    own = SequenceTable.of(SequenceColumns([40], [0], [0], [torch.arange(40)], [None]))
     wrong: list[str] = []
 
     def multiply() -> None:

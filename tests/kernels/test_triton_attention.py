@@ -17,7 +17,7 @@ from specdec.kernels.attention import triton as shipped
 from specdec.kernels.attention.plan import AttentionPlan
 from specdec.kernels.linear.reference import quantize_rows
 from tests.kernels.gpu import DEVICE, Check, assert_caught, poisoned
-from tests.kernels.paged import TREE_PARENTS, Case, Piece, make_case, oracle
+from tests.kernels.paged import TREE_PARENTS, Case, Piece, columns, make_case, oracle
 
 SMALL = [Piece(0, 3), Piece(18, 1), Piece(5, 7, TREE_PARENTS)]
 """A prefill, a token over two chunks, a tree over a border of chunks."""
@@ -25,15 +25,7 @@ TINY = shipped.AttentionConfig(block_m=16, block_n=16, split=32)
 
 
 def plan(case: Case, rows_per_tile: int) -> AttentionPlan:
-    return AttentionPlan.build(
-        rows=[piece.rows for piece in case.pieces],
-        committed=[piece.committed for piece in case.pieces],
-        first=[0] * len(case.pieces),
-        slots=[sequence.slots for sequence in case.sequences],
-        parents=[piece.parents for piece in case.pieces],
-        rows_per_tile=rows_per_tile,
-        device=DEVICE,
-    )
+    return AttentionPlan.of(columns(case), rows_per_tile, DEVICE)
 
 
 def attend(case: Case, ops: ModuleType = shipped, scale: float = 0.4, kv: torch.dtype | None = None, **options: object) -> Tensor:  # fmt: skip

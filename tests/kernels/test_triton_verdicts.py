@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from specdec.errors import ConfigError
+from specdec.kernels.commit import reference as commit_reference
 from specdec.kernels.commit import triton as commit
+from specdec.kernels.filters import reference as filters_reference
 from specdec.kernels.filters import triton as filters
 from specdec.kernels.verdicts import triton as shipped
 from specdec.randomness import RandomSource, Stream
 from specdec.registry import RULES
-from specdec.sampling import LogitsTransform, SamplingParams
 from specdec.verify.base import StepKey, Verdict
 from specdec.verify.tree import ROOT, DraftTree
 from tests.kernels.gpu import DEVICE, Check, assert_caught, poisoned
@@ -204,19 +205,18 @@ def check_filters(ops: ModuleType = filters, chosen: Sequence[dict[str, float]] 
     logits[0] = logits[0].round() if ties else logits[0]
     logits[1, 3] = -math.inf
     for settings_ in chosen:
-        params = SamplingParams(temperature=0.7, **settings_)  # type: ignore[arg-type]
-        want = LogitsTransform(params, [1], V).scores(logits, [(), ()])
+        rows = {name + "s": [value] * 2 for name, value in settings_.items()}
+        want = filters_reference.filtered(logits, [0.7] * 2, **rows)  # type: ignore[arg-type]
         with poisoned():
-            rows = {name + "s": [value] * 2 for name, value in settings_.items()}
             got = ops.filtered(logits.to(DEVICE), [0.7] * 2, **rows, block=BLOCK).cpu()
         assert torch.equal(got, want), settings_
 
 
-def test_filters_keep_what_the_transform_keeps() -> None:
+def test_filters_keep_what_the_reference_keeps() -> None:
     check_filters()
 
 
-def test_filters_break_ties_as_the_transform_does() -> None:
+def test_filters_break_ties_as_the_reference_does() -> None:
     check_filters(chosen=[{"top_k": 5}, {"top_p": 0.8}, {"top_k": 7, "top_p": 0.9}], ties=True)
 
 
@@ -232,14 +232,12 @@ def test_any_draft_is_judged_as_the_rule_judges_it(data: st.DataObject) -> None:
 
 
 def check_commit(ops: ModuleType = commit, dtype: torch.dtype = torch.float32) -> None:
-    """Like an assignment whose right-hand side is read as a whole first."""
+    """As the reference moves them."""
     caches = [torch.randn(20, 3, 5, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(3)]
     caches += [torch.randn(20, 3, generator=torch.Generator().manual_seed(9))]
     paths = [([4, 7, 9], [2, 4, 7]), ([], []), ([15, 1], [11, 15])]  # places overlap as they do in a tree
     want = [cache.clone() for cache in caches]
-    for sources, targets in paths:
-        for cache in want:
-            cache[targets] = cache[sources].clone()
+    commit_reference.commit_paths(want, paths)
     held = [cache.to(DEVICE) for cache in caches]
     ops.commit_paths(held, paths)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(held, want, strict=True))
@@ -253,7 +251,20 @@ def test_a_path_moves_together(dtype: torch.dtype) -> None:
 def test_nothing_to_move_launches_nothing() -> None:
     cache = torch.ones(4, 2, device=DEVICE)
     commit.commit_paths([cache], [([], [])])
+    commit.commit_paths([], [([1], [0])])
     assert cache.eq(1).all()
+
+
+def test_a_cache_that_is_not_dense_is_refused() -> None:
+    with pytest.raises(ConfigError, match="turn heads_first off"):
+        commit.commit_paths([torch.ones(2, 4, 3, device=DEVICE).transpose(0, 1)], [([1], [0])])
+
+
+def test_rows_may_have_settings_of_their_own() -> None:
+    logits = torch.randn(4, V, generator=torch.Generator().manual_seed(5))
+    settings_ = [0.7, 1.0, 1.3, 0.2], [5, 0, 3, 0], [1.0, 0.8, 0.5, 1.0], [0.0, 0.0, 0.1, 0.3]
+    want = filters_reference.filtered(logits, *settings_)
+    assert torch.equal(filters.filtered(logits.to(DEVICE), *settings_, block=BLOCK).cpu(), want)
 
 
 def rule(name: str, with_q: bool) -> Check:

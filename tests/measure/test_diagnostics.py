@@ -36,13 +36,13 @@ def test_a_greedy_target_has_a_distance_of_nothing_or_one() -> None:
 
 
 def test_only_tokens_that_came_to_their_test_are_calibrated() -> None:
-    q = torch.tensor([[0.05, 0.95, 0.0], [0.65, 0.3, 0.05], [0.0, 0.0, 1.0]])
+    q = torch.tensor([[0.65, 0.35, 0.0], [0.0, 0.0, 1.0]])
     tree = DraftTree((1, 0, 2), (-1, -1, 0), q)
     found = DraftDiagnostics(greedy=False)
     found.observe(tree, P[[0, 0, 1, 2]].log(), Verdict((1,), 0))  # the second candidate was kept
     assert found.calibration == [
+        {"confidence": pytest.approx(0.35), "accepted": 0.0, "count": 1},
         {"confidence": pytest.approx(0.65), "accepted": 1.0, "count": 1},
-        {"confidence": pytest.approx(0.95), "accepted": 0.0, "count": 1},
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from specdec.cache import KVPool
 from specdec.cache.paged import PagedCache
-from specdec.models.base import CausalLM
+from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 
 VOCAB_SIZE, MAX_CONTEXT, WINDOW = 101, 128, 6
@@ -86,11 +88,48 @@ class Own:
         """Logits after each text, [texts, vocabulary], each from a run of its own."""
         return torch.stack([self.all(text)[-1] for text in texts])
 
+    def hidden(self, texts: Sequence[Sequence[int]], boundaries: Sequence[int]) -> Tensor:
+        """Hidden states of each text's last token, [texts, boundaries, hidden], as the module itself lists them."""
+        rows = []
+        for tokens in texts:
+            with torch.inference_mode():
+                ids = torch.tensor([list(tokens)])
+                states = self.module(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+            assert len(states) == self.module.config.num_hidden_layers + 1
+            rows.append(torch.stack([states[boundary][0, -1].float() for boundary in boundaries]))
+        return torch.stack(rows)
+
+
+class Tapped:
+    """Stands in for a model: what it gives out as logits are hidden states, [R, boundaries · hidden].
+
+    So whatever is tested of logits can be tested of them.
+
+    Args:
+        model: the model.
+        boundaries: which hidden states; all if left out.
+        keeps: which of the rows whose hidden states are read have logits too: every so many; 0 for none.
+    """
+
+    def __init__(self, model: CausalLM, boundaries: Sequence[int] | None = None, keeps: int = 1) -> None:
+        self.model, self.keeps, self.kv_layout = model, keeps, model.kv_layout
+        self.boundaries = tuple(range(model.kv_layout.num_layers + 1) if boundaries is None else boundaries)
+        self.vocab_size = len(self.boundaries) * model.hidden_size
+
+    def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
+        wanted = batch.logit_rows
+        fewer = replace(batch, logit_rows=(wanted[:: self.keeps] if self.keeps else wanted[:0]).contiguous())
+        output = self.model.run(fewer, pool, replace(wants, hidden=self.boundaries))
+        assert output.hidden is not None
+        assert output.hidden.dtype == torch.float32
+        assert output.hidden.shape == (len(batch.token_ids), len(self.boundaries), self.model.hidden_size)
+        return PassOutput(output.hidden[wanted].flatten(1))
+
 
 class Bench:
     """Sequences in a paged cache whose blocks are scattered and whose unwritten slots hold NaN."""
 
-    def __init__(self, model: CausalLM, block_size: int = 4, num_blocks: int = 40) -> None:
+    def __init__(self, model: CausalLM | Tapped, block_size: int = 4, num_blocks: int = 40) -> None:
         self.model, self.texts = model, dict[int, list[int]]()
         self.cache = PagedCache(model.kv_layout, num_blocks, block_size)
         for tensor in self.cache.target.tensors:
@@ -122,10 +161,11 @@ class Bench:
         return SequenceRows(tokens, self.cache.slots(seq), self.cache.length(seq), parents, first, rows)
 
     def run(self, *parts: SequenceRows) -> Tensor:
-        logits = self.model.run(RaggedBatch.build(parts), self.cache.target).logits
+        batch = RaggedBatch.build(parts, self.model.kv_layout.device)
+        logits = self.model.run(batch, self.cache.target).logits
         assert logits is not None
         assert logits.dtype == torch.float32
-        assert logits.shape == (sum(len(part.logit_rows) for part in parts), VOCAB_SIZE)
+        assert logits.shape == (sum(len(part.logit_rows) for part in parts), self.model.vocab_size)
         return logits
 
     def append(self, seq: int, tokens: Sequence[int]) -> Tensor:

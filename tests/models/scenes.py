@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.models.base import CausalLM
-from tests.models.bench import TREE_PARENTS, TREE_PATHS, Bench, branches, prefixes, text
+from tests.models.bench import TREE_PARENTS, TREE_PATHS, Bench, Tapped, branches, prefixes, text
 
 PROMPT = text(19, seed=1)
 CHAIN, TREE = text(5, seed=2), text(7, seed=4)
@@ -111,7 +111,7 @@ SCENES: dict[str, Callable[[Bench], Logits]] = {
 class Decoded:
     """Logits by plain decoding: every token in a pass of its own."""
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: CausalLM | Tapped) -> None:
         self.model = model
         self._known: dict[tuple[int, ...], Tensor] = {}
 

@@ -25,6 +25,7 @@ from tests.models.bench import (
     WINDOW,
     Bench,
     Own,
+    Tapped,
     assert_close,
     branches,
     make_module,
@@ -123,6 +124,8 @@ WORKING: dict[str, tuple[str, dict[str, Any]]] = {
 
 NO_EARLY_EXIT = {"opt"}
 """Their layers do not lie directly below the base model."""
+MORE_IN_THE_STREAM = {"gpt2", "gpt2, scaled by layer", "opt"}
+"""They add positions to the embeddings, or scale them, before the first layer."""
 HAVE_WINDOW = [
     "qwen2, window in the upper layers",
     *("mistral", "gemma2", "gemma3", "phi3", "olmo3", "mixtral", "starcoder2", "cohere2"),
@@ -342,6 +345,28 @@ def test_a_pass_without_logits_fills_the_cache_all_the_same(pair: Pair) -> None:
     bench.run(bench.part(0, PROMPT[:18], logit_rows=[]))
     bench.cache.commit(0, 18)
     assert_close(bench.append(0, PROMPT[18:]), own.last([PROMPT]))
+
+
+def test_hidden_states_are_the_models_own(pair: Pair) -> None:
+    """A tree after a prompt; also of rows without logits."""
+    model, own = pair
+    boundaries = range(model.kv_layout.num_layers + 1)
+    tree, expected = text(7, seed=4), own.hidden(branches(PROMPT, text(7, seed=4)), boundaries).flatten(1)
+    for keeps in (0, 1):
+        bench = Bench(Tapped(model, keeps=keeps))
+        bench.append(0, PROMPT)
+        states = bench.run(bench.part(0, tree, TREE_PARENTS))
+        # Streams are as large as their module makes them, unlike logits.
+        assert float((states - expected).abs().max()) <= TOLERANCE * max(1.0, float(expected.abs().max()))
+
+
+def test_embeddings_are_what_the_models_own_embedding_gives(pair: Pair, request: pytest.FixtureRequest) -> None:
+    model, own = pair
+    embedded = model.embed(PROMPT)
+    assert embedded.dtype == torch.float32
+    assert embedded.shape[0] == len(PROMPT)
+    if request.node.callspec.params["pair"] not in MORE_IN_THE_STREAM:
+        assert torch.equal(embedded, own.hidden(prefixes([], PROMPT), [0])[:, 0])
 
 
 def test_early_exit_equals_a_model_that_has_only_the_first_layers(pair: Pair, request: pytest.FixtureRequest) -> None:

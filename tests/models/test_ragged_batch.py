@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from specdec.kernels.attention import sequence_keys
 from specdec.models.batch import RaggedBatch, SequenceRows
 
 TREE_PARENTS = [-1, 0, 0, 2, 2, 4, 4]
@@ -134,7 +135,7 @@ CASES = {
 def test_one_sequence_is_laid_out_as_written_by_hand(name: str) -> None:
     part, expected = CASES[name]
     batch = RaggedBatch.build([part])
-    (sequence,) = batch.sequences
+    (sequence,) = sequence_keys(batch.columns)
     assert batch.token_ids.tolist() == list(part.tokens)
     assert batch.positions.tolist() == list(expected.positions)
     assert batch.write_slots.tolist() == list(expected.write_slots)
@@ -144,7 +145,6 @@ def test_one_sequence_is_laid_out_as_written_by_hand(name: str) -> None:
     assert sequence.positions.tolist() == list(expected.key_positions)
     assert sequence.query_positions.tolist() == list(expected.positions)
     assert marks(sequence.visible) == expected.visible
-    assert marks(part.visible()) == expected.visible
 
 
 def test_a_mixed_batch_packs_its_sequences_one_after_the_other() -> None:
@@ -157,8 +157,9 @@ def test_a_mixed_batch_packs_its_sequences_one_after_the_other() -> None:
     assert batch.positions.tolist() == [0, 1, 2, 3, 1, 2, 3, 2, 3, 3, 4, 4, 5, 5, 4, 4, 5, 5]
     assert batch.write_slots.tolist() == [4, 5, 2, 30, 3, 1, 0, 0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]
     assert batch.logit_rows.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 17]
-    assert [s.rows for s in batch.sequences] == [slice(0, 3), slice(3, 4), slice(4, 7), slice(7, 14), slice(14, 18)]
-    for sequence, table in zip(batch.sequences, expected, strict=True):
+    sequences = sequence_keys(batch.columns)
+    assert [s.rows for s in sequences] == [slice(0, 3), slice(3, 4), slice(4, 7), slice(7, 14), slice(14, 18)]
+    for sequence, table in zip(sequences, expected, strict=True):
         assert marks(sequence.visible) == table.visible
         assert sequence.slots.tolist() == list(table.key_slots)
         assert sequence.positions.tolist() == list(table.key_positions)
@@ -179,7 +180,7 @@ def test_a_batch_may_want_no_logits() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_indices_are_int64_and_masks_are_bool(name: str) -> None:
     batch = RaggedBatch.build([CASES[name][0]])
-    (sequence,) = batch.sequences
+    (sequence,) = sequence_keys(batch.columns)
     indices = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
     indices += [sequence.slots, sequence.positions, sequence.query_positions]
     assert {tensor.dtype for tensor in indices} == {torch.int64}
@@ -206,7 +207,7 @@ def test_everything_goes_to_the_wanted_device() -> None:
     part = replace(CASES["tree"][0], slots=CASES["tree"][0].slots.to("meta"))
     batch = RaggedBatch.build([part, part], "meta")
     tensors = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
-    for sequence in batch.sequences:
+    for sequence in sequence_keys(batch.columns, "meta"):
         tensors += [sequence.slots, sequence.positions, sequence.query_positions]
         tensors += [sequence.visible] if sequence.visible is not None else []
     assert {tensor.device.type for tensor in tensors} == {"meta"}

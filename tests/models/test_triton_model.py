@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from specdec import Engine, EngineConfig, NumericalError, SamplingParams
-from specdec.cache import PagedCache
+from specdec.cache import KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.triton import AttentionConfig
+from specdec.kernels.linear.triton_weights import COMPUTED_IN
+from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.inputs import PassInputs, power_of_two
 from specdec.models.native import NativeModel
-from specdec.models.triton import KINDS, TritonModel
+from specdec.models.triton import Outputs, TritonModel
 from tests.engines import DRAFTERS, outputs, run
 from tests.kernels.gpu import DEVICE
 from tests.models.bench import LLAMA, TREE_PARENTS, Bench, Own, make_module
@@ -117,7 +119,7 @@ def test_shapes_are_rounded_up_so_that_few_occur() -> None:
 def test_a_model_of_another_family_or_kind_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="type is 'gpt2'"):
         TritonModel(make_module("GPT2", {"vocab_size": 32, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32}))
-    with pytest.raises(UnsupportedModelError, match=", ".join(KINDS)):
+    with pytest.raises(UnsupportedModelError, match=", ".join(COMPUTED_IN)):
         make(kind="int4")
 
 
@@ -156,10 +158,10 @@ def test_the_engine_says_what_it_says_on_the_cpu_kernels(drafter: str, rule: str
 class Poisoned(TritonModel):
     """Its logits are NaN after one token."""
 
-    def forward(self, batch: RaggedBatch, cache: PagedCache) -> Tensor:
-        logits = super().forward(batch, cache)
-        logits[batch.token_ids[batch.logit_rows] == VOCAB_SIZE - 1] = float("nan")
-        return logits
+    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
+        logits, hidden = super()._compute(inputs, pool, taps)
+        logits[inputs.tokens[inputs.logit_rows] == VOCAB_SIZE - 1] = float("nan")
+        return logits, hidden
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])

@@ -15,11 +15,11 @@ from specdec.randomness import RandomSource, Stream
 from specdec.sampling import probabilities, sample_from_weights
 from specdec.verify.base import Rule, StepKey, Verdict
 from specdec.verify.block import BlockRule
-from specdec.verify.draws import DrawsWithoutReplacement
 from specdec.verify.hsd import HierarchicalRule
 from specdec.verify.multiround import MultiroundRule
-from specdec.verify.nodewise import NodewiseRule, Uniform, draft_probability
+from specdec.verify.nodewise import Uniform
 from specdec.verify.rational import ONE, ExactDraft, Law, Row, emit, normalized
+from specdec.verify.residuals import draft_probability, positive_part
 from specdec.verify.rrs import RecursiveRejectionRule
 from specdec.verify.token import TokenRule
 from specdec.verify.traversal import TraversalRule
@@ -94,23 +94,15 @@ class ResidualNotNormalized(MultiroundRule):
         for place, x in enumerate(tokens):
             if u(place) * draft_probability(x, q) < float(p[x]):
                 return place, p
-            rest = p.clone()
-            if q is None:
-                rest[x] = 0.0
-            else:
-                rest = torch.clamp(p - q, min=0.0)
+            rest = positive_part(p, q, x)
             if not rest.sum() > 0:
                 return place, p
             p = rest
         return None, p
 
 
-class BonusFromTheWrongRow(NodewiseRule, DrawsWithoutReplacement):
+class BonusFromTheWrongRow(RecursiveRejectionRule):
     """4. The token after a fully accepted draft is drawn from the row of the last draft token's parent."""
-
-    name = "rrs"
-    select = RecursiveRejectionRule.select
-    select_law = RecursiveRejectionRule.select_law
 
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         verdict = super().accept_one(tree, scores, key)
@@ -195,8 +187,8 @@ class RatioOffByFivePercent(TokenRule):
 class CandidateStaysInQ(RecursiveRejectionRule):
     """11. Without replacement, but a refused candidate stays in q."""
 
-    def select_law(self, p: Row, tokens: Sequence[int], q: Sequence[Row]) -> tuple[list[Fraction], Row]:
-        return MultiroundRule.select_law(cast(MultiroundRule, self), p, tokens, q)
+    def after_law(self, q: Row, x: int) -> Row:
+        return q
 
 
 class RootMayRefuse(TraversalRule):
@@ -214,7 +206,7 @@ class WholeBranchByTheUncappedRatio(HierarchicalRule):
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         ratio = 1.0
         for node, x in enumerate(tree.tokens):
-            p, q = probabilities(scores[node]), None if tree.q is None else tree.q[node]
+            p, q = probabilities(scores[node]), tree.q_below(node - 1)
             ratio *= float(p[x]) / draft_probability(x, q)
         last, position = len(tree) - 1, key.anchor + len(tree)
         if tree.tokens and key.random.uniform(Stream.ACCEPT, position - 1, key.anchor, last) < ratio:
@@ -234,6 +226,22 @@ class WholeBranchByTheUncappedRatio(HierarchicalRule):
         return law
 
 
+class CutAtTheFirstForbiddenToken(TokenRule):
+    """14. A sampled draft is cut before its first token that the target cannot emit, and goes on with a draw from p."""
+
+    @staticmethod
+    def kept(tree: DraftTree, possible: Callable[[int, int], bool]) -> DraftTree:
+        return tree.truncated(next((node for node, x in enumerate(tree.tokens) if not possible(node, x)), len(tree)))
+
+    def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
+        tree = self.kept(tree, lambda row, x: bool(scores[row, x] > -torch.inf))
+        return super().accept_one(tree, scores[: len(tree) + 1], key)
+
+    def law(self, draft: ExactDraft) -> Law:
+        tree = self.kept(draft.tree, lambda row, x: draft.p[row][x] > 0)
+        return super().law(ExactDraft(tree, draft.p, draft.q))
+
+
 MUTANTS: list[Rule] = [
     ResidualSharesDraftNumbers(),
     BlockStopsAtTheFirstFailure(),
@@ -249,4 +257,5 @@ MUTANTS: list[Rule] = [
     CandidateStaysInQ(),
     RootMayRefuse(),
     WholeBranchByTheUncappedRatio(),
+    CutAtTheFirstForbiddenToken(),
 ]

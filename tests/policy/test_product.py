@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from specdec import EngineConfig, SamplingParams
+from specdec import SamplingParams
+from specdec.policy.base import Load
 from specdec.policy.cost import ROWS, CostCurve, LiveCurve, cost_curve
-from specdec.policy.product import DraftController
+from specdec.policy.product import ProductPolicy
 from specdec.verify.tree import DraftTree
-from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, outputs, run, small_engine
+from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, outputs, run, small_engine
 from tests.tiny import llama
 
 FREE = CostCurve((1, 100), (1.0, 1.0))
@@ -21,12 +22,19 @@ TYPICAL = CostCurve((1, 8, 16, 64), (1.0, 1.1, 1.5, 5.0))
 CHAIN = DraftTree.chain([1, 2, 3, 4])
 
 
-def taught(curve: CostCurve, accepted: dict[int, int], times: int = 60) -> DraftController:
+def depths(policy: ProductPolicy, wanted: list[tuple[int, int, int]], rows: int, requests: int, cached: int = 0,
+           level_seconds: float = 0.0) -> list[int]:  # fmt: skip
+    """What the policy says of drafts (request, kind, limit) of one drafter."""
+    asked = [(request, ("d", kind), limit) for request, kind, limit in wanted]
+    return policy._depths(asked, Load(rows, requests, cached), level_seconds)
+
+
+def taught(curve: CostCurve, accepted: dict[int, int], times: int = 60) -> ProductPolicy:
     """A controller that has seen every request accept that many of four drafted tokens, again and again."""
-    controller = DraftController(curve)
+    controller = ProductPolicy(curve)
     for _ in range(times):
         for request, number in accepted.items():
-            controller.observe(request, CHAIN, number)
+            controller.observe(request, "d", CHAIN, number)
     return controller
 
 
@@ -37,59 +45,59 @@ def test_a_curve_has_straight_lines_between_its_points_and_beyond() -> None:
 
 def test_free_rows_are_all_used_and_rows_at_full_price_never() -> None:
     wanted = [(0, 0, 4), (1, 0, 2)]
-    assert DraftController(FREE).depths(wanted, 2, 2) == [4, 2]
-    assert taught(PROPORTIONAL, {0: 3, 1: 1}).depths(wanted, 2, 2) == [0, 0]
+    assert depths(ProductPolicy(FREE), wanted, 2, 2) == [4, 2]
+    assert depths(taught(PROPORTIONAL, {0: 3, 1: 1}), wanted, 2, 2) == [0, 0]
 
 
 def test_what_is_accepted_is_drafted_and_what_is_refused_is_not() -> None:
     controller = taught(CostCurve((1, 10), (1.0, 2.2)), {0: 4, 1: 0})
     for _ in range(5):
-        [good, bad] = controller.depths([(0, 0, 4), (1, 0, 4)], 2, 2)
+        [good, bad] = depths(controller, [(0, 0, 4), (1, 0, 4)], 2, 2)
         assert (good, bad) == (4, 0)
 
 
 def test_the_choice_is_the_best_of_all_choices() -> None:
     """Against brute force over every pair of depths: the largest product of all requests' speeds."""
     controller = taught(TYPICAL, {0: 2, 1: 1}, times=7)
-    rates = {(r, d): controller._rate(r, 0, d) for r in (0, 1) for d in range(4)}
+    rates = {(r, d): controller._rate(r, ("d", 0), d) for r in (0, 1) for d in range(4)}
 
-    def fairness(depths: tuple[int, ...], others: int) -> float:
+    def fairness(pair: tuple[int, ...], others: int) -> float:
         product_of_tokens = 1.0
-        for request, depth in enumerate(depths):
+        for request, depth in enumerate(pair):
             tokens = chance = 1.0
             for d in range(depth):
                 chance *= rates[request, d]
                 tokens += chance
             product_of_tokens *= tokens
-        return product_of_tokens / TYPICAL(others + 2 + sum(depths)) ** (others + 2)
+        return product_of_tokens / TYPICAL(others + 2 + sum(pair)) ** (others + 2)
 
-    chosen = {others: tuple(controller.depths([(0, 0, 4), (1, 0, 4)], others + 2, others + 2)) for others in range(12)}
-    for others, depths in chosen.items():
+    chosen = {others: tuple(depths(controller, [(0, 0, 4), (1, 0, 4)], others + 2, others + 2)) for others in range(12)}
+    for others, found in chosen.items():
         best = max(product(range(5), repeat=2), key=lambda pair: fairness(pair, others))
-        assert depths == (best if fairness(best, others) > 1.03 ** (others + 2) * fairness((0, 0), others) else (0, 0))
+        assert found == (best if fairness(best, others) > 1.03 ** (others + 2) * fairness((0, 0), others) else (0, 0))
     assert len(set(chosen.values())) > 2
 
 
 def test_one_requests_gain_is_not_taken_from_the_others() -> None:
     """Four sure tokens for one of eight, at a pass of 1.3 instead of 1: 5 · (1 / 1.3)⁸ < 1."""
-    assert taught(STEEP, {0: 4}).depths([(0, 0, 4)], 1, 1) == [4]
+    assert depths(taught(STEEP, {0: 4}), [(0, 0, 4)], 1, 1) == [4]
     eight = CostCurve((8, 12), (1.0, 1.3))
-    assert taught(eight, {0: 4}).depths([(0, 0, 4)], 8, 8) == [0]
+    assert depths(taught(eight, {0: 4}), [(0, 0, 4)], 8, 8) == [0]
 
 
 def test_kinds_of_drafts_are_told_apart() -> None:
-    controller = DraftController(TYPICAL)
+    controller = ProductPolicy(TYPICAL)
     long, short = DraftTree.chain([1, 2, 3, 4]), DraftTree((1, 2, 3, 4), (-1, 0, 1, 2), kind=1)
     for _ in range(40):
-        controller.observe(0, long, 4)
-        controller.observe(0, short, 0)
-    assert controller.depths([(0, 0, 4), (0, 1, 4)], 22, 2) == [4, 0]
+        controller.observe(0, "d", long, 4)
+        controller.observe(0, "d", short, 0)
+    assert depths(controller, [(0, 0, 4), (0, 1, 4)], 22, 2) == [4, 0]
 
 
 def test_a_drafter_that_takes_as_long_as_the_target_is_left_alone() -> None:
     controller = taught(TYPICAL, {0: 1})
-    assert controller.depths([(0, 0, 4)], 1, 1, level_seconds=0.0) != [0]
-    assert controller.depths([(0, 0, 4)], 1, 1, level_seconds=1.0) == [0]
+    assert depths(controller, [(0, 0, 4)], 1, 1, level_seconds=0.0) != [0]
+    assert depths(controller, [(0, 0, 4)], 1, 1, level_seconds=1.0) == [0]
 
 
 def steps_until_tried_again(batch: int) -> int:
@@ -97,22 +105,20 @@ def steps_until_tried_again(batch: int) -> int:
     controller = taught(TYPICAL, dict.fromkeys(range(batch), 0))
     requests = [(request, 0, 4) for request in range(batch)]
     for step in range(2000):
-        if any(controller.depths(requests, batch, batch)):
+        if any(depths(controller, requests, batch, batch)):
             return step
     raise AssertionError("never")
 
 
 def test_what_a_drafter_takes_counts_from_its_first_draft_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: FREE)
     clock = count()
-    monkeypatch.setattr(
-        "specdec.engine.drafting.perf_counter", lambda: float(next(clock))
-    )  # every draft takes a second
-    engine = small_engine(DRAFTERS["model"](), adaptive=True)
-    engine.add([1, 2, 3], SamplingParams(max_tokens=20))
-    while not engine.drafting._level_seconds:
+    monkeypatch.setattr("specdec.engine.drafting.perf_counter", lambda: float(next(clock)))  # every draft takes 1 s
+    policy = ProductPolicy(FREE)
+    engine = small_engine(DRAFTERS["model"](), policy=policy)
+    add(engine, [1, 2, 3], SamplingParams(max_tokens=20))
+    while not policy._level_seconds:
         engine.step()
-    assert engine.drafting._level_seconds == pytest.approx(1 / engine.drafter.num_draft_tokens)
+    assert policy._level_seconds == {"model": pytest.approx(1 / engine.drafters[0].num_draft_tokens)}
 
 
 def test_what_was_given_up_is_tried_again_and_by_a_batch_no_sooner() -> None:
@@ -123,42 +129,36 @@ def test_what_was_given_up_is_tried_again_and_by_a_batch_no_sooner() -> None:
 
 def test_requests_that_ended_are_forgotten() -> None:
     controller = taught(TYPICAL, {0: 0, 1: 4})
-    controller.release(0)
-    controller.release(99)
+    controller.end(0)
+    controller.end(99)
     assert set(controller._requests) == {1}
 
 
 @pytest.mark.parametrize("drafter", [name for name in DRAFTERS if name != "none"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_text_is_the_same_with_and_without_control(
-    drafter: str, temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: TYPICAL)
+def test_the_text_is_the_same_with_and_without_control(drafter: str, temperature: float) -> None:
     prompts = [[1, 2, 3, 1, 2, 3, 1], [5], [7, 8, 7, 8, 7]]
     params = [SamplingParams(max_tokens=30, temperature=temperature, seed=seed) for seed in range(3)]
     rule = "auto" if temperature == 0 else "gumbel"
     free = run(small_engine(DRAFTERS[drafter](), rule), prompts, params)
-    adaptive = small_engine(DRAFTERS[drafter](), rule, adaptive=True)
-    assert outputs(run(adaptive, prompts, params)) == outputs(free)
+    controlled = small_engine(DRAFTERS[drafter](), rule, policy=ProductPolicy(TYPICAL))
+    assert outputs(run(controlled, prompts, params)) == outputs(free)
 
 
 def test_nonsense_is_soon_given_up_and_prophecy_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: TYPICAL)
     params = SamplingParams(max_tokens=100)
     [plain] = run(small_engine(DRAFTERS["none"]()), [[1, 2]], params)
     monkeypatch.setattr(LiveCurve, "observe", lambda self, *seen: None)  # a tiny model's passes cost nothing
-    [good] = run(small_engine(ProphetDrafter([plain.tokens]), adaptive=True), [[1, 2]], params)
-    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: STEEP)
-    [bad] = run(small_engine(NonsenseDrafter(), adaptive=True), [[1, 2]], params)
+    [good] = run(small_engine(ProphetDrafter([plain.tokens]), policy=ProductPolicy(TYPICAL)), [[1, 2]], params)
+    [bad] = run(small_engine(NonsenseDrafter(), policy=ProductPolicy(STEEP)), [[1, 2]], params)
     assert bad.output == good.output == plain.output
     assert bad.stats.drafted_tokens < 50  # 5 a step, 500, without control
     assert good.stats.mean_accepted_length == 5.0
 
 
-def test_a_rule_whose_text_depends_on_the_draft_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdec.engine.engine.cost_curve", lambda model, folder: PROPORTIONAL)
+def test_a_rule_whose_text_depends_on_the_draft_is_left_alone() -> None:
     params = SamplingParams(max_tokens=20, temperature=1.0, seed=3)
-    [request] = run(small_engine(NonsenseDrafter(), "token", adaptive=True), [[1, 2]], params)
+    [request] = run(small_engine(NonsenseDrafter(), "token", policy=ProductPolicy(PROPORTIONAL)), [[1, 2]], params)
     assert request.stats.drafted_tokens >= 60
 
 
@@ -194,16 +194,16 @@ def test_what_is_cached_costs_by_the_token() -> None:
 def test_longer_texts_make_rows_cheaper_beside_them() -> None:
     """Ten more rows double a pass after an empty text, and add a tenth to one after 900 tokens."""
     controller = taught(CostCurve((1, 11), (1.0, 2.0), per_token=0.01), {0: 1})
-    assert controller.depths([(0, 0, 4)], 1, 1, cached=0) < controller.depths([(0, 0, 4)], 1, 1, cached=900)
+    assert depths(controller, [(0, 0, 4)], 1, 1, cached=0) < depths(controller, [(0, 0, 4)], 1, 1, cached=900)
 
 
 def test_a_controller_learns_what_passes_take() -> None:
     controller = taught(FREE, {0: 3})
-    assert controller.depths([(0, 0, 4)], 1, 1) == [4]
+    assert depths(controller, [(0, 0, 4)], 1, 1) == [4]
     for _ in range(40):
         for rows in (1, 2, 4, 8):
-            controller.timed(rows, float(rows))
-    assert controller.depths([(0, 0, 4)], 1, 1) == [0]
+            controller.timed(Load(rows, 1), float(rows))
+    assert depths(controller, [(0, 0, 4)], 1, 1) == [0]
 
 
 def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,4 +215,23 @@ def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest
     assert 0 <= curve.per_token < curve.seconds[0]
     monkeypatch.setattr("specdec.policy.cost.measure", lambda model: pytest.fail("measured again"))
     assert cost_curve(model, tmp_path) == curve
-    assert EngineConfig().adaptive is False
+
+
+def test_nothing_is_measured_before_the_first_step_and_then_once() -> None:
+    measured: list[str] = []
+    policy = ProductPolicy(lambda model: measured.append(model.name) or TYPICAL)  # type: ignore[func-returns-value]
+    engine = small_engine(DRAFTERS["ngram"](), policy=policy)
+    add(engine, [1, 2, 1, 2, 1], SamplingParams(max_tokens=20))
+    assert measured == []
+    drain(engine)
+    assert measured == [engine.model.name]
+
+
+def test_of_two_drafters_the_one_that_is_right_is_taken_up() -> None:
+    params = SamplingParams(max_tokens=120)
+    [plain] = run(small_engine(DRAFTERS["none"]()), [[1, 2]], params)
+    policy = ProductPolicy(TYPICAL)
+    engine = small_engine([NonsenseDrafter(), ProphetDrafter([plain.tokens])], policy=policy)
+    [request] = run(engine, [[1, 2]], params)
+    assert request.output == plain.output
+    assert request.stats.mean_accepted_length > 3  # nonsense alone has 1

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
+from scipy.sparse import coo_array
 
 from specdec import ConfigError
-from specdec.proof.bounds import iid_bound, joint_prefix_bound, subset_bound, transport_bound
+from specdec.proof.bounds import CandidateLaw, iid_bound, joint_prefix_bound, subset_bound
 from specdec.verify.draws import without_replacement_law
 from specdec.verify.rational import Row, normalized
 from specdec.verify.token import TokenRule
@@ -24,6 +26,21 @@ def rows(size: int) -> st.SearchStrategy[Row]:
 
 PROBLEMS = st.integers(2, 5).flatmap(lambda n: st.tuples(rows(n), rows(n), st.integers(1, 3)))
 LAWS = {"iid": TokenRule().draw_law, "without replacement": without_replacement_law}
+
+
+def transport_bound(p: Row, candidates: CandidateLaw) -> float:
+    """α* as a linear program: the largest mass that can flow from candidate sets to tokens among them.
+
+    Solved by HiGHS through scipy, to its feasibility tolerance of 1e-7.
+    """
+    edges = [(row, token) for row, tokens in enumerate(candidates) for token in sorted(set(tokens))]
+    rows = [row for row, _ in edges] + [len(candidates) + token for _, token in edges]
+    columns = [*range(len(edges)), *range(len(edges))]
+    matrix = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(candidates) + len(p), len(edges)))
+    limits = [float(mass) for mass in (*candidates.values(), *p)]
+    solution = linprog(-np.ones(len(edges)), A_ub=matrix, b_ub=limits, bounds=(0, None), method="highs")
+    assert solution.success, solution.message
+    return float(-solution.fun)
 
 
 @pytest.mark.parametrize("scheme", LAWS)

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from specdec.proof import cases
+from specdec.proof.certificates import sources
 from specdec.proof.certify import certify, settings_for
 from specdec.proof.exact import Setting, deviation, drafts, expected_accepted, joint_law, target_law
 from specdec.registry import RULES
 from specdec.verify.base import Rule
-from specdec.verify.rational import ExactDraft, Law, emit, normalized, positive_part
-from tests.mutants import MUTANTS
+from specdec.verify.rational import ExactDraft, Law, emit, exact_positive_part, normalized
+from specdec.verify.tree import TreeShape
+from tests.mutants import MUTANTS, CutAtTheFirstForbiddenToken
 
 LOSSLESS = ["block", "greedy", "gumbel", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
 
@@ -91,8 +93,8 @@ def as_published(draft: ExactDraft) -> Law:
         ratio, row = r[t] / largest[t + 1], draft.p[t]
         h = min(Fraction(1), r[t] / largest[t])
         if t < gamma:
-            lacking = positive_part(tuple(ratio * mass for mass in row), q[t])
-            excess = positive_part(q[t], tuple(ratio * mass for mass in row))
+            lacking = exact_positive_part(row, q[t], ratio)
+            excess = exact_positive_part(q[t], tuple(ratio * mass for mass in row))
             h, row = Fraction(sum(lacking), sum(excess)) if t and any(excess) else Fraction(1), lacking
         if reached * h:
             emit(law, tuple(range(t)), reached * h, normalized(row))
@@ -118,6 +120,41 @@ def test_the_joint_law_of_a_wrong_claim_is_refused(name: str) -> None:
     squared = target_law(setting, lambda row: cases.power(2)(rule.emits(row)))
     wrong = deviation(joint_law(rule, setting), squared)
     assert (wrong > 0) == (name != "greedy")  # a point mass is its own square
+
+
+def first_token(law: dict[tuple[int, ...], Fraction]) -> list[Fraction]:
+    return [sum((mass for text, mass in law.items() if text[0] == token), Fraction(0)) for token in range(3)]
+
+
+def test_cutting_a_draft_at_its_first_forbidden_token_is_off_by_a_seventh() -> None:
+    """P = (.5, .2, .3), Q = (.2, .3, .5), a grammar that allows the first two: p = (5/7, 2/7, 0).
+
+    The cut emits the first token with .2 + .3·(1 - (2/7)/.3) + .5·5/7 = 4/7. Left to the rule, the forbidden draft is
+    refused and (p - Q)+ has the first token alone: .2 + 1/70 + .5 = 5/7.
+    """
+    p = cases.forbidden(cases.constant(5, 2, 3), 2, cases.constant(1, 1, 1))
+    setting = Setting("a seventh", p, cases.constant(2, 3, 5), TreeShape.chain(1), max_tokens=2)
+    cut, kept = (joint_law(rule, setting) for rule in (CutAtTheFirstForbiddenToken(), RULES.create("token")))
+    assert first_token(cut) == [Fraction(4, 7), Fraction(3, 7), 0]
+    assert first_token(kept) == [Fraction(5, 7), Fraction(2, 7), 0]
+    assert deviation(cut, target_law(setting)) == Fraction(1, 7)
+    assert kept == target_law(setting)
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_a_law_does_not_depend_on_what_stands_below_an_impossible_token(name: str) -> None:
+    rule = RULES.create(name)
+    for shape in [cases.CHAIN_3, *([cases.TWO_CHAINS] if rule.trees else [])]:
+        targets = [cases.forbidden(cases.table(51, 3), 1, cases.table(junk, 3)) for junk in (52, 53)]
+        one, other = (Setting("", p, cases.table(54, 3), shape, max_tokens=4) for p in targets)
+        for (draft, _), (poisoned, _) in zip(drafts(rule, one, ()), drafts(rule, other, ()), strict=True):
+            assert rule.law(draft) == rule.law(poisoned)
+
+
+def test_a_certificate_is_made_anew_when_anything_that_it_stands_on_changes() -> None:
+    read = {f"{path.parent.name}/{path.name}" for path in sources(RULES.create("token"))}
+    assert {"verify/token.py", "verify/nodewise.py", "verify/rational.py", "proof/certify.py", "proof/cases.py"} <= read
+    assert "mutants/__init__.py" in {f"{path.parent.name}/{path.name}" for path in sources(MUTANTS[0])}
 
 
 def test_k_seq_is_not_asked_for_deterministic_trees() -> None:

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from specdec.proof.exact import Setting, deviation, expected_accepted, joint_law, step_law, target_law
 from specdec.registry import RULES
 from specdec.verify.rational import Row, normalized
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import TreeShape
 
-SHAPES = [(-1,), (-1, 0), (-1, 0, 1), (-1, -1), (-1, -1, 0), (-1, -1, 0, 1), (-1, -1, -1, 0), (-1, -1, 0, 0, 1)]
-LARGE = [(-1, -1, 0, 0, 1, 1, 2), (-1, -1, 0, 1, 2, 3)]
+FORKS = [(-1, -1), (-1, -1, 0), (-1, -1, 0, 1), (-1, -1, -1, 0), (-1, -1, 0, 0, 1), (-1, 0, -1, 1, 2)]
+SHAPES = [*(TreeShape.chain(depth) for depth in (1, 2, 3)), *map(TreeShape, FORKS)]
+LARGE = [TreeShape((-1, -1, 0, 0, 1, 1, 2)), TreeShape.fork(2, 3)]
 
 
 @st.composite
 def drawn_settings(draw: st.DrawFn, chains_only: bool) -> Setting:
     """Distributions of their own for every prefix, zeros among them; V ≤ 5, γ ≤ 3, trees of up to 7 nodes."""
-    shapes = [shape for shape in SHAPES if DraftTree((0,) * len(shape), shape).is_chain or not chains_only]
+    shapes = [shape for shape in SHAPES if shape.is_chain or not chains_only]
     shape = draw(st.sampled_from(shapes if chains_only else shapes + LARGE))
     most = {1: 5, 2: 4, 3: 3, 4: 3}.get(len(shape), 2)
     size = draw(st.integers(2, most))
@@ -35,13 +36,12 @@ def drawn_settings(draw: st.DrawFn, chains_only: bool) -> Setting:
             number = number * (size + 1) + token + 1
         return rows[number % len(rows)]
 
-    depth = DraftTree((0,) * len(shape), shape).depth
     return Setting(
         "drawn",
         lambda prefix: pick(prefix, 0),
         lambda prefix: pick(prefix, 3),
         shape,
-        max_tokens=draw(st.integers(1, min(depth + 1, 3 if len(shape) > 3 else 4))),
+        max_tokens=draw(st.integers(1, min(shape.depth + 1, 3 if len(shape) > 3 else 4))),
         eos=draw(st.sampled_from([None, 0, 1])),
     )
 
@@ -78,7 +78,7 @@ def test_traversal_accepts_no_less_than_rrs(setting: Setting) -> None:
 def test_one_step_by_hand() -> None:
     """p = (1/3, 2/3), q = (2/3, 1/3), one drafted token: 0 is kept with 1/2, 1 always; the residual is all on 1."""
     p, q = (Fraction(1, 3), Fraction(2, 3)), (Fraction(2, 3), Fraction(1, 3))
-    setting = Setting("one", lambda _: p, lambda _: q, (-1,), max_tokens=2)
+    setting = Setting("one", lambda _: p, lambda _: q, TreeShape.chain(1), max_tokens=2)
     kept = {0: Fraction(2, 3) * Fraction(1, 2), 1: Fraction(1, 3)}
     want = {(x, y): kept[x] * p[y] for x, y in product((0, 1), repeat=2)}
     want[(1,)] = Fraction(2, 3) * Fraction(1, 2)
@@ -88,7 +88,7 @@ def test_one_step_by_hand() -> None:
 
 def test_texts_end_at_the_end_token_and_at_the_limit() -> None:
     p, q = (Fraction(1, 2), Fraction(1, 2)), (Fraction(1, 3), Fraction(2, 3))
-    setting = Setting("cut", lambda _: p, lambda _: q, (-1, 0), max_tokens=3, eos=1)
+    setting = Setting("cut", lambda _: p, lambda _: q, TreeShape.chain(2), max_tokens=3, eos=1)
     law = joint_law(RULES.create("block"), setting)
     assert law == {(1,): Fraction(1, 2), (0, 1): Fraction(1, 4), (0, 0, 1): Fraction(1, 8), (0, 0, 0): Fraction(1, 8)}
 
@@ -114,9 +114,9 @@ def test_published_means_of_dirichlet_pairs() -> None:
     ]
     published = {("token", 1): 0.593, ("multiround", 2): 0.684, ("kseq", 2): 0.700, ("rrs", 2): 0.791}
     for (name, k), mean in published.items():
-        rule = RULES.create(name)
+        rule, shape = RULES.create(name), TreeShape.fork(k, 1)
         values = [
-            float(expected_accepted(rule, Setting("", lambda _, p=p: p, lambda _, q=q: q, (-1,) * k, max_tokens=2)))
+            float(expected_accepted(rule, Setting("", lambda _, p=p: p, lambda _, q=q: q, shape, max_tokens=2)))
             for p, q in pairs
         ]
         error = float(np.std(values)) / 200**0.5

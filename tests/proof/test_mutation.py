@@ -68,6 +68,10 @@ def test_what_is_changed() -> None:
         ("x = 1", {"x = 0", "x = 2"}),
         ("x = rows[1:n]", {f"x = rows[{s}]" for s in ("1 + 1:n", "1 - 1:n", "1:n + 1", "1:n - 1")}),
         ("x = positive_part(a, b)", {"x = a", "x = positive_part(b, a)"}),
+        (
+            "x = exact_positive_part(a, b, w)",
+            {"x = a", "x = exact_positive_part(b, a, w)", "x = exact_positive_part(a, b)"},
+        ),
         ("x = torch.clamp(a, min=b)", {"x = a"}),
         ("x = normalized((a for a in b))", {"x = tuple((a for a in b))"}),
         ("x = q.clone()", {"x = q"}),

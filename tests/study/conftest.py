@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from transformers import AutoTokenizer
 
 from specdec.commands.application import config_dir
-from specdec.models.loading import embedded_folder
+from specdec.models.sources import embedded_folder
 from specdec.study.config import register
 from tests.tiny import llama_module
 

@@ -42,7 +42,7 @@ def test_the_numbers_are_what_they_should_be() -> None:
 )
 def test_a_token_that_leaves_no_residual_is_accepted(name: str, candidates: int) -> None:
     rule = RULES.create(name)
-    tree = DraftTree((0, 1)[:candidates], (ROOT,) * candidates, ABOVE.repeat(candidates, 1))
+    tree = DraftTree((0, 1)[:candidates], (ROOT,) * candidates, ABOVE[None])
     rows = ROWS[[0, *[1] * candidates]]
     [verdict] = rule.accept([tree], [rows], [KEY])
     assert (verdict.path, verdict.next_token) == ((0,), 2)
@@ -54,3 +54,12 @@ def test_a_prefix_that_leaves_no_residual_emits_from_the_target(name: str) -> No
     [verdict] = RULES.create(name).accept([DraftTree.chain([0], ABOVE[None])], [ROWS], [KEY])
     assert verdict.path == ()
     assert verdict.next_token in (0, 1)
+
+
+@pytest.mark.parametrize("name", ["block", "traversal", "hsd"])
+def test_a_residual_too_small_to_be_added_to_one_is_drawn_from(name: str) -> None:
+    """As above, but a fourth token has a mass of 1e-20 under p and none under q."""
+    few, p = torch.tensor([1e-20]), torch.cat([P, torch.tensor([1e-20])])
+    q = torch.cat([ABOVE, 0 * few])
+    [verdict] = RULES.create(name).accept([DraftTree.chain([0], q[None])], [p.log().repeat(2, 1)], [KEY])
+    assert (verdict.path, verdict.next_token) == ((), 3)

@@ -52,7 +52,7 @@ def drawn_chain(rule: Rule, q_scores: Tensor, key: StepKey) -> DraftTree:
 def drawn_fork(rule: Rule, q_scores: Tensor, key: StepKey) -> DraftTree:
     """Up to three candidates for the first token, one more below each of them."""
     tokens, q = rule.draw(q_scores[0], key, 0, [0, 1, 2])
-    parents, rows = [ROOT] * len(tokens), [] if q is None else [q] * len(tokens)
+    parents, rows = [ROOT] * len(tokens), [] if q is None else [q]
     for node in range(len(tokens)):
         [token], q = rule.draw(q_scores[1], key, 1, [len(tokens)])
         tokens.append(token)
@@ -207,44 +207,91 @@ def test_a_draft_token_without_mass_under_q_is_an_error(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "temperature", "deterministic", "branches", "expected"),
+    ("rule", "temperature", "deterministic", "trees", "expected"),
     [
-        ("auto", 0.0, True, 1, "greedy"),
-        ("auto", 0.0, True, 4, "greedy"),
-        ("auto", 0.0, False, 1, "greedy"),
-        ("auto", 0.0, False, 4, "greedy"),
-        ("auto", 0.7, True, 1, "gumbel"),
-        ("auto", 0.7, True, 4, "gumbel"),
-        ("auto", 0.7, False, 1, "block"),
-        ("auto", 0.7, False, 2, "traversal"),
-        ("greedy", 0.0, False, 4, "greedy"),
-        ("token", 0.0, True, 4, "greedy"),  # at temperature 0 the name does not matter
-        ("token", 1.0, False, 1, "token"),
-        ("kseq", 1.0, True, 1, "kseq"),
-        ("kseq", 1.0, False, 3, "kseq"),
-        ("rrs", 1.0, True, 3, "rrs"),
-        ("typical", 0.0, False, 1, "typical"),  # lossy, so it does not become the exact match
-        ("typical", 1.0, True, 2, "typical"),
+        ("auto", 0.0, True, False, "greedy"),
+        ("auto", 0.0, True, True, "greedy"),
+        ("auto", 0.0, False, False, "greedy"),
+        ("auto", 0.0, False, True, "greedy"),
+        ("auto", 0.7, True, False, "gumbel"),
+        ("auto", 0.7, True, True, "gumbel"),
+        ("auto", 0.7, False, False, "block"),
+        ("auto", 0.7, False, True, "traversal"),
+        ("greedy", 0.0, False, True, "greedy"),
+        ("token", 0.0, True, True, "greedy"),  # at temperature 0 the name does not matter
+        ("token", 1.0, False, False, "token"),
+        ("kseq", 1.0, True, False, "kseq"),
+        ("kseq", 1.0, False, True, "kseq"),
+        ("rrs", 1.0, True, True, "rrs"),
+        ("typical", 0.0, False, False, "typical"),  # lossy, so it does not become the exact match
+        ("typical", 1.0, True, True, "typical"),
     ],
 )
-def test_which_rule_judges(rule: str, temperature: float, deterministic: bool, branches: int, expected: str) -> None:
-    chosen = select_rule(rule, SamplingParams(temperature=temperature), deterministic, branches)
+def test_which_rule_judges(rule: str, temperature: float, deterministic: bool, trees: bool, expected: str) -> None:
+    chosen = select_rule(rule, SamplingParams(temperature=temperature), deterministic, trees)
     assert chosen.name == expected
 
 
 @pytest.mark.parametrize(
-    ("rule", "deterministic", "branches", "message"),
+    ("rule", "deterministic", "trees", "message"),
     [
-        ("block", False, 2, "rule='block' cannot judge trees with 2 candidates"),
-        ("token", True, 3, "rule='token' cannot judge trees with 3 candidates"),
-        ("kseq", True, 2, "rule='kseq' cannot judge trees .* from this drafter"),
-        ("greedy", False, 1, "rule='greedy' would ignore temperature=0.5"),
-        ("tokens", False, 1, "Unknown rule 'tokens'. Valid names: block, "),
+        ("block", False, True, "rule='block' cannot judge trees from this drafter.*branches=1"),
+        ("token", True, True, "rule='token' cannot judge trees from this drafter"),
+        ("kseq", True, True, "rule='kseq' cannot judge trees from this drafter"),
+        ("greedy", False, False, "rule='greedy' would ignore temperature=0.5"),
+        ("tokens", False, False, "Unknown rule 'tokens'. Valid names: block, "),
     ],
 )
-def test_combinations_that_cannot_work_are_refused(rule: str, deterministic: bool, branches: int, message: str) -> None:
+def test_combinations_that_cannot_work_are_refused(rule: str, deterministic: bool, trees: bool, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        select_rule(rule, SamplingParams(temperature=0.5), deterministic, branches)
+        select_rule(rule, SamplingParams(temperature=0.5), deterministic, trees)
+
+
+@pytest.mark.parametrize(
+    ("rule", "temperature", "deterministic", "trees", "expected"),
+    [
+        ("auto", 0.0, False, False, "greedy"),
+        ("auto", 1.0, True, True, "gumbel"),
+        ("auto", 1.0, False, False, "gumbel"),
+        ("auto", 1.0, False, True, "gumbel"),
+        ("gumbel", 1.0, False, True, "gumbel"),
+        ("block", 0.0, False, False, "greedy"),
+        ("typical", 1.0, False, False, "typical"),  # says already that the text is not the target's
+    ],
+)
+def test_drafts_that_may_depend_on_other_requests_are_judged_by_rules_that_the_draft_cannot_move(
+    rule: str, temperature: float, deterministic: bool, trees: bool, expected: str
+) -> None:
+    params = SamplingParams(temperature=temperature)
+    assert select_rule(rule, params, deterministic, trees, invariant_only=True).name == expected
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSLESS if not RULES.get(name).draft_invariant])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_other_lossless_rules_are_refused_for_them(name: str, deterministic: bool) -> None:
+    with pytest.raises(ConfigError, match=f"rule='{name}' gives a text that depends on the draft.*rule='gumbel'"):
+        select_rule(name, SamplingParams(temperature=1.0), deterministic, invariant_only=True)
+
+
+@given(data=st.data(), seed=st.integers(0, 10**6))
+@pytest.mark.parametrize("drafted", [True, False], ids=["drawn", "deterministic"])
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_rows_below_an_impossible_draft_token_are_not_needed(
+    name: str, drafted: bool, data: st.DataObject, seed: int
+) -> None:
+    """Their logits may be anything finite: what cannot be emitted has no continuation."""
+    rule, forbidden = RULES.create(name), data.draw(st.sets(st.integers(0, 3), min_size=1, max_size=3))
+    fork = rule.trees and (drafted or rule.deterministic_trees) and data.draw(st.booleans())
+    q_scores = random_scores(seed, 4, 4)
+    tree = drawn_fork(rule, q_scores, key(seed)) if fork else drawn_chain(rule, q_scores, key(seed))
+    tree = tree if drafted else DraftTree(tree.tokens, tree.parents)
+    rows = random_scores(seed + 1, len(tree) + 1, 4)
+    rows[:, sorted(forbidden)] = -torch.inf
+    poisoned = rows.clone()
+    for node in range(len(tree)):
+        if forbidden & set(tree.prefix(node)):
+            poisoned[node + 1] = 30 * random_scores(seed + 2 + node, 4)
+    assert rule.accept([tree], [rows], [key(seed)]) == rule.accept([tree], [poisoned], [key(seed)])
 
 
 def test_rules_of_one_name_are_shared_and_a_rule_of_ones_own_is_used_as_it_is() -> None:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.errors import SpecdecError
-from specdec.verify.tree import ROOT, DraftTree
+from specdec.errors import ConfigError, SpecdecError
+from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 FORK = DraftTree((10, 11, 12, 13, 14), (ROOT, ROOT, 0, 0, 2))
 
@@ -48,10 +48,21 @@ def test_parents_must_come_before_their_children(
         DraftTree(tokens, parents)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 3])
-def test_q_must_have_a_row_for_every_node(rows: int) -> None:
-    with pytest.raises(SpecdecError, match=f"2 nodes but q has {rows} rows"):
-        DraftTree.chain([1, 2], torch.zeros(rows, 5))
+@pytest.mark.parametrize("rows", [0, 2, 4, 5])
+def test_q_must_have_a_row_for_the_children_of_each_node_that_has_some(rows: int) -> None:
+    with pytest.raises(SpecdecError, match=rf"3 nodes have children .* but q has {rows} rows"):
+        DraftTree(FORK.tokens, FORK.parents, torch.zeros(rows, 5))
+
+
+def test_siblings_share_the_row_that_they_were_drawn_from() -> None:
+    q = torch.rand(3, 5)
+    tree = DraftTree(FORK.tokens, FORK.parents, q)
+    for node, row in ((ROOT, 0), (0, 1), (2, 2)):
+        below = tree.q_below(node)
+        assert below is not None
+        assert torch.equal(below, q[row])
+    assert [tree.q_below(node) for node in (1, 3, 4)] == [None] * 3
+    assert FORK.q_below(ROOT) is None
 
 
 def test_a_fork_by_hand() -> None:
@@ -113,14 +124,76 @@ def test_truncation_keeps_the_shallow_nodes_whatever_their_tokens(
     parents: tuple[int, ...], depth: int, other_tokens: list[int]
 ) -> None:
     size = len(parents)
-    q = torch.arange(size, dtype=torch.float32)[:, None].expand(size, 3)
+    inner = sorted(set(parents))
+    q = torch.tensor(inner, dtype=torch.float32)[:, None].expand(len(inner), 3)  # each row names the node above
     tree = DraftTree(tuple(range(size)), parents, q)  # each token names its node
     short = tree.truncated(depth)
     kept = [node for node, nodes in enumerate(ancestors(parents)) if len(nodes) <= depth]
     assert list(short.tokens) == kept
     assert [ROOT if p == ROOT else short.tokens[p] for p in short.parents] == [parents[node] for node in kept]
-    assert short.q is not None
-    assert torch.equal(short.q, q[kept])
+    for node, old in enumerate(kept):
+        below = short.q_below(short.parents[node])
+        assert below is not None
+        assert below.tolist() == [parents[old]] * 3
     relabelled = DraftTree(tuple(other_tokens[:size]), parents).truncated(depth)
     assert (relabelled.parents, relabelled.q) == (short.parents, None)
     assert relabelled.tokens == tuple(other_tokens[node] for node in kept)
+
+
+@given(shapes(), st.sets(st.integers(0, 11)))
+def test_pruning_drops_nodes_and_all_below_them(parents: tuple[int, ...], dropped: set[int]) -> None:
+    tree = DraftTree(tuple(range(len(parents))), parents, kind=3)  # each token names its node
+    short = tree.pruned(dropped)
+    kept = [node for node, nodes in enumerate(ancestors(parents)) if not dropped & set(nodes)]
+    assert list(short.tokens) == kept
+    assert [ROOT if p == ROOT else short.tokens[p] for p in short.parents] == [parents[node] for node in kept]
+    assert short.kind == 3
+
+
+def test_a_draft_that_was_drawn_is_not_pruned() -> None:
+    with pytest.raises(SpecdecError, match="cannot be dropped"):
+        DraftTree.chain([1, 2], torch.zeros(2, 5)).pruned([1])
+
+
+@given(shapes(), st.integers(0, 6))
+def test_a_tree_and_its_shape_agree(parents: tuple[int, ...], depth: int) -> None:
+    tree, shape = DraftTree(tuple(range(len(parents))), parents), TreeShape(parents)
+    assert tree.shape == shape
+    assert (len(shape), shape.depths, shape.depth, shape.is_chain) == (
+        len(tree),
+        tree.depths,
+        tree.depth,
+        tree.is_chain,
+    )
+    children = {node: tree.children(node) for node in range(ROOT, len(tree))}
+    assert {node: shape.children(node) for node in children} == children
+    assert shape.inner == tuple(node for node in children if children[node])
+    assert shape.widest == max(map(len, children.values()))
+    assert shape.truncated(depth) == tree.truncated(depth).shape
+
+
+def test_shapes_by_hand() -> None:
+    assert TreeShape.chain(3).parents == (ROOT, 0, 1)
+    assert TreeShape.fork(3, 2).parents == (ROOT, ROOT, ROOT, 0, 1, 2)
+    assert TreeShape.fork(2, 3).parents == (ROOT, ROOT, 0, 1, 2, 3)
+    assert TreeShape.fork(1, 4) == TreeShape.chain(4)
+    assert TreeShape.fork(3, 0) == TreeShape.chain(0) == TreeShape.choices([]) == TreeShape()
+    assert [TreeShape.fork(3, 2).widest, TreeShape.chain(2).widest, TreeShape().widest] == [3, 1, 0]
+    assert TreeShape((ROOT, 0, 0)).widest == 2
+
+
+def test_choices_are_numbered_level_by_level_with_what_is_on_their_way() -> None:
+    paths = [(1, 0), (0, 0, 0), (0, 1), (2,)]
+    assert TreeShape.choices(paths).parents == (ROOT, ROOT, ROOT, 0, 0, 1, 3)
+    assert TreeShape.choices([[0], [0, 0], [1], [1, 0]]) == TreeShape.fork(2, 2)
+
+
+@pytest.mark.parametrize("paths", [[(1,)], [(0,), (2,)], [(0, 1)], [(-1,)]])
+def test_choices_without_the_likelier_sibling_are_refused(paths: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ConfigError, match="is given without"):
+        TreeShape.choices(paths)
+
+
+def test_a_shape_whose_parents_come_late_is_refused() -> None:
+    with pytest.raises(SpecdecError, match="node 0 has parent 1"):
+        TreeShape((1, ROOT))

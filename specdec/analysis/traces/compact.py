@@ -16,6 +16,7 @@ other tokens become one, in column 0, with the mass that they have together. A v
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,12 +30,12 @@ def compacted(tree: DraftTree, scores: Tensor, k: int) -> tuple[DraftTree, Tenso
     """One step over at most 2k + 2 tokens and the candidates.
 
     Args:
-        tree: N nodes; q float32 [N, V] or None.
+        tree: N nodes, P of which have children; q float32 [P, V] or None.
         scores: float32 [N + 1, V].
         k: tokens to keep.
 
     Returns:
-        The tree with columns for tokens and q float32 [N, W]; scores, float32 [N + 1, W]; the columns' token ids, int32
+        The tree with columns for tokens and q float32 [P, W]; scores, float32 [N + 1, W]; the columns' token ids, int32
         [N + 1, W], ascending after column 0.
     """
     kept = [_kept(tree, scores, node, k) for node in range(ROOT, len(tree))]
@@ -50,7 +51,7 @@ def compacted(tree: DraftTree, scores: Tensor, k: int) -> tuple[DraftTree, Tenso
         1 + int(torch.searchsorted(kept[parent + 1], token))
         for token, parent in zip(tree.tokens, tree.parents, strict=True)
     ]
-    q = None if tree.q is None else _small_q(tree, tree.q, kept, width)
+    q = None if tree.q is None else _small_q(tree.q, [kept[node + 1] for node in tree.shape.inner], width)
     return DraftTree(tuple(places), tree.parents, q), small, ids
 
 
@@ -66,16 +67,15 @@ def _kept(tree: DraftTree, scores: Tensor, node: int, k: int) -> Tensor:
     row, children = scores[node + 1], tree.children(node)
     k = min(k, len(row))
     sets = [row.topk(k).indices, row.argmax()[None], torch.tensor([tree.tokens[c] for c in children], dtype=torch.long)]
-    if tree.q is not None and children:
-        sets.append(tree.q[children[0]].topk(k).indices)
+    if (q := tree.q_below(node)) is not None:
+        sets.append(q.topk(k).indices)
     ids: Tensor = torch.unique(torch.cat(sets))
     return ids
 
 
-def _small_q(tree: DraftTree, q: Tensor, kept: list[Tensor], width: int) -> Tensor:
+def _small_q(q: Tensor, kept: Sequence[Tensor], width: int) -> Tensor:
     small = q.new_zeros(len(q), width)
-    for node, parent in enumerate(tree.parents):
-        tokens = kept[parent + 1]
-        small[node, 1 : 1 + len(tokens)] = q[node, tokens]
-        small[node, 0] = q[node].double().index_fill(0, tokens, 0.0).sum()
+    for row, tokens in enumerate(kept):
+        small[row, 1 : 1 + len(tokens)] = q[row, tokens]
+        small[row, 0] = q[row].double().index_fill(0, tokens, 0.0).sum()
     return small

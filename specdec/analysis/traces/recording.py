@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.analysis.traces.compact import compacted
 from specdec.analysis.traces.trace import DETERMINISTIC, Trace, TraceInfo, TraceStep, draws_of
-from specdec.engine import Engine
+from specdec.engine import EngineLoop
 from specdec.engine.request import Request
 from specdec.errors import ConfigError
 from specdec.sampling import SamplingParams
@@ -23,7 +23,7 @@ Watch = Callable[[DraftTree, Tensor, Verdict], None]
 
 
 def record(
-    engine: Engine,
+    loop: EngineLoop,
     prompts: Sequence[Sequence[int]],
     params: SamplingParams | Sequence[SamplingParams],
     *,
@@ -34,7 +34,7 @@ def record(
     """Generates for the prompts, and keeps each step's draft, p and q.
 
     Args:
-        engine: runs the target, a drafter and a rule; the rule says how drafts are drawn.
+        loop: runs the target, a drafter and a rule; the rule says how drafts are drawn.
         prompts: token ids.
         params: for all prompts, or one per prompt; all greedy, or none.
         top_k: keep this many tokens of each row and the mass of the rest (see `specdec.analysis.traces.compact`); None
@@ -50,40 +50,38 @@ def record(
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k={top_k} must be at least 1, or None to keep whole rows.")
     each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+    engine = loop.engine
     requests = [engine.make_request(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
     rules = {request.rule for request in requests}
     if len(rules) != 1:
         raise ConfigError(f"{len(rules)} rules for {len(requests)} prompts. Record greedy and sampled texts apart.")
     [rule] = rules
+    deterministic = all(drafter.deterministic for drafter in engine.drafters)
     info = TraceInfo(
         rule=rule.name,
-        draws=DETERMINISTIC if engine.drafter.deterministic or isinstance(rule, GreedyRule) else draws_of(rule),
+        draws=DETERMINISTIC if deterministic or isinstance(rule, GreedyRule) else draws_of(rule),
         greedy=each[0].greedy,
-        num_draft_tokens=max(r.num_draft_tokens(engine.drafter.num_draft_tokens) for r in requests),
+        num_draft_tokens=max(r.max_depth(max(d.num_draft_tokens for d in engine.drafters)) for r in requests),
         top_k=top_k,
         every_position=every_position,
         vocab_size=engine.model.vocab_size,
         target=engine.model.name,
-        drafter=engine.drafter.name,
+        drafter="+".join(drafter.name for drafter in engine.drafters),
         sampling="; ".join(sorted({repr(replace(one, seed=None)) for one in each})),
     )
     steps: list[TraceStep] = []
     for index, request in enumerate(requests):
         request.rule = _Recorder(rule, index, steps, top_k, every_position, watch)
-    _run(engine, requests)
+    _run(loop, requests)
     steps.sort(key=lambda step: (step.request, step.anchor))
     return Trace(info, steps, [r.random.seed for r in requests], [list(r.tokens) for r in requests])
 
 
-def _run(engine: Engine, requests: Sequence[Request]) -> None:
-    try:
-        for request in requests:
-            engine.scheduler.add(request)
-        while not all(request.finished for request in requests):
-            engine.step()
-    finally:
-        for request in requests:
-            engine.abort(request)
+def _run(loop: EngineLoop, requests: Sequence[Request]) -> None:
+    for request in requests:
+        loop.submit(request)
+    for _ in loop.outputs(requests):
+        pass
     for request in requests:
         if request.error is not None:
             raise request.error

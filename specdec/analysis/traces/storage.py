@@ -16,11 +16,12 @@ from torch.nn.functional import pad
 from specdec.analysis.traces.compact import NO_TOKEN
 from specdec.analysis.traces.trace import Trace, TraceInfo, TraceStep
 from specdec.errors import ConfigError, SpecdecError
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import DraftTree, TreeShape
 
 SCHEMA = "specdec.acceptance-trace"
-VERSION = "1"
-REQUIRED = {"request", "anchor", "num_nodes", "has_q", "tokens", "parents", "scores", "text", "text_length"}
+VERSION = "2"
+TREES = ("tokens", "parents")
+REQUIRED = {"request", "anchor", "num_nodes", "has_q", *TREES, "scores", "text", "text_length"}
 
 
 def save_trace(trace: Trace, path: str | Path) -> None:
@@ -28,7 +29,8 @@ def save_trace(trace: Trace, path: str | Path) -> None:
 
     The tensors, with S steps, N nodes and rows of W columns (V, or fewer in a trace with top_k): `request`, `anchor`,
     `num_nodes` int64 [S] and `has_q` bool [S]; `tokens`, `parents` int64 [N]; `scores` float32 [N + S, W]; `q` float32
-    [nodes of steps that have it, W]; `ids` int32 [N + S, W] with top_k; `text`, `text_length` int64.
+    [P, W], as in `DraftTree`, of the steps that have it; `ids` int32 [N + S, W] with top_k; `text` and `text_length`
+    int64.
     """
     steps = trace.steps
     width = max((step.scores.shape[1] for step in steps), default=0)
@@ -85,13 +87,10 @@ def _assembled(tensors: dict[str, Tensor], info: TraceInfo, seeds: list[int]) ->
     rows = [n + 1 for n in nodes]
     scores = torch.split(tensors["scores"], rows)
     ids = torch.split(tensors["ids"], rows) if "ids" in tensors else [None] * len(nodes)
-    tokens, parents = (torch.split(tensors[name], nodes) for name in ("tokens", "parents"))
-    with_q = [n for n, has in zip(nodes, has_q, strict=True) if has]
+    tokens, parents = ([tuple(part.tolist()) for part in torch.split(tensors[name], nodes)] for name in TREES)
+    with_q = [len(TreeShape(p).inner) for p, has in zip(parents, has_q, strict=True) if has]
     q = iter(torch.split(tensors["q"], with_q) if with_q else ())
-    trees = [
-        DraftTree(tuple(t.tolist()), tuple(p.tolist()), next(q) if has else None)
-        for t, p, has in zip(tokens, parents, has_q, strict=True)
-    ]
+    trees = [DraftTree(t, p, next(q) if has else None) for t, p, has in zip(tokens, parents, has_q, strict=True)]
     columns = zip(tensors["request"].tolist(), tensors["anchor"].tolist(), trees, scores, ids, strict=True)
     texts = [text.tolist() for text in torch.split(tensors["text"], tensors["text_length"].tolist())]
     if len(texts) != len(seeds) or any(not 0 <= request < len(seeds) for request in tensors["request"].tolist()):

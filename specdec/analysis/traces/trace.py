@@ -138,7 +138,7 @@ class Trace:
     @property
     def branches(self) -> int:
         """Most candidates of any node; 1 if all drafts are chains, 0 if none was made."""
-        return max((step.tree.parents.count(p) for step in self.steps for p in set(step.tree.parents)), default=0)
+        return max((step.tree.shape.widest for step in self.steps), default=0)
 
     def _cut(self, num_draft_tokens: int | None) -> Sequence[TraceStep]:
         if num_draft_tokens is None:
@@ -154,7 +154,7 @@ class Trace:
         """The rule, if these drafts may be judged by it."""
         info, branches = self.info, self.branches
         params = SamplingParams(temperature=0.0 if info.greedy else 1.0)
-        judge = select_rule(rule, params, info.draws == DETERMINISTIC, branches)
+        judge = select_rule(rule, params, info.draws == DETERMINISTIC, branches > 1)
         if info.top_k is not None and not judge.lossless:
             raise ConfigError(f"rule={judge.name!r} may read whole rows, and this trace has top_k={info.top_k}.")
         if info.draws == DETERMINISTIC:

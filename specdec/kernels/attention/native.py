@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from specdec.kernels.attention.columns import SequenceColumns
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 
@@ -31,36 +32,21 @@ class SequenceTable:
     arrays: tuple[object, ...]
 
     @classmethod
-    def build(
-        cls,
-        rows: Sequence[int],
-        committed: Sequence[int],
-        first: Sequence[int],
-        slots: Sequence[Tensor],
-        parents: Sequence[Sequence[int] | None],
-    ) -> SequenceTable:
-        """One entry per sequence.
-
-        Args:
-            rows: how many rows of the flat batch are its own.
-            committed: tokens that the cache holds for good.
-            first: reserved rows that were run earlier in the step.
-            slots: int64 [committed + reserved rows so far], in storage order.
-            parents: for each reserved row the reserved row it follows, -1 for the last committed token; None for a
-                chain.
-        """
+    def of(cls, columns: SequenceColumns) -> SequenceTable:
+        """One entry per sequence; parents are followed by the kernel itself."""
+        slots, parents = columns.slots, columns.parents
         links = [parent for part in parents if part is not None for parent in part]
         all_slots = slots[0].contiguous() if len(slots) == 1 else torch.cat(list(slots))
         arrays = (
-            _starts(rows),
-            _int64(committed),
-            _int64(first),
+            _starts(columns.rows),
+            _int64(columns.committed),
+            _int64(columns.first),
             _starts([len(part) for part in slots]),
             all_slots.numpy(),
             _starts([0 if part is None else len(part) for part in parents]),
             np.asarray(links, dtype=np.int32),
         )
-        return cls(native.Sequences(len(rows), *(array.ctypes.data for array in arrays)), arrays)
+        return cls(native.Sequences(len(columns.rows), *(array.ctypes.data for array in arrays)), arrays)
 
 
 def kernels_for(head_size: int, dtype: torch.dtype, device: torch.device | str) -> native.Library | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from specdec.kernels.attention.columns import SequenceColumns
 from specdec.kernels.device import upload
 
 CHAIN = 2**30
@@ -38,25 +38,11 @@ class AttentionPlan:
     longest: int
 
     @classmethod
-    def build(
-        cls,
-        rows: Sequence[int],
-        committed: Sequence[int],
-        first: Sequence[int],
-        slots: Sequence[Tensor],
-        parents: Sequence[Sequence[int] | None],
-        rows_per_tile: int,
-        device: torch.device | str = "cpu",
-    ) -> AttentionPlan:
-        """One entry per sequence, as for `SequenceTable.build`.
+    def of(cls, columns: SequenceColumns, rows_per_tile: int, device: torch.device | str = "cpu") -> AttentionPlan:
+        """Tiles of at most `rows_per_tile` rows; paths are laid out in full, since a GPU is slow at following them.
 
         Args:
-            rows: how many rows of the flat batch are its own.
-            committed: tokens that the cache holds for good.
-            first: reserved rows that were run earlier in the step.
-            slots: int64 [committed + reserved rows so far], in storage order.
-            parents: for each reserved row the reserved row it follows, -1 for the last committed token; None for a
-                chain.
+            columns: the sequences.
             rows_per_tile: most rows of a tile.
             device: where the kernels run.
         """
@@ -65,7 +51,8 @@ class AttentionPlan:
         path_starts: list[int] = []
         paths: list[int] = []
         begin = slot_start = 0
-        for count, kept, earlier, held, links in zip(rows, committed, first, slots, parents, strict=True):
+        sequences = zip(columns.rows, columns.committed, columns.first, columns.slots, columns.parents, strict=True)
+        for count, kept, earlier, held, links in sequences:
             shared = CHAIN if links is None else kept
             tiles.extend(
                 (begin + at, min(rows_per_tile, count - at), slot_start, shared)
@@ -85,7 +72,7 @@ class AttentionPlan:
                 positions.append(kept + len(path) - 1)
                 paths.extend(reversed(path))
             begin, slot_start = begin + count, slot_start + len(held)
-        held_slots = torch.cat(list(slots)) if slots else torch.empty(0)
+        held_slots = torch.cat(list(columns.slots)) if columns.slots else torch.empty(0)
         flat_tiles = [number for tile in tiles for number in tile]
         on_device = upload([flat_tiles, positions, path_starts, held_slots, paths or [0]], torch.int32, device)
         tile_table, position_table, start_table, slot_table, path_table = on_device

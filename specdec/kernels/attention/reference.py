@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdec.kernels.attention.columns import SequenceColumns, depths
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceKeys:
@@ -26,6 +28,45 @@ class SequenceKeys:
     positions: Tensor
     query_positions: Tensor
     visible: Tensor | None
+
+
+def sequence_keys(columns: SequenceColumns, device: torch.device | str = "cpu") -> list[SequenceKeys]:
+    """Of every sequence what its rows attend to, with dense masks, on `device`."""
+    sequences, start = [], 0
+    for rows, committed, first, slots, parents in zip(
+        columns.rows, columns.committed, columns.first, columns.slots, columns.parents, strict=True
+    ):
+        reserved = torch.tensor(depths(parents, first + rows), dtype=torch.int64) + committed
+        visible = _visible(rows, committed, first, parents)
+        sequences.append(
+            SequenceKeys(
+                rows=slice(start, start + rows),
+                slots=slots.to(device),
+                positions=torch.cat([torch.arange(committed), reserved]).to(device),
+                query_positions=reserved[first:].to(device),
+                visible=None if visible is None else visible.to(device),
+            )
+        )
+        start += rows
+    return sequences
+
+
+def _visible(rows: int, committed: int, first: int, parents: Sequence[int] | None) -> Tensor | None:
+    """bool [rows, committed + reserved rows]: each row's own path; None if every row sees everything."""
+    total = first + rows
+    if parents is None:
+        if rows == 1:
+            return None
+        ancestors = torch.ones(total, total, dtype=torch.bool).tril_()
+    else:
+        ancestors = torch.zeros(total, total, dtype=torch.bool)
+        for row, parent in enumerate(parents[:total]):
+            if parent >= 0:
+                ancestors[row] = ancestors[parent]
+            ancestors[row, row] = True
+    visible = torch.ones(rows, committed + total, dtype=torch.bool)
+    visible[:, committed:] = ancestors[first:]
+    return visible
 
 
 def paged_attention(

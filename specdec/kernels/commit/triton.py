@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from specdec.errors import ConfigError
+
 
 @triton.jit
 def commit_kernel(addresses, example, starts, sources, targets, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
@@ -29,16 +31,21 @@ def commit_kernel(addresses, example, starts, sources, targets, WIDTH: tl.conste
 
 
 def commit_paths(caches: Sequence[Tensor], moves: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
-    """Copies entries within every tensor of a cache.
+    """Copies entries within every tensor of a cache, in place. See `specdec.kernels.commit.reference`.
 
     Args:
         caches: dense [slots, …] each; those of one shape and dtype are served by one launch.
         moves: for every sequence the slots that its kept rows are in, and those that they go to, in the path's order.
+
+    Raises:
+        ConfigError: if a cache is not dense.
     """
     groups: dict[tuple[object, int], list[Tensor]] = {}
     for cache in caches:
+        if not cache.is_contiguous():
+            raise ConfigError("On a GPU a cache's tensors must be dense, slot after slot: turn heads_first off.")
         groups.setdefault((cache.dtype, cache[0].numel()), []).append(cache)
-    if not any(sources for sources, _ in moves):
+    if not groups or not any(sources for sources, _ in moves):
         return
     starts = [0]
     for sources, _ in moves:

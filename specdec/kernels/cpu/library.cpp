@@ -84,8 +84,6 @@ EXPORT void specdec_forward(const Model* model, const Batch* batch, float* logit
 
 EXPORT int64_t specdec_argmax(const float* row, int64_t size, float* largest) { return argmax(row, size, largest); }
 
-EXPORT float specdec_log_sum_exp(const float* row, int64_t size) { return log_sum_exp(row, size); }
-
 EXPORT int64_t specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, uint32_t position, uint32_t stream,
                                      int threads) {
   return gumbel_argmax(row, size, seed, position, stream, threads);

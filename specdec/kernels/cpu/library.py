@@ -63,8 +63,9 @@ class Model(Structure):
 class Batch(Structure):
     """passes/llama.h"""
 
-    _fields_ = [("rows", c_int64), ("logit_rows", c_int64), ("tokens", c_void_p), ("positions", c_void_p),
-                ("write_slots", c_void_p), ("logits_of", c_void_p), ("sequences", Sequences)]  # fmt: skip
+    _fields_ = [("rows", c_int64), ("logit_rows", c_int64), ("num_taps", c_int64), ("tokens", c_void_p),
+                ("positions", c_void_p), ("write_slots", c_void_p), ("logits_of", c_void_p), ("taps", c_void_p),
+                ("hidden", c_void_p), ("sequences", Sequences)]  # fmt: skip
 
 
 class Best(Structure):
@@ -87,7 +88,6 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "specdec_rotate": ([c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64], None),
     "specdec_forward": ([POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int], None),
     "specdec_argmax": ([c_void_p, c_int64, POINTER(c_float)], c_int64),
-    "specdec_log_sum_exp": ([c_void_p, c_int64], c_float),
     "specdec_gumbel_argmax": ([c_void_p, c_int64, c_uint64, c_uint32, c_uint32, c_int], c_int64),
     "specdec_divide": ([c_void_p, c_int64, c_float, c_void_p, c_int], None),
     "specdec_read": ([c_void_p, c_int64, c_int], c_float),

@@ -11,6 +11,7 @@
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
 #include <unistd.h>
 #endif
 
@@ -144,15 +145,19 @@ INLINE Team& team_of(int size) {
   return *teams.back();
 }
 
-// One for all kernels: a template's own would let callers of different kernels into the same team.
-INLINE std::mutex& turn() {
-  static std::mutex* mutex = new std::mutex;
-  return *mutex;
-}
+// One for all kernels: a template's own would let callers of different kernels into the same team. It guards whatever
+// they keep between calls, too.
+static std::mutex& turn = *new std::mutex;
+
+#if defined(__unix__) || defined(__APPLE__)
+// A child process has only the thread that forked, so no other may be inside: no one would let the child in.
+static const int fork_takes_a_turn =
+    pthread_atfork([] { turn.lock(); }, [] { turn.unlock(); }, [] { turn.unlock(); });
+#endif
 
 // Runs body(team, thread) on `threads` threads; calls from several callers take turns.
 template <class Body>
 INLINE void parallel(int threads, Body body) {
-  std::lock_guard<std::mutex> lock(turn());
+  std::lock_guard<std::mutex> lock(turn);
   team_of(threads).run([](Team& team, int thread, void* context) { (*(Body*)context)(team, thread); }, &body);
 }

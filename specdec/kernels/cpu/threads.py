@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -24,16 +27,43 @@ def torch_on_one_thread() -> Iterator[None]:
 
     After an operation that torch shares among threads, its workers spin for milliseconds, on the very cores where the
     kernels' team works next. On two cores one division of the logits by the temperature doubled the time of the pass
-    that followed. Changes nothing where there are no native kernels.
+    that followed. Other threads are not touched, whoever enters or leaves first. Changes nothing where there are no
+    native kernels, or where torch's threads cannot be limited for one caller.
     """
-    if native.library() is None or _team.get() is not None:
+    limits = _limits()
+    if not limits or native.library() is None or _team.get() is not None:
         yield
         return
     threads = torch.get_num_threads()
     token = _team.set(threads)
-    torch.set_num_threads(1)
+    _limit(limits, 1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        _limit(limits, threads)
         _team.reset(token)
+
+
+def _limit(limits: tuple[Callable[[int], object], ...], threads: int) -> None:
+    for limit in limits:
+        limit(threads)
+
+
+@cache
+def _limits() -> tuple[Callable[[int], object], ...]:
+    """What limits the threads of torch's operations for the calling thread alone; empty if there is nothing.
+
+    They are what `torch.set_num_threads` calls. That also notes the number for the whole process, and every thread
+    takes it over when it first uses torch: one that began during another's step would keep the 1 for good.
+    """
+    for path in (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"):
+        try:
+            # Finds the OpenMP that torch uses. Unlike CDLL it keeps Python's lock, for calls of a few nanoseconds.
+            loaded = ctypes.PyDLL(str(path))
+        except OSError:
+            continue
+        names = ("omp_set_num_threads", "MKL_Set_Num_Threads_Local")  # in capitals: the other takes a pointer
+        found = {name: getattr(loaded, name) for name in names if hasattr(loaded, name)}
+        if "omp_set_num_threads" in found:
+            return tuple(found.values())
+    return ()

@@ -94,7 +94,7 @@ def filtered(
     min_ps: Sequence[float] | None = None,
     block: int = BLOCK,
 ) -> Tensor:
-    """Scores, float32 [R, V], as `LogitsTransform` makes them from logits [R, V] with each row's settings."""
+    """Scores, float32 [R, V], of logits [R, V] under each row's settings. See `specdec.kernels.filters.reference`."""
     rows, V = logits.shape
     out = torch.empty(rows, V, device=logits.device)
 

@@ -28,9 +28,15 @@ struct Model {
 };
 
 struct Batch {
-  int64_t rows, logit_rows;
+  int64_t rows, logit_rows, num_taps;
   const int64_t *tokens, *positions, *write_slots, *logits_of;
+  const int64_t* taps;                       // [num_taps], increasing: layers before which the stream is wanted, or
+                                             // num_layers for the final norm of it
+  float* hidden;                             // [rows, num_taps, hidden]
   Sequences sequences;
+
+  // Whether all rows are wanted beyond the last layer, with and without logits.
+  bool taps_end(int64_t num_layers) const { return num_taps && taps[num_taps - 1] == num_layers; }
 };
 
 // Buffers of a pass; they only grow.
@@ -109,12 +115,27 @@ INLINE Rows finished(Team& team, const Linear& linear, char* written, int64_t co
   return {written, nullptr};
 }
 
-// The stream x, [rows, hidden], through one layer. Of the last layer's results only those with logits are wanted: from
-// its attention on, x has only their rows, in the order of the logits.
+// Every row of the stream x, [rows, hidden], at a boundary between layers, if it was asked for there.
+INLINE void tap(Team& team, const Model& model, const Batch& batch, int64_t boundary, const float* x) {
+  const int64_t *end = batch.taps + batch.num_taps, *found = std::find(batch.taps, end, boundary);
+  if (found == end) return;
+  team.share(batch.rows, neighbours(team, batch.rows), [&](int64_t begin, int64_t stop) {
+    for (int64_t r = begin; r < stop; r++) {
+      const float* row = x + r * model.hidden;
+      float* out = batch.hidden + (r * batch.num_taps + (found - batch.taps)) * model.hidden;
+      if (boundary == model.num_layers) rms_norm(row, model.final_norm, model.hidden, model.eps, out);
+      else memcpy(out, row, 4 * model.hidden);
+    }
+  });
+  team.barrier();
+}
+
+// The stream x, [rows, hidden], through one layer. Of the last layer's results only those with logits are wanted, unless
+// there is a tap behind it: from its attention on, x has only their rows, in the order of the logits.
 INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Batch& batch, Workspace& space,
                         const Rows& rows) {
   const Layer& layer = model.layers[index];
-  const bool last = index + 1 == model.num_layers;
+  const bool last = index + 1 == model.num_layers, drops = last && !batch.taps_end(model.num_layers);
   const int64_t size = model.head_size, width = (model.heads + 2 * model.kv_heads) * size;
   const Shape shape{model.heads, model.kv_heads, size, model.scale, layer.window, 0.0f};
   float *x = space.x.data(), *qkv = space.qkv.data();
@@ -127,13 +148,13 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
     for (int64_t r = begin; r < end; r++) write_keys_and_values(model, layer, shape, batch, r, space);
   });
   team.barrier();
-  if (last && batch.logit_rows == 0) return x;
+  if (drops && batch.logit_rows == 0) return x;
   char *attended = space.attended.data(), *products = space.products.data();
   const RowWriter out = rows_for(layer.o, attended);
   const Queries queries{qkv, width, layer.query_norm, model.eps, space.cosine.data(), space.sine.data()};
   run_attention(team, queries, layer.cache, shape, batch.sequences, out);
   team.barrier();
-  if (last && batch.logit_rows < count) {
+  if (drops && batch.logit_rows < count) {
     count = batch.logit_rows;
     team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; r++) {
@@ -158,7 +179,8 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
   return x;
 }
 
-// Logits [logit_rows, vocab_size], unless null, and of every row the largest and the first token that has it.
+// Logits [logit_rows, vocab_size], unless null, and of every row the largest and the first token that has it; and the
+// batch's hidden states.
 static void forward(const Model& model, const Batch& batch, float* logits, Best* best, int threads) {
   static Workspace space;
   parallel(threads, [&](Team& team, int thread) {
@@ -182,7 +204,11 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
     team.barrier();
     const Rows rows{space.rows.data(), space.row_scale.data()};
     float* x = space.x.data();
-    for (int64_t i = 0; i < model.num_layers; i++) x = run_layer(team, model, i, batch, space, rows);
+    for (int64_t i = 0; i < model.num_layers; i++) {
+      tap(team, model, batch, i, x);
+      x = run_layer(team, model, i, batch, space, rows);
+    }
+    tap(team, model, batch, model.num_layers, x);
     if (batch.logit_rows == 0) return;
     const int64_t* source = x == space.x.data() ? batch.logits_of : nullptr;
     Best* mine = space.best.data() + thread * batch.logit_rows;

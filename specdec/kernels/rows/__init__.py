@@ -1,4 +1,4 @@
-"""What a decision needs to know of a row of scores: argmax, log-sum-exp, and the argmax under Gumbel noise.
+"""What a decision needs to know of a row of scores: its argmax, alone and under Gumbel noise.
 
 Native where the kernels are there and the row is on the CPU, plain torch otherwise. Each looks at one row alone, in a
 fixed order where that matters, so the rows beside it cannot change its bits; and none wakes torch's threads.
@@ -50,15 +50,6 @@ def argmax(row: Tensor) -> tuple[int, float]:
         return reference.argmax(row)
     row, largest = row.contiguous(), c_float()
     return kernels.argmax(row.data_ptr(), len(row), byref(largest)), largest.value
-
-
-def log_sum_exp(row: Tensor) -> float:
-    """log Σ exp of a row, float [V]; -inf entries add nothing."""
-    kernels = _kernels(row)
-    if kernels is None:
-        return reference.log_sum_exp(row)
-    row = row.contiguous()
-    return float(kernels.log_sum_exp(row.data_ptr(), len(row)))
 
 
 def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:

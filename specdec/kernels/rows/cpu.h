@@ -39,27 +39,6 @@ INLINE int64_t argmax(const float* x, int64_t size, float* largest) {
   return at;
 }
 
-// log Σ exp(x_i); -inf entries add nothing.
-INLINE float log_sum_exp(const float* x, int64_t size) {
-  float largest;
-  argmax(x, size, &largest);
-  if (!(largest > -INFINITY && largest < INFINITY)) return largest;
-  double total = 0;
-  vf sum = {};
-  int64_t i = 0;
-  for (int count = 0; i + W <= size; i += W) {
-    sum += exponential(load(x + i) - largest);
-    if (++count == 64) {  // partial sums in double: 50,000 terms in single precision would lose digits
-      total += sum_lanes(sum);
-      sum = vf{};
-      count = 0;
-    }
-  }
-  total += sum_lanes(sum);
-  for (; i < size; i++) total += exp((double)x[i] - largest);
-  return (float)(largest + log(total));
-}
-
 // Philox-4x32-10 (Salmon et al. 2011) of the counters (c0, c1, c2, lane), lane by lane.
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
 typedef uint64_t vl __attribute__((vector_size(4 * W)));  // the even lanes, or the odd ones, widened

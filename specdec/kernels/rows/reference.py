@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from specdec.randomness import RandomSource
@@ -12,11 +11,6 @@ def argmax(row: Tensor) -> tuple[int, float]:
     """See `specdec.kernels.rows.argmax`."""
     place = int(row.argmax())
     return place, float(row[place])
-
-
-def log_sum_exp(row: Tensor) -> float:
-    """See `specdec.kernels.rows.log_sum_exp`."""
-    return float(torch.logsumexp(row.double(), dim=0))
 
 
 def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:

@@ -1,0 +1,102 @@
+"""What a request's text must keep to: a grammar, a list of choices, or anything that can say which token may follow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.errors import ConfigError
+
+
+class Constraint(ABC):
+    """Says, after the committed tokens and along a draft tree, which tokens may come next.
+
+    `SamplingParams(constraint=…)` holds one that has seen no token; every request works on a fork of it. Target and
+    drafter share the fork: what it forbids has probability zero under p, and under the q of a draft that was drawn
+    through `DraftRequest.draw`. A complete text allows the end tokens, so that some token may follow every text that
+    keeps to the constraint; after an end token everything may.
+    """
+
+    @abstractmethod
+    def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
+        """Which tokens may follow the committed ones and each node of a draft tree.
+
+        Args:
+            tokens, parents: of the tree's N nodes; -1 is the parent of those that follow the committed tokens.
+
+        Returns:
+            bool [N + 1, V]: row 0 after the committed tokens, row n + 1 after node n. Rows below a token that may not
+            stand where it does are never read.
+        """
+
+    @abstractmethod
+    def advance(self, token: int) -> None:
+        """Takes one committed token, which is one of those that may come next."""
+
+    @abstractmethod
+    def forced(self, path: Sequence[int] = ()) -> list[int]:
+        """The longest run of tokens each of which is the only one that may come next, after the committed tokens and
+        `path`."""
+
+    @abstractmethod
+    def fork(self) -> Constraint:
+        """Another one in the same state; the two go on apart."""
+
+
+class Choices(Constraint):
+    """The text is one of a list.
+
+    Args:
+        texts: token ids of each choice, at least one token each.
+        end: token ids that end a text, at least one; a complete choice is followed by one of them.
+        vocab_size: V.
+
+    Raises:
+        ConfigError: if there is no choice, an empty one, no end token, or an id outside the vocabulary.
+    """
+
+    def __init__(self, texts: Iterable[Sequence[int]], end: Iterable[int], vocab_size: int) -> None:
+        self._texts, self._end, self._vocab_size = [tuple(text) for text in texts], frozenset(end), vocab_size
+        if not self._texts or not all(self._texts) or not self._end:
+            raise ConfigError("Choices need at least one text, no empty ones, and at least one end token.")
+        for token in (*self._end, *(token for text in self._texts for token in text)):
+            if not 0 <= token < vocab_size:
+                raise ConfigError(f"Token id {token} in choices: give ids in [0, {vocab_size}).")
+        self._written: tuple[int, ...] = ()
+
+    def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
+        """See `Constraint.masks`."""
+        texts = [self._written]
+        for token, parent in zip(tokens, parents, strict=True):
+            texts.append((*texts[parent + 1], token))
+        allowed = torch.zeros(len(texts), self._vocab_size, dtype=torch.bool)
+        for row, text in enumerate(texts):
+            allowed[row, list(self._next(text))] = True
+        return allowed
+
+    def advance(self, token: int) -> None:
+        """See `Constraint.advance`."""
+        self._written = (*self._written, token)
+
+    def forced(self, path: Sequence[int] = ()) -> list[int]:
+        """See `Constraint.forced`. It stops before the end token: which one is taken is the target's business."""
+        text, run = (*self._written, *path), list[int]()
+        while len(following := self._next((*text, *run))) == 1 and not following & self._end:
+            run.extend(following)
+        return run
+
+    def fork(self) -> Choices:
+        """See `Constraint.fork`."""
+        other = Choices(self._texts, self._end, self._vocab_size)
+        other._written = self._written
+        return other
+
+    def _next(self, text: tuple[int, ...]) -> frozenset[int]:
+        if self._end.intersection(text):
+            return frozenset(range(self._vocab_size))
+        size = len(text)
+        longer = {choice[size] for choice in self._texts if len(choice) > size and choice[:size] == text}
+        return frozenset(longer | (self._end if text in self._texts else set()))
