@@ -14,6 +14,7 @@ from specdec import registry
 from specdec.commands.application import config_dir
 from specdec.drafters.ngram import NgramDrafter
 from specdec.errors import ConfigError
+from specdec.policy.always import AlwaysPolicy
 from specdec.study import choices, preflight, sweep
 from specdec.study.choices import REGISTRIES, WITH_FILES
 from specdec.study.plan import instantiate, plan
@@ -44,7 +45,7 @@ class PoliteRule(TokenRule):
     name = "polite"
 
 
-class ShyPolicy:
+class ShyPolicy(AlwaysPolicy):
     """Drafts nothing."""
 
     name = "shy"

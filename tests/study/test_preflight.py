@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from specdec.commands.application import config_dir
 from specdec.errors import ConfigError
-from specdec.models import loading
+from specdec.models import sources
 from specdec.study import preflight, sweep
 from specdec.study.plan import identity, plan
 
@@ -83,7 +83,7 @@ def test_what_does_not_fit_together_is_refused(words: list[str], message: str, m
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr(loading, "_complete_model", never)
+    monkeypatch.setattr(sources, "_complete_model", never)
     with pytest.raises(ConfigError) as refusal:
         check(*words)
     assert message in str(refusal.value)
