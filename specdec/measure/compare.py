@@ -22,7 +22,7 @@ class Pair:
 
     Args:
         label: what kind of prompt it is.
-        plain, speculative: what came of it.
+        plain, speculative: the two outputs.
     """
 
     label: str
@@ -112,7 +112,7 @@ class Duel:
             prompts: decoded together.
             params: for all, or one each; give a seed when sampling, or the outputs cannot be compared.
             on_start: called before the speculative side begins.
-            on_event: told of each step of the speculative side; its time is not counted.
+            on_event: called with each step of the speculative side; its time is not counted.
 
         Returns:
             Generations of the plain side, if there is one, and of the speculative side.
@@ -144,8 +144,8 @@ def compare(
         generator: carries the drafter and the rule under test.
         prompts: (label, prompt) pairs.
         params: for both; give a seed when sampling, or the outputs cannot be compared.
-        on_start: told of each prompt before its speculative run.
-        on_event: told of each step of the speculative runs; its time is not counted.
+        on_start: called with each prompt before its speculative run.
+        on_event: called with each step of the speculative runs; its time is not counted.
     """
     duel = Duel(generator)
     pairs = []

@@ -38,28 +38,28 @@ function isState(hash) {
 
 // --- What is shown
 
-function chosenRuns() {
+function visibleRuns() {
   const hidden = new Set(boxes.filter((box) => !box.checked).map((box) => `${box.name}\n${box.value}`));
   const passes = (run) => Object.entries(run.axes).every(([axis, value]) => !hidden.has(`${axis}\n${value}`));
   return new Set(data.runs.filter(passes).map((run) => run.key));
 }
 
 function update() {
-  const chosen = chosenRuns();
-  for (const element of all("[data-run]")) element.hidden = !chosen.has(Number(element.dataset.run));
+  const visible = visibleRuns();
+  for (const element of all("[data-run]")) element.hidden = !visible.has(Number(element.dataset.run));
   for (const element of all("[data-runs]")) {
-    element.hidden = !element.dataset.runs.split(" ").some((key) => chosen.has(Number(key)));
+    element.hidden = !element.dataset.runs.split(" ").some((key) => visible.has(Number(key)));
   }
-  one("#count").textContent = `${chosen.size} of ${data.runs.length} runs`;
-  showStandings(chosen);
+  one("#count").textContent = `${visible.size} of ${data.runs.length} runs`;
+  showStandings(visible);
   delete document.documentElement.dataset.drawn;
-  const drawn = all("[data-figure]").map((figure) => showFigure(figure, chosen));
+  const drawn = all("[data-figure]").map((figure) => showFigure(figure, visible));
   Promise.all(drawn).then(() => (document.documentElement.dataset.drawn = ""));
-  if (control("run")) showText(chosen);
+  if (control("run")) showText(visible);
   history.replaceState(null, "", address() || location.pathname + location.search);
 }
 
-function showStandings(chosen) {
+function showStandings(visible) {
   const category = control("category")?.value ?? one("#standings tbody tr")?.dataset.category;
   const order = control("sort").value;
   const rows = all("#standings tbody tr");
@@ -67,7 +67,7 @@ function showStandings(chosen) {
   one("#standings tbody").append(...rows);
   one("#standings").classList.toggle("one-category", category !== "*");
   for (const row of rows) {
-    row.hidden = !chosen.has(Number(row.dataset.run)) || (category !== "*" && row.dataset.category !== category);
+    row.hidden = !visible.has(Number(row.dataset.run)) || (category !== "*" && row.dataset.category !== category);
   }
   for (const head of all("#standings [data-sorts]")) {
     if (head.dataset.sorts === order) head.setAttribute("aria-sort", "descending");
@@ -78,10 +78,10 @@ function showStandings(chosen) {
 
 // --- Charts
 
-function showFigure(figure, chosen) {
+function showFigure(figure, visible) {
   const key = figure.dataset.figure;
   const kind = one("input[type=radio]:checked", figure)?.value;
-  const records = data.figures[key].records.filter((r) => chosen.has(r.run) && (!kind || r.kind === kind));
+  const records = data.figures[key].records.filter((r) => visible.has(r.run) && (!kind || r.kind === kind));
   figure.hidden = records.length === 0;
   if (records.length) charts[key] = draw(charts[key], figure, data.figures[key].spec, records);
   return charts[key];
@@ -98,9 +98,9 @@ async function draw(before, figure, spec, records) {
 
 // --- Texts
 
-function showText(chosen) {
+function showText(visible) {
   const runs = control("run");
-  for (const option of runs.options) option.hidden = option.disabled = !chosen.has(Number(option.value));
+  for (const option of runs.options) option.hidden = option.disabled = !visible.has(Number(option.value));
   if (runs.selectedOptions[0]?.disabled ?? true) runs.value = [...runs.options].find((option) => !option.disabled)?.value;
   const prompt = control("prompt").value;
   one("#prompt-text p").textContent = data.tokens.prompts[prompt].text;

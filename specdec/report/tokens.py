@@ -28,8 +28,8 @@ def token_view(methods: Iterable[Method], room: int = ROOM) -> dict[str, Any]:
     """
     texts = {method.key: _texts(method) for method in methods if method.run.steps}
     every = list(dict.fromkeys(prompt for by_prompt in texts.values() for prompt in by_prompt))
-    shown = _fitting(_in_turns(every), texts, room)
-    numbers = {prompt: number for number, prompt in enumerate(p for p in every if p in shown)}
+    selection = _fitting(_in_turns(every), texts, room)
+    numbers = {prompt: number for number, prompt in enumerate(p for p in every if p in selection)}
     return {
         "prompts": [{"category": category, "id": name, "text": text} for category, name, text in numbers],
         "left_out": len(every) - len(numbers),
@@ -67,11 +67,11 @@ def _fitting(
     prompts: Sequence[PromptKey], texts: dict[int, dict[PromptKey, list[list[Any]]]], room: int
 ) -> set[PromptKey]:
     """As many of the first prompts as there is room for, and at least one."""
-    shown: set[PromptKey] = set()
+    selection: set[PromptKey] = set()
     for prompt in prompts:
         steps = [step for by_prompt in texts.values() for step in by_prompt.get(prompt, [])]
         room -= len(prompt[2]) + sum(20 + sum(4 + len(piece) for piece in step[0]) for step in steps)
-        if room < 0 and shown:
+        if room < 0 and selection:
             break
-        shown.add(prompt)
-    return shown
+        selection.add(prompt)
+    return selection

@@ -21,6 +21,7 @@ from specdec.errors import ConfigError
 from specdec.generator import Prompt, SpeculativeGenerator
 from specdec.models.loading import LoadedModel, check_options, load
 from specdec.models.sources import vocab_size_of
+from specdec.policy.base import Policy
 from specdec.prompts import PromptRecord
 from specdec.prompts.subsets import fingerprint
 from specdec.sampling import SamplingParams
@@ -55,7 +56,7 @@ class Plan:
     rule: str | Rule
     judge: Rule
     params: SamplingParams
-    policy: Any
+    policy: Policy
     engine: EngineConfig
     source: Any
     chat: bool
@@ -81,7 +82,7 @@ class Plan:
         return SpeculativeGenerator(loaded, self.drafter, self.rule, config=self.engine, policy=self.policy)
 
     def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
-        """A text as the target is asked it: through its chat template, if it has one and is to use it."""
+        """A text as the target reads it: in its chat template, if it has one and `chat` is true."""
         return [{"role": "user", "content": text}] if self.chat and generator.tokenizer.chat_template else text
 
 
@@ -165,7 +166,7 @@ def _loaded(**options: Any) -> LoadedModel:
     return load(**options)
 
 
-def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Any) -> dict[str, Any]:
+def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Policy) -> dict[str, Any]:
     """Names of the parts, the drafter's options, and the numbers that studies turn."""
     options = {name: value for name, value in values["drafter"].items() if not name.startswith("_")}
     return {

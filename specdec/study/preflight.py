@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -43,7 +44,7 @@ def jobs(folder: str, name: str, words: Sequence[str]) -> list[DictConfig]:
             each = _expanded(name, overrides) if multirun else [overrides]
             return [compose(name, list(job)) for job in each]
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explained(error, name)) from error
+            raise ConfigError(_explained(error, name, overrides)) from error
 
 
 def _expanded(name: str, overrides: list[str]) -> list[list[str]]:
@@ -62,28 +63,35 @@ def _is_plain(override: Override) -> bool:
     return not override.is_sweep_override() or override.is_discrete_sweep()
 
 
-def _explained(error: Exception, name: str) -> str:
+def _explained(error: Exception, name: str, overrides: Sequence[str]) -> str:
     """Hydra's words, and what to write instead."""
     text = str(error)
     if cause := error.__cause__:
         text = f"{text}\n{cause}" if str(cause) not in text else text
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         instead = f"Write {REPLACED[match[1]]} instead. " if match[1] in REPLACED else ""
-        return f"{match[0]}. {instead}{_valid_keys(match[1], name)}"
+        return f"{match[0]}. {instead}{_valid_keys(match[1], compose(name, _choices(overrides)))}"
     if (match := re.search(r"Could not find 'hydra/(?:launcher|sweeper)/(\w+)'", text)) and match[1] in EXTRAS:
         return f"{match[1]} is not installed. Run `pip install 'specdec-lab[{EXTRAS[match[1]]}]'`."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "_")))
 
 
-def _valid_keys(key: str, name: str) -> str:
-    """What stands beside the first part of a key that does not exist."""
-    node = compose(name)
+def _choices(overrides: Sequence[str]) -> list[str]:
+    """Those that choose one file or node of a group: a key is valid or not by them."""
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    return [word for word in overrides if word.partition("=")[0] in groups and "," not in word]
+
+
+def _valid_keys(key: str, node: DictConfig) -> str:
+    """What stands beside the first part of a key that does not exist in `node`."""
     above: list[str] = []
     parts = key.split(".")
-    while isinstance(node.get(parts[0]), DictConfig):
+    while parts and isinstance(node.get(parts[0]), DictConfig):
         node = node[parts[0]]
         above.append(parts.pop(0))
+    if not parts:
+        return f"New entries take a plus: +{key}={{…}}."
     valid = sorted(map(str, node))
     close = difflib.get_close_matches(parts[0], valid, n=1)
     meant = f"Did you mean {'.'.join([*above, close[0], *parts[1:]])}? " if close else ""

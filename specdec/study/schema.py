@@ -44,7 +44,7 @@ def setting_type(name: str, hint: Any) -> Any:
     |---|---|
     | `str`, `int`, `float`, `bool` | the same |
     | `Literal` of one scalar type | that type |
-    | `Mapping[K, V]`, `dict[K, V]`, or None | `dict[K, V]`, empty for None: OmegaConf adds no key to null |
+    | `Mapping[K, V]`, `dict[K, V]`, or None | `dict[K, V]`, empty for None: entries are added to it (`+name={…}`) |
     | another `X \\| None` | the setting for X, or null |
     | `Sequence[X]`, `list[X]`, `tuple[X, ...]` | `list[X]` of a scalar X, else a list of anything |
 

@@ -1,4 +1,4 @@
-"""What a tracker is told, and a guard around it."""
+"""The calls that a tracker gets, and a guard around them."""
 
 from __future__ import annotations
 

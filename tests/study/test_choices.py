@@ -14,6 +14,7 @@ from specdec import registry
 from specdec.commands.application import config_dir
 from specdec.drafters.ngram import NgramDrafter
 from specdec.errors import ConfigError
+from specdec.policy.always import AlwaysPolicy
 from specdec.study import choices, preflight, sweep
 from specdec.study.choices import REGISTRIES, WITH_FILES
 from specdec.study.plan import instantiate, plan
@@ -44,7 +45,7 @@ class PoliteRule(TokenRule):
     name = "polite"
 
 
-class ShyPolicy:
+class ShyPolicy(AlwaysPolicy):
     """Drafts nothing."""
 
     name = "shy"
@@ -93,7 +94,10 @@ def test_an_installed_packages_parts_are_choices_by_name() -> None:
 
 @pytest.mark.usefixtures("_installed")
 def test_an_option_without_a_plus_is_answered_with_one() -> None:
-    with pytest.raises(ConfigError, match=r"Another option of the class takes a plus: \+drafter\.loudness=…"):
+    with pytest.raises(
+        ConfigError,
+        match=r"of drafter: _target_\. Another option of the class takes a plus: \+drafter\.loudness=…",
+    ):
         job("drafter=echo", "drafter.loudness=3")
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from specdec.commands.application import config_dir
 from specdec.errors import ConfigError
-from specdec.models import loading
+from specdec.models import sources
 from specdec.study import preflight, sweep
 from specdec.study.plan import identity, plan
 
@@ -46,6 +46,12 @@ def check(*words: str) -> int:
         (["batch=many"], "could not be converted to Integer"),
         (["-m", "drafter=none,nonesuch"], "Available options in 'drafter'"),
         (["batch=1,2"], "batch=1,2"),
+        (["sampling.logit_bias={5:1.5}"], "New entries take a plus: +sampling.logit_bias="),
+        (["drafter=early_exit", "drafter.num_layer=3"], "Did you mean drafter.num_layers"),
+        (
+            ["-m", "rule=token,block", "drafter=early_exit", "drafter.layers=3"],
+            "Valid keys of drafter: _target_, br",
+        ),
         (
             ["engine.adaptive=true"],
             "Write policy=product (true) or policy=always (false) instead. Valid keys",
@@ -77,7 +83,7 @@ def test_what_does_not_fit_together_is_refused(words: list[str], message: str, m
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr(loading, "_complete_model", never)
+    monkeypatch.setattr(sources, "_complete_model", never)
     with pytest.raises(ConfigError) as refusal:
         check(*words)
     assert message in str(refusal.value)

@@ -83,7 +83,7 @@ def test_every_parameter_of_load_is_a_setting_of_one_group() -> None:
 
 
 def test_bias_and_words_reach_the_sampling_parameters(composed: Callable[..., DictConfig]) -> None:
-    config = composed("sampling.logit_bias={5:1.5,9:-2}", "sampling.bad_words=[no,[1,2]]", "sampling.logprobs=true")
+    config = composed("+sampling.logit_bias={5:1.5,9:-2}", "sampling.bad_words=[no,[1,2]]", "sampling.logprobs=true")
     params = SamplingParams(**values_of(config)["sampling"])
     assert params.logit_bias == {5: 1.5, 9: -2.0}
     assert params.bad_words == ("no", (1, 2))
