@@ -71,10 +71,14 @@ class Raising(NgramDrafter):
 
 
 class Crowding(PoisonDrafter):
-    """Its drafts depend on who shares the batch, sampled rules or not."""
+    """Its drafts depend on who shares the batch."""
+
+    deterministic = False  # so that a rule judges it whose text depends on the draft
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
-        return [DraftTree.chain([len(requests)] * request.max_depth) for request in requests]
+        size = requests[0].transform.vocab_size
+        q = torch.full((1, size), 1 / size)
+        return [DraftTree.chain([(len(requests) * 7 + len(r.tokens)) % size], q) for r in requests]
 
 
 class Hoarding(NgramDrafter):
@@ -111,7 +115,7 @@ BROKEN: dict[str, tuple[Callable[[CausalLM], Drafter], str]] = {
     "lies about q": (
         lambda t: Lying(llama(7, vocab_size=t.vocab_size), 2), "texts follow the target's law under every rule"),
     "raises": (lambda t: Raising(4), "greedy texts are plain decoding's"),
-    "looks at its neighbours": (lambda t: Crowding(), "a batch gives what single requests give"),
+    "looks at its neighbours": (lambda t: Crowding(branches=1), "a batch gives what single requests give"),
     "hoards": (lambda t: Hoarding(4), "memory"),
     "trusts stale entries": (
         lambda t: Stale(llama(7, vocab_size=t.vocab_size), 3), "preemption and prompts in pieces"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Sequence
-
 from dataclasses import replace
 
 import pytest
@@ -77,8 +76,8 @@ def wrong_boundary(head: LastLayerHead) -> None:
 
 
 def late_by_one(head: LastLayerHead) -> None:
-    rotary = head.base.rotary_emb
-    head.base.rotary_emb = lambda x, positions: rotary(x, positions * 2)
+    forward = head.base.rotary_emb.forward
+    head.base.rotary_emb.forward = lambda x, positions: forward(x, positions * 2)
 
 
 def without_a_norm(head: LastLayerHead) -> None:
