@@ -35,10 +35,12 @@ def test_the_rule_of_the_page_is_found_out(monkeypatch: pytest.MonkeyPatch, caps
 
 @pytest.mark.xdist_group("real model")
 def test_the_drafter_of_the_page_drafts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    drafter, use = python_blocks("add-a-drafter.md")
+    drafter, use, check = python_blocks("add-a-drafter.md")
     import_as(monkeypatch, "my_package.repeat", drafter)
     exec(use, {})
     assert float(capsys.readouterr().out.split()[-1]) >= 1
+    exec(check, {})
+    assert "FAILED" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kernel", ["attention", "linear", "norm", "verdicts"])

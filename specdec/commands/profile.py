@@ -21,7 +21,8 @@ from specdec.analysis.theory import expected_tokens
 from specdec.commands.application import application
 from specdec.measure.environment import machine
 from specdec.models.loading import load
-from specdec.policy.cost import ROWS, CostCurve, measure
+from specdec.policy.cost import measure
+from specdec.policy.curve import ROWS, CostCurve
 
 
 def break_even(curve: CostCurve, gamma: int) -> float:

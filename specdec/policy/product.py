@@ -15,7 +15,8 @@ from math import log, log1p
 from specdec.models.base import CausalLM
 from specdec.paths import cache_dir
 from specdec.policy.base import Ask, Choice, Drafted, Load, Policy
-from specdec.policy.cost import CostCurve, LiveCurve, cost_curve
+from specdec.policy.cost import cost_curve
+from specdec.policy.curve import CostCurve, LiveCurve
 from specdec.verify.tree import DraftTree
 
 PRIOR_RATE, PRIOR_WEIGHT = 0.6, 4.0

@@ -9,7 +9,8 @@ import pytest
 
 from specdec import SamplingParams
 from specdec.policy.base import Load
-from specdec.policy.cost import ROWS, CostCurve, LiveCurve, cost_curve
+from specdec.policy.cost import cost_curve
+from specdec.policy.curve import ROWS, CostCurve, LiveCurve
 from specdec.policy.product import ProductPolicy
 from specdec.verify.tree import DraftTree
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, outputs, run, small_engine

@@ -1,0 +1,78 @@
+"""Seconds of a pass by its rows and by the tokens that they attend to: as it was measured, and as it is now."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from statistics import median
+
+ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+"""Passes of so many rows are measured; straight lines stand for the others."""
+SHORT = 128
+"""Tokens that the cache holds when they are measured."""
+FEW, MOST_PASSES = 3, 30
+"""A point is known after so many passes; its mean is over the last ones, about so many of them."""
+OUTLIER = 3.0
+"""A pass that took more than so many times the mean was held up by something else: it counts as no more than that."""
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """Seconds of a pass by its number of rows: given at some, straight lines in between and beyond.
+
+    Args:
+        rows: increasing, at least two.
+        seconds: never decreasing; without what is cached.
+        per_token: seconds that every cached token of its sequences adds.
+    """
+
+    rows: tuple[int, ...]
+    seconds: tuple[float, ...]
+    per_token: float = 0.0
+
+    def __call__(self, rows: int, cached: int = SHORT) -> float:
+        """Seconds of a pass of `rows` rows whose sequences have `cached` tokens together."""
+        right = min(max(bisect_left(self.rows, rows), 1), len(self.rows) - 1)
+        (r0, r1), (s0, s1) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
+        return s0 + (s1 - s0) * (rows - r0) / (r1 - r0) + self.per_token * cached
+
+
+class LiveCurve:
+    """A cost curve that follows what passes take now.
+
+    A curve that was kept may be from another day: from a busier machine, or from older kernels. Points that passes were
+    seen at are the mean of what was seen; the others move with them.
+
+    Args:
+        curve: what is believed before any pass was seen.
+    """
+
+    def __init__(self, curve: CostCurve) -> None:
+        self._prior = curve
+        self._rows = [rows for rows in ROWS if rows <= max(curve.rows[-1], 2)]
+        self._seen: dict[int, tuple[int, float]] = {}  # rows → passes that count, their mean over the prior's time
+        self._now = curve
+
+    def __call__(self, rows: int, cached: int = SHORT) -> float:
+        """As `CostCurve`."""
+        return self._now(rows, cached)
+
+    def observe(self, rows: int, seconds: float, cached: int = SHORT) -> None:
+        """Learns from one pass. Longer ones than the curve's are left out."""
+        if rows > self._rows[-1]:
+            return
+        point = min(self._rows, key=lambda each: abs(each - rows))
+        count, mean = self._seen.get(point, (0, 0.0))
+        ratio = seconds / self._prior(rows, cached)
+        if count >= FEW:
+            ratio = min(ratio, OUTLIER * mean)
+        count = min(count + 1, MOST_PASSES)
+        self._seen[point] = count, mean + (ratio - mean) / count
+        level = median(mean for _, mean in self._seen.values())
+        scaled: list[float] = []
+        for each in self._rows:
+            count, mean = self._seen.get(each, (0, 0.0))
+            doubt = max(FEW - count, 0)
+            factor = (count * mean + doubt * level) / (count + doubt)
+            scaled.append(max(factor * self._prior(each, 0), *scaled[-1:], 0.0))
+        self._now = CostCurve(tuple(self._rows), tuple(scaled), level * self._prior.per_token)
