@@ -47,10 +47,10 @@ def _measured(
     loaded: LoadedModel, name: str, batch: int, adaptive: bool, chats: list[Any], quick: bool
 ) -> dict[str, Any]:
     drafter, settings = DRAFTERS[name]
-    config = EngineConfig(num_blocks=1536, max_num_seqs=batch, adaptive=adaptive)
+    config, policy = EngineConfig(num_blocks=1536, max_num_seqs=batch), "product" if adaptive else "always"
     params = SamplingParams(max_tokens=8 if quick else TOKENS, ignore_eos=True)
     ratios, total = [], DecodingStats()
-    with SpeculativeGenerator(loaded, drafter, drafter_options=settings, config=config) as generator:
+    with SpeculativeGenerator(loaded, drafter, drafter_options=settings, config=config, policy=policy) as generator:
         duel = Duel(generator)
         for turn in range(1 if quick else TURNS):
             plain, fast = duel.round(turn, chats, params)

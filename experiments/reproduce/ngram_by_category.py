@@ -27,8 +27,8 @@ def run(options: Options) -> dict[str, Any]:
     """Category → τ, α, ratio."""
     prompts = [(one.category, [{"role": "user", "content": one.prompt}]) for one in options.records]
     params = SamplingParams(max_tokens=16 if options.quick else TOKENS)
-    config = EngineConfig(num_blocks=1024, adaptive=True)
-    with SpeculativeGenerator(load(dtype="bfloat16"), "ngram", config=config) as generator:
+    config = EngineConfig(num_blocks=1024)
+    with SpeculativeGenerator(load(dtype="bfloat16"), "ngram", config=config, policy="product") as generator:
         rounds = [compare(generator, prompts, params).pairs for _ in range(1 if options.quick else ROUNDS)]
     labels = list(dict.fromkeys(label for label, _ in prompts))
     found = {name: _figures([[pair for pair in one if pair.label == name] for one in rounds]) for name in labels}

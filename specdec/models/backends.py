@@ -15,7 +15,7 @@ from specdec.kernels.device import triton_runs
 from specdec.kernels.linear import KINDS
 from specdec.models.base import CausalLM
 from specdec.models.llama import why_not_llama
-from specdec.models.native import NativeModel
+from specdec.models.native import NativeModel, why_not
 from specdec.models.quantization import smooth
 from specdec.models.transformers import TransformersModel
 
@@ -89,7 +89,7 @@ def _why_not_native(wish: Wish, module: PreTrainedModel | None) -> str | None:
         return f"its weights are {', '.join(KINDS)}, not {wish.dtype}"
     if native.library() is None:
         return "its kernels need a C++ compiler, and there is none"
-    return _why_not_held(wish) or (None if module is None else why_not_llama(module))
+    return _why_not_held(wish) or (None if module is None else why_not(module))
 
 
 def _make_native(wish: Wish, module: PreTrainedModel) -> CausalLM:

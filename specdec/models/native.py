@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -86,7 +85,7 @@ class NativeModel(LlamaModel[PackedLinear]):
             rope_scale=weights.rope_factor,
             head=self._head.struct,
         )
-        self._bound: WeakKeyDictionary[KVPool, Any] = WeakKeyDictionary()
+        self._bound: WeakKeyDictionary[KVPool, native.Model] = WeakKeyDictionary()
 
     judges_on_device = False
 
@@ -97,11 +96,10 @@ class NativeModel(LlamaModel[PackedLinear]):
         logits = torch.empty(num_logits, self.vocab_size) if wants.logits == "all" else None
         hidden = torch.empty(rows, num_taps, self.hidden_size) if num_taps else None
         taps, best = torch.tensor(wants.hidden, dtype=torch.int64), (native.Best * num_logits)()
-        model, table = self._struct, SequenceTable.of(batch.columns)
-        model.layers = self._layers_on(pool)
+        table = SequenceTable.of(batch.columns)
         parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows, taps, hidden]
         call = native.Batch(rows, num_logits, num_taps, *map(native.address, parts), table.struct)
-        self._kernels.forward(model, call, native.address(logits), best, num_threads())
+        self._kernels.forward(self._bound_to(pool), call, native.address(logits), best, num_threads())
         maxima = RowMaxima([each.token for each in best], [each.value for each in best])
         return PassOutput(logits, maxima, hidden)
 
@@ -113,8 +111,9 @@ class NativeModel(LlamaModel[PackedLinear]):
         clone._bound = WeakKeyDictionary()
         return clone
 
-    def _layers_on(self, pool: KVPool) -> Any:
-        """The layers with their part of `pool`, as an array for the C interface."""
+    def _bound_to(self, pool: KVPool) -> native.Model:
+        """The model with its layers' part of `pool`, for the C interface: one for each pool, since threads may share a
+        model."""
         if pool not in self._bound:
             layers = (native.Layer * len(self._layers))()
             for index, layer in enumerate(self._layers):
@@ -122,7 +121,9 @@ class NativeModel(LlamaModel[PackedLinear]):
                 held = key_values(*pool.layer(index))
                 packed = (layer.qkv.struct, layer.o.struct, layer.gate_up.struct, layer.down.struct)
                 layers[index] = native.Layer(*packed, *norms, held, layer.window)
-            self._bound[pool] = layers
+            model = native.Model.from_buffer_copy(self._struct)
+            model.layers = layers
+            self._bound[pool] = model
         return self._bound[pool]
 
 

@@ -291,7 +291,7 @@ def test_a_request_may_name_its_drafter(plain: list[list[int]]) -> None:
     rates = [request.stats.acceptance_rate for request in requests]
     assert (rates[0], rates[3]) == (1.0, 1.0)
     assert max(rates[1:3]) < 0.5  # without a name it is the first one
-    with pytest.raises(ConfigError, match="has no drafter 'ngram'. Valid names: nonsense, oracle"):
+    with pytest.raises(ConfigError, match=r"has no drafter 'ngram'\. Valid names: nonsense, oracle"):
         engine.make_request([1], replace(GREEDY, drafter="ngram"))
 
 

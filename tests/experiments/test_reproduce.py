@@ -69,7 +69,7 @@ def options() -> Options:
 @pytest.fixture
 def no_curves_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What passes of a tiny target cost stays out of the user's cache."""
-    monkeypatch.setattr("specdec.engine.engine.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("specdec.policy.product.cache_dir", lambda: tmp_path)
 
 
 def rows(seed: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

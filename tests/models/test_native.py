@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -431,3 +432,29 @@ def test_texts_are_those_of_plain_decoding_whatever_is_drafted(
         ]
     assert outputs(run(engine(kind, drafter, rule), PROMPTS, params)) == plain[kind, rule]
     assert outputs(run(engine(kind, drafter, rule), PROMPTS[1:2], params[1:2])) == plain[kind, rule][1:2]
+
+
+def test_threads_may_share_a_model_each_with_a_pool_of_its_own() -> None:
+    """Each thread's passes read its own cache, whatever the other one's pool is."""
+    model = NativeModel(make_module("Llama", LLAMA))
+    texts = [text(30, seed=71), text(30, seed=72)]
+
+    def decoded(tokens: list[int]) -> Tensor:
+        bench = Bench(model)
+        return torch.cat([bench.append(0, [token]) for token in tokens])
+
+    alone = [decoded(tokens) for tokens in texts]
+    found: dict[int, list[Tensor]] = {0: [], 1: []}
+
+    def work(thread: int) -> None:
+        for _ in range(5):
+            found[thread].append(decoded(texts[thread]))
+
+    threads_ = [Thread(target=work, args=(thread,)) for thread in (0, 1)]
+    for thread in threads_:
+        thread.start()
+    for thread in threads_:
+        thread.join(timeout=120)
+    for index, rows in found.items():
+        assert len(rows) == 5
+        assert all(torch.equal(each, alone[index]) for each in rows)

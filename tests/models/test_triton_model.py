@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.inputs import PassInputs, power_of_two
 from specdec.models.native import NativeModel
-from specdec.models.triton import Outputs, TritonModel
+from specdec.models.triton import Outputs, TritonModel, _Graph
 from tests.engines import DRAFTERS, outputs, run
 from tests.kernels.gpu import DEVICE
 from tests.models.bench import LLAMA, TREE_PARENTS, Bench, Own, make_module
@@ -114,6 +115,40 @@ def test_shapes_are_rounded_up_so_that_few_occur() -> None:
         static.copy_from(padded)
         assert all(torch.equal(a, b) for a, b in zip(static.tensors, padded.tensors, strict=True))
     assert len(shapes) <= 2  # 14 to 17 slots, around a power of two
+
+
+class Again:
+    """Stands in for a captured graph: computes what the capture computed, into the same outputs."""
+
+    def __init__(self, compute: Callable[[], Outputs], outputs: Outputs) -> None:
+        self.compute, self.outputs = compute, outputs
+
+    def replay(self) -> None:
+        for kept, new in zip(self.outputs, self.compute(), strict=True):
+            if kept is not None and new is not None:
+                kept.copy_(new)
+
+
+def test_captured_passes_are_told_apart_by_their_taps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each call's hidden states are its own: the next replay writes over the graph's."""
+
+    def capture(static: PassInputs, compute: Callable[[PassInputs], Outputs]) -> _Graph:
+        outputs = compute(static)
+        return _Graph(static, outputs, Again(lambda: compute(static), outputs))
+
+    monkeypatch.setattr("specdec.models.triton._capture", capture)
+    model, inputs, expected, given = make(), [], [], []
+    bench = Bench(model)
+    for tokens in ([3, 1, 4], [1, 5, 9]):
+        batch = RaggedBatch.build([bench.part(len(inputs), tokens)], DEVICE)
+        inputs.append(PassInputs.of(batch, rows_per_tile=8).padded(split=32))
+    for taps in ((), (1, 3), (0,)):
+        expected += [model._compute(one, bench.cache.target, taps) for one in inputs]
+        given += [model._replay(one, bench.cache.target, taps) for one in inputs]
+    assert len(model._graphs[bench.cache.target]) == 3
+    for (logits, hidden), (own_logits, own_hidden) in zip(given, expected, strict=True):
+        assert torch.equal(logits, own_logits)
+        assert (hidden is None and own_hidden is None) or torch.equal(hidden[:3], own_hidden[:3])
 
 
 def test_a_model_of_another_family_or_kind_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -273,6 +273,7 @@ def test_other_lossless_rules_are_refused_for_them(name: str, deterministic: boo
         select_rule(name, SamplingParams(temperature=1.0), deterministic, invariant_only=True)
 
 
+@settings(max_examples=25)
 @given(data=st.data(), seed=st.integers(0, 10**6))
 @pytest.mark.parametrize("drafted", [True, False], ids=["drawn", "deterministic"])
 @pytest.mark.parametrize("name", LOSSLESS)

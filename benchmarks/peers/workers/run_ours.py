@@ -21,7 +21,8 @@ def start(settings: dict[str, Any]) -> Generate:
         load(dtype=DTYPES[settings["dtype"]]),
         "ngram" if speculates else "none",
         drafter_options={"num_draft_tokens": settings["num_draft_tokens"]} if speculates else None,
-        config=EngineConfig(adaptive=speculates, max_num_seqs=settings["max_batch"]),
+        config=EngineConfig(max_num_seqs=settings["max_batch"]),
+        policy="product" if speculates else "always",
     )
 
     def generate(prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
