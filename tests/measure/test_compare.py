@@ -63,8 +63,8 @@ class Noting:
 
     def stream(self, prompts: Sequence[Any], params: SamplingParams) -> Iterator[StreamEvent]:
         self.log.append((self.name, prompts, params.max_tokens))
-        yield StreamEvent(0, [], [0, 1])
-        yield StreamEvent(0, [], [2], generation(3, 0.5))
+        yield StreamEvent(0)
+        yield StreamEvent(0, generation=generation(3, 0.5))
 
 
 def test_both_sides_warm_up_and_then_take_turns_at_going_first() -> None:
