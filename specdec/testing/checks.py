@@ -6,17 +6,14 @@ import gc
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
 from types import SimpleNamespace
-
-import torch
 
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.engine import Engine
 from specdec.engine.request import Request
-from specdec.proof.evidence import Evidence
 from specdec.sampling import SamplingParams
 from specdec.testing.conformance import GREEDY, LENGTH, WARM, Drafts, Scene, compatible_rules, drain, run, same, texts
+from specdec.testing.laws import follows, joint_law
 from specdec.testing.tiny import llama
 from specdec.verify.tree import DraftTree
 
@@ -40,24 +37,18 @@ def gumbel_texts(scene: Scene, quick: bool) -> None:
 
 def laws(scene: Scene, quick: bool) -> None:
     """Under every other rule that may judge its drafts, texts follow the target's joint law."""
-    size, length, samples = 4, 3, 300 if quick else 1200
-    sizes = {"vocab_size": size, "hidden_size": 16, "max_context": 64, "scale": 0.5}
+    length, samples, prompt = 3, 300 if quick else 1200, [1, 2, 0, 1, 2]
+    sizes = {"vocab_size": 4, "hidden_size": 16, "max_context": 64, "scale": 0.5}
     small = Scene(scene.make, llama(scene.seed + 2, **sizes), scene.seed)
     params = SamplingParams(temperature=1.0, max_tokens=length)
-    prompt = [1, 2, 0, 1, 2]
-    law = _joint_law(small, prompt, length)
+    law = joint_law(small.target, prompt, length)
     for rule in compatible_rules(small, params):
         engine = small.engine(rule, num_blocks=1024, max_num_seqs=32, max_batch_tokens=1024)
         each = [replace(params, seed=seed) for seed in range(samples)]
-        found = [tuple(text) for text in texts(run(engine, [prompt] * samples, each))]
-        for n in range(1, length + 1):
-            beginnings: dict[object, float] = {}
-            for text, probability in law.items():
-                beginnings[text[:n]] = beginnings.get(text[:n], 0.0) + probability
-            evidence = Evidence(beginnings)
-            for text in found:
-                evidence.add(text[:n])
-            assert not evidence.rejects(ERROR_RATE), f"rule {rule}: the first {n} tokens do not follow the target's law"
+        try:
+            follows(texts(run(engine, [prompt] * samples, each)), law, ERROR_RATE)
+        except AssertionError as error:
+            raise AssertionError(f"rule {rule}: {error}") from error
 
 
 def batches(scene: Scene, quick: bool) -> None:
@@ -243,20 +234,6 @@ CHECKS: dict[str, Callable[[Scene, bool], None]] = {
     "a thousand random steps": random_steps,
     "memory": memory,
 }
-
-
-def _joint_law(scene: Scene, prompt: list[int], length: int) -> dict[tuple[int, ...], float]:
-    """Every text of the target → its probability, from the plain module in float64."""
-    module = scene.target.module.double()  # type: ignore[attr-defined]
-    own = module.config._attn_implementation
-    module.set_attn_implementation("eager")
-    listed = list(product(range(scene.target.vocab_size), repeat=length))
-    with torch.no_grad():
-        logits = module(torch.tensor([[*prompt, *text] for text in listed]), use_cache=False).logits
-    module.float().set_attn_implementation(own)
-    p = torch.softmax(logits[:, len(prompt) - 1 : -1], -1)
-    chosen = p.gather(-1, torch.tensor(listed)[..., None]).squeeze(-1).prod(-1)
-    return dict(zip(listed, chosen.tolist(), strict=True))
 
 
 def _adopt(engine: Engine, parent: Request) -> Request:
