@@ -35,8 +35,8 @@ def follows(texts: Sequence[Sequence[int]], law: dict[tuple[int, ...], float], e
     """Raises AssertionError if the first 1, 2, … tokens do not follow the law; wrongly in each case at this rate."""
     for n in range(1, len(next(iter(law))) + 1):
         beginnings: dict[object, float] = {}
-        for text, probability in law.items():
-            beginnings[text[:n]] = beginnings.get(text[:n], 0.0) + probability
+        for whole, probability in law.items():
+            beginnings[whole[:n]] = beginnings.get(whole[:n], 0.0) + probability
         evidence = Evidence(beginnings)
         for text in texts:
             evidence.add(tuple(text[:n]))
