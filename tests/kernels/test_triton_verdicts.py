@@ -289,6 +289,7 @@ BROKEN: dict[str, tuple[ModuleType, Check, Sequence[tuple[str, str]]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_copy_is_caught(name: str, tmp_path: Path) -> None:
     module, check_it, changes = BROKEN[name]
