@@ -128,7 +128,6 @@ def test_a_sweep_is_multiplied_as_hydra_does() -> None:
     assert len(jobs("experiment=gamma")) == 1
 
 
-@pytest.mark.slow  # test_experiments runs them all, on smaller settings
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_is_a_sweep_of_jobs_that_can_work(name: str) -> None:
     assert check("-m", f"experiment={name}") >= 2
