@@ -60,11 +60,11 @@ class SpeculativeGenerator:
         policy: str | Policy = "always",
     ) -> None:
         drafters = _make_drafters(drafter, drafter_options)
-        chosen = POLICIES.create(policy) if isinstance(policy, str) else policy
+        decides = POLICIES.create(policy) if isinstance(policy, str) else policy
         if isinstance(rule, str) and rule != AUTO:
             RULES.get(rule)  # an unknown name fails here, not at the first request
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
-        self.engine = Engine(loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, chosen)
+        self.engine = Engine(loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, decides)
         self.loop = EngineLoop(self.engine)
 
     @classmethod
@@ -196,16 +196,16 @@ class SpeculativeGenerator:
             raise InvalidRequestError(
                 f"{len(listed)} prompts but {len(params)} sampling parameters. Give one, or one each."
             )
-        made: list[Request | SpecdecError] = []
+        requests: list[Request | SpecdecError] = []
         for index, (prompt, each) in enumerate(zip(listed, params, strict=True)):
             try:
-                made.append(self.engine.make_request(self.encode(prompt), each))  # type: ignore[arg-type]
+                requests.append(self.engine.make_request(self.encode(prompt), each))  # type: ignore[arg-type]
             except SpecdecError as error:
                 error.args = (f"Prompt {index}: {error}",)
                 if on_error == "raise":
                     raise
-                made.append(error)
-        return made
+                requests.append(error)
+        return requests
 
     def _run(self, requests: Sequence[Request | SpecdecError]) -> Iterator[StreamEvent]:
         indices: dict[int, int] = {}

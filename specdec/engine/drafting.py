@@ -1,6 +1,6 @@
 """The drafting half of a step: who is asked, for how much, and whether what comes back can be verified.
 
-The one owner of the drafters: their whole life is told from here.
+The one owner of the drafters: their whole life is views from here.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ class Drafting:
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Tells every drafter of a pass, and the policy of its verdicts."""
         for name, drafter in self.drafters.items():
-            told = [self._view(name, one) for one in outcomes if (name, one.request_id) not in self._lost]
-            if not told:
+            views = [self._view(name, one) for one in outcomes if (name, one.request_id) not in self._lost]
+            if not views:
                 continue
             with _Contained(self, drafter, "observe") as contained:
-                drafter.observe(told)
+                drafter.observe(views)
             if contained.failed:
-                self._lose(drafter, (one.request_id for one in told))
+                self._lose(drafter, (one.request_id for one in views))
         for one in outcomes:
             if len(one.tree):
                 self._policy.observe(one.request_id, one.drafter, one.tree, len(one.path))
@@ -124,8 +124,8 @@ class Drafting:
             elif candidates:
                 choices[index] = Choice(candidates[0].drafter, candidates[0].depth)
         fixed = sum(choice.depth for choice in choices.values())
-        chosen = self._policy.choose(list(asks.values()), _load(plan, fixed)) if asks else []
-        return choices | dict(zip(asks, chosen, strict=True))
+        decided = self._policy.choose(list(asks.values()), _load(plan, fixed)) if asks else []
+        return choices | dict(zip(asks, decided, strict=True))
 
     def _candidates(self, part: Scheduled) -> tuple[Candidate, ...]:
         if part.max_depth == 0:

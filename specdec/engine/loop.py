@@ -82,11 +82,11 @@ class EngineLoop:
         """Outputs for these requests: those that are there, or those of the next steps."""
         while True:
             with self._changed:
-                found = [output for each in ids for output in self._mail[each]]
-                if found:
+                ready = [output for each in ids for output in self._mail[each]]
+                if ready:
                     for each in ids:
                         self._mail[each].clear()
-                    return found
+                    return ready
                 if self._stepping:
                     self._changed.wait()
                     continue

@@ -62,10 +62,10 @@ class TextStream:
     def _release(self, text: str) -> str:
         """Cuts at a stop string; holds back the longest ending that may yet become one."""
         text, self._held = self._held + text, ""
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
-        if found:
+        places = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        if places:
             self.stopped = True
-            return text[: min(found)]
+            return text[: min(places)]
         longest = max((len(stop) - 1 for stop in self._stop), default=0)
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stop):

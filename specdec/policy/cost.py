@@ -34,8 +34,8 @@ def cost_curve(model: CausalLM, folder: Path | None = None) -> CostCurve:
     name = hashlib.sha256("\0".join(marks).encode()).hexdigest()[:16]
     path = None if folder is None else folder / f"cost-{name}.json"
     if path is not None and path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return CostCurve(tuple(kept["rows"]), tuple(kept["seconds"]), kept["per_token"])
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return CostCurve(tuple(record["rows"]), tuple(record["seconds"]), record["per_token"])
     curve = measure(model)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -87,14 +87,14 @@ class ProductPolicy(Policy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
         """Trimmable drafts are asked for in full; the depth of the others is decided here."""
-        chosen = [self._best(ask, load) for ask in asks]
+        choices = [self._best(ask, load) for ask in asks]
         trimmable = {(ask.request_id, each.drafter) for ask in asks for each in ask.candidates if each.trimmable}
-        drawn = [i for i, ask in enumerate(asks) if (ask.request_id, chosen[i].drafter) not in trimmable]
-        wanted = [(asks[i].request_id, (chosen[i].drafter, 0), chosen[i].depth) for i in drawn]
-        seconds = max((self._level_seconds.get(chosen[i].drafter, 0.0) for i in drawn), default=0.0)
+        drawn = [i for i, ask in enumerate(asks) if (ask.request_id, choices[i].drafter) not in trimmable]
+        wanted = [(asks[i].request_id, (choices[i].drafter, 0), choices[i].depth) for i in drawn]
+        seconds = max((self._level_seconds.get(choices[i].drafter, 0.0) for i in drawn), default=0.0)
         for i, depth in zip(drawn, self._depths(wanted, load, seconds), strict=True):
-            chosen[i] = Choice(chosen[i].drafter, depth)
-        return chosen
+            choices[i] = Choice(choices[i].drafter, depth)
+        return choices
 
     def trim(self, drafts: Sequence[Drafted], load: Load) -> list[int]:
         """See `Policy.trim`. These drafts have been paid for: only their rows count."""

@@ -44,12 +44,12 @@ def sample_from_weights(weights: Tensor, u: float) -> int:
 def top_log_probabilities(logits: Tensor, k: int) -> list[list[tuple[int, float]]]:
     """The k most probable tokens of each row of logits, float [R, V], most probable first, with their natural
     log-probabilities. A row's result is the same bits whatever rows share the call."""
-    found = []
+    listed = []
     for row in logits:
         values, tokens = row.float().topk(min(k, len(row)))
         values = values - torch.logsumexp(row.float(), dim=0)
-        found.append(list(zip(tokens.tolist(), values.tolist(), strict=True)))
-    return found
+        listed.append(list(zip(tokens.tolist(), values.tolist(), strict=True)))
+    return listed
 
 
 def log_probability(logits: Tensor, tokens: Tensor | Sequence[int]) -> Tensor:

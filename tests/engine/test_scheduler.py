@@ -134,3 +134,16 @@ def test_budgets_too_small_for_a_full_batch_are_refused() -> None:
         scheduler(NonsenseDrafter(), max_batch_tokens=12, max_num_seqs=3)
     with pytest.raises(ConfigError, match="max_num_seqs=0"):
         scheduler(max_num_seqs=0)
+
+
+def test_requests_of_equal_fields_are_told_apart() -> None:
+    """Two users may ask for the very same: ending one request must not end the other."""
+    s = scheduler(max_num_seqs=1)
+    first, second = request(0, 4), request(0, 4)
+    assert first != second
+    s.add(first)
+    s.add(second)
+    assert [part.request for part in s.schedule()] == [first]
+    s.finish(second)
+    assert s.running == [first]
+    assert not s.waiting
