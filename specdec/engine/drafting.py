@@ -5,20 +5,19 @@ The one owner of the drafters: their whole life is views from here.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from torch import Tensor
+
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome
+from specdec.engine.faults import Contained, Faults, check
 from specdec.engine.scheduler import Scheduled
 from specdec.errors import ConfigError, SpecdecError
+from specdec.models.base import PassOutput
 from specdec.policy.base import Ask, Candidate, Choice, Drafted, Load, Policy
 from specdec.verify.tree import DraftTree
-
-logger = logging.getLogger("specdec")
-MASS_TOLERANCE = 1e-3
-"""A row of q is a softmax in float32: its sum is off by less than the vocabulary's size times 6e-8."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,12 @@ class Drafting:
         self._needs = {drafter.name: needs for drafter, needs in drafters}
         self.drafters = {drafter.name: drafter for drafter, _ in drafters}
         self._policy = policy
+        self._listeners = {name: one for name, one in self.drafters.items() if type(one).observe is not Drafter.observe}
+        """Those that would take notice of an outcome."""
+        self._known_candidates: dict[tuple[str | None, int], tuple[Candidate, ...]] = {}
         self._lost: set[tuple[str, int]] = set()
         """Drafters that have lost track of a request, and are not asked for it again."""
-        self.failures: dict[str, str] = {}
-        """Drafter → its first error, if it had any."""
+        self.faults = Faults()
         self.hidden = tuple(sorted({boundary for needs in self._needs.values() for boundary in needs.hidden}))
         """Boundaries that any drafter wants."""
         self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
@@ -84,17 +85,26 @@ class Drafting:
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Tells every drafter of a pass, and the policy of its verdicts."""
-        for name, drafter in self.drafters.items():
+        for name, drafter in self._listeners.items():
             views = [self._view(name, one) for one in outcomes if (name, one.request_id) not in self._lost]
             if not views:
                 continue
-            with _Contained(self, drafter, "observe") as contained:
+            with Contained(self.faults, drafter, "observe") as contained:
                 drafter.observe(views)
             if contained.failed:
                 self._lose(drafter, (one.request_id for one in views))
         for one in outcomes:
             if len(one.tree):
                 self._policy.observe(one.request_id, one.drafter, one.tree, len(one.path))
+
+    def shown(self, output: PassOutput, prompt: bool = False) -> Tensor | None:
+        """The logits of a request's rows, as far as any drafter wants them.
+
+        Args:
+            output: of its rows.
+            prompt: whether they were a piece of a prompt, of which nothing was verified.
+        """
+        return None if self.logits == "none" or (prompt and self.logits == "verified") else output.logits
 
     def timed(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal], seconds: float) -> None:
         """Tells the policy what the target's pass took."""
@@ -130,12 +140,16 @@ class Drafting:
     def _candidates(self, part: Scheduled) -> tuple[Candidate, ...]:
         if part.max_depth == 0:
             return ()
-        return tuple(
-            Candidate(drafter.name, depth, drafter.deterministic)
-            for drafter in self.select(part.request.params.drafter)
-            if (depth := min(part.max_depth, drafter.num_draft_tokens)) > 0
-            and (drafter.name, part.request.id) not in self._lost
-        )
+        key = part.request.params.drafter, part.max_depth
+        if key not in self._known_candidates:
+            self._known_candidates[key] = tuple(
+                Candidate(drafter.name, depth, drafter.deterministic)
+                for drafter in self.select(part.request.params.drafter)
+                if (depth := min(part.max_depth, drafter.num_draft_tokens)) > 0
+            )
+        if not self._lost:
+            return self._known_candidates[key]
+        return tuple(one for one in self._known_candidates[key] if (one.drafter, part.request.id) not in self._lost)
 
     def _trimmed(self, plan: Sequence[Scheduled], proposals: list[Proposal]) -> list[Proposal]:
         """Deterministic drafts without what the request's constraint forbids, cut to what the policy thinks will pay.
@@ -145,21 +159,21 @@ class Drafting:
             if not len(one.tree) or not self.drafters[one.drafter].deterministic:
                 continue
             if dropped := part.request.transform.forbidden(one.tree.tokens, one.tree.parents):
-                proposals[index] = replace(one, tree=one.tree.pruned(dropped))
+                proposals[index] = Proposal(one.tree.pruned(dropped), one.drafter)
             if len(proposals[index].tree) and part.request.rule.draft_invariant:
                 free.append(index)
         if free:
             fixed = sum(one.tree.depth for index, one in enumerate(proposals) if index not in free)
             drafts = [Drafted(plan[i].request.id, proposals[i].drafter, proposals[i].tree) for i in free]
             for index, depth in zip(free, self._policy.trim(drafts, _load(plan, fixed)), strict=True):
-                proposals[index] = replace(proposals[index], tree=proposals[index].tree.truncated(depth))
+                proposals[index] = Proposal(proposals[index].tree.truncated(depth), proposals[index].drafter)
         return proposals
 
     def _ask(self, drafter: Drafter, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """A drafter's trees. If it raises for all together it is asked for one after the other, so that only those
         requests go without for which it does raise."""
         trees: list[DraftTree] = []
-        with _Contained(self, drafter, "propose", quiet=len(requests) > 1) as contained:
+        with Contained(self.faults, drafter, "propose", quiet=len(requests) > 1) as contained:
             trees = drafter.propose(requests)
             if len(trees) != len(requests):
                 raise SpecdecError(f"{len(requests)} requests, but {len(trees)} trees")
@@ -169,8 +183,8 @@ class Drafting:
 
     def _checked(self, drafter: Drafter, request: DraftRequest, tree: DraftTree) -> DraftTree:
         """The tree, or an empty one if it cannot be verified: slots were reserved for no more than was asked for."""
-        with _Contained(self, drafter, "propose") as contained:
-            _check(tree, drafter.max_nodes(request.max_depth), request)
+        with Contained(self.faults, drafter, "propose") as contained:
+            check(tree, drafter.max_nodes(request.max_depth), request)
         return DraftTree() if contained.failed else tree
 
     def _view(self, name: str, outcome: Outcome) -> Outcome:
@@ -190,60 +204,15 @@ class Drafting:
 
     def _tell_all(self, request_id: int, tell: Callable[[Drafter], None]) -> None:
         for drafter in self.drafters.values():
-            with _Contained(self, drafter, "forget or end"):
+            with Contained(self.faults, drafter, "forget or end"):
                 tell(drafter)
 
     def _lose(self, drafter: Drafter, request_ids: Iterable[int]) -> None:
         """The drafter's state of these requests is not to be trusted: it lets go of them."""
         for request_id in request_ids:
             self._lost.add((drafter.name, request_id))
-            with _Contained(self, drafter, "forget"):
+            with Contained(self.faults, drafter, "forget"):
                 drafter.forget(request_id)
-
-    def warn(self, drafter: Drafter, when: str, error: Exception) -> None:
-        """One warning for each drafter."""
-        if drafter.name not in self.failures:
-            self.failures[drafter.name] = f"{when}: {type(error).__name__}: {error}"
-            logger.warning(
-                "Drafter %r failed in %s and goes without a draft there (%s: %s). Texts do not change. "
-                "Later failures of it are not logged.", drafter.name, when, type(error).__name__, error,
-                exc_info=error,
-            )  # fmt: skip
-
-
-class _Contained:
-    """A drafter's error ends here: it is logged, and the step goes on."""
-
-    def __init__(self, drafting: Drafting, drafter: Drafter, when: str, quiet: bool = False) -> None:
-        self._drafting, self._drafter, self._when, self._quiet = drafting, drafter, when, quiet
-        self.failed = False
-
-    def __enter__(self) -> _Contained:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self.failed = isinstance(error, Exception)
-        if isinstance(error, Exception) and not self._quiet:
-            self._drafting.warn(self._drafter, self._when, error)
-        return self.failed
-
-
-def _check(tree: DraftTree, max_nodes: int, request: DraftRequest) -> None:
-    """Raises SpecdecError for a tree that cannot be verified."""
-    if len(tree) > max_nodes or tree.depth > request.max_depth:
-        raise SpecdecError(
-            f"{len(tree)} nodes of depth {tree.depth}; asked for were at most {max_nodes} nodes (its own max_nodes) of "
-            f"depth {request.max_depth}"
-        )
-    size = request.transform.vocab_size
-    if bad := [token for token in tree.tokens if not 0 <= token < size]:
-        raise SpecdecError(f"token id {bad[0]} is outside the vocabulary of {size}")
-    if tree.q is not None and len(tree):
-        masses = tree.q.sum(-1)
-        if tree.q.shape[-1] != size or not bool(((masses - 1).abs() < MASS_TOLERANCE).all()):
-            raise SpecdecError(
-                f"q {tuple(tree.q.shape)} has rows of mass {masses.tolist()}, not {size} columns of mass 1"
-            )
 
 
 def _load(plan: Sequence[Scheduled], fixed: int) -> Load:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -163,36 +162,32 @@ class Engine:
         seconds: float,
     ) -> tuple[list[StepOutput], list[Outcome]]:
         """Judges what was verified and commits what stays: what each request gained, and what its drafters are told."""
-        outcomes: dict[int, Outcome] = {}
+        outcomes: list[Outcome] = []
+        gained: list[StepOutput] = []
         decoded: list[Decoded] = []
         for part, one, output in zip(plan, proposals, outputs, strict=True):
-            shown = self.drafting.logits == "all" or (self.drafting.logits == "verified" and part.decodes)
-            outcomes[part.request.id] = Outcome(
-                request_id=part.request.id,
-                start=self.cache.length(part.request.id),
-                tail=part.tail,
-                tree=one.tree,
-                drafter=one.drafter,
-                hidden=output.hidden,
-                logits=output.logits if shown else None,
-                seconds=seconds,
-            )
             if part.decodes:
-                decoded.append(Decoded(part, one.tree, output.last(len(one.tree) + 1)))
-            else:
-                self.cache.commit(part.request.id, len(part.tail))
-        gained: list[StepOutput] = []
+                decoded.append(Decoded(part, one, output))
+                continue
+            start, logits = self.cache.length(part.request.id), self.drafting.shown(output, prompt=True)
+            self.cache.commit(part.request.id, len(part.tail))
+            outcomes.append(
+                Outcome(part.request.id, start, part.tail, hidden=output.hidden, logits=logits, seconds=seconds)
+            )
         for item, verdict in decide(decoded, self.model.judges_on_device):
             if isinstance(verdict, NumericalError):
                 gained.append(self._fail(item.request, verdict))
-                del outcomes[item.request.id]
                 continue
+            start, output = self.cache.length(item.request.id), item.output
             gained.append(self._commit(item, verdict))
             tokens = gained[-1].token_ids
-            outcomes[item.request.id] = replace(
-                outcomes[item.request.id], path=verdict.path[: len(tokens)], tokens=tokens
-            )
-        return gained, list(outcomes.values())
+            outcomes.append(
+                Outcome(
+                    item.request.id, start, item.part.tail, item.tree, item.proposal.drafter,
+                    verdict.path[: len(tokens)], tokens, output.hidden, self.drafting.shown(output), seconds,
+                )
+            )  # fmt: skip
+        return gained, outcomes
 
     def _commit(self, item: Decoded, verdict: Verdict) -> StepOutput:
         """Appends the accepted path's tokens and the target's own; the cache keeps the rows of those that stay."""
@@ -222,7 +217,7 @@ def _logprobs(
     item: Decoded, path: Sequence[int], tokens: Sequence[int]
 ) -> tuple[list[float], list[list[tuple[int, float]]]]:
     """Log-probabilities of the step's tokens, and the most probable tokens beside each, if the request wants them."""
-    params, logits = item.request.params, item.output.logits
+    params, logits = item.request.params, item.verified.logits
     if not params.logprobs:
         return [], []
     assert logits is not None  # such a request is not judged by argmax

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
 from specdec.errors import NumericalError
@@ -20,13 +22,23 @@ class Decoded:
 
     Args:
         part: whose, and with which rows it took part.
-        tree: its draft, N nodes.
-        output: of the N + 1 rows that are verified.
+        proposal: its draft, N nodes.
+        output: of its rows.
     """
 
     part: Scheduled
-    tree: DraftTree
+    proposal: Proposal
     output: PassOutput
+
+    @property
+    def tree(self) -> DraftTree:
+        """Its draft."""
+        return self.proposal.tree
+
+    @cached_property
+    def verified(self) -> PassOutput:
+        """Logits of the N + 1 rows that are verified."""
+        return self.output.last(len(self.tree) + 1)
 
     @property
     def request(self) -> Request:
@@ -56,7 +68,7 @@ def decide(decoded: Sequence[Decoded], on_device: bool) -> list[tuple[Decoded, D
 
 
 def _judge(rule: Rule, group: Sequence[Decoded], on_device: bool) -> Sequence[Decision]:
-    logits = [item.output.logits for item in group if item.output.logits is not None]
+    logits = [item.verified.logits for item in group if item.verified.logits is not None]
     if on_device and len(logits) == len(group):
         trees, transforms = [item.tree for item in group], [item.request.transform for item in group]
         if can_judge(rule, trees, transforms):
@@ -74,11 +86,11 @@ def _alone(rule: Rule, item: Decoded) -> Verdict:
     """Applies the request's sampling transform to every row, each with its own history, and asks the rule."""
     transform, tree = item.request.transform, item.tree
     if item.request.by_argmax:
-        transform.require_mass(item.output.maxima.values)
-        return rule.accept_argmax(tree, item.output.maxima.tokens)
-    assert item.output.logits is not None
+        transform.require_mass(item.verified.maxima.values)
+        return rule.accept_argmax(tree, item.verified.maxima.tokens)
+    assert item.verified.logits is not None
     paths = [(), *(tree.prefix(node) for node in range(len(tree)))]
     parents = [-1, *(parent + 1 for parent in tree.parents)]
-    scores = transform.scores(item.output.logits, paths, parents)
+    scores = transform.scores(item.verified.logits, paths, parents)
     [verdict] = rule.accept([tree], [scores], [item.request.key()])
     return verdict

@@ -55,6 +55,10 @@ class PassOutput:
         assert logits is not None or maxima is not None
         self.logits, self.hidden, self._maxima = logits, hidden, maxima
 
+    def __len__(self) -> int:
+        """Rows of logits."""
+        return len(self.logits) if self.logits is not None else len(self.maxima.tokens)
+
     @cached_property
     def maxima(self) -> RowMaxima:
         """Of every row of logits its first largest value. Where the logits are on a GPU the host waits for it."""
@@ -65,6 +69,8 @@ class PassOutput:
 
     def last(self, count: int) -> PassOutput:
         """The last `count` rows of logits alone."""
+        if count == len(self):
+            return self
         logits = None if self.logits is None else self.logits[-count:]
         maxima = self._maxima and RowMaxima(self._maxima.tokens[-count:], self._maxima.values[-count:])
         return PassOutput(logits, maxima)

@@ -80,7 +80,7 @@ def drain(engine: Engine) -> None:
         engine.step()
         engine.cache.check_integrity()
     assert engine.cache.num_free_blocks == engine.cache.num_blocks, "blocks are still held"
-    for name, error in engine.drafting.failures.items():
+    for name, error in engine.drafting.faults.items():
         raise AssertionError(f"drafter {name!r} failed in {error}")
 
 

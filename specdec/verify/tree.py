@@ -139,10 +139,10 @@ class DraftTree:
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
             raise SpecdecError(f"Draft tree: {len(self.tokens)} tokens but {len(self.parents)} parents.")
-        inner = self.shape.inner
-        if self.q is not None and len(self.q) != len(inner):
+        shape = self.shape
+        if self.q is not None and len(self.q) != len(shape.inner):
             raise SpecdecError(
-                f"Draft tree: {len(inner)} nodes have children (the root counts) but q has {len(self.q)} rows."
+                f"Draft tree: {len(shape.inner)} nodes have children (the root counts) but q has {len(self.q)} rows."
             )
 
     @classmethod

@@ -60,7 +60,7 @@ def test_every_pass_of_every_request_is_told_once(inner: str, sizes: dict[str, i
     preempted = sum(request.stats.preemptions for request in requests)
     assert len(drafter.forgotten) == preempted
     assert ("num_blocks" in sizes) == (preempted > 0)
-    assert engine.drafting.failures == {}
+    assert engine.drafting.faults == {}
     for request in requests:
         # A request that lost its place begins anew: its prompt is all of its text so far.
         began = len(request.prompt) if request.id not in drafter.forgotten else 0
@@ -201,7 +201,7 @@ def test_a_drafters_error_costs_a_draft_and_one_warning(
         requests = run(engine, PROMPTS, GREEDY)
     assert outputs(requests) == plain
     assert all(request.finish_reason == "length" for request in requests)
-    assert set(engine.drafting.failures) == {"faulty"}
+    assert set(engine.drafting.faults) == {"faulty"}
     [warning] = caplog.records
     assert "'faulty'" in warning.getMessage()
     if fault not in ("one too few", "raises in observe", "raises in forget", "raises in end"):
@@ -280,7 +280,7 @@ def test_two_drafters_take_turns_and_both_keep_their_state(sizes: dict[str, int]
                 own += 1
                 assert len(outcome.path) == len(outcome.tree)
     assert own > 8
-    assert engine.drafting.failures == {}
+    assert engine.drafting.faults == {}
 
 
 def test_a_request_may_name_its_drafter(plain: list[list[int]]) -> None:

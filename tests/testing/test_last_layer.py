@@ -56,7 +56,7 @@ def test_in_float32_its_logits_are_the_targets_at_every_row(backend: str, sizes:
     )
     under_test, head = engine(target, module, shape, **SIZES[sizes])
     requests = run(under_test, PROMPTS, PARAMS)
-    assert under_test.drafting.failures == {}
+    assert under_test.drafting.faults == {}
     assert [request.stats.mean_accepted_length for request in requests] == [5.0] * 5  # γ + 1
     assert largest(head) <= 1e-4
     rows = sum(len(ours) for ours, _, _ in head.pairs)
@@ -113,7 +113,7 @@ def test_what_is_off_shows(broken: Callable[[LastLayerHead], None]) -> None:
 
         head.observe = observe
     [request] = run(engine, [PROMPTS[1]], PARAMS)
-    assert engine.drafting.failures == {}
+    assert engine.drafting.faults == {}
     assert largest(head) > 1e-2
     assert request.stats.mean_accepted_length < 5.0
 
@@ -128,7 +128,7 @@ def test_a_forked_prefix_brings_the_heads_entries_with_it(shape: TreeShape) -> N
     under_test.cache.fork(parent.id, child.id)
     under_test.scheduler.running.append(child)
     drain(under_test)
-    assert under_test.drafting.failures == {}
+    assert under_test.drafting.faults == {}
     assert child.stats.mean_accepted_length == 5.0
     assert child.stats.prefill_seconds == 0.0  # not one row of the prefix was run again
     assert largest(head) <= 1e-4
@@ -142,7 +142,7 @@ def test_in_bfloat16_they_differ_by_no_more_than_rounding(shape: TreeShape) -> N
     rounded = copy.deepcopy(module).to(torch.bfloat16).float()
     under_test, head = engine(NativeModel(module, kind="bfloat16"), rounded, shape)
     run(under_test, PROMPTS, PARAMS)
-    assert under_test.drafting.failures == {}
+    assert under_test.drafting.faults == {}
     for ours, target, stream in head.pairs:
         assert bool(((ours - target).abs() <= budget(head, stream, ours)).all())
 
