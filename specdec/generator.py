@@ -60,11 +60,11 @@ class SpeculativeGenerator:
         policy: str | Policy = "always",
     ) -> None:
         drafters = _make_drafters(drafter, drafter_options)
-        decides = POLICIES.create(policy) if isinstance(policy, str) else policy
+        chooser = POLICIES.create(policy) if isinstance(policy, str) else policy
         if isinstance(rule, str) and rule != AUTO:
             RULES.get(rule)  # an unknown name fails here, not at the first request
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
-        self.engine = Engine(loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, decides)
+        self.engine = Engine(loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, chooser)
         self.loop = EngineLoop(self.engine)
 
     @classmethod

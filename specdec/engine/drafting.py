@@ -1,6 +1,6 @@
 """The drafting half of a step: who is asked, for how much, and whether what comes back can be verified.
 
-The one owner of the drafters: their whole life is views from here.
+The one owner of the drafters: their whole life is told from here.
 """
 
 from __future__ import annotations

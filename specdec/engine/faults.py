@@ -22,8 +22,8 @@ class Faults(dict[str, str]):
             return
         self[drafter.name] = f"{when}: {type(error).__name__}: {error}"
         logger.warning(
-            "Drafter %r failed in %s and goes without a draft there (%s: %s). Texts do not change. Later failures of it "
-            "are not logged.", drafter.name, when, type(error).__name__, error, exc_info=error,
+            "Drafter %r failed in %s and goes without a draft there (%s: %s). Texts do not change. Later failures are "
+            "not logged.", drafter.name, when, type(error).__name__, error, exc_info=error,
         )  # fmt: skip
 
 
