@@ -54,6 +54,11 @@ class Drafting:
         self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
         """The most that any drafter wants of the target's logits."""
 
+    @property
+    def listens(self) -> bool:
+        """Whether any drafter takes notice of passes without a draft."""
+        return bool(self._listeners)
+
     def select(self, name: str | None) -> list[Drafter]:
         """The drafters that may serve a request: the one that it names, or all.
 
@@ -184,7 +189,7 @@ class Drafting:
     def _checked(self, drafter: Drafter, request: DraftRequest, tree: DraftTree) -> DraftTree:
         """The tree, or an empty one if it cannot be verified: slots were reserved for no more than was asked for."""
         with Contained(self.faults, drafter, "propose") as contained:
-            check(tree, drafter.max_nodes(request.max_depth), request)
+            check(tree, drafter, request)
         return DraftTree() if contained.failed else tree
 
     def _view(self, name: str, outcome: Outcome) -> Outcome:

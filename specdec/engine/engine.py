@@ -167,7 +167,7 @@ class Engine:
         decoded: list[Decoded] = []
         for part, one, output in zip(plan, proposals, outputs, strict=True):
             if part.decodes:
-                decoded.append(Decoded(part, one, output))
+                decoded.append(Decoded(part, one, output, output.last(len(one.tree) + 1)))
                 continue
             start, logits = self.cache.length(part.request.id), self.drafting.shown(output, prompt=True)
             self.cache.commit(part.request.id, len(part.tail))
@@ -180,13 +180,14 @@ class Engine:
                 continue
             start, output = self.cache.length(item.request.id), item.output
             gained.append(self._commit(item, verdict))
-            tokens = gained[-1].token_ids
-            outcomes.append(
-                Outcome(
-                    item.request.id, start, item.part.tail, item.tree, item.proposal.drafter,
-                    verdict.path[: len(tokens)], tokens, output.hidden, self.drafting.shown(output), seconds,
-                )
-            )  # fmt: skip
+            if self.drafting.listens or len(item.tree):
+                tokens = gained[-1].token_ids
+                outcomes.append(
+                    Outcome(
+                        item.request.id, start, item.part.tail, item.tree, item.proposal.drafter,
+                        verdict.path[: len(tokens)], tokens, output.hidden, self.drafting.shown(output), seconds,
+                    )
+                )  # fmt: skip
         return gained, outcomes
 
     def _commit(self, item: Decoded, verdict: Verdict) -> StepOutput:

@@ -51,8 +51,9 @@ class Contained:
         return self.failed
 
 
-def check(tree: DraftTree, max_nodes: int, request: DraftRequest) -> None:
+def check(tree: DraftTree, drafter: Drafter, request: DraftRequest) -> None:
     """Raises SpecdecError for a tree that cannot be verified: slots were reserved for no more than was asked for."""
+    max_nodes = drafter.max_nodes(request.max_depth)
     if len(tree) > max_nodes or tree.depth > request.max_depth:
         raise SpecdecError(
             f"{len(tree)} nodes of depth {tree.depth}; asked for were at most {max_nodes} nodes (its own max_nodes) of "
@@ -61,6 +62,8 @@ def check(tree: DraftTree, max_nodes: int, request: DraftRequest) -> None:
     size = request.transform.vocab_size
     if bad := [token for token in tree.tokens if not 0 <= token < size]:
         raise SpecdecError(f"token id {bad[0]} is outside the vocabulary of {size}")
+    if tree.q is not None and drafter.deterministic:
+        raise SpecdecError("a q from a drafter that says deterministic = True")
     if tree.q is not None and len(tree):
         masses = tree.q.sum(-1)
         if tree.q.shape[-1] != size or not bool(((masses - 1).abs() < MASS_TOLERANCE).all()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
@@ -24,21 +23,18 @@ class Decoded:
         part: whose, and with which rows it took part.
         proposal: its draft, N nodes.
         output: of its rows.
+        verified: of the N + 1 rows that are verified alone.
     """
 
     part: Scheduled
     proposal: Proposal
     output: PassOutput
+    verified: PassOutput
 
     @property
     def tree(self) -> DraftTree:
         """Its draft."""
         return self.proposal.tree
-
-    @cached_property
-    def verified(self) -> PassOutput:
-        """Logits of the N + 1 rows that are verified."""
-        return self.output.last(len(self.tree) + 1)
 
     @property
     def request(self) -> Request:

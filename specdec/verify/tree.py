@@ -7,7 +7,7 @@ the order in which a rule tests them. The root is not a node: it is the last com
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -29,13 +29,18 @@ class TreeShape:
     """
 
     parents: tuple[int, ...] = ()
+    depths: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Depth of each node: 0 for a child of the root."""
 
     def __post_init__(self) -> None:
+        depths: list[int] = []
         for node, parent in enumerate(self.parents):
             if not ROOT <= parent < node:
                 raise SpecdecError(
                     f"Draft tree: node {node} has parent {parent}; parents must come before their children."
                 )
+            depths.append(0 if parent == ROOT else depths[parent] + 1)
+        object.__setattr__(self, "depths", tuple(depths))
 
     @classmethod
     def chain(cls, depth: int) -> TreeShape:
@@ -71,14 +76,6 @@ class TreeShape:
 
     def __len__(self) -> int:
         return len(self.parents)
-
-    @cached_property
-    def depths(self) -> tuple[int, ...]:
-        """Depth of each node: 0 for a child of the root."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(0 if parent == ROOT else depths[parent] + 1)
-        return tuple(depths)
 
     @property
     def depth(self) -> int:
@@ -135,11 +132,14 @@ class DraftTree:
     parents: tuple[int, ...] = ()
     q: Tensor | None = None
     kind: int = 0
+    shape: TreeShape = field(init=False, repr=False)
+    """The tree without its tokens."""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
             raise SpecdecError(f"Draft tree: {len(self.tokens)} tokens but {len(self.parents)} parents.")
-        shape = self.shape
+        shape = TreeShape(self.parents)
+        object.__setattr__(self, "shape", shape)
         if self.q is not None and len(self.q) != len(shape.inner):
             raise SpecdecError(
                 f"Draft tree: {len(shape.inner)} nodes have children (the root counts) but q has {len(self.q)} rows."
@@ -169,11 +169,6 @@ class DraftTree:
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    @cached_property
-    def shape(self) -> TreeShape:
-        """The tree without its tokens."""
-        return TreeShape(self.parents)
 
     @property
     def depths(self) -> tuple[int, ...]:

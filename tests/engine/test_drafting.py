@@ -142,6 +142,7 @@ class Faulty(NonsenseDrafter):
     def __init__(self, fault: str, token: int) -> None:
         super().__init__()
         self.fault, self.token = fault, token
+        self.deterministic = "q " not in fault and "in q" not in fault
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         trees = super().propose(requests)
@@ -169,9 +170,12 @@ class Faulty(NonsenseDrafter):
                 q[-1] = 0.0
             case "q too narrow":
                 q = q[:, :-1]
+            case "a q after all":
+                self.deterministic = True
+                return DraftTree(tree.tokens, tree.parents, q)
             case "no tree":
                 return None  # type: ignore[return-value]
-        return DraftTree(tree.tokens, tree.parents, q) if "q" in self.fault else tree
+        return DraftTree(tree.tokens, tree.parents, q) if not self.deterministic else tree
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         if self.fault == "raises in observe" and any(self.token in outcome.tail for outcome in outcomes):
@@ -187,7 +191,8 @@ class Faulty(NonsenseDrafter):
 
 
 FAULTS = ("raises", "too deep", "too many nodes", "beyond the vocabulary", "below the vocabulary", "NaN in q",
-          "q without mass", "q too narrow", "no tree", "one too few", "raises in observe", "raises in forget",
+          "q without mass", "q too narrow", "a q after all", "no tree", "one too few", "raises in observe",
+          "raises in forget",
           "raises in end")  # fmt: skip
 
 
