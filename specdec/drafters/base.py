@@ -202,7 +202,7 @@ class Drafter(ABC):
 
     def max_nodes(self, max_depth: int) -> int:
         """Upper bound of a draft's size when no branch is longer than `max_depth`."""
-        return len(self.shape.truncated(max_depth))
+        return sum(depth < max_depth for depth in self.shape.depths)
 
     @abstractmethod
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
