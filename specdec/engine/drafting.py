@@ -119,12 +119,10 @@ class Drafting:
     def forget(self, request_id: int) -> None:
         """The request lost its place in the cache, and will start anew."""
         self._tell_all(request_id, lambda drafter: drafter.forget(request_id))
-        self._lost -= {(name, request_id) for name in self.drafters}
 
     def end(self, request_id: int, tokens: Sequence[int]) -> None:
         """The request ended with these tokens."""
         self._tell_all(request_id, lambda drafter: drafter.end(request_id, tokens))
-        self._lost -= {(name, request_id) for name in self.drafters}
         self._policy.end(request_id)
 
     def _choose(self, plan: Sequence[Scheduled]) -> dict[int, Choice]:
@@ -208,9 +206,11 @@ class Drafting:
         return replace(outcome, hidden=hidden, logits=logits)
 
     def _tell_all(self, request_id: int, tell: Callable[[Drafter], None]) -> None:
+        """Tells every drafter that the request's state is gone, so that none is behind with it any more."""
         for drafter in self.drafters.values():
             with Contained(self.faults, drafter, "forget or end"):
                 tell(drafter)
+            self._lost.discard((drafter.name, request_id))
 
     def _lose(self, drafter: Drafter, request_ids: Iterable[int]) -> None:
         """The drafter's state of these requests is not to be trusted: it lets go of them."""

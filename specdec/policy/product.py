@@ -8,7 +8,7 @@ against what it takes from each of the others, and no request is left far behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log, log1p
 
@@ -132,13 +132,10 @@ class ProductPolicy(Policy):
             return Choice(ask.candidates[0].drafter, ask.candidates[0].depth)
         promises: list[tuple[float, int]] = []
         for index, each in enumerate(ask.candidates):
-            chance = tokens = 1.0
             level = 0.0 if each.trimmable else self._level_seconds.get(each.drafter, 0.0)
             speeds = [1.0 / self._live(load.rows, load.cached)]
-            for depth in range(each.depth):
-                chance *= self._rate(ask.request_id, (each.drafter, 0), depth)
-                tokens += chance
-                speeds.append(tokens / (self._live(load.rows + depth + 1, load.cached) + (depth + 1) * level))
+            for rows, (tokens, chance) in enumerate(self._gained(ask.request_id, (each.drafter, 0), each.depth), 1):
+                speeds.append((tokens + chance) / (self._live(load.rows + rows, load.cached) + rows * level))
             promises.append((max(speeds), -index))
         best = ask.candidates[-max(promises)[1]]
         return Choice(best.drafter, best.depth)
@@ -153,11 +150,8 @@ class ProductPolicy(Policy):
         """
         gains: list[tuple[float, int, int]] = []
         for index, (request, arm, limit) in enumerate(wanted):
-            chance = tokens = 1.0
-            for depth in range(limit):
-                chance *= self._rate(request, arm, depth)
+            for depth, (tokens, chance) in enumerate(self._gained(request, arm, limit)):
                 gains.append((log1p(chance / tokens), index, depth))
-                tokens += chance
         gains.sort(key=lambda item: (-item[0], item[2]))
         gained, count_kept, levels = 0.0, 0, 0
         best = load.requests * (log(1 + MARGIN) - log(self._live(load.rows, load.cached)))
@@ -182,6 +176,14 @@ class ProductPolicy(Policy):
             self._requests.setdefault(request, _Rates()).at(arm, 0).fade()
         for arm in {arm for _, arm in left_out} - tried:
             self._pool.at(arm, 0).fade()
+
+    def _gained(self, request: int, arm: Arm, limit: int) -> Iterator[tuple[float, float]]:
+        """For each depth of a draft: the tokens that the step yields without it, and those that it adds, on average."""
+        chance = tokens = 1.0
+        for depth in range(limit):
+            chance *= self._rate(request, arm, depth)
+            yield tokens, chance
+            tokens += chance
 
     def _rate(self, request: int, arm: Arm, depth: int) -> float:
         pooled = self._pool.at(arm, depth).mean(PRIOR_RATE, PRIOR_WEIGHT)
