@@ -123,11 +123,18 @@ CASES = [("greedy", False), ("gumbel", False), ("token", False), ("token", True)
 COUNTS = [3, 0, 1, 4]
 
 
-def check_rule(rule: str, with_q: bool, ops: ModuleType = shipped, seeds: Sequence[int] = range(6)) -> None:
+def check_rule(
+    rule: str,
+    with_q: bool,
+    ops: ModuleType = shipped,
+    seeds: Sequence[int] = range(6),
+    counts: Sequence[int] = COUNTS,
+    branching: bool = False,
+) -> None:
     """Verdicts equal the rule's own, and vary, over drafts of several lengths."""
     lengths = set()
     for seed in seeds:
-        p, q, trees = drawn(seed, COUNTS, with_q, rule)
+        p, q, trees = drawn(seed, counts, with_q, rule, trees=branching)
         keys = keys_of(seed, len(trees))
         want = expected(rule, p, trees, keys)
         assert judged(ops, rule, p, q, trees, keys) == want
@@ -142,14 +149,7 @@ def test_verdicts_are_those_of_the_rule(rule: str, with_q: bool) -> None:
 
 @pytest.mark.parametrize("rule", ["greedy", "gumbel"])
 def test_trees_are_walked_as_the_rule_walks_them(rule: str) -> None:
-    lengths = set()
-    for seed in range(6):
-        p, _, trees = drawn(seed, [5, 7, 6, 0], False, rule, trees=True)
-        keys = keys_of(seed, len(trees))
-        want = expected(rule, p, trees, keys)
-        assert judged(shipped, rule, p, None, trees, keys) == want
-        lengths |= {len(verdict.path) for verdict in want}
-    assert len(lengths) >= 3
+    check_rule(rule, False, counts=[5, 7, 6, 0], branching=True)
 
 
 @pytest.mark.parametrize(("rule", "with_q"), CASES)
