@@ -14,7 +14,8 @@ import numpy as np
 
 from specdec.errors import ConfigError, SpecdecError
 
-_short = reprlib.Repr(maxstring=80, maxother=80, maxlong=60)
+_short = reprlib.Repr()
+_short.maxstring, _short.maxother, _short.maxlong = 80, 80, 60
 
 
 class Unfit(Exception):
