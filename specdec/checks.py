@@ -16,6 +16,8 @@ from specdec.errors import ConfigError, SpecdecError
 
 _short = reprlib.Repr()
 _short.maxstring, _short.maxother, _short.maxlong = 80, 80, 60
+LONGEST = 200
+"""Characters of a value in a message."""
 
 
 class Unfit(Exception):
@@ -184,6 +186,8 @@ def shown(value: Any) -> str:
         words = _short.repr(value)
     except Exception:  # a __repr__ of its own, or a number of more digits than Python prints
         words = "…"
+    if len(words) > LONGEST:
+        words = words[:LONGEST] + "…"
     plain = value is None or isinstance(value, str | bool | int | float | list | tuple | dict)
     return words if plain else f"{words} ({type(value).__name__})"
 
