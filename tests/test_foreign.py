@@ -17,7 +17,7 @@ def test_a_foreign_error_says_what_was_tried_and_what_to_do() -> None:
 
 
 def test_our_own_errors_pass() -> None:
-    with pytest.raises(ConfigError, match="^mine$"), foreign(InvalidRequestError, "Cannot read it"):
+    with pytest.raises(ConfigError, match=r"^mine$"), foreign(InvalidRequestError, "Cannot read it"):
         raise ConfigError("mine")
 
 
