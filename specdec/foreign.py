@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from specdec.errors import SpecdecError
 
-LONGEST = 300
+LONGEST = 500
 """Characters of a foreign message that are passed on."""
 
 

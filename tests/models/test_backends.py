@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from specdec.errors import ConfigError, UnsupportedModelError
-from specdec.models import backends, sources
+from specdec.models import backends, reading
 from specdec.models.backends import BACKENDS, Backend, Wish, candidates, choices
 from specdec.models.base import CausalLM
 from specdec.models.loading import check_options, load
@@ -85,7 +85,7 @@ def toy(why_not: str | None) -> Backend:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A model without a tokenizer."""
     llama_module().save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(sources.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
+    monkeypatch.setattr(reading.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
     return str(tmp_path / "model")
 
 
@@ -116,7 +116,7 @@ def test_a_family_that_only_transformers_runs_is_refused_natively(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_module("OPT", LLAMA | {"ffn_dim": 48, "word_embed_proj_dim": 32}).save_pretrained(tmp_path)
-    monkeypatch.setattr(sources.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
+    monkeypatch.setattr(reading.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
     assert isinstance(load(str(tmp_path)).model, TransformersModel)
     with pytest.raises(UnsupportedModelError, match="native: its type is 'opt'"):
         load(str(tmp_path), backend="native")
