@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from specdec.errors import SpecdecError
 
-LONGEST = 500
+LONGEST = 300
 """Characters of a foreign message that are passed on."""
 
 
