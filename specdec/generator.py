@@ -141,7 +141,8 @@ class SpeculativeGenerator:
             progress: show a progress bar; None shows one for more than 16 prompts.
 
         Returns:
-            One generation per prompt, in order.
+            One generation per prompt, in order; of a prompt whose parameters have n > 1, its n texts one after the
+            other, by their seeds.
 
         Raises:
             InvalidRequestError, ConfigError, OutOfBlocksError, BatchError: see `on_error`.
@@ -199,12 +200,13 @@ class SpeculativeGenerator:
         requests: list[Request | SpecdecError] = []
         for index, (prompt, each) in enumerate(zip(listed, params, strict=True)):
             try:
-                requests.append(self.engine.make_request(self.encode(prompt), each))  # type: ignore[arg-type]
+                ids = self.encode(prompt)  # type: ignore[arg-type]
+                requests.extend([self.engine.make_request(ids, one) for one in each.samples()])
             except SpecdecError as error:
                 error.args = (f"Prompt {index}: {error}",)
                 if on_error == "raise":
                     raise
-                requests.append(error)
+                requests.extend([error] * each.n)
         return requests
 
     def _run(self, requests: Sequence[Request | SpecdecError]) -> Iterator[StreamEvent]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from specdec import Drafter, DraftRequest, DraftTree, Engine, EngineConfig, SamplingParams
 from specdec.drafters.early_exit import EarlyExitDrafter
@@ -81,6 +82,12 @@ def run(
     requests = [add(engine, prompt, one) for prompt, one in zip(prompts, each, strict=True)]
     drain(engine)
     return requests
+
+
+def hopeless(vocab_size: int, **params: Any) -> SamplingParams:
+    """Every token is banned after the first one, which is 11."""
+    words = [[token] for token in range(vocab_size) if token != 11]
+    return SamplingParams(bad_words=[*words, [11, 11]], **params)
 
 
 def outputs(requests: Sequence[Request]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from specdec import (
     SpeculativeGenerator,
 )
 from specdec.models.loading import LoadedModel
-from tests.engines import NonsenseDrafter
+from tests.engines import NonsenseDrafter, hopeless
 
 REPEAT = "Count: 1 2 3 1 2 3 1 2 3"
 CHAT = [{"role": "user", "content": "Say the word tree three times."}]
@@ -98,6 +99,32 @@ def test_stop_strings_end_the_text_also_across_tokens(generator: SpeculativeGene
     assert stopped.token_ids == full.token_ids[: len(stopped.token_ids)]
 
 
+def test_a_stop_string_that_can_never_appear_is_refused_with_what_can(generator: SpeculativeGenerator) -> None:
+    """The model ends its turn with token 2, <|im_end|>, which has no text unless it is asked for."""
+    for stop in ("<|im_end|>", "a <|im_start|>"):
+        with pytest.raises(InvalidRequestError, match=r"stop = .* can never appear.*Use stop_token_ids=\[[12]\]"):
+            generator.generate(CHAT, SamplingParams(stop=stop))
+    stops = [
+        {},
+        {"stop": "<|im_end|>"},
+        {"stop_token_ids": [2]},
+        {"stop": "<|im_end|>", "include_stop_str_in_output": True},
+    ]
+    params = [SamplingParams(max_tokens=40, skip_special_tokens=False, **one) for one in stops]  # type: ignore[arg-type]
+    free, by_text, by_id, shown = generator.generate([CHAT] * 4, params)
+    assert by_text.finish_reason == by_id.finish_reason == free.finish_reason == "stop"
+    assert free.text == by_text.text == by_id.text
+    assert free.token_ids == by_text.token_ids == shown.token_ids
+    assert shown.text == free.text + "<|im_end|>"
+
+
+def test_a_stop_token_is_shown_if_it_is_asked_for(generator: SpeculativeGenerator) -> None:
+    [stop] = generator.tokenizer.encode("3", add_special_tokens=False)
+    params = SamplingParams(max_tokens=12, stop_token_ids=[stop])
+    cut, whole = generator.generate([REPEAT] * 2, [params, replace(params, include_stop_str_in_output=True)])
+    assert whole.text == cut.text + "3" == generator.generate(REPEAT, SHORT)[0].text.partition("3")[0] + "3"
+
+
 def test_bad_words_stay_out(generator: SpeculativeGenerator) -> None:
     [free] = generator.generate(REPEAT, SHORT)
     [clean] = generator.generate(REPEAT, SamplingParams(max_tokens=12, bad_words=["2"]))
@@ -124,10 +151,9 @@ def test_errors_can_be_returned_beside_the_results(generator: SpeculativeGenerat
 
 
 def test_a_request_that_fails_on_the_way_does_not_lose_the_others(generator: SpeculativeGenerator) -> None:
-    vocabulary = range(generator.loaded.model.vocab_size)
-    hopeless = SamplingParams(max_tokens=12, bad_words=[[token] for token in vocabulary])
+    lost = hopeless(generator.loaded.model.vocab_size, max_tokens=12)
     with pytest.raises(BatchError, match=r"1 of 2 requests failed; prompt 1: .* every token is banned") as caught:
-        generator.generate([REPEAT, REPEAT], [SHORT, hopeless])
+        generator.generate([REPEAT, REPEAT], [SHORT, lost])
     good, bad = caught.value.generations
     assert good.text == generator.generate(REPEAT, SHORT)[0].text
     assert isinstance(bad.error, NumericalError)

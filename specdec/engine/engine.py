@@ -13,6 +13,7 @@ from specdec.engine.clock import StepClock
 from specdec.engine.config import EngineConfig
 from specdec.engine.drafting import Drafting, Proposal
 from specdec.engine.intake import Intake
+from specdec.engine.logprobs import score_prompt, score_step
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.engine.scheduler import DraftLimits, Scheduled, Scheduler
@@ -23,7 +24,7 @@ from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.policy.always import AlwaysPolicy
 from specdec.policy.base import Policy
-from specdec.sampling import SamplingParams, log_probability, top_log_probabilities
+from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.select import AUTO
 
@@ -147,9 +148,12 @@ class Engine:
     def _run(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal]) -> list[PassOutput]:
         """One target pass; each request's part of what it gave."""
         everything = self.drafting.logits == "all"
-        parts = [part.rows(one.tree, self.cache, everything) for part, one in zip(plan, proposals, strict=True)]
+        parts = [
+            part.rows(one.tree, self.cache, everything or part.request.scores_prompt)
+            for part, one in zip(plan, proposals, strict=True)
+        ]
         batch = RaggedBatch.build(parts, self.model.kv_layout.device)
-        argmax = self.drafting.logits == "none" and all(p.request.by_argmax or not p.decodes for p in plan)
+        argmax = self.drafting.logits == "none" and all(p.by_argmax for p in plan)
         wants = Wants(logits="argmax" if argmax else "all", hidden=self.drafting.hidden)
         output = self.model.run(batch, self.cache.target, wants)
         return output.split([len(part.logit_rows) for part in parts], [len(part.tokens) for part in parts])
@@ -170,6 +174,7 @@ class Engine:
                 decoded.append(Decoded(part, one, output, output.last(len(one.tree) + 1)))
                 continue
             start, logits = self.cache.length(part.request.id), self.drafting.shown(output, prompt=True)
+            score_prompt(part.request, start, len(part.tail), output.logits)
             self.cache.commit(part.request.id, len(part.tail))
             outcomes.append(
                 Outcome(part.request.id, start, part.tail, hidden=output.hidden, logits=logits, seconds=seconds)
@@ -179,13 +184,14 @@ class Engine:
                 gained.append(self._fail(item.request, verdict))
                 continue
             start, output = self.cache.length(item.request.id), item.output
+            seen = output if self.drafting.logits == "all" else item.verified
             gained.append(self._commit(item, verdict))
             if self.drafting.listens or len(item.tree):
                 tokens = gained[-1].token_ids
                 outcomes.append(
                     Outcome(
                         item.request.id, start, item.part.tail, item.tree, item.proposal.drafter,
-                        verdict.path[: len(tokens)], tokens, output.hidden, self.drafting.shown(output), seconds,
+                        verdict.path[: len(tokens)], tokens, output.hidden, self.drafting.shown(seen), seconds,
                     )
                 )  # fmt: skip
         return gained, outcomes
@@ -194,13 +200,13 @@ class Engine:
         """Appends the accepted path's tokens and the target's own; the cache keeps the rows of those that stay."""
         request, tree, path = item.request, item.tree, verdict.path
         before, tail = len(request.tokens), len(item.part.tail)
+        score_prompt(request, self.cache.length(request.id), tail, item.output.logits)
         pieces = request.commit(verdict.tokens(tree), num_drafted=len(path))
         tokens = request.tokens[before:]
         self.cache.commit_path(request.id, [*range(tail), *(tail + node for node in path[: len(tokens)])])
         reason = request.finish_reason
-        output = StepOutput(request, pieces, tokens, reason, tree, path, *_logprobs(item, path, tokens))
-        request.logprobs.extend(output.logprobs)
-        request.top_logprobs.extend(output.top_logprobs)
+        scored = score_step(item, path, tokens)
+        output = StepOutput(request, pieces, tokens, reason, tree, path, scored.logprobs, scored.tops)
         request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path))
         return output
 
@@ -212,16 +218,3 @@ class Engine:
         """Frees everything that a request holds."""
         self.scheduler.finish(request)
         self.drafting.end(request.id, request.tokens)
-
-
-def _logprobs(
-    item: Decoded, path: Sequence[int], tokens: Sequence[int]
-) -> tuple[list[float], list[list[tuple[int, float]]]]:
-    """Log-probabilities of the step's tokens, and the most probable tokens beside each, if the request wants them."""
-    params, logits = item.request.params, item.verified.logits
-    if not params.logprobs:
-        return [], []
-    assert logits is not None  # such a request is not judged by argmax
-    rows = logits[[0, *(node + 1 for node in path)][: len(tokens)]]
-    top = top_log_probabilities(rows, params.top_logprobs) if params.top_logprobs else []
-    return log_probability(rows, tokens).tolist(), top

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from specdec.drafters.base import Drafter
 from specdec.engine.request import Request
 from specdec.engine.text import TextStream
-from specdec.errors import InvalidRequestError
+from specdec.errors import InvalidRequestError, NumericalError
 from specdec.models.base import CausalLM
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
@@ -37,7 +38,8 @@ class Intake:
         rule: str | Rule,
         drafters: Callable[[str | None], Sequence[Drafter]],
     ) -> None:
-        self._model, self._tokenizer, self._eos = model, tokenizer, frozenset(eos)
+        self._model, self._tokenizer = model, tokenizer
+        self._eos = frozenset(token for token in eos if 0 <= token < model.vocab_size)  # no other can be emitted
         self._rule, self._drafters = rule, drafters
         self._ids = itertools.count()
 
@@ -48,17 +50,19 @@ class Intake:
             InvalidRequestError, ConfigError: if the prompt or the parameters cannot be served.
         """
         self._check_prompt(prompt)
-        if params.stop and self._tokenizer is None:
-            raise InvalidRequestError("Stop strings need a tokenizer, and this engine has none.")
+        self._check_params(params)
+        ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos)
+        transform = LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params), ends)
+        self._check_start(transform)
         request = Request(
             id=next(self._ids),
             prompt=list(prompt),
             params=params,
             rule=self._select_rule(params),
-            transform=LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params)),
+            transform=transform,
             random=RandomSource(secrets.randbits(64) if params.seed is None else params.seed),
-            text=TextStream(self._tokenizer, params.stop) if self._tokenizer is not None else None,
-            eos=self._eos,
+            text=self._text(params),
+            ends=ends,
             max_length=min(len(prompt) + params.max_tokens, self._model.max_context),
         )
         request.stats.prompt_tokens = len(prompt)
@@ -89,6 +93,46 @@ class Intake:
                 f"Token id {bad[0]} is outside the vocabulary of {vocab_size}. Use the target's tokenizer."
             )
 
+    def _check_params(self, params: SamplingParams) -> None:
+        """Refuses what only shows beside the tokenizer and the model, or would never act."""
+        if params.n > 1:
+            raise InvalidRequestError(f"n = {params.n} are so many requests. Make one of each of `params.samples()`.")
+        if params.stop and self._tokenizer is None:
+            raise InvalidRequestError("stop needs a tokenizer, and this engine has none. Use stop_token_ids.")
+        size = self._model.vocab_size
+        if bad := [token for token in params.stop_token_ids if token >= size]:
+            raise InvalidRequestError(f"Token id {bad[0]} in stop_token_ids is outside the vocabulary of {size}.")
+        for stop in params.stop if params.skip_special_tokens else ():
+            if special := self._special_tokens.intersection(self._tokenizer.encode(stop, add_special_tokens=False)):
+                raise InvalidRequestError(
+                    f"stop = {stop!r} can never appear: token {min(special)} in it is special, and special tokens are "
+                    f"left out of the text. Use stop_token_ids=[{min(special)}], or skip_special_tokens=False."
+                )
+
+    @cached_property
+    def _special_tokens(self) -> frozenset[int]:
+        """Ids of the tokens that have no text where special tokens are skipped."""
+        added = getattr(self._tokenizer, "added_tokens_decoder", {})
+        return frozenset(token for token, one in added.items() if one.special)
+
+    @staticmethod
+    def _check_start(transform: LogitsTransform) -> None:
+        try:
+            transform.require_start()
+        except NumericalError as error:
+            raise InvalidRequestError(f"The text cannot begin. {error}") from error
+
+    def _text(self, params: SamplingParams) -> TextStream | None:
+        if self._tokenizer is None:
+            return None
+        return TextStream(
+            self._tokenizer,
+            params.stop,
+            params.min_tokens,
+            params.include_stop_str_in_output,
+            params.skip_special_tokens,
+        )
+
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
         """Token ids of the bad words; a word is banned at the start of a text and after a space."""
         words: list[list[int]] = []
@@ -97,8 +141,9 @@ class Intake:
                 words.append(list(word))
                 continue
             if self._tokenizer is None:
-                raise InvalidRequestError(f"Bad word {word!r} needs a tokenizer; without one give token ids.")
-            for text in (word, " " + word.lstrip()):
-                if (ids := self._tokenizer.encode(text, add_special_tokens=False)) not in words:
-                    words.append(ids)
+                raise InvalidRequestError(f"bad_words = {word!r} needs a tokenizer; without one give token ids.")
+            found = [self._tokenizer.encode(text, add_special_tokens=False) for text in (word, " " + word.lstrip())]
+            if not any(found):
+                raise InvalidRequestError(f"bad_words = {word!r} has no tokens of its own. Leave it out.")
+            words.extend(ids for ids in found if ids and ids not in words)
         return words

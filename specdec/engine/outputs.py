@@ -23,6 +23,9 @@ class StepOutput:
         path: nodes of the draft that were accepted, first to last.
         logprobs: natural log-probability of each token, if the request wants them.
         top_logprobs: for each token the most probable ones in its place, with their log-probabilities, likewise.
+
+    The same of the prompt, if the request wants it, is in the request: `prompt_logprobs` and `prompt_top_logprobs`, of
+    its tokens from the second one on. They are complete when the first token is there.
     """
 
     request: Request
@@ -45,7 +48,11 @@ class Generation:
         logprobs: natural log-probability of each token under the target itself, before the sampling transform; None
             unless `SamplingParams.logprobs` was set.
         top_logprobs: for each token the most probable ones in its place, with their log-probabilities; None unless
-            `SamplingParams.top_logprobs` was set.
+            `SamplingParams.logprobs` was above 0.
+        prompt_logprobs: the same of each token of the prompt; None for the first, which follows nothing. None unless
+            `SamplingParams.prompt_logprobs` was set.
+        prompt_top_logprobs: the same of each token of the prompt; none for the first. None unless
+            `SamplingParams.prompt_logprobs` was above 0.
         finish_reason: "stop" (end token or stop string), "length", "error" or "aborted".
         seed: seed of the request's random numbers; the same seed gives the same text again.
         stats: τ, α, acceptance by position, time split.
@@ -60,20 +67,25 @@ class Generation:
     stats: DecodingStats
     error: Exception | None = None
     top_logprobs: list[list[tuple[int, float]]] | None = None
+    prompt_logprobs: list[float | None] | None = None
+    prompt_top_logprobs: list[list[tuple[int, float]]] | None = None
 
     @classmethod
     def of(cls, request: Request, text: str) -> Generation:
         """The result of a finished request."""
         assert request.finish_reason is not None
+        params = request.params
         return cls(
             text=text,
             token_ids=request.output,
-            logprobs=request.logprobs if request.params.logprobs else None,
+            logprobs=None if params.logprobs is None else request.logprobs,
             finish_reason=request.finish_reason,
             seed=request.random.seed,
             stats=request.stats,
             error=request.error,
-            top_logprobs=request.top_logprobs if request.params.top_logprobs else None,
+            top_logprobs=request.top_logprobs if params.logprobs else None,
+            prompt_logprobs=None if params.prompt_logprobs is None else [None, *request.prompt_logprobs],
+            prompt_top_logprobs=[[], *request.prompt_top_logprobs] if params.prompt_logprobs else None,
         )
 
     @classmethod

@@ -35,7 +35,7 @@ class Request:
         transform: logits → scores for this request.
         random: its random numbers.
         text: turns its tokens into text; None when the caller wants token ids alone.
-        eos: token ids that end the text.
+        ends: token ids that end the text.
         max_length: no more tokens than this, prompt included.
     """
 
@@ -46,11 +46,13 @@ class Request:
     transform: LogitsTransform
     random: RandomSource
     text: TextStream | None
-    eos: frozenset[int]
+    ends: frozenset[int]
     max_length: int
     tokens: list[int] = field(init=False)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
+    prompt_top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     stats: DecodingStats = field(default_factory=DecodingStats)
     finish_reason: FinishReason | None = None
     error: Exception | None = None
@@ -71,7 +73,12 @@ class Request:
     @property
     def by_argmax(self) -> bool:
         """Whether the argmax of each row of logits is all that its next tokens depend on, and all that is reported."""
-        return self.rule.by_argmax and self.transform.identity and not self.params.logprobs
+        return self.rule.by_argmax and self.transform.identity and self.params.logprobs is None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether tokens of the prompt are still to be scored; the first has no row before it."""
+        return self.params.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.prompt) - 1
 
     def key(self) -> StepKey:
         """Random numbers of the step that starts after the committed tokens."""
@@ -95,12 +102,11 @@ class Request:
         for index, token in enumerate(tokens):
             self.tokens.append(token)
             self.transform.append([token])
-            if token in self.eos and not self.params.ignore_eos:
-                self.finish_reason = "stop"
-            elif self.text is not None:
+            ends = token in self.ends
+            if self.text is not None and (not ends or self.params.include_stop_str_in_output):
                 pieces.append(TextPiece(self.text.append(token), index < num_drafted))
-                if self.text.stopped:
-                    self.finish_reason = "stop"
+            if ends or (self.text is not None and self.text.stopped):
+                self.finish_reason = "stop"
             if not self.finished and len(self.tokens) >= self.max_length:
                 self.finish_reason = "length"
             if self.finished:

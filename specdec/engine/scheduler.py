@@ -32,6 +32,12 @@ class Scheduled:
     max_depth: int
     decodes: bool
 
+    @property
+    def by_argmax(self) -> bool:
+        """Whether the argmax of each row of logits is all that is looked at."""
+        request = self.request
+        return (request.by_argmax or not self.decodes) and not request.scores_prompt
+
     def draft_request(self, max_depth: int) -> DraftRequest:
         """What a drafter is asked."""
         request = self.request

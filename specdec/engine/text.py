@@ -24,10 +24,21 @@ class TextStream:
     Args:
         tokenizer: decodes token ids.
         stop: strings that end the text; the first one found is cut off, with all that follows it.
+        min_tokens: a stop string that so many tokens complete ends nothing.
+        include_stop: the stop string itself stays in the text.
+        skip_special_tokens: special tokens have no text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        min_tokens: int = 0,
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
         self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._min_tokens, self._include_stop, self._skip_special = min_tokens, include_stop, skip_special_tokens
         self._tokens: list[int] = []
         self._window = 0
         """First token of the window that is decoded anew: a token's text can depend on the one before it."""
@@ -35,6 +46,8 @@ class TextStream:
         """Tokens before this one have been turned into text."""
         self._held = ""
         """Decoded text that may be the beginning of a stop string."""
+        self._early = 0
+        """Characters of it in which no stop string may end."""
         self.stopped = False
 
     def append(self, token: int) -> str:
@@ -61,17 +74,28 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         """Cuts at a stop string; holds back the longest ending that may yet become one."""
-        text, self._held = self._held + text, ""
-        places = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
-        if places:
+        early, text, self._held = self._early, self._held + text, ""
+        if len(self._tokens) <= self._min_tokens:
+            early = len(text)
+        found = [(at, at + len(stop)) for stop in self._stop if (at := text.find(stop, _first(early, stop))) >= 0]
+        if found:
             self.stopped = True
-            return text[: min(places)]
+            start, end = min(found)
+            return text[: end if self._include_stop else start]
         longest = max((len(stop) - 1 for stop in self._stop), default=0)
         for size in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-size:]) for stop in self._stop):
+            if any(len(stop) > size and stop.startswith(text[-size:]) for stop in self._stop):
                 self._held = text[-size:]
+                self._early = max(early - len(text) + size, 0)
                 return text[:-size]
+        self._early = 0
         return text
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        options = {"skip_special_tokens": self._skip_special, "clean_up_tokenization_spaces": False}
+        return self._tokenizer.decode(tokens, **options)
+
+
+def _first(early: int, stop: str) -> int:
+    """Where a stop string may begin at the earliest, if none may end in the first `early` characters."""
+    return max(early - len(stop) + 1, 0)

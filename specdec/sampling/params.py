@@ -3,40 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
-import torch
-
+from specdec.checks import Kind, either, flag, instance, mapping, number, settle, several, shown, text, whole
 from specdec.errors import ConfigError
 from specdec.sampling.constraints import Constraint
 
-FLOAT32_MAX = float(torch.finfo(torch.float32).max)
 MIN_TEMPERATURE = 1e-5
-REMEDIES = {
-    "max_tokens": "an integer >= 1",
-    "temperature": f"0 for greedy decoding, or a finite number >= {MIN_TEMPERATURE}",
-    "top_k": "an integer >= 1, or 0 to switch it off",
-    "top_p": "a mass in (0, 1), or 1 to switch it off",
-    "min_p": "a ratio in (0, 1], or 0 to switch it off",
-    "repetition_penalty": "a finite number > 0; 1 switches it off",
-    "presence_penalty": "a finite number; 0 switches it off",
-    "frequency_penalty": "a finite number; 0 switches it off",
-    "logit_bias": "token ids mapped to finite numbers; to ban a token, use bad_words",
-    "bad_words": "non-empty strings, or non-empty sequences of token ids",
-    "seed": "an integer in [0, 2**64), or None",
-    "stop": "non-empty strings",
-    "top_logprobs": "an integer >= 0; above 0 it needs logprobs=True",
-    "constraint": "a specdec.sampling.constraints.Constraint, or None",
-    "num_draft_tokens": "an integer >= 0 (0 decodes plainly), or None for no cap",
+LARGEST = 1e6
+"""Of temperature, penalties and biases. Logits of up to 1e20 stay finite in float32 under any mixture of them: a
+million times 2**31 counts, over the least temperature, is 2e20."""
+MOST_LISTED = 1000
+"""Tokens that are listed beside each token: more would fill the memory with lists."""
+MOST_SAMPLES = 1024
+SEEDS = 2**64
+
+
+class Unset:
+    """Marks a field's default: nobody set it, so the model's own word for it goes first (`SamplingParams.over`)."""
+
+
+class UnsetFloat(float, Unset):
+    """A number that nobody set."""
+
+
+class UnsetInt(int, Unset):
+    """An integer that nobody set."""
+
+
+class UnsetTuple(tuple[Any, ...], Unset):
+    """A sequence that nobody set."""
+
+
+LISTED = f"an integer from 0 to {MOST_LISTED}, the number of most probable tokens beside each token, or None"
+KINDS: dict[str, Kind] = {
+    "max_tokens": whole(1),
+    "min_tokens": whole(),
+    "temperature": number(
+        lambda value: value == 0 or MIN_TEMPERATURE <= value <= LARGEST,
+        f"0 for greedy decoding, or a number from {MIN_TEMPERATURE:g} to {LARGEST:g}",
+    ),
+    "top_k": whole().but("an integer >= 1, or 0 to switch it off"),
+    "top_p": number(lambda value: 0 < value <= 1, "a mass in (0, 1), or 1 to switch it off"),
+    "min_p": number(lambda value: 0 <= value <= 1, "a ratio in (0, 1], or 0 to switch it off"),
+    "repetition_penalty": number(
+        lambda value: 1 / LARGEST <= value <= LARGEST,
+        f"a number from {1 / LARGEST:g} to {LARGEST:g}; 1 switches it off",
+    ),
+    "presence_penalty": number(
+        lambda value: abs(value) <= LARGEST, f"a number from -{LARGEST:g} to {LARGEST:g}; 0 switches it off"
+    ),
+    "frequency_penalty": number(
+        lambda value: abs(value) <= LARGEST, f"a number from -{LARGEST:g} to {LARGEST:g}; 0 switches it off"
+    ),
+    "logit_bias": mapping(
+        whole(),
+        number(lambda value: abs(value) <= LARGEST, ""),
+        f"token ids mapped to numbers from -{LARGEST:g} to {LARGEST:g}; to ban a token, use bad_words",
+    ).or_none(),
+    "bad_words": several(
+        either(text(), several(whole(), "", least=1)), "non-empty strings, or non-empty sequences of token ids"
+    ),
+    "begin_suppress_tokens": several(whole(), "token ids"),
+    "allowed_token_ids": several(whole(), "token ids, at least one", least=1).or_none(", which allows all"),
+    "seed": whole(0, SEEDS - 1).but("an integer in [0, 2**64)").or_none(),
+    "n": whole(1, MOST_SAMPLES),
+    "stop": several(text(), "non-empty strings"),
+    "stop_token_ids": several(whole(), "token ids"),
+    "ignore_eos": flag(),
+    "include_stop_str_in_output": flag(),
+    "skip_special_tokens": flag(),
+    "logprobs": whole(0, MOST_LISTED).or_none().but(LISTED),
+    "prompt_logprobs": whole(0, MOST_LISTED).or_none().but(LISTED),
+    "num_draft_tokens": whole().but("an integer >= 0 (0 decodes plainly)").or_none(" for no cap"),
+    "drafter": text("the name of a drafter").or_none(),
+    "constraint": instance(Constraint, "a specdec.sampling.constraints.Constraint").or_none(),
 }
+"""What each field may be."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one request wants its tokens chosen.
+    """How one request wants its tokens chosen. Names and meanings are those of vLLM where it has them.
+
+    The model's own generation_config.json stands in for fields that were left out (`over`); `LoadedModel.defaults`
+    holds what it says.
 
     Args:
         max_tokens: most tokens to emit.
+        min_tokens: neither an end token nor one of `stop_token_ids` comes before so many tokens, and no stop string
+            that they complete ends the text.
         temperature: divides the logits; 0 is greedy, for which top_k, top_p and min_p are ignored.
         top_k: keep the k most probable tokens and those tied with the k-th; 0 is off.
         top_p: keep the fewest most probable tokens whose mass reaches top_p; 1 is off.
@@ -47,81 +104,113 @@ class SamplingParams:
         frequency_penalty: subtracted from the logit of a token once for each time it is in the output.
         logit_bias: token id → number added to its logit.
         bad_words: what must not be emitted, strings or token ids; `LogitsTransform` takes the strings' ids.
+        begin_suppress_tokens: ids of tokens that the output must not begin with, as in transformers.
+        allowed_token_ids: no other token is emitted; None allows all.
         seed: key of the request's random numbers; None leaves the choice to the engine.
+        n: texts for the prompt, which differ in their seeds alone: seed, seed + 1, … (modulo 2**64). They stand one
+            after the other in what `SpeculativeGenerator.generate` returns.
         stop: strings that end the output; one string is taken as a tuple of one.
+        stop_token_ids: ids of tokens that end the output, beside the model's end tokens.
         ignore_eos: go on after the end-of-sequence token.
-        logprobs: report the log-probability of each emitted token.
-        top_logprobs: report, beside each emitted token, the so many most probable ones; needs `logprobs`.
+        include_stop_str_in_output: leave in the text what ended it: the stop string, or the end token's text.
+        skip_special_tokens: leave special tokens out of the text.
+        logprobs: report the log-probability of each emitted token, and beside it the so many most probable tokens; 0
+            reports the emitted token alone, None nothing.
+        prompt_logprobs: the same for the tokens of the prompt, all but the first.
         num_draft_tokens: this request's own cap on the draft length; None is no cap.
         drafter: name of the drafter that serves this request, if the engine has several; None leaves it to the policy.
         constraint: what the text must keep to; None is nothing.
 
     Raises:
-        ConfigError: if a value is out of range, NaN or infinite; names it and the remedy.
+        ConfigError: if a value is of another type or out of range, or two of them cannot go together; names it and the
+            remedy.
     """
 
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    max_tokens: int = UnsetInt(128)
+    min_tokens: int = UnsetInt(0)
+    temperature: float = UnsetFloat(0.0)
+    top_k: int = UnsetInt(0)
+    top_p: float = UnsetFloat(1.0)
+    min_p: float = UnsetFloat(0.0)
+    repetition_penalty: float = UnsetFloat(1.0)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | None = None
-    bad_words: Sequence[str | Sequence[int]] = ()
+    bad_words: Sequence[str | Sequence[int]] = UnsetTuple()
+    begin_suppress_tokens: Sequence[int] = UnsetTuple()
+    allowed_token_ids: Sequence[int] | None = None
     seed: int | None = None
+    n: int = 1
     stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
-    logprobs: bool = False
-    top_logprobs: int = 0
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
     num_draft_tokens: int | None = None
     drafter: str | None = None
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        words = (self.bad_words,) if isinstance(self.bad_words, str) else self.bad_words
-        object.__setattr__(self, "stop", stop)
-        frozen = tuple(tuple(word) if isinstance(word, list) else word for word in words)
-        object.__setattr__(self, "bad_words", frozen)
-        bias = self.logit_bias or {}
-        warm = MIN_TEMPERATURE <= self.temperature <= FLOAT32_MAX
-        words_fit = (bool(word) if isinstance(word, str) else _is_token_ids(word) for word in self.bad_words)
-        valid: dict[str, bool] = {
-            "max_tokens": _is_count(self.max_tokens, least=1),
-            "temperature": self.temperature == 0 or warm,
-            "top_k": _is_count(self.top_k),
-            "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1,
-            "repetition_penalty": 0 < self.repetition_penalty <= FLOAT32_MAX,
-            "presence_penalty": _is_finite(self.presence_penalty),
-            "frequency_penalty": _is_finite(self.frequency_penalty),
-            "logit_bias": all(_is_count(token) and _is_finite(value) for token, value in bias.items()),
-            "bad_words": all(words_fit),
-            "seed": self.seed is None or (_is_count(self.seed) and self.seed < 2**64),
-            "stop": all(isinstance(text, str) and text != "" for text in self.stop),
-            "top_logprobs": _is_count(self.top_logprobs) and (self.logprobs or not self.top_logprobs),
-            "constraint": self.constraint is None or isinstance(self.constraint, Constraint),
-            "num_draft_tokens": self.num_draft_tokens is None or _is_count(self.num_draft_tokens),
-        }
-        for name, fits in valid.items():
-            if not fits:
-                raise ConfigError(f"{name} = {getattr(self, name)!r} cannot work. Give {REMEDIES[name]}.")
+        for name in ("stop", "bad_words"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
+        settle(self, {name: kind for name, kind in KINDS.items() if not isinstance(getattr(self, name), Unset)})
+        self._check_together()
 
     @property
     def greedy(self) -> bool:
         """Whether the most probable token is always taken."""
         return self.temperature == 0
 
+    def over(self, defaults: Mapping[str, Any]) -> SamplingParams:
+        """These parameters, with defaults for fields that nobody set.
 
-def _is_count(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        Args:
+            defaults: field → value, such as `LoadedModel.defaults`.
 
+        Raises:
+            ConfigError: if a default cannot go together with what was set.
+        """
+        chosen = {name: value for name, value in defaults.items() if isinstance(getattr(self, name), Unset)}
+        if chosen.get("min_tokens", 0) > chosen.get("max_tokens", self.max_tokens):
+            del chosen["min_tokens"]  # the caller wants less than the model's least
+        return replace(self, **chosen) if chosen else self
 
-def _is_finite(value: float) -> bool:
-    return abs(value) <= FLOAT32_MAX
+    def samples(self) -> list[SamplingParams]:
+        """One set of parameters for each of the n texts.
 
+        Raises:
+            ConfigError: if n is above 1 at temperature 0.
+        """
+        if self.n == 1:
+            return [self]
+        self._check_samples()
+        seeds = [None if self.seed is None else (self.seed + index) % SEEDS for index in range(self.n)]
+        return [replace(self, n=1, seed=seed) for seed in seeds]
 
-def _is_token_ids(word: object) -> bool:
-    return isinstance(word, tuple) and len(word) > 0 and all(map(_is_count, word))
+    def _check_together(self) -> None:
+        """Raises ConfigError for fields of which each is fine and that cannot go together."""
+        allowed = None if self.allowed_token_ids is None else set(self.allowed_token_ids)
+        banned = {word[0] for word in self.bad_words if not isinstance(word, str) and len(word) == 1}
+        never = banned if allowed is None else banned | (set(self.stop_token_ids) - allowed)
+        if self.min_tokens > self.max_tokens:
+            self._refuse("min_tokens", f"max_tokens = {self.max_tokens} ends the text before", "Raise max_tokens")
+        if not isinstance(self.temperature, Unset):
+            self._check_samples()
+        if self.constraint is not None and self.min_tokens:
+            self._refuse("min_tokens", "the constraint says when the text may end", "Leave one of the two out")
+        if allowed is not None and allowed <= banned:
+            self._refuse("allowed_token_ids", "bad_words bans all of them", "Leave at least one that is not banned")
+        if self.stop_token_ids and never.issuperset(self.stop_token_ids):
+            self._refuse(
+                "stop_token_ids", "bad_words or allowed_token_ids forbid all of them", "Give ids that may be emitted"
+            )
+
+    def _check_samples(self) -> None:
+        if self.n > 1 and self.greedy:
+            self._refuse("n", "at temperature 0 all texts are the same", "Give a temperature above 0, or n = 1")
+
+    def _refuse(self, name: str, why: str, remedy: str) -> NoReturn:
+        raise ConfigError(f"{name} = {shown(getattr(self, name))} cannot work: {why}. {remedy}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ class LogitsTransform:
     """One request's map from logits to scores. Target and drafter share it, which keeps p and q comparable.
 
     In this order, each step only if it is on: repetition penalty, presence and frequency penalties, logit
-    bias, bad words; then, unless greedy, temperature, top-k, top-p, min-p. Every row is computed on its own:
-    its scores are the same bits whatever rows share the call, and whether its last tokens are drafted or
-    committed.
+    bias; what may not be emitted (bad words, tokens that are not allowed, an end before the least length, suppressed
+    beginnings, the constraint); then, unless greedy, temperature, top-k, top-p, min-p. Every row is computed on its
+    own: its scores are the same bits whatever rows share the call, and whether its last tokens are drafted or not.
 
     Args:
         params: the request's settings.
@@ -29,6 +29,7 @@ class LogitsTransform:
         vocab_size: V.
         bad_words: token ids of the entries that `params.bad_words` holds as strings. Those that it holds as
             token ids are banned too.
+        ends: ids of the tokens that end the text, none of which comes before `params.min_tokens` tokens.
 
     Raises:
         ConfigError: if a token id is not in [0, V), or if strings in `params.bad_words` were not tokenized.
@@ -40,6 +41,7 @@ class LogitsTransform:
         prompt: Sequence[int],
         vocab_size: int,
         bad_words: Sequence[Sequence[int]] = (),
+        ends: Collection[int] = (),
     ) -> None:
         self.params, self.vocab_size = params, vocab_size
         self.constraint = None if params.constraint is None else params.constraint.fork()
@@ -49,6 +51,9 @@ class LogitsTransform:
         self._check_ids("bad_words", (token for word in words for token in word))
         self._check_ids("logit_bias", params.logit_bias or ())
         self._check_ids("prompt", prompt)
+        self._check_ids("the tokens that end a text", ends)
+        self._check_ids("begin_suppress_tokens", params.begin_suppress_tokens)
+        self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
 
         bias = params.logit_bias or {}
         self._bias_ids = torch.tensor(list(bias), dtype=torch.long)
@@ -60,11 +65,25 @@ class LogitsTransform:
 
         penalties = (params.repetition_penalty, params.presence_penalty, params.frequency_penalty)
         self._penalizes = penalties != (1, 0, 0)
-        self.edits = self._penalizes or bool(bias) or bool(words) or self.constraint is not None
+        self._early = [(params.min_tokens, sorted(ends)), (1, list(params.begin_suppress_tokens))]
+        self._early = [(until, ids) for until, ids in self._early if until and ids]
+        self._first_free = max((until for until, _ in self._early), default=0)
+        self._num_output = 0
+        self._outside: Tensor | None = None
+        if params.allowed_token_ids is not None:
+            self._outside = torch.ones(vocab_size, dtype=torch.bool)
+            self._outside[list(params.allowed_token_ids)] = False
+        self._forbids = bool(words) or self._outside is not None or self.constraint is not None
+        self._edits_always = self._penalizes or bool(bias) or self._forbids
         # Keys: every token in the prompt or the output. Values: how often it is in the output.
         self._counts: dict[int, int] = dict.fromkeys(prompt, 0) if self._penalizes else {}
         self._count_tensors: tuple[Tensor, Tensor] | None = None
         self._tail = self._end_of(prompt)
+
+    @property
+    def edits(self) -> bool:
+        """Whether single logits are changed, from the committed tokens on."""
+        return self._edits_always or self._num_output < self._first_free
 
     @property
     def identity(self) -> bool:
@@ -78,6 +97,7 @@ class LogitsTransform:
             ConfigError: if a token id is not in [0, V).
         """
         self._check_ids("output", tokens)
+        self._num_output += len(tokens)
         self._tail = self._end_of([*self._tail, *tokens])
         if self.constraint is not None:
             for token in tokens:
@@ -108,17 +128,16 @@ class LogitsTransform:
                 f"Logits {tuple(logits.shape)} for {len(paths)} paths and a vocabulary of {self.vocab_size}. "
                 "Give one row per path, as wide as the vocabulary."
             )
-        scores = logits.to(torch.float32, copy=self.edits)
+        edits = self.edits
+        scores = logits.to(torch.float32, copy=edits)
         if self._penalizes:
             self._penalize_rows(scores, paths)
         if len(self._bias):
             scores[:, self._bias_ids.to(scores.device)] += self._bias.to(scores.device)
-        if self._banned_after:
-            for r, path in enumerate(paths):
-                scores[r, self._banned(path)] = -math.inf
+        self._ban(scores, paths)
         if self.constraint is not None:
             scores.masked_fill_(~self._allowed(self.constraint, paths, parents).to(scores.device), -math.inf)
-        if self.edits and parents is not None:
+        if edits and parents is not None:
             scores[_below_banned(scores, paths, parents)] = 0.0
         self.require_mass(largest for _, largest in map(argmax, scores))
         return scores if self.params.greedy else self._warp(scores)
@@ -146,12 +165,34 @@ class LogitsTransform:
         """Raises NumericalError unless every row's largest score, as given, is finite."""
         for index, value in enumerate(largest):
             if value == -math.inf:
-                raise NumericalError(f"Row {index}: every token is banned. Relax bad_words or the constraint.")
+                raise NumericalError(
+                    f"Row {index}: every token is banned. Relax bad_words, allowed_token_ids, min_tokens or the "
+                    "constraint."
+                )
             if not math.isfinite(value):
                 raise NumericalError(
                     f"Row {index}: the largest logit is {value}. Check the weights, use a wider dtype "
                     "(dtype='float32'), or bring penalties and logit_bias closer to their defaults."
                 )
+
+    def require_start(self) -> None:
+        """Raises NumericalError if no token is left that the text may begin with."""
+        if self._forbids or self._num_output < self._first_free:
+            self.scores(torch.zeros(1, self.vocab_size), [()])
+
+    def _ban(self, scores: Tensor, paths: Sequence[Sequence[int]]) -> None:
+        """Takes all mass, in place, from what may not be emitted at the place of each row, the constraint aside."""
+        if self._banned_after:
+            for r, path in enumerate(paths):
+                scores[r, self._banned(path)] = -math.inf
+        if self._outside is not None:
+            self._outside = self._outside.to(scores.device)
+            scores.masked_fill_(self._outside, -math.inf)
+        if self._num_output < self._first_free:
+            for r, path in enumerate(paths):
+                for until, ids in self._early:
+                    if self._num_output + len(path) < until:
+                        scores[r, ids] = -math.inf
 
     def _warp(self, scores: Tensor) -> Tensor:
         params = self.params

@@ -18,8 +18,9 @@ from specdec.sampling import SamplingParams
 from specdec.study.choices import register_choices
 from specdec.study.schema import schema
 
-NOT_SETTINGS: tuple[str, ...] = ("constraint",)
-"""Fields of `SamplingParams` that only a program can give, since no config file can hold them."""
+NOT_SETTINGS: tuple[str, ...] = ("constraint", "n")
+"""Fields of `SamplingParams` that only a program can give: no config file can hold the one, and a study has one text
+of each prompt."""
 PRECISION = ("dtype", "kv_dtype", "smoothing", "calibration")
 """Parameters of `load` that are the group `precision`; the group `device` has its device, `target` all others."""
 

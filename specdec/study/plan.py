@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -96,7 +96,7 @@ def plan(config: DictConfig) -> Plan:
         ConfigError: for a value that no part takes, or parts that do not fit together.
     """
     values = values_of(config)
-    params = SamplingParams(**values["sampling"])
+    params = sampling_params(values)
     drafter, rule, policy = (instantiate(config[group], group) for group in ("drafter", "rule", "policy"))
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
@@ -116,6 +116,11 @@ def plan(config: DictConfig) -> Plan:
         chat=values["chat"],
         axes=_axes(values, drafter, rule, policy),
     )
+
+
+def sampling_params(values: Mapping[str, Any]) -> SamplingParams:
+    """Of the settings `sampling`; those that are null were not set."""
+    return SamplingParams(**{name: value for name, value in values["sampling"].items() if value is not None})
 
 
 def check_certified(job: Plan, certified: bool) -> None:
@@ -173,7 +178,7 @@ def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Po
         "drafter": drafter.name,
         **{name: value for name, value in options.items() if value is None or isinstance(value, str | int | float)},
         "rule": rule if isinstance(rule, str) else rule.name,
-        "temperature": values["sampling"]["temperature"],
+        "temperature": sampling_params(values).temperature,
         "target": _shown(values["target"]["path"]) or "embedded",
         "dtype": values["precision"]["dtype"],
         "kv_dtype": values["precision"]["kv_dtype"],

@@ -12,6 +12,8 @@ from dataclasses import field, make_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from specdec.sampling.params import Unset
+
 SCALARS = (str, int, float, bool)
 
 
@@ -22,7 +24,7 @@ def schema(name: str, source: Callable[..., Any], without: Collection[str] = (),
         name: of the dataclass; OmegaConf's messages name it.
         source: a function or a dataclass. All of its parameters are named, and have a default or one in `defaults`.
         without: parameters that are no settings.
-        defaults: that differ from the signature's.
+        defaults: that differ from the signature's. What nobody set (`Unset`) may be null, and is unless it is given.
 
     Raises:
         TypeError: for a parameter of a type that no config file can hold.
@@ -33,6 +35,8 @@ def schema(name: str, source: Callable[..., Any], without: Collection[str] = (),
         if parameter.name not in without:
             kind = setting_type(f"{source.__name__}.{parameter.name}", hints[parameter.name])
             default = defaults.get(parameter.name, parameter.default)
+            if isinstance(default, Unset):
+                kind, default = kind | None, None
             fields.append((parameter.name, kind, _default({} if get_origin(kind) is dict and not default else default)))
     return make_dataclass(name, fields)
 

@@ -20,8 +20,11 @@ class Bytes:
         self.pieces = pieces
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False, **kwargs: bool) -> str:
-        assert skip_special_tokens
-        return b"".join(self.pieces[t] for t in token_ids if t != SPECIAL).decode("utf-8", errors="replace")
+        texts = [
+            b"" if t == SPECIAL and skip_special_tokens else b"<s>" if t == SPECIAL else self.pieces[t]
+            for t in token_ids
+        ]
+        return b"".join(texts).decode("utf-8", errors="replace")
 
 
 class Stripped(Bytes):
@@ -31,9 +34,11 @@ class Stripped(Bytes):
         return super().decode(token_ids, skip_special_tokens, **kwargs).removeprefix(" ")
 
 
-def shown(pieces: Sequence[bytes], stop: Sequence[str] = ()) -> tuple[list[str], bool]:
+def shown(
+    pieces: Sequence[bytes], stop: Sequence[str] = (), min_tokens: int = 0, include_stop: bool = False
+) -> tuple[list[str], bool]:
     """What each append returned until the stream stopped, and last what `finish` returned."""
-    stream = TextStream(Bytes(pieces), stop)
+    stream = TextStream(Bytes(pieces), stop, min_tokens, include_stop)
     parts = []
     for token in range(len(pieces)):
         parts.append(stream.append(token))
@@ -108,6 +113,62 @@ def test_special_tokens_have_no_text() -> None:
     stream = TextStream(Bytes([b"\xe2\x82", b"\xac"]), ["#"])
     assert [stream.append(t) for t in (SPECIAL, 0, SPECIAL, 1, SPECIAL)] == ["", "", "", "€", ""]
     assert stream.finish() == ""
+
+
+def test_special_tokens_have_text_if_they_are_not_skipped() -> None:
+    stream = TextStream(Bytes([b"a", b"b"]), ["<s>"], skip_special_tokens=False)
+    assert [stream.append(token) for token in (0, SPECIAL)] == ["a", ""]
+    assert stream.stopped
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "parts"),
+    [
+        (["one ", "two", "x"], ["two"], ["one ", "two", ""]),
+        (["so: EN", "D. of", " it"], ["END."], ["so: ", "END.", ""]),
+        (["ab", "cd"], ["cd", "bc"], ["a", "bc", ""]),
+        (["aXY"], ["XY", "X"], ["aX", ""]),  # of two that begin together the shorter one is there first
+    ],
+)
+def test_a_stop_string_may_stay_in_the_text(pieces: list[str], stop: list[str], parts: list[str]) -> None:
+    assert shown([piece.encode() for piece in pieces], stop, include_stop=True) == (parts, True)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "least", "parts", "stopped"),
+    [
+        (["END", " a", "END"], ["END"], 2, ["END", " a", "", ""], True),  # the first is complete too early
+        (["EN", "D", "x"], ["END"], 1, ["", "", ""], True),  # begun early, complete in time
+        (["EN", "D", "x"], ["END"], 2, ["", "END", "x", ""], False),
+        (["abab", "ab"], ["abab"], 1, ["ab", "", ""], True),  # the second overlaps the first
+        (["abab", "c"], ["abab"], 1, ["ab", "abc", ""], False),
+        (["ab", "abx"], ["abab", "b"], 1, ["", "", ""], True),  # what is held has a "b" that came early
+        (["ab", "x"], ["abab", "b"], 1, ["", "abx", ""], False),
+        (["a", "b", "c"], ["b"], 9, ["a", "b", "c", ""], False),
+    ],
+)
+def test_a_stop_string_that_is_complete_too_early_ends_nothing(
+    pieces: list[str], stop: list[str], least: int, parts: list[str], stopped: bool
+) -> None:
+    assert shown([piece.encode() for piece in pieces], stop, least) == (parts, stopped)
+
+
+@given(st.lists(st.text("ab", max_size=3), max_size=7), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+       st.integers(0, 6), st.booleans())  # fmt: skip
+def test_the_text_ends_with_the_first_stop_string_that_is_complete_in_time(
+    pieces: list[str], stop: list[str], least: int, include: bool
+) -> None:
+    """Against a search of the whole text after every token."""
+    want, ended = "".join(pieces), False
+    for count in range(least + 1, len(pieces) + 1):
+        text, early = "".join(pieces[:count]), len("".join(pieces[: max(count - 1, least)]))
+        ends = [(at, at + len(s)) for s in stop for at in range(len(text)) if text.startswith(s, at)]
+        if found := [(start, end) for start, end in ends if end > early]:
+            start, end = min(found)
+            want, ended = text[: end if include else start], True
+            break
+    parts, stopped = shown([piece.encode() for piece in pieces], stop, least, include)
+    assert ("".join(parts), stopped) == (want, ended)
 
 
 def test_spaces_that_a_tokenizer_strips_from_what_it_decodes_are_kept_between_words() -> None:

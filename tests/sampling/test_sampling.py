@@ -310,16 +310,6 @@ def test_invalid_parameters(name: str, value: object) -> None:
         SamplingParams(**{name: value})  # type: ignore[arg-type]
 
 
-def test_parameters_are_normalised() -> None:
-    params = SamplingParams(stop="\n", bad_words=["x", [1, 2]], seed=2**64 - 1, num_draft_tokens=0)
-    assert params.stop == ("\n",)
-    assert params.bad_words == ("x", (1, 2))
-    assert SamplingParams(bad_words="x").bad_words == ("x",)
-    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
-    assert SamplingParams().greedy
-    assert not SamplingParams(temperature=0.5).greedy
-
-
 @pytest.mark.parametrize("token", [-1, VOCAB])
 def test_unknown_token_ids(token: int) -> None:
     with pytest.raises(ConfigError, match="prompt"):

@@ -15,7 +15,7 @@ from specdec.engine import EngineConfig
 from specdec.models.loading import load
 from specdec.sampling import SamplingParams
 from specdec.study.config import NOT_SETTINGS, Decoding
-from specdec.study.plan import values_of
+from specdec.study.plan import sampling_params, values_of
 from specdec.study.schema import schema
 
 
@@ -67,7 +67,16 @@ def test_every_field_of_the_sampling_parameters_is_a_setting_or_listed_as_none()
     assert set(settings) == {one.name for one in fields(SamplingParams)} - set(NOT_SETTINGS)
     assert set(NOT_SETTINGS) <= {one.name for one in fields(SamplingParams)}
     assert settings["logit_bias"] == {}  # stands for None
-    assert SamplingParams(**settings | {"logit_bias": None}) == SamplingParams(seed=0)  # a study can be repeated
+    params = sampling_params({"sampling": settings | {"logit_bias": None}})
+    assert params == SamplingParams(seed=0)  # a study can be repeated
+
+
+def test_what_nobody_set_is_null_and_leaves_the_word_to_the_model(composed: Callable[..., DictConfig]) -> None:
+    """The chosen group says how warm and how long; the model says the rest."""
+    model = {"top_k": 7, "min_p": 0.1, "temperature": 0.5, "max_tokens": 9, "bad_words": ((3,),)}
+    params = sampling_params(values_of(composed("sampling.min_p=0.2"))).over(model)
+    assert (params.top_k, params.min_p, params.temperature, params.max_tokens) == (7, 0.2, 0.0, 12)
+    assert params.bad_words == ((3,),)
 
 
 def test_every_size_of_the_engine_is_a_setting() -> None:
@@ -83,8 +92,8 @@ def test_every_parameter_of_load_is_a_setting_of_one_group() -> None:
 
 
 def test_bias_and_words_reach_the_sampling_parameters(composed: Callable[..., DictConfig]) -> None:
-    config = composed("+sampling.logit_bias={5:1.5,9:-2}", "sampling.bad_words=[no,[1,2]]", "sampling.logprobs=true")
-    params = SamplingParams(**values_of(config)["sampling"])
+    config = composed("+sampling.logit_bias={5:1.5,9:-2}", "sampling.bad_words=[no,[1,2]]", "sampling.logprobs=2")
+    params = sampling_params(values_of(config))
     assert params.logit_bias == {5: 1.5, 9: -2.0}
     assert params.bad_words == ("no", (1, 2))
-    assert params.logprobs
+    assert params.logprobs == 2
