@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from specdec.errors import UnsupportedModelError
+from specdec.foreign import foreign
 
 
 def check_exit(name: str, total: int, num_layers: int) -> None:
@@ -25,10 +26,8 @@ def with_layers(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: if its layers cannot be told apart from the rest.
     """
-    try:
+    with foreign(UnsupportedModelError, f"{type(module).__name__} cannot exit early", "Use another drafter."):
         return _cut(module, num_layers)
-    except AttributeError as error:
-        raise _cannot(module, str(error)) from error
 
 
 def _cut(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
@@ -37,7 +36,10 @@ def _cut(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
     base = getattr(module, base_name)
     lists = [n for n, m in base.named_children() if isinstance(m, nn.ModuleList) and len(m) == total]
     if len(lists) != 1:
-        raise _cannot(module, f"no single list of {total} layers found below {base_name!r}")
+        raise UnsupportedModelError(
+            f"{type(module).__name__} cannot exit early: no single list of {total} layers found below {base_name!r}. "
+            "Use another drafter."
+        )
     config = copy.deepcopy(module.config)
     config.num_hidden_layers = num_layers
     if getattr(config, "layer_types", None):
@@ -54,7 +56,3 @@ def _shallow(module: Any) -> Any:
     clone = copy.copy(module)
     clone._modules, clone._forward_hooks = dict(module._modules), module._forward_hooks.copy()
     return clone
-
-
-def _cannot(module: PreTrainedModel, reason: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"{type(module).__name__} cannot exit early: {reason}. Use another drafter.")

@@ -23,10 +23,14 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 def why_not_llama(module: PreTrainedModel) -> str | None:
     """Why a model is not of this family; None if it is."""
     config = module.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if config.model_type not in MODEL_TYPES:
         return f"its type is {config.model_type!r}, not one of {', '.join(MODEL_TYPES)}"
+    if getattr(config, "is_heterogeneous", False):
+        return f"its layers differ in {', '.join(sorted(config.per_layer_attributes)) or 'what they leave out'}"
+    rope = config.rope_parameters or {}
+    head_size = (
+        config.head_dim if getattr(config, "head_dim", None) else config.hidden_size // config.num_attention_heads
+    )
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act!r}, not 'silu'"
     if rope.get("rope_type", "default") not in ROPE_TYPES:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from contextvars import ContextVar
+from functools import cache, cached_property, partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from specdec.kernels.attention.plan import AttentionPlan
 from specdec.kernels.cpu import library as native
 from specdec.kernels.device import triton_runs
 from specdec.models.batch import RaggedBatch
+from specdec.models.traits import size_of
 
 ATTENTION_NAME = "specdec_paged"
 
@@ -103,18 +106,8 @@ def pass_on(device: torch.device | str, kernels: native.Library | None = None) -
     return TritonPass if triton_runs(device) else TorchPass
 
 
-class ShapeRecorder:
-    """Stands in for a pass: notes the shapes that the layers send, and answers with zeros."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[int, tuple[int, int, int]] = {}
-        self.calls = 0
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """Zeros of the right shape."""
-        self.calls += 1
-        self.shapes[layer] = (key.shape[0], key.shape[2], value.shape[2])
-        return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
+_CURRENT: ContextVar[PagedPass | None] = ContextVar("specdec_pass", default=None)
+"""The pass that runs in this thread: layers need not hand it down, so those that drop keyword arguments work too."""
 
 
 def _attention(
@@ -122,20 +115,20 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    specdec_pass: PagedPass | ShapeRecorder | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The function transformers calls in every layer: q, k, v of [1, heads, T, head size] → [1, T, heads, size]."""
-    if specdec_pass is None:
+    current = _CURRENT.get()
+    if current is None:
         raise UnsupportedModelError(
-            f"{type(module).__name__} was called outside a specdec pass, or drops the keyword arguments that reach "
-            "attention. Use another model, or call model.set_attn_implementation('sdpa') to run it on its own."
+            f"{type(module).__name__} was called outside a specdec pass. Call model.set_attn_implementation('sdpa') to "
+            "run it on its own."
         )
-    out = specdec_pass.attend(
+    out = current.attend(
         int(module.layer_idx),  # type: ignore[arg-type]
         query[0],
         key[0],
@@ -152,7 +145,7 @@ AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
 
 
 def run(
-    module: PreTrainedModel, batch: RaggedBatch, attention: PagedPass | ShapeRecorder, taps: Sequence[int] = ()
+    module: PreTrainedModel, batch: RaggedBatch, attention: PagedPass, taps: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor | None]:
     """One flat batch, as a batch of one whose rows mind their own positions.
 
@@ -162,21 +155,36 @@ def run(
     Raises:
         UnsupportedModelError: if hidden states are wanted and the module does not give one for every boundary.
     """
-    output = module(
-        input_ids=batch.token_ids[None],
-        position_ids=batch.positions[None],
-        use_cache=False,
-        logits_to_keep=batch.logit_rows,
-        specdec_pass=attention,
-        **({"output_hidden_states": True} if taps else {}),
-    )
-    logits: Tensor = output.logits[0]
-    if not taps:
-        return logits.float(), None
-    states, boundaries = output.hidden_states or (), int(module.config.num_hidden_layers) + 1
-    if len(states) != boundaries:
-        raise UnsupportedModelError(
-            f"{type(module).__name__} gives {len(states)} hidden states, not the {boundaries} between and around its "
-            "layers. Use a drafter that needs none, or another model."
+    selects = takes_rows(type(module))
+    token = _CURRENT.set(attention)
+    try:
+        output = module(
+            input_ids=batch.token_ids[None],
+            position_ids=batch.positions[None],
+            use_cache=False,
+            **({"logits_to_keep": batch.logit_rows} if selects else {}),
+            **({"output_hidden_states": True} if taps else {}),
         )
-    return logits.float(), torch.stack([states[tap][0] for tap in taps], 1).float()
+    finally:
+        _CURRENT.reset(token)
+    logits: Tensor = output.logits[0] if selects else output.logits[0, batch.logit_rows]
+    return logits.float(), _tapped(module, output.hidden_states or (), taps) if taps else None
+
+
+@cache
+def takes_rows(kind: type[PreTrainedModel]) -> bool:
+    """Whether models of this class make the logits of chosen rows alone; others make all of them."""
+    return "logits_to_keep" in signature(kind.forward).parameters
+
+
+def _tapped(module: PreTrainedModel, states: Sequence[Tensor], taps: Sequence[int]) -> Tensor:
+    boundaries = size_of(module, "num_hidden_layers") + 1
+    chosen = [states[tap][0] for tap in taps] if len(states) == boundaries else []
+    if len({state.shape for state in chosen}) != 1:
+        widths = sorted({state.shape[-1] for state in states})
+        raise UnsupportedModelError(
+            f"{type(module).__name__} gives {len(states)} hidden states of widths {widths}, "
+            f"not {boundaries} of one width between and around its layers. Use a drafter that needs none, or another "
+            "model."
+        )
+    return torch.stack(chosen, 1).float()

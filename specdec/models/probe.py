@@ -8,71 +8,85 @@ from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
+from specdec.foreign import foreign
+from specdec.models.asks import Asks, kept_by_own_cache, listen, why_not
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.paged_attention import ATTENTION_NAME, ShapeRecorder, pass_on, run
+from specdec.models.paged_attention import ATTENTION_NAME, pass_on, run
+from specdec.models.traits import max_context, size_of, text_config
 
 PROBE_TOKENS = 12
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 TOLERANCE_HALF = 5e-2
 KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
-"""What transformers may tell a layer to do in its mask, which we do not see, and what our attention does for it."""
+"""What transformers may tell a layer to be, of what our attention and our cache are enough for."""
 REMEDY = "Choose another architecture."
 
 
-def probe(module: PreTrainedModel, name: str) -> KVLayout:
+def probe(module: PreTrainedModel, name: str) -> tuple[KVLayout, int]:
     """Reads the cache layout off a short run, and compares prefill, chunks and a mixed batch with the model's own.
 
     Args:
         module: the model; its attention implementation is ours afterwards.
         name: for messages.
 
+    Returns:
+        The layout, and the number of logits of a row.
+
     Raises:
         UnsupportedModelError: if it cannot work; its attention implementation is its own again then.
     """
+    name = f"{name} ({type(module).__name__})"
     own = module.config._attn_implementation
     try:
-        with torch.inference_mode():
-            return _probe(module, f"{name} ({type(module).__name__})")
-    except UnsupportedModelError:
+        with torch.inference_mode(), foreign(UnsupportedModelError, f"{name} cannot run a flat ragged batch", REMEDY):
+            return _probe(module, name)
+    except BaseException:
         module.set_attn_implementation(own)
         raise
-    except (TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
-        module.set_attn_implementation(own)
-        raise UnsupportedModelError(
-            f"{name} ({type(module).__name__}) cannot run a flat ragged batch: {error}. {REMEDY}"
-        ) from error
 
 
-def _probe(module: PreTrainedModel, name: str) -> KVLayout:
-    if strange := set(getattr(module.config, "layer_types", None) or ()) - KNOWN_LAYER_TYPES:
+def _probe(module: PreTrainedModel, name: str) -> tuple[KVLayout, int]:
+    if strange := set(getattr(text_config(module), "layer_types", None) or ()) - KNOWN_LAYER_TYPES:
         raise UnsupportedModelError(
-            f"{name} bypasses transformers' attention interface in its layers of type {sorted(strange)}. {REMEDY}"
+            f"{name} bypasses transformers' attention interface in its layers of type {', '.join(sorted(strange))}: "
+            f"our cache holds keys and values alone. {REMEDY}"
         )
     size = min(PROBE_TOKENS, max_context(module) - 1)
-    first = (torch.arange(3, 3 + size) % int(module.config.vocab_size)).tolist()
+    first = [3 + token % (_vocabulary(module) - 3) for token in range(size)]
     second = first[::-1][: size // 2]
     expected = [module(input_ids=torch.tensor([ids], device=module.device), use_cache=False).logits[0].float()
                 for ids in (first, second)]  # fmt: skip
+    layout = _layout(module, name, listen(module, first))
     module.set_attn_implementation(ATTENTION_NAME)
-    layout = _layout(module, name, first)
     _compare(name, layout, _whole(module, layout, first), expected[0], "prefill")
     _compare(name, layout, _chunked(module, layout, first, second), torch.cat(expected), "chunks and a mixed batch")
-    return layout
+    _compare(name, layout, _whole(module, layout, first, [size - 1, 1]), expected[0][[size - 1, 1]], "chosen rows")
+    return layout, expected[0].shape[-1]
 
 
-def _layout(module: PreTrainedModel, name: str, ids: list[int]) -> KVLayout:
-    """Shapes of keys and values, from a run whose attention answers with zeros."""
-    num_layers = int(module.config.num_hidden_layers)
-    recorder = ShapeRecorder()
-    rows = SequenceRows(ids, torch.arange(len(ids), device=module.device), committed=0, logit_rows=range(len(ids)))
-    run(module, RaggedBatch.build([rows], module.device), recorder)
-    shapes = set(recorder.shapes.values())
-    if recorder.calls != num_layers or len(recorder.shapes) != num_layers:
+def _vocabulary(module: PreTrainedModel) -> int:
+    """Rows of the table of embeddings: tokens below may be asked for."""
+    return int(module.get_input_embeddings().weight.shape[0])
+
+
+def _layout(module: PreTrainedModel, name: str, asks: Asks) -> KVLayout:
+    """What the cache must hold.
+
+    Raises:
+        UnsupportedModelError: if it cannot, or a layer asks for what our attention does not do.
+    """
+    num_layers = size_of(module, "num_hidden_layers")
+    if asks.calls != num_layers or set(asks.layers) != set(range(num_layers)):
         raise UnsupportedModelError(
-            f"{name} called our attention {recorder.calls} times in {num_layers} layers: "
+            f"{name} called our attention {asks.calls} times, for {len(asks.layers)} layers of {num_layers}: "
             "its architecture bypasses transformers' attention interface. Choose one that uses it "
             "(Llama, Qwen, Mistral, Gemma, Phi-3, GPT-2, GPT-NeoX, OLMo, OPT, Mixtral and most newer ones do)."
         )
+    kept, context = kept_by_own_cache(module), max_context(module)
+    for layer, ask in asks.layers.items():
+        if reason := why_not(ask, kept.get(layer), context):
+            raise UnsupportedModelError(f"{name} {reason}. {REMEDY}")
+    shapes = {ask.shape for ask in asks.layers.values()}
     heads, key_size, value_size = next(iter(shapes))
     if len(shapes) != 1 or key_size != value_size:
         raise UnsupportedModelError(
@@ -82,10 +96,10 @@ def _layout(module: PreTrainedModel, name: str, ids: list[int]) -> KVLayout:
     return KVLayout(num_layers, heads, key_size, module.dtype, module.device)
 
 
-def _whole(module: PreTrainedModel, layout: KVLayout, ids: list[int]) -> Tensor:
+def _whole(module: PreTrainedModel, layout: KVLayout, ids: list[int], logit_rows: list[int] | None = None) -> Tensor:
     cache = PagedCache(layout, num_blocks=1, block_size=len(ids))
     cache.add(0)
-    return _pass(module, cache, {0: ids})
+    return _pass(module, cache, {0: ids}, logit_rows)
 
 
 def _chunked(module: PreTrainedModel, layout: KVLayout, first: list[int], second: list[int]) -> Tensor:
@@ -97,12 +111,15 @@ def _chunked(module: PreTrainedModel, layout: KVLayout, first: list[int], second
     return torch.cat([_pass(module, cache, {0: first[:cut]}), _pass(module, cache, {0: first[cut:], 1: second})])
 
 
-def _pass(module: PreTrainedModel, cache: PagedCache, chunks: dict[int, list[int]]) -> Tensor:
-    """Runs and commits one chunk of each sequence; logits of every row."""
+def _pass(
+    module: PreTrainedModel, cache: PagedCache, chunks: dict[int, list[int]], logit_rows: list[int] | None = None
+) -> Tensor:
+    """Runs and commits one chunk of each sequence; logits of the rows of each, of all if left out."""
     parts = []
     for seq, ids in chunks.items():
         cache.reserve(seq, len(ids))
-        parts.append(SequenceRows(ids, cache.slots(seq), cache.length(seq), logit_rows=range(len(ids))))
+        wanted = range(len(ids)) if logit_rows is None else logit_rows
+        parts.append(SequenceRows(ids, cache.slots(seq), cache.length(seq), logit_rows=wanted))
     batch = RaggedBatch.build(parts, module.device)
     logits, _ = run(module, batch, pass_on(module.device)(batch, cache.target))
     for seq, ids in chunks.items():
@@ -117,19 +134,6 @@ def _compare(name: str, layout: KVLayout, logits: Tensor, expected: Tensor, what
         raise UnsupportedModelError(
             f"{name} gives other logits under our attention than under its own, in {what} "
             f"(largest difference {error:.2e}, allowed {tolerance:.2e}): its attention does something that ours does "
-            "not (attention sinks, ALiBi, a custom mask), it keeps a state outside the cache, or its weights hold NaN. "
+            "not (ALiBi, a mask of its own), it keeps a state outside the cache, or its weights hold NaN. "
             f"{REMEDY}"
         )
-
-
-def max_context(module: PreTrainedModel) -> int:
-    """Largest number of tokens in a sequence.
-
-    LongRoPE changes all rotations once any sequence of the pass exceeds the original length: that far it is sound.
-    """
-    config = module.config
-    context = int(getattr(config, "max_position_embeddings", 0)) or 2**31 - 1
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("longrope", "dynamic"):
-        context = min(context, int(rope.get("original_max_position_embeddings", context)))
-    return context

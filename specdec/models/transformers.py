@@ -20,7 +20,8 @@ from specdec.models.batch import RaggedBatch
 from specdec.models.early_exit import check_exit, with_layers
 from specdec.models.packing import make_row_invariant
 from specdec.models.paged_attention import pass_on, run
-from specdec.models.probe import max_context, probe
+from specdec.models.probe import probe
+from specdec.models.traits import max_context, size_of
 
 
 class TransformersModel:
@@ -52,10 +53,9 @@ class TransformersModel:
     ) -> None:
         self.module = module.eval()
         self.name = name or type(module).__name__
-        self.vocab_size = int(module.get_output_embeddings().weight.shape[0])
-        self.hidden_size = int(module.config.hidden_size)
+        self.kv_layout, self.vocab_size = probe(module, self.name)
+        self.hidden_size = size_of(module, "hidden_size")
         self.max_context = max_context(module)
-        self.kv_layout = probe(module, self.name)
         layout = self.kv_layout
         kernels = kernels_for(layout.head_dim, kv_dtype or layout.dtype, layout.device)
         self._pass = pass_on(layout.device, kernels)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from specdec.errors import UnsupportedModelError
 from specdec.models.transformers import TransformersModel
@@ -119,6 +123,9 @@ WORKING: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3", LLAMA | {"no_rope_layers": [1, 0, 1]}),
     "glm4": ("Glm4", LLAMA | {"head_dim": 8}),
     "deepseek-v3": ("DeepseekV3", LLAMA | EXPERTS | DEEPSEEK),
+    "stablelm, drops keyword arguments": ("StableLm", LLAMA),
+    "nemotron, drops keyword arguments": ("Nemotron", LLAMA),
+    "phimoe, a window as long as its context": ("Phimoe", LLAMA | EXPERTS | {"sliding_window": MAX_CONTEXT}),
 }
 """transformers' config class without its ending, and the arguments of a tiny one."""
 
@@ -159,9 +166,22 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         LLAMA | {"layer_types": ["conv", "full_attention", "conv"]},
         r"bypasses .*conv",
     ),
-    "stablelm, drops keyword arguments": ("StableLm", LLAMA, "drops the keyword arguments"),
-    "gpt-oss, attention sinks": ("GptOss", WINDOWED | EXPERTS | {"head_dim": 8}, "other logits .*attention sinks"),
-    "bert, sees both ways": ("Bert", BERT, "other logits"),
+    "gpt-oss, attention sinks": (
+        "GptOss",
+        WINDOWED | EXPERTS | {"head_dim": 8},
+        "hands its attention 's_aux' .attention sinks",
+    ),
+    "bert, sees both ways": ("Bert", BERT, "masks its attention in a way that ours does not"),
+    "phimoe, a window that attention is not told of": (
+        "Phimoe",
+        LLAMA | EXPERTS | {"sliding_window": 64},
+        "masks its attention to the last 64 tokens but tells it all tokens",
+    ),
+    "moshi, a window that only its cache has": (
+        "Moshi",
+        LLAMA | {"sliding_window": 64, "ffn_dim": 48},
+        "keeps the last 64 tokens in its own cache but lets its attention see all tokens",
+    ),
     "deepseek-v2, values of another size": ("DeepseekV2", LLAMA | EXPERTS | DEEPSEEK | {"v_head_dim": 6}, r"4, 8, 6"),
     "gemma4, layers of several sizes": (
         "Gemma4Text",
@@ -192,6 +212,39 @@ BEYOND_THE_PROBE: dict[str, tuple[str, dict[str, Any]]] = {
         LLAMA
         | {"original_max_position_embeddings": 32}
         | rope("longrope", short_factor=[1.0] * 4, long_factor=[4.0, 3.0, 2.0, 5.0]),
+    ),
+    "gemma3, dynamic rope in some layers": (
+        "Gemma3Text",
+        LLAMA
+        | {
+            "head_dim": 8,
+            "sliding_window": WINDOW,
+            "max_position_embeddings": 32,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "gemma3, long rope in some layers": (
+        "Gemma3Text",
+        LLAMA
+        | {
+            "head_dim": 8,
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "longrope",
+                    "rope_theta": 1e4,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0, 3.0, 2.0, 5.0],
+                    "original_max_position_embeddings": 32,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
     ),
     "llama, dynamic rope": ("Llama", LLAMA | {"max_position_embeddings": 32} | rope("dynamic", factor=4.0)),
 }
@@ -442,6 +495,51 @@ def test_an_architecture_that_cannot_work_is_refused_with_advice(name: str) -> N
 def test_a_refusal_names_architectures_that_work() -> None:
     with pytest.raises(UnsupportedModelError, match=r"the-model.*Llama, Qwen, Mistral"):
         TransformersModel(make_module(*REFUSED["bloom"][:2]), "the-model")
+
+
+def test_streams_of_two_widths_decode_but_give_no_hidden_states() -> None:
+    """OPT-350m projects its stream down before the head."""
+    kind, options = WORKING["opt"]
+    module = make_module(kind, options | {"word_embed_proj_dim": 16, "do_layer_norm_before": False})
+    own = Own(copy.deepcopy(module))
+    model = TransformersModel(module, "narrow")
+    assert_close(Bench(model).append(0, PROMPT), own.all(PROMPT))
+    with pytest.raises(UnsupportedModelError, match=r"hidden states of widths \[16, 32\].* Use a drafter"):
+        Bench(Tapped(model)).append(0, PROMPT)
+
+
+class KeepsAll(LlamaForCausalLM):
+    """Makes all logits, whatever is asked for: code that comes with a model may know no better."""
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None, use_cache: bool = False) -> Any:
+        return super().forward(input_ids, position_ids=position_ids, use_cache=use_cache)
+
+
+def test_a_model_that_makes_all_logits_is_read_at_the_rows_that_are_wanted() -> None:
+    torch.manual_seed(0)
+    module = KeepsAll(LlamaConfig(**LLAMA, attn_implementation="eager")).eval()
+    own = copy.deepcopy(module)
+    with torch.inference_mode():
+        expected = own(torch.tensor([PROMPT])).logits[0]
+    bench = Bench(TransformersModel(module, "keeps all"))
+    assert_close(bench.run(bench.part(0, PROMPT, logit_rows=[18, 4])), expected[[18, 4]])
+
+
+def test_threads_that_share_a_model_run_their_own_passes() -> None:
+    """Each thread's text is in its own cache; the passes meet inside the same layers."""
+    module = make_module("Mixtral", WINDOWED | EXPERTS)
+    own = Own(copy.deepcopy(module))
+    model, both_in = TransformersModel(module, "shared"), Barrier(2, timeout=60)
+
+    def meet(*_: Any) -> None:
+        both_in.wait()
+
+    module.model.layers[1].register_forward_pre_hook(meet)
+    texts = [text(15, seed=1), text(11, seed=2)]
+    with ThreadPoolExecutor(2) as pool:
+        logits = list(pool.map(lambda tokens: Bench(model).append(0, tokens), texts))
+    for tokens, each in zip(texts, logits, strict=True):
+        assert_close(each, own.all(tokens))
 
 
 def test_weights_that_hold_nan_are_refused() -> None:
