@@ -155,7 +155,7 @@ def run(
     Raises:
         UnsupportedModelError: if hidden states are wanted and the module does not give one for every boundary.
     """
-    selects = takes_rows(type(module))
+    selects = takes_rows(module.__class__)
     token = _CURRENT.set(attention)
     try:
         output = module(
