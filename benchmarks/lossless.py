@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
-from specdec.generator import Prompt
 from specdec.measure.environment import machine
 from specdec.measure.results import save
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts import PromptRecord, load_prompts
+from specdec.prompts.entry import Prompt
 from specdec.prompts.subsets import choose
 from specdec.stats import DecodingStats
 

@@ -12,6 +12,7 @@ from specdec.errors import (
     UnsupportedModelError,
 )
 from specdec.generator import SpeculativeGenerator
+from specdec.prompts import Chat
 from specdec.sampling import SamplingParams
 from specdec.verify import DraftTree, Rule, StepKey, Verdict
 
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchError",
+    "Chat",
     "ConfigError",
     "DraftRequest",
     "DraftTree",

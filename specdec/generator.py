@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from specdec.drafters.base import Drafter
 from specdec.engine import Engine, EngineConfig, EngineLoop
+from specdec.engine.batch import OnError, make_requests
 from specdec.engine.outputs import BatchError, Generation, StreamEvent
 from specdec.engine.request import Request
-from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
+from specdec.errors import ConfigError, SpecdecError
 from specdec.models.loading import LoadedModel, load
 from specdec.policy.base import Policy
+from specdec.prompts.encoding import PromptEncoder
+from specdec.prompts.entry import Prompt
 from specdec.registry import DRAFTERS, POLICIES, RULES
 from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule
@@ -23,8 +26,6 @@ from specdec.verify.select import AUTO
 
 Drafters = str | Drafter | Sequence[str | Drafter]
 """A drafter or its name, or several of them."""
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
-"""A text, token ids, or chat messages (mappings with `role` and `content`)."""
 
 
 class SpeculativeGenerator:
@@ -64,6 +65,7 @@ class SpeculativeGenerator:
         if isinstance(rule, str) and rule != AUTO:
             RULES.get(rule)  # an unknown name fails here, not at the first request
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
+        self._encoder = PromptEncoder(loaded.tokenizer)
         self.engine = Engine(loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, chooser)
         self.loop = EngineLoop(self.engine)
 
@@ -128,13 +130,14 @@ class SpeculativeGenerator:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> list[Generation]:
         """Generates for one prompt or many, batched.
 
         Args:
-            prompts: a text, chat messages or token ids, or a list of them.
+            prompts: a text, token ids, chat messages, a `Chat`, what a tokenizer returns, or a batch of these
+                (`specdec.prompts.entry`).
             params: for all prompts, or one per prompt; the default is greedy.
             on_error: "raise" refuses a batch with a bad prompt before any work is done, and raises a `BatchError` after
                 the others have finished if a request fails on the way; "return" puts errors into the generations.
@@ -169,45 +172,20 @@ class SpeculativeGenerator:
         return self._run(self._make_requests(prompts, params, "raise"))
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; chat messages go through the tokenizer's chat template.
+        """Token ids of one prompt; a chat goes through the tokenizer's chat template.
 
         Raises:
-            InvalidRequestError: if it is empty, or no chat template is there.
+            InvalidRequestError: if it is no prompt, or if the tokenizer or the template cannot take it.
         """
-        if isinstance(prompt, str):
-            return list(self.tokenizer.encode(prompt))
-        if all(isinstance(item, Mapping) for item in prompt) and len(prompt):
-            if not self.tokenizer.chat_template:
-                raise InvalidRequestError("Chat messages need a chat template, and this tokenizer has none. Send text.")
-            text = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, tokenize=False)
-            return list(self.tokenizer.encode(text, add_special_tokens=False))
-        return [int(token) for token in prompt]  # type: ignore[arg-type]
+        return self._encoder.encode(prompt)
 
     def _make_requests(
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
-        on_error: Literal["raise", "return"],
+        on_error: OnError,
     ) -> list[Request | SpecdecError]:
-        """Checks every prompt before any is queued."""
-        listed = [prompts] if _is_one_prompt(prompts) else list(prompts)
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(listed)
-        if len(params) != len(listed):
-            raise InvalidRequestError(
-                f"{len(listed)} prompts but {len(params)} sampling parameters. Give one, or one each."
-            )
-        requests: list[Request | SpecdecError] = []
-        for index, (prompt, each) in enumerate(zip(listed, params, strict=True)):
-            try:
-                ids = self.encode(prompt)  # type: ignore[arg-type]
-                requests.extend([self.engine.make_request(ids, one) for one in each.samples()])
-            except SpecdecError as error:
-                error.args = (f"Prompt {index}: {error}",)
-                if on_error == "raise":
-                    raise
-                requests.extend([error] * each.n)
-        return requests
+        return make_requests(prompts, params, on_error, self.encode, self.engine.make_request)
 
     def _run(self, requests: Sequence[Request | SpecdecError]) -> Iterator[StreamEvent]:
         indices: dict[int, int] = {}
@@ -238,11 +216,6 @@ def _make_drafters(drafter: Drafters, options: Mapping[str, Any] | None) -> list
     if options and not (len(listed) == 1 and isinstance(listed[0], str)):
         raise ConfigError(f"Options {dict(options)} go with the name of one drafter; make the others with their own.")
     return [DRAFTERS.create(one, **(options or {})) if isinstance(one, str) else one for one in listed]
-
-
-def _is_one_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """A text, a list of token ids, or one chat; otherwise a list of those. An empty list is a batch of none."""
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int | Mapping))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from specdec import (
     BatchError,
+    Chat,
     ConfigError,
     EngineConfig,
     InvalidRequestError,
@@ -184,3 +185,46 @@ def test_unknown_names_and_options_are_refused_with_the_valid_ones(embedded: Loa
         SpeculativeGenerator(embedded, NonsenseDrafter(), drafter_options={"num_draft_tokens": 3})
     with pytest.raises(ConfigError, match="temperature"):
         SpeculativeGenerator(embedded, rule="greedy").generate(REPEAT, SamplingParams(temperature=1.0))
+
+
+def test_what_a_tokenizer_returns_is_a_prompt(generator: SpeculativeGenerator) -> None:
+    texts = [REPEAT, "Once upon a time"]
+    want = [generation.token_ids for generation in generator.generate(texts, SHORT)]
+    tokenizer = generator.tokenizer
+    single = generator.generate(tokenizer(REPEAT), SHORT)
+    tensors = generator.generate(tokenizer(texts, padding=True, return_tensors="pt"), SHORT)
+    ids = generator.generate(tokenizer(REPEAT, return_tensors="pt").input_ids, SHORT)
+    assert [one.token_ids for one in (*single, *tensors, *ids)] == [want[0], *want, want[0]]
+
+
+def test_a_chat_that_the_template_refuses_is_that_prompts_error(generator: SpeculativeGenerator) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role + m.content if m.role == 'user' else raise_exception('No ' + m.role) }}"
+    )
+    template += "{% endfor %}"
+    good, critic = ([{"role": role, "content": "Hi"}] for role in ("user", "critic"))
+    chats = [Chat(good, template=template), Chat(critic, template=template), [{"role": "user"}], [CHAT], CHAT, None]
+    results = generator.generate(chats, SHORT, on_error="return")  # type: ignore[arg-type]
+    assert [one.error is None for one in results] == [True, False, False, False, True, False]
+    assert str(results[1].error).startswith("Prompt 1: Cannot apply the chat template: No critic.")
+    assert results[4].token_ids == generator.generate(CHAT, SHORT)[0].token_ids
+    with pytest.raises(InvalidRequestError, match=r"Prompt 0: .*No critic"):
+        generator.stream(chats[1], SHORT)
+    assert not generator.engine.has_work
+
+
+def test_a_hostile_template_costs_its_prompt_alone(generator: SpeculativeGenerator) -> None:
+    hostile = [
+        "{{ 'x' * 10**9 }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ]
+    results = generator.generate([*(Chat(CHAT, template=one) for one in hostile), CHAT], SHORT, on_error="return")
+    assert [isinstance(one.error, InvalidRequestError) for one in results] == [True, True, True, False]
+    assert "tree" in results[3].text.lower()
+
+
+def test_an_answer_can_be_begun_for_the_model(generator: SpeculativeGenerator) -> None:
+    begun = [*CHAT, {"role": "assistant", "content": "Tree, tree and"}]
+    [generation] = generator.generate(Chat(begun, continue_final_message=True), SHORT)
+    assert generation.text.strip().lower().startswith("tree")

@@ -8,8 +8,9 @@ from functools import partial
 from statistics import median
 
 from specdec.engine.outputs import Generation, StreamEvent
-from specdec.generator import Prompt, SpeculativeGenerator
+from specdec.generator import SpeculativeGenerator
 from specdec.measure import metrics
+from specdec.prompts.entry import Prompt
 from specdec.sampling import SamplingParams
 from specdec.stats import DecodingStats
 

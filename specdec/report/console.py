@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from specdec.engine.outputs import StreamEvent
-from specdec.generator import Prompt
 from specdec.measure.compare import Comparison
+from specdec.prompts.entry import Prompt, words
 
 MAX_POSITIONS = 5
 DRAFTED_STYLE = "bold green"
@@ -31,7 +31,7 @@ class ConsoleReport:
 
     def prompt(self, label: str, prompt: Prompt) -> None:
         """Announces a prompt by its last 200 characters."""
-        text = prompt if isinstance(prompt, str) else "".join(m["content"] for m in prompt if isinstance(m, dict))
+        text = words(prompt)
         self.console.rule(f"[bold]{label}")
         self.console.print(Text(text if len(text) <= 200 else f"… {text[-200:]}", style="dim"))
 

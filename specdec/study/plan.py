@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from specdec.drafters.base import Drafter
 from specdec.engine import EngineConfig
 from specdec.errors import ConfigError
-from specdec.generator import Prompt, SpeculativeGenerator
+from specdec.generator import SpeculativeGenerator
 from specdec.models.loading import LoadedModel, check_options, load
 from specdec.models.sources import vocab_size_of
 from specdec.policy.base import Policy
-from specdec.prompts import PromptRecord
+from specdec.prompts import Chat, PromptRecord
+from specdec.prompts.entry import Prompt
 from specdec.prompts.subsets import fingerprint
 from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule
@@ -83,7 +84,7 @@ class Plan:
 
     def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
         """A text as the target reads it: in its chat template, if it has one and `chat` is true."""
-        return [{"role": "user", "content": text}] if self.chat and generator.tokenizer.chat_template else text
+        return Chat([{"role": "user", "content": text}]) if self.chat and generator.tokenizer.chat_template else text
 
 
 def plan(config: DictConfig) -> Plan:

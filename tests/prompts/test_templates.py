@@ -1,4 +1,4 @@
-"""Chat templates are programs: they run within limits, in a process that they may end, and change nothing for others."""
+"""Chat templates are programs: they run within limits, in a process that they may end, and harm nobody else."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_range_has_a_limit() -> None:
         ("{{ namespace(__init__=1) }}", "a namespace cannot keep the name '__init__'"),
         ("{{ ''.__class__.mro() }}", "access to attribute '__class__' of 'str' object is unsafe."),
         ("{{ messages.append(1) }}", "access to attribute 'append' of 'list' object is unsafe."),
-        ("{{ raise_exception.__globals__['sys'] }}", "access to attribute '__globals__' of 'function' object is unsafe."),
+        ("{{ strftime_now.__globals__.x }}", "access to attribute '__globals__' of 'function' object is unsafe."),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_template_is_said(template: str, message: str) -> None:
