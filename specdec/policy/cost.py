@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
 from specdec.cache import PagedCache
+from specdec.kept import kept_value
 from specdec.kernels.cpu.build import cpu_description
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.paths import entry_name
 from specdec.policy.curve import ROWS, SHORT, CostCurve
 
 LONG = 1024
 """Cached tokens of one more measurement: its difference to `SHORT` tells what each of them costs."""
 ROUNDS = 7
-FORMAT = "2"
+FORMAT = "3"
 """Of the files; another one is measured anew."""
 
 
@@ -29,17 +34,25 @@ def cost_curve(model: CausalLM, folder: Path | None = None) -> CostCurve:
         model: the target.
         folder: where curves are kept; None measures anew and keeps nothing.
     """
+    if folder is None:
+        return measure(model)
     threads = str(torch.get_num_threads())
     marks = (FORMAT, model.name, str(model.kv_layout), str(model.vocab_size), threads, cpu_description())
-    name = hashlib.sha256("\0".join(marks).encode()).hexdigest()[:16]
-    path = None if folder is None else folder / f"cost-{name}.json"
-    if path is not None and path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return CostCurve(tuple(record["rows"]), tuple(record["seconds"]), record["per_token"])
-    curve = measure(model)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"model": model.name, **vars(curve)}) + "\n", encoding="utf-8")
+    path = folder / f"{entry_name('cost', *marks)}.json"
+    return kept_value(path, partial(measure, model), _curve_of, asdict)
+
+
+def _curve_of(record: dict[str, Any]) -> CostCurve:
+    """The curve that was kept.
+
+    Raises:
+        ValueError, TypeError, KeyError or OverflowError: if it can be none.
+    """
+    curve = CostCurve(tuple(map(int, record["rows"])), tuple(map(float, record["seconds"])), float(record["per_token"]))
+    rising = all(a < b for a, b in pairwise(curve.rows)) and all(a <= b for a, b in pairwise(curve.seconds))
+    lawful = len(curve.rows) == len(curve.seconds) >= 2 and rising and curve.rows[0] >= 1
+    if not lawful or not all(0 <= each < math.inf for each in (*curve.seconds, curve.per_token)):
+        raise ValueError("no pass costs that")
     return curve
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
 import specdec.verify
-from specdec.paths import cache_dir
+from specdec.kept import kept_value
+from specdec.paths import cache_dir, entry_name
 from specdec.proof.certify import certify
 from specdec.verify.base import Rule
+
+FIELDS = {"rule", "lossless", "law_equal", "faces_agree", "largest_deviation", "passed", "settings", "failure"}
 
 
 def certificate_of(rule: Rule) -> dict[str, Any]:
@@ -24,12 +26,17 @@ def certificate_of(rule: Rule) -> dict[str, Any]:
         `rule`, `lossless` (declared), `law_equal`, `faces_agree`, `largest_deviation` (a fraction, as text), `passed`,
         `settings` (how many) and `failure`.
     """
-    path = cache_dir() / f"certificate-{rule.name}-{_source_mark(rule)}.json"
-    if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+    try:
+        mark = _source_mark(rule)
+    except (OSError, TypeError):  # its class has no file: it was typed in, or the file is gone
+        return _examined(rule)
+    path = cache_dir() / f"{entry_name(f'certificate-{rule.name}', mark)}.json"
+    return kept_value(path, lambda: _examined(rule), _certificate, dict)
+
+
+def _examined(rule: Rule) -> dict[str, Any]:
     found = certify(rule, quick=True)
-    told = {
+    return {
         "rule": found.rule,
         "lossless": found.declared_lossless,
         "law_equal": found.law_equal,
@@ -39,9 +46,17 @@ def certificate_of(rule: Rule) -> dict[str, Any]:
         "settings": len(found.laws) + len(found.sampled),
         "failure": found.failure,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return told
+
+
+def _certificate(record: dict[str, Any]) -> dict[str, Any]:
+    """The certificate that was kept.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(record, dict) or set(record) != FIELDS:
+        raise ValueError("it is no certificate")
+    return record
 
 
 def _source_mark(rule: Rule) -> str:

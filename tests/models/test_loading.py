@@ -26,12 +26,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from specdec import kept
 from specdec.cache.paged import PagedCache
 from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.models import converted as converted_weights
 from specdec.models import sources
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.loading import LoadedModel, load
 from specdec.paths import cache_dir
+from tests.cachefolders import DAMAGES, room_for, unwritable
 
 WORDS = ["<s>", "</s>", "<|endoftext|>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "ab", "Ġ"]
 PROMPT = [4, 5, 6, 30, 7]
@@ -436,7 +439,7 @@ def test_a_gguf_file_is_converted_once(gguf: Path, module: PreTrainedModel, monk
     def refuse(*args: object) -> None:
         raise AssertionError(f"converted again: {args}")
 
-    monkeypatch.setattr(sources, "_convert", refuse)
+    monkeypatch.setattr(converted_weights, "decoded", refuse)
     assert_same_model(load(str(gguf)), module)
     assert {file: file.stat().st_mtime_ns for file in made.iterdir()} == before
     assert converted() == [made]
@@ -499,6 +502,50 @@ def test_a_gguf_file_that_was_copied_again_loads(gguf: Path, module: PreTrainedM
     refusal(gguf, naming=gguf)
     gguf.write_bytes(whole)
     assert_same_model(load(str(gguf)), module)
+
+
+@unwritable
+def test_a_gguf_file_loads_where_nothing_can_be_kept(
+    make_folder: Callable[[Path], Path],
+    gguf: Path,
+    module: PreTrainedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(make_folder(tmp_path)))
+    with pytest.warns(RuntimeWarning, match=r"Nothing can be kept.*XDG_CACHE_HOME"):
+        assert_same_model(load(str(gguf)), module)
+
+
+def test_a_gguf_file_loads_from_memory_where_no_folder_can_be_written(
+    gguf: Path, module: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "private_folder", lambda: None)
+    with room_for(20_000), pytest.warns(RuntimeWarning, match="Nothing can be kept"):
+        loaded = load(str(gguf))
+    assert_same_model(loaded, module)
+    assert loaded.eos == (1,)
+    assert converted() == []
+    monkeypatch.setattr(sources, "embedded_gguf", lambda: gguf)
+    with room_for(20_000), pytest.raises(UnsupportedModelError, match="XDG_CACHE_HOME"):
+        sources.embedded_folder()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["half", "zeroed", "junk", "a folder"])
+def test_converted_weights_that_something_happened_to_are_converted_anew(
+    damage: str, name: str, gguf: Path, module: PreTrainedModel
+) -> None:
+    load(str(gguf))
+    (made,) = converted()
+    DAMAGES[damage](made / name)
+    with pytest.warns(RuntimeWarning, match=f"made anew.*{name}"):
+        assert_same_model(load(str(gguf)), module)
+    assert converted() == [made]
+
+
+def test_a_gguf_file_with_the_longest_of_names_loads(gguf: Path, module: PreTrainedModel) -> None:
+    assert_same_model(load(str(gguf.rename(gguf.with_name("n" * 250 + ".gguf")))), module)
 
 
 @pytest.mark.parametrize("value", [None, ""], ids=["not set", "empty"])

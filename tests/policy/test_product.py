@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict
 from itertools import count, product
 from pathlib import Path
 
 import pytest
 
-from specdec import SamplingParams
+from specdec import SamplingParams, kept
 from specdec.policy.base import Load
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import ROWS, CostCurve, LiveCurve
 from specdec.policy.product import ProductPolicy
 from specdec.verify.tree import DraftTree
+from tests.cachefolders import damaged, unwritable
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, outputs, run, small_engine
 from tests.tiny import llama
 
@@ -236,3 +240,50 @@ def test_of_two_drafters_the_one_that_is_right_is_taken_up() -> None:
     [request] = run(engine, [[1, 2]], params)
     assert request.output == plain.output
     assert request.stats.mean_accepted_length > 3  # nonsense alone has 1
+
+
+@damaged
+def test_a_kept_curve_that_something_happened_to_is_measured_anew(
+    damage: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdec.policy.cost.measure", lambda model: TYPICAL)
+    model = llama(0)
+    cost_curve(model, tmp_path)
+    [path] = tmp_path.iterdir()
+    damage(path)
+    monkeypatch.setattr("specdec.policy.cost.measure", lambda model: STEEP)
+    with pytest.warns(RuntimeWarning, match="made anew"):
+        assert cost_curve(model, tmp_path) == STEEP
+    assert cost_curve(model, tmp_path) == STEEP
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": [2, 1, 4, 8]}, {"rows": [1, 2]}, {"rows": []}, {"rows": None}, {"rows": [0, 1, 2, 3]},
+     {"seconds": [4.0, 3.0, 2.0, 1.0]}, {"seconds": [1.0, float("nan"), 2.0, 3.0]},
+     {"seconds": [1, 2, 3, float("inf")]},
+     {"seconds": [-1.0, 1.0, 2.0, 3.0]}, {"per_token": -1.0}, {"per_token": float("nan")}, {"per_token": []},
+     {"rows": [1, 2, 3, float("inf")]}],
+    ids=str,
+)  # fmt: skip
+def test_a_kept_curve_that_no_machine_can_have_is_measured_anew(
+    change: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdec.policy.cost.measure", lambda model: TYPICAL)
+    model = llama(0)
+    cost_curve(model, tmp_path)
+    [path] = tmp_path.iterdir()
+    kept.store(path, json.dumps(asdict(TYPICAL) | change).encode())
+    with pytest.warns(RuntimeWarning, match="made anew"):
+        assert cost_curve(model, tmp_path) == TYPICAL
+
+
+@unwritable
+def test_a_curve_is_measured_once_where_nothing_can_be_kept(
+    make_folder: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([TYPICAL])
+    monkeypatch.setattr("specdec.policy.cost.measure", lambda model: next(measured))
+    folder = make_folder(tmp_path)
+    with pytest.warns(RuntimeWarning, match="Nothing can be kept"):
+        assert [cost_curve(llama(0), folder) for _ in range(2)] == [TYPICAL] * 2
