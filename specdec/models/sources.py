@@ -64,7 +64,7 @@ def read(
     folder = converted(source) if _is_gguf(source) else source
     if folder is None:  # nothing can be kept anywhere
         module, tokenizer = decoded(source)
-        module = module.to(dtype)  # type: ignore[arg-type] - transformers declares another method
+        module = module.to(dtype=dtype)
     else:
         module, tokenizer = read_folder(
             folder, name, dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
