@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from specdec.checks import shown
+from specdec.checks import shown, take
+from specdec.engine.intake import PARAMS
 from specdec.engine.request import Request
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
 from specdec.prompts.entry import Prompt, split
@@ -43,7 +44,7 @@ def make_requests(
     requests: list[Request | SpecdecError] = []
     for index, (prompt, given) in enumerate(zip(listed, _one_each(params, len(listed)), strict=True)):
         try:
-            own = _checked(given)
+            own = take("params", given, PARAMS, InvalidRequestError)
             ids = encode(prompt)
             requests.extend([make(ids, one) for one in own.samples()])
         except SpecdecError as error:
@@ -62,9 +63,3 @@ def _one_each(params: Any, count: int) -> list[Any]:
     if len(params) != count:
         raise InvalidRequestError(f"{count} prompts but {len(params)} sampling parameters. Give one, or one each.")
     return list(params)
-
-
-def _checked(params: Any) -> SamplingParams:
-    if not isinstance(params, SamplingParams):
-        raise InvalidRequestError(f"Its params = {shown(params)} cannot work. Give SamplingParams.")
-    return params

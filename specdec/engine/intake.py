@@ -8,15 +8,19 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+from specdec.checks import instance, shown, take
 from specdec.drafters.base import Drafter
 from specdec.engine.request import Request
 from specdec.engine.text import TextStream
 from specdec.errors import InvalidRequestError, NumericalError
 from specdec.models.base import CausalLM
+from specdec.prompts.entry import token_ids
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
+
+PARAMS = instance(SamplingParams, "SamplingParams")
 
 
 class Intake:
@@ -49,6 +53,7 @@ class Intake:
         Raises:
             InvalidRequestError, ConfigError: if the prompt or the parameters cannot be served.
         """
+        prompt, params = token_ids(prompt), take("params", params, PARAMS, InvalidRequestError)
         self._check_prompt(prompt)
         self._check_params(params)
         ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos)
@@ -56,7 +61,7 @@ class Intake:
         self._check_start(transform)
         request = Request(
             id=next(self._ids),
-            prompt=list(prompt),
+            prompt=prompt,
             params=params,
             rule=self._select_rule(params),
             transform=transform,
@@ -90,7 +95,7 @@ class Intake:
             )
         if bad := [token for token in prompt if not 0 <= token < vocab_size]:
             raise InvalidRequestError(
-                f"Token id {bad[0]} is outside the vocabulary of {vocab_size}. Use the target's tokenizer."
+                f"Token id {shown(bad[0])} is outside the vocabulary of {vocab_size}. Use the target's tokenizer."
             )
 
     def _check_params(self, params: SamplingParams) -> None:

@@ -61,6 +61,17 @@ def read(prompt: Any) -> str | list[int] | Chat:
     return Chat(items) if _are_messages(items) else _ids(items)
 
 
+def token_ids(prompt: Any) -> list[int]:
+    """A prompt that must be token ids: integers of any type, in a sequence, array or tensor.
+
+    Raises:
+        InvalidRequestError: if it is anything else.
+    """
+    if (items := _items(prompt)) is None:
+        raise InvalidRequestError(f"{shown(prompt)} is no list of token ids. Give integers.")
+    return _ids(items)
+
+
 def words(prompt: Any) -> str:
     """A prompt for a person to recognise: its text, what its messages say, or how many token ids it has."""
     given = read(prompt)

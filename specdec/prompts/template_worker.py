@@ -23,7 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-sys.path += sys.argv[1:]  # where jinja2 lies: it runs without site-packages, user folders and their hooks
+if __name__ == "__main__":
+    sys.path += sys.argv[1:]  # where jinja2 lies: it runs without site-packages, user folders and their hooks
 
 import jinja2
 from jinja2 import meta, nodes
@@ -134,7 +135,7 @@ OPERATIONS: dict[str, Callable[[str, dict[str, Any], int], str]] = {"render": _r
 def _answer(job: tuple[str, str, dict[str, Any], tuple[float, int, int]]) -> tuple[bytes, bytes]:
     """Status and text."""
     operation, template, variables, (seconds, memory, characters) = job
-    resource.setrlimit(resource.RLIMIT_AS, (_mapped() + memory, resource.RLIM_INFINITY))
+    _limit_memory(_mapped() + memory)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         return b"T", OPERATIONS[operation](template, variables, characters).encode()
@@ -148,13 +149,21 @@ def _answer(job: tuple[str, str, dict[str, Any], tuple[float, int, int]]) -> tup
         return b"E", type(error).__name__.encode() + b": " + _words(error)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        _limit_memory(resource.RLIM_INFINITY)
 
 
 def _words(error: Exception) -> bytes:
     line = getattr(error, "lineno", None)
     where = f" (line {line} of the template)" if line is not None else ""
     return f"{str(error)[:LONGEST_MESSAGE]}{where}".encode(errors="replace")
+
+
+def _limit_memory(size: int) -> None:
+    """Of the address space, in bytes; never above what the user's own limit leaves."""
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY and (size == resource.RLIM_INFINITY or size > most):
+        size = most
+    resource.setrlimit(resource.RLIMIT_AS, (size, most))
 
 
 def _mapped() -> int:

@@ -212,5 +212,6 @@ def _start_anew() -> None:
     _process = _TemplateProcess()
 
 
-os.register_at_fork(after_in_child=_start_anew)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 atexit.register(lambda: _process.close())

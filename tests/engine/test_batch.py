@@ -59,9 +59,9 @@ def test_parameters_that_fit_no_batch_refuse_it(params: Any, message: str) -> No
 def test_wrong_parameters_of_one_prompt_are_its_error(bad: Any) -> None:
     good, error, also_good = made([[1], [2], [3]], [ONE, bad, TWO])
     assert (good, also_good) == (([1], 1), ([3], 2))
-    assert error.startswith("Prompt 1: Its params = ")
+    assert error.startswith("Prompt 1: params = ")
     assert error.endswith("cannot work. Give SamplingParams.")
-    with pytest.raises(InvalidRequestError, match="Prompt 1: Its params"):
+    with pytest.raises(InvalidRequestError, match="Prompt 1: params"):
         made([[1], [2], [3]], [ONE, bad, TWO], "raise")
 
 

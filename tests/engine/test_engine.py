@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -288,6 +290,40 @@ def test_what_cannot_be_served_is_refused_before_it_is_queued(
     with pytest.raises(error, match=message):
         add(engine, prompt, SamplingParams(**params))  # type: ignore[arg-type]
     assert not engine.has_work
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([1.5], "Token id 0 is 1.5. Give integers"),
+        ([1, True], "Token id 1 is True"),
+        ([1, "a"], "Item 1 of the prompt is 'a', which is no token id"),
+        ([[1, 2]], r"Item 0 of the prompt is \[1, 2\], which is no token id"),
+        ("text", "'text' is no list of token ids"),
+        (b"text", r"b'text' \(bytes\) is no list of token ids"),
+        (None, "None is no list of token ids"),
+        ({1, 2}, "is no list of token ids"),
+        ([10**5000], "Token id … is outside the vocabulary of 64"),
+        (torch.tensor([[1, 2]]), "which is no token id"),
+    ],
+)
+def test_what_are_no_token_ids_is_refused(prompt: Any, message: str) -> None:
+    engine = small_engine(DRAFTERS["ngram"]())
+    with pytest.raises(InvalidRequestError, match=message):
+        engine.make_request(prompt, SamplingParams())
+
+
+@pytest.mark.parametrize("prompt", [(1, 2), range(1, 3), np.array([1, 2]), torch.tensor([1, 2]), [np.int64(1), 2]])
+def test_token_ids_of_any_integers_are_python_integers_in_a_request(prompt: Any) -> None:
+    request = small_engine(DRAFTERS["ngram"]()).make_request(prompt, SamplingParams())
+    assert request.prompt == [1, 2]
+    assert {type(token) for token in request.prompt} == {int}
+
+
+@pytest.mark.parametrize("params", [None, {"max_tokens": 1}, SamplingParams])
+def test_what_are_no_sampling_parameters_is_refused(params: Any) -> None:
+    with pytest.raises(InvalidRequestError, match=r"params = .* cannot work. Give SamplingParams"):
+        small_engine(DRAFTERS["ngram"]()).make_request([1], params)
 
 
 def test_sizes_that_cannot_work_are_refused() -> None:
