@@ -14,7 +14,7 @@ OPPOSITE: dict[type, tuple[type, ...]] = {
     ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,),
     ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
 }  # fmt: skip
-RENAMED = {"min": "max", "max": "min", "minimum": "maximum", "argmax": "argmin"}
+RENAMED = {"min": "max", "max": "min", "minimum": "maximum", "argmax": "argmin", "any": "all", "all": "any"}
 DROPPED = {"normalized", "positive_part", "exact_positive_part", "clamp", "without", "clone"}
 """Calls that are replaced with what they are applied to."""
 WEIGHTED = {"positive_part": 4, "exact_positive_part": 3}
@@ -136,7 +136,7 @@ def _variants(node: ast.AST, parent: ast.AST, place: _Place) -> Iterator[ast.AST
             yield from (ast.BinOp(node, change(), ast.Constant(1)) for change in (ast.Add, ast.Sub))
     for operator in OPPOSITE.get(type(node), ()):
         yield operator()
-    if place.nested and place.statement is node and _deletable(node, place):
+    if place.function and place.statement is node and (_is_effect(node) or (place.nested and _deletable(node, place))):
         yield ast.Pass()
 
 
@@ -178,6 +178,14 @@ def _calls(node: ast.Call) -> Iterator[ast.expr]:
         yield ast.Call(node.func, [second, first, *others], [])
         if len(node.args) == WEIGHTED[name]:
             yield ast.Call(node.func, node.args[:-1], [])
+
+
+def _is_effect(node: ast.AST) -> bool:
+    """Statements that change something that outlives them, and no variable."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Call)
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+    return bool(targets) and all(isinstance(target, (ast.Attribute, ast.Subscript)) for target in targets)
 
 
 def _deletable(node: ast.AST, place: _Place) -> bool:

@@ -1,0 +1,131 @@
+"""Which files are mutated, and who judges each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import specdec
+from experiments._judges import Acceptance, ByCertificate, ByTests, Judge, expected
+from experiments._mutants import Mutant, mutants
+from specdec.registry import RULES
+
+PACKAGE = Path(specdec.__file__).parent
+ROOT = PACKAGE.parent
+RULE_FILES = {
+    "draws": ("multiround", "rrs", "gumbel"),
+    "residuals": ("multiround", "block"),
+    "nodewise": ("multiround", "rrs"),
+    "races": ("gumbel",),
+    **{
+        name: (name,)
+        for name in ("token", "block", "multiround", "rrs", "kseq", "traversal", "hsd", "gumbel", "typical", "greedy")
+    },
+}
+"""File of `specdec/verify` → rules that run all of it. In the order of imports."""
+CACHE = ("tests/cache/test_blocks.py", "tests/cache/test_pool.py", "tests/cache/test_paged.py", "tests/cache")
+SAMPLING = ("tests/sampling", "tests/engine/test_verdicts.py")
+ENGINE = (
+    "tests/engine/test_text.py", "tests/engine/test_request.py", "tests/engine/test_intake.py",
+    "tests/engine/test_scheduler.py", "tests/engine/test_verdicts.py", "tests/engine/test_clock.py",
+    "tests/engine/test_engine.py", "tests/engine/test_drafting.py", "tests/engine/test_loop.py",
+)  # fmt: skip
+LAWS = ("tests/proof/test_transformed_rows.py", "tests/proof/test_whole_engine.py")
+ROOMS = {
+    "cache/blocks": CACHE,
+    "cache/layout": CACHE,
+    "cache/pool": CACHE,
+    "cache/paged": CACHE,
+    "sampling/params": SAMPLING,
+    "sampling/transform": (*SAMPLING, *LAWS[:1], "tests/engine/test_constraints.py"),
+    "sampling/draws": (*SAMPLING, "tests/engine/test_engine.py"),
+    "sampling/constraints": ("tests/sampling", "tests/engine/test_constraints.py"),
+    "engine/verdicts": (*ENGINE, *LAWS),
+    "engine/scheduler": (*ENGINE, *LAWS),
+    "engine/request": (*ENGINE, *LAWS),
+    "engine/text": (*ENGINE, "tests/test_generator.py"),
+    "policy/product": ("tests/policy",),
+    "measure/metrics": ("tests/measure/test_metrics.py",),
+}
+"""File of `specdec` → its tests, the quick ones first; a folder stands for those of its files that were not named."""
+BY_HAND = "by hand"
+NAMES = (*RULE_FILES, *ROOMS, BY_HAND)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file: how it stands, what is wrong with it in turn, and who judges.
+
+    Args:
+        name: one of NAMES.
+        control: the file as it is, which its judge must let live.
+        mistakes: its mutants.
+        judges: one a mutant; or one for all of them.
+    """
+
+    name: str
+    control: Mutant
+    mistakes: tuple[Mutant, ...]
+    judge: Judge
+
+
+def parts(name: str) -> Iterator[Part]:
+    """Everything that goes by that name.
+
+    Args:
+        name: one of NAMES.
+    """
+    if name == BY_HAND:
+        yield from _by_hand()
+    elif name in ROOMS:
+        yield _part(name, f"{name}.py", ByTests(test_files(ROOMS[name])))
+    else:
+        yield _part(name, f"{name}.py", _certificate(name))
+
+
+def _part(name: str, file: str, judge: Judge) -> Part:
+    folder = PACKAGE / "verify" if name in RULE_FILES else PACKAGE
+    source = (folder / file).read_text(encoding="utf-8")
+    return Part(name, Mutant(file, 0, "", "", "", source), tuple(mutants(source, file)), judge)
+
+
+def _certificate(name: str) -> ByCertificate:
+    files = list(RULE_FILES)
+    acceptance: Acceptance = {}
+    for rule in RULE_FILES[name]:
+        acceptance |= expected(RULES.create(rule))
+    return ByCertificate(RULE_FILES[name], (*files[files.index(name) + 1 :], "select"), acceptance)
+
+
+def test_files(listed: tuple[str, ...]) -> tuple[str, ...]:
+    """Files in the order given, each once, those that there are."""
+    found: dict[str, None] = {}
+    for entry in listed:
+        path = ROOT / entry
+        for file in sorted(path.glob("test_*.py")) if path.is_dir() else [path] * path.exists():
+            found[file.relative_to(ROOT).as_posix()] = None
+    return tuple(found)
+
+
+test_files.__test__ = False  # type: ignore[attr-defined]
+
+
+def _by_hand() -> Iterator[Part]:
+    """The mistakes of `by_hand.json`: in a file of `specdec`, one text for another, and the tests that must see it.
+
+    Raises:
+        ValueError: if the text is not in the file, or more than once.
+    """
+    for entry in json.loads(Path(__file__).with_name("by_hand.json").read_text(encoding="utf-8")):
+        source = (PACKAGE / entry["file"]).read_text(encoding="utf-8")
+        if source.count(entry["old"]) != 1:
+            raise ValueError(
+                f"by_hand.json: {entry['old']!r} is {source.count(entry['old'])} times in {entry['file']}."
+            )
+        line = source[: source.index(entry["old"])].count("\n") + 1
+        before, after = (entry[side].strip().partition("\n")[0] for side in ("old", "new"))
+        control = Mutant(entry["file"], line, entry["what"], before, after, source)
+        broken = replace(control, source=source.replace(entry["old"], entry["new"]))
+        yield Part(BY_HAND, control, (broken,), ByTests(tuple(entry["tests"])))
