@@ -22,8 +22,9 @@ import pytest
 from hypothesis import Phase
 
 from experiments._mutants import Mutant
-from specdec.proof.certify import check_laws, examine, sampled_settings, settings_for
+from specdec.proof.certify import check_laws, settings_for
 from specdec.proof.exact import deviation, expected_accepted, joint_law, target_law, trajectories
+from specdec.proof.faces import faces, sampled_settings
 from specdec.proof.simulate import simulate
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
@@ -131,8 +132,7 @@ def _probe(rule: Rule) -> str:
 
 
 def _faces(rule: Rule) -> str:
-    settings = sampled_settings(rule, quick=True)
-    return "" if all(examine(rule, setting, num_steps, 2000).agrees for setting, num_steps in settings) else "faces"
+    return "" if all(result.agrees for result in faces(rule, quick=True)) else "faces"
 
 
 def expected(rule: Rule) -> Acceptance:

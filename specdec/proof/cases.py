@@ -12,6 +12,7 @@ from specdec.verify.tree import DraftTree, TreeShape
 
 CHAIN_2, CHAIN_3 = TreeShape.chain(2), TreeShape.chain(3)
 FORK, TWO_CHAINS = TreeShape.fork(2, 1), TreeShape.fork(2, 2)
+THREE, FOUR, THREE_BELOW = TreeShape.fork(3, 1), TreeShape.fork(4, 1), TreeShape((-1, 0, 0, 0))
 BUSHY, SEVEN = TreeShape((-1, -1, 0, 0, 1)), TreeShape((-1, -1, 0, 0, 1, 1, 2))
 WEIGHTS = (0, 1, 2, 3, 5, 8)
 
@@ -148,6 +149,7 @@ def trees(quick: bool) -> list[Setting]:
         Setting("tree, zeros", table(13, 3, zeros=True), table(14, 3, zeros=True), BUSHY, max_tokens=3),
         Setting("tree, end token", p, q, TWO_CHAINS, max_tokens=4, eos=2),
         Setting("tree, forbidden token", forbidden(table(19, 3), 2, table(9, 3)), q, TWO_CHAINS, max_tokens=3),
+        *many_candidates(),
         # The exact solution of k-SEQ's equation is 3/2 + 5e-18, which float64 takes for 3/2.
         Setting("beyond float64", constant(7, 1), constant(5 * 10**16 - 1, 7 * 10**16 + 1), FORK, max_tokens=2),
     ]
@@ -156,9 +158,20 @@ def trees(quick: bool) -> list[Setting]:
             Setting("bushy tree", p, q, BUSHY, max_tokens=4),
             Setting("tree, no overlap", constant(1, 1, 0, 0), constant(0, 0, 1, 1), TWO_CHAINS, max_tokens=3),
             Setting("tree of seven nodes", table(15, 2), table(16, 2), SEVEN, max_tokens=4),
-            Setting("three candidates", table(17, 4), table(18, 4), TreeShape.fork(3, 1), max_tokens=2),
         ]
     return settings
+
+
+def many_candidates() -> list[Setting]:
+    """Nodes with three and four candidates, and more tokens than that: with as many tokens as candidates the last one
+    is certain, whatever became of p and q after the refusals before. The target wants two tokens that are seldom drawn,
+    so that the last candidate is often asked, and then open."""
+    p, q = constant(1, 2, 9, 10), constant(9, 8, 3, 1)
+    return [
+        Setting("three candidates", p, q, THREE, max_tokens=2),
+        Setting("four candidates", constant(1, 1, 2, 9, 10), constant(9, 8, 7, 3, 1), FOUR, max_tokens=2),
+        Setting("three candidates below a token", p, q, THREE_BELOW, max_tokens=3),
+    ]
 
 
 def deterministic(quick: bool, with_trees: bool) -> list[Setting]:

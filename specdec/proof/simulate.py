@@ -9,6 +9,7 @@ from torch import Tensor
 
 from specdec.proof.exact import Conditional, Setting, Step, Tokens, visited
 from specdec.randomness import RandomSource
+from specdec.sampling import probabilities
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.rational import Row
 from specdec.verify.tree import ROOT, DraftTree
@@ -28,6 +29,21 @@ def simulate(rule: Rule, setting: Setting, random: RandomSource, num_steps: int)
         steps.append((tree.tokens, visited(tree, verdict.path), verdict.path, verdict.next_token))
         text = setting.cut((*text, *verdict.tokens(tree)))
     return tuple(steps)
+
+
+def verdict_on(rule: Rule, setting: Setting, tree: DraftTree, random: RandomSource) -> tuple[Tokens, int]:
+    """Accepted path and next token of a first step whose draft was drawn already.
+
+    Args:
+        tree: tokens and shape; its q is that of the setting.
+    """
+    inner = [node for node in range(ROOT, len(tree)) if tree.children(node)]
+    q = None
+    if setting.q is not None and rule.needs_q:
+        q = torch.stack([probabilities(row_scores(setting.q(tree.prefix(node)))) for node in inner])
+    given = DraftTree(tree.tokens, tree.parents, q)
+    [verdict] = rule.accept([given], [scores_after(setting.p, (), tree)], [StepKey(random, anchor=PROMPT_TOKENS)])
+    return verdict.path, verdict.next_token
 
 
 def _draft(rule: Rule, setting: Setting, text: Tokens, key: StepKey) -> DraftTree:

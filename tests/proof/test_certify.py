@@ -15,11 +15,13 @@ from specdec.proof import cases
 from specdec.proof.certificates import sources
 from specdec.proof.certify import certify, settings_for
 from specdec.proof.exact import Setting, deviation, drafts, expected_accepted, joint_law, target_law
+from specdec.proof.faces import GIVEN, doubt, examine_verdicts
 from specdec.registry import RULES
 from specdec.verify.base import Rule
 from specdec.verify.rational import ExactDraft, Law, emit, exact_positive_part, normalized
 from specdec.verify.tree import TreeShape
 from tests.mutants import MUTANTS, CutAtTheFirstForbiddenToken
+from tests.mutants.candidates import CANDIDATES
 
 LOSSLESS = ["block", "greedy", "gumbel", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
 
@@ -53,6 +55,34 @@ def test_every_mutant_is_rejected(mutant: Rule) -> None:
     assert mutant.lossless
     assert certificate.failure == ""  # rejected for what it does, not for a crash
     assert not certificate.passed
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_so_is_one_that_only_a_third_candidate_shows(name: str) -> None:
+    """In the settings that have so many, which is where it would be missed if they were not there."""
+    mutant, settings = CANDIDATES[name], cases.many_candidates()
+    laws_differ = any(joint_law(mutant, setting) != target_law(setting) for setting in settings)
+    assert laws_differ or not all(examine_verdicts(mutant, setting, GIVEN, 2000).agrees for setting in settings)
+    assert {setting.name for setting in settings} <= {setting.name for setting in settings_for(mutant, quick=True)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_the_whole_certificate_rejects_it(name: str) -> None:
+    certificate = certify(CANDIDATES[name], quick=True)
+    assert certificate.failure == ""
+    assert not certificate.passed
+
+
+@pytest.mark.parametrize("name", ["rrs", "traversal", "multiround", "kseq", "hsd", "gumbel"])
+def test_the_last_of_many_candidates_is_often_asked_and_open(name: str) -> None:
+    """Or else the settings would show nothing of what happens after two and three refusals."""
+    rule = RULES.create(name)
+    doubts = [
+        sorted((doubt(draft.tree, rule.law(draft)) for draft, _ in drafts(rule, setting, ())), reverse=True)
+        for setting in cases.many_candidates()
+    ]
+    assert max(listed[GIVEN - 1] for listed in doubts) > Fraction(1, 20)
 
 
 def test_first_vector_in_exact_fractions() -> None:
