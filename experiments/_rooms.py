@@ -30,7 +30,8 @@ SAMPLING = ("tests/sampling", "tests/engine/test_verdicts.py")
 ENGINE = (
     "tests/engine/test_text.py", "tests/engine/test_request.py", "tests/engine/test_intake.py",
     "tests/engine/test_scheduler.py", "tests/engine/test_verdicts.py", "tests/engine/test_clock.py",
-    "tests/engine/test_engine.py", "tests/engine/test_drafting.py", "tests/engine/test_loop.py",
+    "tests/engine/test_engine.py", "tests/engine/test_logprobs.py", "tests/engine/test_batch.py",
+    "tests/engine/test_drafting.py", "tests/engine/test_loop.py",
 )  # fmt: skip
 LAWS = ("tests/proof/test_transformed_rows.py", "tests/proof/test_whole_engine.py")
 ROOMS = {
@@ -39,7 +40,7 @@ ROOMS = {
     "cache/pool": CACHE,
     "cache/paged": CACHE,
     "sampling/params": SAMPLING,
-    "sampling/transform": (*SAMPLING, *LAWS[:1], "tests/engine/test_constraints.py"),
+    "sampling/transform": (*SAMPLING, *LAWS[:1], "tests/engine/test_limits.py", "tests/engine/test_constraints.py"),
     "sampling/draws": (*SAMPLING, "tests/engine/test_engine.py"),
     "sampling/constraints": ("tests/sampling", "tests/engine/test_constraints.py"),
     "engine/verdicts": (*ENGINE, *LAWS),
