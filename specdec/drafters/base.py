@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -195,9 +195,9 @@ class Drafter(ABC):
             pools: those that `bind` asked for, in order; the drafter writes to them, and notes by `cache.fill` how far.
         """
 
-    def vocab_size(self) -> int | None:
-        """Tokens of the vocabulary that drafts come from, if that can be told before anything is loaded; None if they
-        come from the target's own."""
+    def vocabulary(self) -> Mapping[str, int] | None:
+        """Token → id in the vocabulary that drafts come from, if that can be told before anything is loaded; None if it
+        cannot, or if they come from the target's own."""
         return None
 
     def max_nodes(self, max_depth: int) -> int:

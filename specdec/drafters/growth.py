@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specdec.cache import KVPool
 from specdec.drafters.base import DraftRequest
+from specdec.errors import NumericalError
 from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
@@ -77,17 +80,31 @@ class GrowingTree:
             if not wanted:
                 continue
             lanes = range(len(self.tokens), len(self.tokens) + len(wanted))
-            if output.logits is None:
-                self.request.transform.require_mass(output.maxima.values[row : row + 1])
-                drawn, q = [output.maxima.tokens[row]], None
-            else:
-                drawn, q = self.request.draw(output.logits[row], partial.prefix(node), lanes)
+            drawn, q = self._draw(output, row, partial.prefix(node), lanes)
             self.place.update(zip(wanted, lanes[: len(drawn)], strict=False))
             self.tokens.extend(drawn)
             self.parents.extend([node] * len(drawn))
             if q is not None and drawn:
                 self.q.append(q)
         self.level += 1
+
+    def _draw(
+        self, output: PassOutput, row: int, prefix: Sequence[int], lanes: Sequence[int]
+    ) -> tuple[list[int], Tensor | None]:
+        """Candidates for one node, all of them the target's tokens, and q over the target's vocabulary."""
+        transform = self.request.transform
+        if output.logits is None:
+            transform.require_mass(output.maxima.values[row : row + 1])
+            token = output.maxima.tokens[row]
+            return ([token] if token < transform.vocab_size else []), None
+        logits = output.logits[row, : transform.vocab_size]
+        missing = transform.vocab_size - len(logits)
+        try:
+            return self.request.draw(pad(logits, (0, missing), value=-inf) if missing else logits, prefix, lanes)
+        except NumericalError:
+            if not missing or not logits.isfinite().all():
+                raise
+            return [], None  # all that may follow here are tokens that the drafting model does not know
 
     def tree(self) -> DraftTree:
         """The draft as it stands."""

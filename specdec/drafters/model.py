@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specdec.cache import KVPool, PagedCache, Pool
@@ -11,7 +11,7 @@ from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.sources import vocab_size_of
+from specdec.models.vocabulary import difference, tokens_of
 from specdec.verify.tree import DraftTree, TreeShape
 
 
@@ -20,6 +20,10 @@ class ModelDrafter(Drafter):
 
     In every step it runs the committed tokens that it has not run yet (usually one or two) before it drafts on. What
     the target accepts stays where it is, since one block table serves both models.
+
+    The two heads need not be of one width, since models are padded to sizes of their own. Of a token that the draft
+    model has no row for, q is 0; rows beyond the target's are cut off before q is made; and where such a token stands
+    in the text, the draft model reads another in its place. A draft is a function of the text either way.
 
     Args:
         draft: a model, or where to load one from: hub id, folder or GGUF file.
@@ -55,24 +59,17 @@ class ModelDrafter(Drafter):
         """Loads the draft model; asks for a pool of its keys and values.
 
         Raises:
-            ConfigError: if the two vocabularies differ.
+            ConfigError: if a token that both have has two ids. Without both tokenizers they are taken to agree.
         """
         model, tokenizer = self._load()
         self._model, self._max_batch_tokens = model, target.max_batch_tokens
-        if model.vocab_size != target.model.vocab_size:
-            raise ConfigError(
-                f"Draft {model.name} has {model.vocab_size} tokens, target {target.model.name} has "
-                f"{target.model.vocab_size}. Choose a draft with the target's tokenizer, or drafter='ngram'."
-            )
-        if (
-            tokenizer is not None
-            and target.tokenizer is not None
-            and tokenizer.get_vocab() != target.tokenizer.get_vocab()
-        ):
-            raise ConfigError(
-                f"Draft {model.name} and target {target.model.name} give different ids to the same tokens. "
-                "Choose a draft with the target's tokenizer, or drafter='ngram'."
-            )
+        if tokenizer is not None and target.tokenizer is not None:
+            reason = difference(target.tokenizer.get_vocab(), tokenizer.get_vocab())
+            if reason is not None:
+                raise ConfigError(
+                    f"Draft {model.name} and target {target.model.name} {reason}. Choose a draft with the target's "
+                    "tokenizer, or drafter='ngram'."
+                )
         return Needs(pools=(model.kv_layout,))
 
     def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
@@ -81,9 +78,9 @@ class ModelDrafter(Drafter):
         assert isinstance(pool, KVPool)  # its layout is a model's
         self._cache, self._pool = cache, pool
 
-    def vocab_size(self) -> int | None:
+    def vocabulary(self) -> Mapping[str, int] | None:
         """Of the draft model, if its files are here."""
-        return vocab_size_of(self._draft) if isinstance(self._draft, str) else self._draft.vocab_size
+        return tokens_of(self._draft) if isinstance(self._draft, str) else None
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Catches up with every request, then grows their trees together."""
@@ -118,14 +115,20 @@ class ModelDrafter(Drafter):
     def _start(self, request: DraftRequest, shape: TreeShape) -> GrowingTree:
         """A tree to grow. Of a long text that was never seen, all but the last chunk is run here."""
         model, cache, pool = self._attached()
-        seq, tokens = request.request_id, request.tokens
-        committed, slots = cache.filled(seq, pool), cache.slots(seq)
-        while len(tokens) - committed > self._max_batch_tokens:
-            chunk = tokens[committed : committed + self._max_batch_tokens]
+        seq, committed = request.request_id, cache.filled(request.request_id, pool)
+        tail, slots = self._known(request.tokens[committed:]), cache.slots(seq)
+        while len(tail) > self._max_batch_tokens:
+            chunk, tail = tail[: self._max_batch_tokens], tail[self._max_batch_tokens :]
             rows = SequenceRows(chunk, slots[: committed + len(chunk)], committed)
             model.run(RaggedBatch.build([rows], model.kv_layout.device), pool)
             committed += len(chunk)
-        return GrowingTree(request, shape, slots, committed, tokens[committed:])
+        return GrowingTree(request, shape, slots, committed, tail)
+
+    def _known(self, tokens: Sequence[int]) -> Sequence[int]:
+        """The tokens as the draft model reads them: those that it has no row for become its first."""
+        model, _, _ = self._attached()
+        size = model.vocab_size
+        return tokens if max(tokens) < size else [token if token < size else 0 for token in tokens]
 
     def _load(self) -> tuple[CausalLM, Any]:
         if not isinstance(self._draft, str):

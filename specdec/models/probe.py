@@ -52,7 +52,7 @@ def _probe(module: PreTrainedModel, name: str) -> tuple[KVLayout, int]:
             f"our cache holds keys and values alone. {REMEDY}"
         )
     size = min(PROBE_TOKENS, max_context(module) - 1)
-    first = [3 + token % (_vocabulary(module) - 3) for token in range(size)]
+    first = [(3 + token) % _vocabulary(module) for token in range(size)]
     second = first[::-1][: size // 2]
     expected = [module(input_ids=torch.tensor([ids], device=module.device), use_cache=False).logits[0].float()
                 for ids in (first, second)]  # fmt: skip

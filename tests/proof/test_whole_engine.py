@@ -52,6 +52,12 @@ def tree(branches: int = 2) -> Drafter:
     return ModelDrafter(llama(25, num_layers=1, **SIZES), num_draft_tokens=2, branches=branches)
 
 
+def padded(width: int, branches: int) -> Drafter:
+    """A draft whose head has another width than the target's."""
+    sizes = SIZES | {"vocab_size": width}
+    return ModelDrafter(llama(25, num_layers=1, **sizes), num_draft_tokens=2, branches=branches)
+
+
 def ngram() -> Drafter:
     return NgramDrafter(num_draft_tokens=2, min_match=1)
 
@@ -132,6 +138,24 @@ def test_texts_follow_the_targets_joint_law(rule: str, drafter: Callable[[], Dra
     texts, acceptance_rate = sampled_texts(drafter(), rule, params)
     assert not rejected(texts, law)
     assert drafter is NoDrafter or 0.1 < acceptance_rate < 0.95  # the rule had something to decide, either way
+
+
+@pytest.mark.parametrize("width", [V - 1, V + 2], ids=["a narrower head", "a wider head"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *("token", "rrs"),
+        *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("block", "gumbel", "multiround", "kseq")),
+        *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("traversal", "hsd")),
+    ],
+)
+def test_a_draft_of_another_width_changes_no_law(rule: str, width: int) -> None:
+    """Texts hold tokens that the narrower draft has no row for, and the wider one has rows that no text holds."""
+    chains = ("token", "block", "gumbel")
+    texts, acceptance_rate = sampled_texts(padded(width, 1 if rule in chains else 2), rule, PLAIN)
+    assert not rejected(texts, exact_law(PLAIN))
+    assert any(V - 1 in text for text in texts)
+    assert 0.04 < acceptance_rate < 0.95
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from specdec.commands.application import config_dir
 from specdec.errors import ConfigError
-from specdec.models import sources
+from specdec.models import reading
 from specdec.study import preflight, sweep
 from specdec.study.plan import identity, plan
 
@@ -83,7 +83,7 @@ def test_what_does_not_fit_together_is_refused(words: list[str], message: str, m
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr(sources, "_complete_model", never)
+    monkeypatch.setattr(reading, "_complete", never)
     with pytest.raises(ConfigError) as refusal:
         check(*words)
     assert message in str(refusal.value)
@@ -109,13 +109,20 @@ def test_one_bad_job_of_a_sweep_stops_it_before_the_first(monkeypatch: pytest.Mo
 
 
 def test_a_draft_with_another_vocabulary_is_told_by_its_files(
-    tmp_path: Path, composed: Callable[..., DictConfig]
+    tmp_path: Path, tiny_folder: Path, composed: Callable[..., DictConfig]
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 77}), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"vocabulary has 77 tokens, the target's 49152"):
-        plan(composed("drafter=model", f"drafter.draft={tmp_path}"))
-    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 49152}), encoding="utf-8")
-    assert plan(composed("drafter=model", f"drafter.draft={tmp_path}")).drafter.name == "model"
+    """A head of another width says nothing; a token with another id does."""
+    files = json.loads((tiny_folder / "tokenizer.json").read_text(encoding="utf-8"))
+    words = [f"target.path={tiny_folder}", "drafter=model", f"drafter.draft={tmp_path}"]
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 49999}), encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(files), encoding="utf-8")
+    assert plan(composed(*words)).drafter.name == "model"
+    first, second = (token for token, number in files["model"]["vocab"].items() if number in (700, 900))
+    vocab = files["model"]["vocab"]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(files), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"different ids to the same tokens: .* is 700 in the target and 900 in the"):
+        plan(composed(*words))
 
 
 def test_a_sweep_is_multiplied_as_hydra_does() -> None:
