@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,8 +23,16 @@ from specdec.errors import InvalidRequestError
 from specdec.prompts.chat import Chat, Message
 from specdec.prompts.plain import mapping_of
 
-Prompt = str | Sequence[int] | Sequence[Message] | Chat | Mapping[str, Any]
-"""A text, token ids (also as an array or tensor), chat messages, a `Chat`, or what a tokenizer returns."""
+
+class Array(Protocol):
+    """An array or a tensor."""
+
+    def tolist(self) -> Any:
+        """Its values, as lists within lists."""
+
+
+Prompt = str | Sequence[int] | Array | Sequence[Message] | Chat | Mapping[str, Any]
+"""A text, token ids, chat messages, a `Chat`, or what a tokenizer returns."""
 
 TAKEN = "Give a text, a list of token ids, a list of chat messages, or a list of such prompts."
 _ALONE = {"prompt", "prompt_token_ids"}
@@ -129,7 +137,7 @@ def _text(prompt: str) -> str:
             f"The text {shown(prompt)} holds half of a surrogate pair at {error.start}, which is no character. "
             "Decode it anew."
         ) from None
-    return prompt
+    return str.__str__(prompt)
 
 
 def _ids(items: list[Any]) -> list[int]:

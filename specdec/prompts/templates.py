@@ -153,16 +153,20 @@ class _TemplateProcess:
 
 
 def _start() -> subprocess.Popen[bytes]:
+    """A worker; raises TemplateError if the system starts none."""
     places = dict.fromkeys(str(Path(str(package.__file__)).parent.parent) for package in (jinja2, markupsafe))
-    return subprocess.Popen(
-        [sys.executable, *OPTIONS, str(WORKER), *places],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-        env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
-        start_new_session=True,  # a Ctrl-C in the terminal is not for it
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable or "python", *OPTIONS, str(WORKER), *places],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
+            start_new_session=True,  # a Ctrl-C in the terminal is not for it
+        )
+    except OSError as error:
+        raise TemplateError(f"the process for it cannot be started: {error}") from error
 
 
 def _write(pipe: IO[bytes] | None, data: bytes) -> None:

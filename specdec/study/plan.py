@@ -84,7 +84,11 @@ class Plan:
 
     def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
         """A text as the target reads it: in its chat template, if it has one and `chat` is true."""
-        return Chat([{"role": "user", "content": text}]) if self.chat and generator.tokenizer.chat_template else text
+        return (
+            Chat([{"role": "user", "content": text}])
+            if self.chat and getattr(generator.tokenizer, "chat_template", None)
+            else text
+        )
 
 
 def plan(config: DictConfig) -> Plan:

@@ -61,7 +61,7 @@ def seen(prompts: Any) -> list[Any]:
     [
         ("Hi", ["Hi"]),
         ("", [""]),
-        (Words.HI, [Words.HI]),
+        (Words.HI, ["Hi"]),
         (np.str_("Hi"), ["Hi"]),
         (["a", "b"], ["a", "b"]),
         (("a", "b"), ["a", "b"]),
@@ -114,6 +114,7 @@ def seen(prompts: Any) -> list[Any]:
 def test_what_is_a_prompt_is_read(prompts: Any, expected: list[Any]) -> None:
     told = seen(prompts)
     assert told == expected
+    assert {type(prompt) for prompt in told} <= {str, list}
     tokens = [item for prompt in told if isinstance(prompt, list) for item in prompt]
     assert {type(item) for item in tokens} <= {int, dict}  # not numpy's, nor torch's
 

@@ -223,12 +223,22 @@ def test_a_system_without_limits_runs_no_template(monkeypatch: pytest.MonkeyPatc
     assert raises("a") == "this system cannot limit what a template takes; only Linux can"
 
 
+def test_where_no_process_starts_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    templates._process.close()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert raises("a").startswith("the process for it cannot be started: [Errno 2]")
+    monkeypatch.undo()
+    assert render("a", {}) == "a"
+
+
 def test_names_are_those_that_a_template_reads() -> None:
     template = (
         "{% set a = 1 %}{{ a }}{% for m in messages %}{{ m.role }}{% endfor %}{% if tools is defined %}{% endif %}"
     )
     assert names(template) == {"messages", "tools"}
     assert names("none") == frozenset()
+    assert names("{% set think = think|default(true) %}{% if think %}{% endif %}") == {"think"}
+    assert names("{% macro f(a) %}{{ a }}{{ b }}{% endmacro %}{{ namespace(c=1).c }}") == {"b"}
     with pytest.raises(TemplateError, match="unexpected"):
         names("{{ }")
 
