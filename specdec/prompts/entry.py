@@ -159,16 +159,18 @@ def _id(item: Any, place: int) -> int:
 
 
 def _rows(prompts: Mapping[str, Any]) -> list[Any]:
-    """Of what a tokenizer returned for several texts, each row with its mask; else the mapping alone."""
+    """Of what a tokenizer returned for several texts, each row with its mask; else the mapping alone.
+
+    A mask of another shape goes with every row, which it then does not fit.
+    """
     ids = _items(prompts.get("input_ids"))
     if not ids or any(_items(row) is None for row in ids):
         return [prompts]
-    masks = _items(prompts.get("attention_mask", [None] * len(ids)))
+    mask = prompts.get("attention_mask")
+    masks = _items(mask) if mask is not None else None
     if masks is None or len(masks) != len(ids):
-        return [prompts]
-    others = {name: value for name, value in prompts.items() if name not in ("input_ids", "attention_mask")}
-    pairs = zip(ids, masks, strict=True)
-    return [{**others, "input_ids": row, **({} if mask is None else {"attention_mask": mask})} for row, mask in pairs]
+        masks = [mask] * len(ids)
+    return [{**prompts, "input_ids": row, "attention_mask": one} for row, one in zip(ids, masks, strict=True)]
 
 
 def _of_mapping(prompt: Mapping[str, Any]) -> str | list[int] | Chat:

@@ -210,7 +210,9 @@ def test_in_a_batch_only_the_bad_one_is_refused(prompt: Any) -> None:
         (np.array([None, "a"], dtype=object), [InvalidRequestError, "a"]),
         ({"input_ids": [[1, 2], [3, 4]], "attention_mask": [[1, 1], [1]]}, [[1, 2], InvalidRequestError]),
         ({"input_ids": [[1], [2.5]]}, [[1], InvalidRequestError]),
-        ({"input_ids": [[1], [2]], "attention_mask": [[1]]}, [InvalidRequestError]),
+        ({"input_ids": [[1], [2]], "attention_mask": [[1]]}, [InvalidRequestError] * 2),
+        ({"input_ids": [[1], [2]], "attention_mask": 1}, [InvalidRequestError] * 2),
+        ({"input_ids": [[1], [2]], "attention_mask": None}, [[1], [2]]),
         ({"input_ids": [[1], [2]], "pixel_values": [0.5]}, [InvalidRequestError] * 2),
         ([{"input_ids": [[1], [2]]}], [InvalidRequestError]),
         ([{"text": "a"}, {"text": "b"}], [InvalidRequestError] * 2),
@@ -218,6 +220,12 @@ def test_in_a_batch_only_the_bad_one_is_refused(prompt: Any) -> None:
 )
 def test_errors_belong_to_their_prompt(prompts: Any, expected: list[Any]) -> None:
     assert seen(prompts) == expected
+
+
+def test_a_mask_of_another_shape_is_said_for_every_row() -> None:
+    for row in split({"input_ids": [[1], [2]], "attention_mask": [[1]]}):
+        with pytest.raises(InvalidRequestError, match=r"attention_mask = \[\[1\]\] does not fit 1 input_ids"):
+            read(row)
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:
