@@ -66,6 +66,10 @@ class PagedCache:
         """Blocks that no sequence holds."""
         return self._allocator.num_free
 
+    def blocks(self, rows: int) -> int:
+        """Blocks that so many rows of one sequence take."""
+        return -(-rows // self.block_size)
+
     def __contains__(self, seq: int) -> bool:
         return seq in self._sequences
 
@@ -107,7 +111,7 @@ class PagedCache:
         sequence = self._get(seq)
         if n < 0:
             raise SpecdecError(f"Cannot reserve {n} rows.")
-        kept, wanted = self._blocks(sequence.length), self._blocks(sequence.length + n)
+        kept, wanted = self.blocks(sequence.length), self.blocks(sequence.length + n)
         copies = n > 0 and self._must_copy(sequence)
         spare = sequence.table[kept:]
         missing = wanted - kept + copies - len(spare)
@@ -179,7 +183,7 @@ class PagedCache:
                 f"Sequence {parent} has {source.reserved} reserved rows; commit or roll them back before a fork."
             )
         self.add(child)
-        table = source.table[: self._blocks(source.length)]
+        table = source.table[: self.blocks(source.length)]
         self._allocator.retain(table)
         self._sequences[child] = _Sequence(table, source.length, filled=dict(source.filled))
 
@@ -187,6 +191,11 @@ class PagedCache:
         """Drops a sequence and its hold on its blocks."""
         self._allocator.release(self._get(seq).table)
         del self._sequences[seq]
+
+    def clear(self) -> None:
+        """Drops every sequence and frees every block, whatever state an interrupted change left them in."""
+        self._sequences = {}
+        self._allocator = BlockAllocator(self.num_blocks)
 
     def usage(self) -> CacheUsage:
         """How many slots are allocated, and how many of those hold a token."""
@@ -201,7 +210,7 @@ class PagedCache:
         """Raises SpecdecError unless tables, counts and lengths fit together and no reserved slot is shared."""
         self._allocator.check_integrity(sequence.table for sequence in self._sequences.values())
         for seq, sequence in self._sequences.items():
-            if len(sequence.table) != self._blocks(sequence.length + sequence.reserved):
+            if len(sequence.table) != self.blocks(sequence.length + sequence.reserved):
                 raise SpecdecError(
                     f"Sequence {seq}: {len(sequence.table)} blocks for {sequence.length} + {sequence.reserved} rows."
                 )
@@ -224,9 +233,6 @@ class PagedCache:
             raise SpecdecError("This is the target's pool, or one of another cache: give one of pools[1:].")
         return pool
 
-    def _blocks(self, rows: int) -> int:
-        return -(-rows // self.block_size)
-
     def _must_copy(self, sequence: _Sequence) -> bool:
         """Whether the next row goes into a partly filled block that others share."""
         full, rest = divmod(sequence.length, self.block_size)
@@ -238,7 +244,7 @@ class PagedCache:
             pool.copy(slice(source * size, (source + 1) * size), slice(target * size, (target + 1) * size))
 
     def _shrink(self, sequence: _Sequence, length: int) -> None:
-        kept = self._blocks(length)
+        kept = self.blocks(length)
         self._allocator.release(sequence.table[kept:])
         # Cut off, not rebuilt: the slots of the blocks that stay are the same.
         if sequence.slots is not None:

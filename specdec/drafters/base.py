@@ -14,6 +14,7 @@ from specdec.cache import Layout, PagedCache, Pool
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.sampling import LogitsTransform
+from specdec.sampling.view import TransformView
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.tree import DraftTree, TreeShape
 
@@ -67,7 +68,7 @@ class DraftRequest:
     request_id: int
     tokens: Sequence[int]
     max_depth: int
-    transform: LogitsTransform
+    transform: LogitsTransform | TransformView
     rule: Rule
     key: StepKey
 

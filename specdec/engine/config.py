@@ -18,7 +18,8 @@ class EngineConfig:
 
     Args:
         block_size: tokens per cache block.
-        num_blocks: blocks in the cache; None takes what `max_num_seqs` full contexts need, at most 1 GiB.
+        num_blocks: blocks in the cache; None takes what `max_num_seqs` full contexts need, at most 1 GiB, but no
+            less than one full context needs.
         max_batch_tokens: rows of one target pass. Longer prompts are read in several passes.
         max_num_seqs: requests that run at the same time; others wait.
     """
@@ -34,10 +35,16 @@ class EngineConfig:
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1.")
 
-    def blocks_for(self, model: CausalLM, others: Sequence[Layout] = ()) -> int:
-        """Number of cache blocks to allocate for `model`, with further pools of these layouts beside its own."""
+    def blocks_for(self, model: CausalLM, others: Sequence[Layout] = (), rows: int | None = None) -> int:
+        """Number of cache blocks to allocate for `model`.
+
+        Args:
+            model: the target.
+            others: layouts of further pools beside its own.
+            rows: slots of one full context and the drafts at its end; there are always so many. None counts no drafts.
+        """
         if self.num_blocks is not None:
             return self.num_blocks
-        wanted = self.max_num_seqs * -(-model.max_context // self.block_size)
+        full = -(-(rows or model.max_context) // self.block_size)
         bytes_per_token = sum(layout.bytes_per_token() for layout in (model.kv_layout, *others))
-        return max(1, min(wanted, DEFAULT_KV_BYTES // (bytes_per_token * self.block_size)))
+        return max(full, min(self.max_num_seqs * full, DEFAULT_KV_BYTES // (bytes_per_token * self.block_size)))

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+import torch
 from torch import Tensor
 
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome
-from specdec.engine.faults import Contained, Faults, check
+from specdec.engine.choosing import Chooser
+from specdec.engine.faults import Contained, Faults, check_tree, check_trees
+from specdec.engine.limits import DraftLimits
 from specdec.engine.scheduler import Scheduled
-from specdec.errors import ConfigError, SpecdecError
+from specdec.errors import ConfigError
 from specdec.models.base import PassOutput
 from specdec.policy.base import Ask, Candidate, Choice, Drafted, Load, Policy
 from specdec.verify.tree import DraftTree
@@ -31,24 +34,33 @@ class Proposal:
 class Drafting:
     """Gets one tree for every scheduled request, and tells the drafters what came of it.
 
-    A drafter that raises, or returns what cannot be verified, costs the requests in question their drafts, and the log
-    one warning. Their texts are those of plain decoding then.
+    A drafter or a policy that raises, or returns what cannot be used, costs the requests in question their drafts, and
+    the log one warning. Their texts are those of plain decoding then.
 
     Args:
         drafters: bound and attached, with what each of them needs; their names are distinct.
         policy: decides who drafts and how deep, for requests whose text does not depend on it.
+        limits: what the drafters may return.
+        device: where the target's logits are.
     """
 
-    def __init__(self, drafters: Sequence[tuple[Drafter, Needs]], policy: Policy) -> None:
+    def __init__(
+        self,
+        drafters: Sequence[tuple[Drafter, Needs]],
+        policy: Policy,
+        limits: DraftLimits,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._needs = {drafter.name: needs for drafter, needs in drafters}
         self.drafters = {drafter.name: drafter for drafter, _ in drafters}
-        self._policy = policy
+        self.faults = Faults()
+        self.policy = Chooser(policy, self.faults, limits.of)
+        self._bounds, self._device = limits.of, torch.device(device)
         self._listeners = {name: one for name, one in self.drafters.items() if type(one).observe is not Drafter.observe}
         """Those that would take notice of an outcome."""
         self._known_candidates: dict[tuple[str | None, int], tuple[Candidate, ...]] = {}
         self._lost: set[tuple[str, int]] = set()
         """Drafters that have lost track of a request, and are not asked for it again."""
-        self.faults = Faults()
         self.hidden = tuple(sorted({boundary for needs in self._needs.values() for boundary in needs.hidden}))
         """Boundaries that any drafter wants."""
         self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
@@ -80,12 +92,12 @@ class Drafting:
             if not asked:
                 continue
             began = perf_counter()
-            requests = [plan[index].draft_request(choices[index].depth) for index in asked]
+            requests = tuple(plan[index].draft_request(choices[index].depth) for index in asked)
             for index, tree in zip(asked, self._ask(drafter, requests), strict=True):
                 proposals[index] = Proposal(tree, name)
             levels = max(proposals[index].tree.depth for index in asked)
             if levels and not drafter.deterministic:
-                self._policy.drafted(name, levels, perf_counter() - began)
+                self.policy.drafted(name, levels, perf_counter() - began)
         return self._trimmed(plan, proposals)
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
@@ -94,13 +106,13 @@ class Drafting:
             views = [self._view(name, one) for one in outcomes if (name, one.request_id) not in self._lost]
             if not views:
                 continue
-            with Contained(self.faults, drafter, "observe") as contained:
+            with Contained(self.faults, name, "observe") as contained:
                 drafter.observe(views)
             if contained.failed:
                 self._lose(drafter, (one.request_id for one in views))
         for one in outcomes:
             if len(one.tree):
-                self._policy.observe(one.request_id, one.drafter, one.tree, len(one.path))
+                self.policy.observe(one.request_id, one.drafter, one.tree, len(one.path))
 
     def shown(self, output: PassOutput, prompt: bool = False) -> Tensor | None:
         """The logits of a request's rows, as far as any drafter wants them.
@@ -114,7 +126,7 @@ class Drafting:
     def timed(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal], seconds: float) -> None:
         """Tells the policy what the target's pass took."""
         rows = sum(len(part.tail) + len(one.tree) for part, one in zip(plan, proposals, strict=True))
-        self._policy.timed(Load(rows, len(plan), _cached(plan)), seconds)
+        self.policy.timed(Load(rows, len(plan), _cached(plan)), seconds)
 
     def forget(self, request_id: int) -> None:
         """The request lost its place in the cache, and will start anew."""
@@ -122,8 +134,9 @@ class Drafting:
 
     def end(self, request_id: int, tokens: Sequence[int]) -> None:
         """The request ended with these tokens."""
-        self._tell_all(request_id, lambda drafter: drafter.end(request_id, tokens))
-        self._policy.end(request_id)
+        text = tuple(tokens)
+        self._tell_all(request_id, lambda drafter: drafter.end(request_id, text))
+        self.policy.end(request_id)
 
     def _choose(self, plan: Sequence[Scheduled]) -> dict[int, Choice]:
         """Who drafts for each request that may, and how deep. The policy decides only where the text does not depend on
@@ -137,8 +150,7 @@ class Drafting:
             elif candidates:
                 choices[index] = Choice(candidates[0].drafter, candidates[0].depth)
         fixed = sum(choice.depth for choice in choices.values())
-        decided = self._policy.choose(list(asks.values()), _load(plan, fixed)) if asks else []
-        return choices | dict(zip(asks, decided, strict=True))
+        return choices | self.policy.choose(asks, _load(plan, fixed)) if asks else choices
 
     def _candidates(self, part: Scheduled) -> tuple[Candidate, ...]:
         if part.max_depth == 0:
@@ -148,7 +160,7 @@ class Drafting:
             self._known_candidates[key] = tuple(
                 Candidate(drafter.name, depth, drafter.deterministic)
                 for drafter in self.select(part.request.params.drafter)
-                if (depth := min(part.max_depth, drafter.num_draft_tokens)) > 0
+                if (depth := min(part.max_depth, self._bounds[drafter.name].depth)) > 0
             )
         if not self._lost:
             return self._known_candidates[key]
@@ -161,34 +173,42 @@ class Drafting:
         for index, (part, one) in enumerate(zip(plan, proposals, strict=True)):
             if not len(one.tree) or not self.drafters[one.drafter].deterministic:
                 continue
-            if dropped := part.request.transform.forbidden(one.tree.tokens, one.tree.parents):
-                proposals[index] = Proposal(one.tree.pruned(dropped), one.drafter)
+            proposals[index] = self._allowed(part, one)
             if len(proposals[index].tree) and part.request.rule.draft_invariant:
                 free.append(index)
         if free:
             fixed = sum(one.tree.depth for index, one in enumerate(proposals) if index not in free)
             drafts = [Drafted(plan[i].request.id, proposals[i].drafter, proposals[i].tree) for i in free]
-            for index, depth in zip(free, self._policy.trim(drafts, _load(plan, fixed)), strict=True):
+            for index, depth in zip(free, self.policy.trim(drafts, _load(plan, fixed)), strict=True):
                 proposals[index] = Proposal(proposals[index].tree.truncated(depth), proposals[index].drafter)
         return proposals
 
-    def _ask(self, drafter: Drafter, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+    @staticmethod
+    def _allowed(part: Scheduled, one: Proposal) -> Proposal:
+        """The draft without what the request's constraint forbids. A constraint that raises is the request's own
+        affair, and will end it when its logits are read; here it costs the draft."""
+        try:
+            dropped = part.request.transform.forbidden(one.tree.tokens, one.tree.parents)
+        except Exception:
+            return Proposal()
+        return Proposal(one.tree.pruned(dropped), one.drafter) if dropped else one
+
+    def _ask(self, drafter: Drafter, requests: tuple[DraftRequest, ...]) -> list[DraftTree]:
         """A drafter's trees. If it raises for all together it is asked for one after the other, so that only those
         requests go without for which it does raise."""
-        trees: list[DraftTree] = []
-        with Contained(self.faults, drafter, "propose", quiet=len(requests) > 1) as contained:
-            trees = drafter.propose(requests)
-            if len(trees) != len(requests):
-                raise SpecdecError(f"{len(requests)} requests, but {len(trees)} trees")
+        trees: list[object] = []
+        with Contained(self.faults, drafter.name, "propose", quiet=len(requests) > 1) as contained:
+            trees = check_trees(drafter.propose(requests), requests)
         if contained.failed:
-            return [self._ask(drafter, [one])[0] for one in requests] if len(requests) > 1 else [DraftTree()]
+            return [self._ask(drafter, (one,))[0] for one in requests] if len(requests) > 1 else [DraftTree()]
         return [self._checked(drafter, one, tree) for one, tree in zip(requests, trees, strict=True)]
 
-    def _checked(self, drafter: Drafter, request: DraftRequest, tree: DraftTree) -> DraftTree:
+    def _checked(self, drafter: Drafter, request: DraftRequest, tree: object) -> DraftTree:
         """The tree, or an empty one if it cannot be verified: slots were reserved for no more than was asked for."""
-        with Contained(self.faults, drafter, "propose") as contained:
-            check(tree, drafter, request)
-        return DraftTree() if contained.failed else tree
+        with Contained(self.faults, drafter.name, "propose"):
+            max_nodes = self._bounds[drafter.name].nodes(request.max_depth)
+            return check_tree(tree, request, max_nodes, drafter.deterministic, self._device)
+        return DraftTree()
 
     def _view(self, name: str, outcome: Outcome) -> Outcome:
         """What one drafter asked to see."""
@@ -208,7 +228,7 @@ class Drafting:
     def _tell_all(self, request_id: int, tell: Callable[[Drafter], None]) -> None:
         """Tells every drafter that the request's state is gone, so that none is behind with it any more."""
         for drafter in self.drafters.values():
-            with Contained(self.faults, drafter, "forget or end"):
+            with Contained(self.faults, drafter.name, "forget or end"):
                 tell(drafter)
             self._lost.discard((drafter.name, request_id))
 
@@ -216,7 +236,7 @@ class Drafting:
         """The drafter's state of these requests is not to be trusted: it lets go of them."""
         for request_id in request_ids:
             self._lost.add((drafter.name, request_id))
-            with Contained(self.faults, drafter, "forget"):
+            with Contained(self.faults, drafter.name, "forget"):
                 drafter.forget(request_id)
 
 

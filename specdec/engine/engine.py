@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter, Outcome, TargetHandle
+from specdec.drafters.base import Drafter, TargetHandle
 from specdec.engine.clock import StepClock
 from specdec.engine.config import EngineConfig
 from specdec.engine.drafting import Drafting, Proposal
 from specdec.engine.intake import Intake
-from specdec.engine.logprobs import score_prompt, score_step
+from specdec.engine.limits import DraftLimits
 from specdec.engine.outputs import StepOutput
+from specdec.engine.owner import Owner
 from specdec.engine.request import Request
-from specdec.engine.scheduler import DraftLimits, Scheduled, Scheduler
-from specdec.engine.verdicts import Decoded, decide
-from specdec.errors import ConfigError, NumericalError, SpecdecError
+from specdec.engine.scheduler import Scheduled, Scheduler
+from specdec.engine.settling import Deliver, Settling
+from specdec.errors import ConfigError, SpecdecError
 from specdec.kernels.cpu.threads import torch_on_one_thread
 from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.policy.always import AlwaysPolicy
 from specdec.policy.base import Policy
 from specdec.sampling import SamplingParams
-from specdec.verify.base import Rule, Verdict
+from specdec.verify.base import Rule
 from specdec.verify.select import AUTO
 
 
 class Engine:
     """Generates for many requests at once; requests join and leave between any two steps.
 
-    One thread at a time may use it. `EngineLoop` lets several threads share one.
+    One thread at a time may use it; a second one is refused. `EngineLoop` lets several threads share one.
+
+    An exception may end a step anywhere, an interrupt too. What is certain is each request's tokens: before the next
+    step all requests give their cache back and begin anew from them, and their texts are what they would have been. A
+    request whose tokens were just being written ends with an error instead.
 
     Args:
         model: the target.
@@ -66,21 +72,26 @@ class Engine:
         handle = TargetHandle(model, tokenizer, self.config.max_batch_tokens)
         bound = [(one, one.bind(handle)) for one in self.drafters]
         layouts = [layout for _, needs in bound for layout in needs.pools]
-        num_blocks = self.config.blocks_for(model, layouts)
+        limits = DraftLimits(bound)
+        num_blocks = self.config.blocks_for(model, layouts, limits.most(model.max_context))
         self.cache = PagedCache(model.kv_layout, num_blocks, self.config.block_size, layouts)
         pools = iter(self.cache.pools[1:])
         for one, needs in bound:
             one.attach(self.cache, [next(pools) for _ in needs.pools])
-        self.drafting = Drafting(bound, self.policy)
+        self.drafting = Drafting(bound, self.policy, limits, model.kv_layout.device)
         sizes = self.config.max_batch_tokens, self.config.max_num_seqs
-        self.scheduler = Scheduler(self.cache, DraftLimits(bound), *sizes, lambda r: self.drafting.forget(r.id))
+        self.scheduler = Scheduler(self.cache, limits, *sizes, lambda r: self.drafting.forget(r.id))
         self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select)
         self._clock = StepClock()
+        self._owner = Owner(self._restore)
+        self._part_takers: list[Request] = []
+        """Those of the last pass."""
+        self._settling = Settling(self.cache, self.drafting, model.judges_on_device)
 
     @property
     def has_work(self) -> bool:
         """Whether any request is running or waiting."""
-        return bool(self.scheduler.running or self.scheduler.waiting)
+        return bool(self.scheduler.live)
 
     @property
     def busy_seconds(self) -> float:
@@ -102,8 +113,14 @@ class Engine:
         return request
 
     def add(self, request: Request) -> None:
-        """Queues a request that `make_request` made."""
-        self.scheduler.add(request)
+        """Queues a request that `make_request` made. One that is queued already keeps its place.
+
+        Raises:
+            SpecdecError: if it has ended.
+        """
+        if request.finished:
+            raise SpecdecError(f"Request {request.id} has ended ({request.finish_reason}). Make another one.")
+        self._owner.change(partial(self.scheduler.add, request))
 
     def abort(self, request: Request, error: Exception | None = None) -> StepOutput | None:
         """Ends a request now, whatever its state.
@@ -115,28 +132,49 @@ class Engine:
         Returns:
             Its last output; None if it had ended before.
         """
-        if request.finished:
-            return None
-        pieces = request.abort() if error is None else request.fail(error)
-        self._finish(request)
-        return StepOutput(request, pieces, finish_reason=request.finish_reason)
+        return self._owner.change(partial(self._abort, request, error))
+
+    def mend(self) -> None:
+        """Makes good a step that was interrupted, if there was one. The next use does so itself."""
+        self._owner.mend()
+
+    def give_up(self, error: Exception) -> list[StepOutput]:
+        """Ends the requests that took part in a step that raised `error`, or the first that waits if none did; the
+        others go on. Returns their last outputs."""
+        ended = [self.abort(request, error) for request in self._part_takers or self.scheduler.live[:1]]
+        return [output for output in ended if output is not None]
+
+    def step(self, deliver: Deliver = lambda output: None) -> list[StepOutput]:
+        """Runs one pass.
+
+        Args:
+            deliver: is given each output as soon as it is settled, so that none is lost if the step is interrupted.
+
+        Returns:
+            What each request that decoded, or failed, gained; prefilling ones are silent.
+
+        Raises:
+            SpecdecError: if another thread uses the engine, or if requests wait and none can be served.
+        """
+        return self._owner.change(partial(self._step, deliver))
 
     @torch.inference_mode()
     @torch_on_one_thread()
-    def step(self) -> list[StepOutput]:
-        """Runs one pass. Returns what each request that decoded, or failed, gained; prefilling ones are silent."""
-        self.policy.prepare(self.model)
+    def _step(self, deliver: Deliver) -> list[StepOutput]:
+        self._part_takers = []
+        self.drafting.policy.prepare(self.model)
         self._clock.start()
         plan = self.scheduler.schedule()
         if not plan:
             return []
+        self._part_takers = [part.request for part in plan]
         with self._clock.measure("draft"):
             proposals = self.drafting.propose(plan)
         with self._clock.measure("verify"):
             outputs = self._run(plan, proposals)
         seconds = self._clock.spent("verify")
         self.drafting.timed(plan, proposals, seconds)
-        gained, outcomes = self._settle(plan, proposals, outputs, seconds)
+        gained, outcomes = self._settling.settle(plan, proposals, outputs, seconds, deliver)
         with self._clock.measure("draft"):
             self.drafting.observe(outcomes)
         for output in gained:
@@ -158,63 +196,24 @@ class Engine:
         output = self.model.run(batch, self.cache.target, wants)
         return output.split([len(part.logit_rows) for part in parts], [len(part.tokens) for part in parts])
 
-    def _settle(
-        self,
-        plan: Sequence[Scheduled],
-        proposals: Sequence[Proposal],
-        outputs: Sequence[PassOutput],
-        seconds: float,
-    ) -> tuple[list[StepOutput], list[Outcome]]:
-        """Judges what was verified and commits what stays: what each request gained, and what its drafters are told."""
-        outcomes: list[Outcome] = []
-        gained: list[StepOutput] = []
-        decoded: list[Decoded] = []
-        for part, one, output in zip(plan, proposals, outputs, strict=True):
-            if part.decodes:
-                decoded.append(Decoded(part, one, output, output.last(len(one.tree) + 1)))
-                continue
-            start, logits = self.cache.length(part.request.id), self.drafting.shown(output, prompt=True)
-            score_prompt(part.request, start, len(part.tail), output.logits)
-            self.cache.commit(part.request.id, len(part.tail))
-            outcomes.append(
-                Outcome(part.request.id, start, part.tail, hidden=output.hidden, logits=logits, seconds=seconds)
-            )
-        for item, verdict in decide(decoded, self.model.judges_on_device):
-            if isinstance(verdict, NumericalError):
-                gained.append(self._fail(item.request, verdict))
-                continue
-            start, output = self.cache.length(item.request.id), item.output
-            seen = output if self.drafting.logits == "all" else item.verified
-            gained.append(self._commit(item, verdict))
-            if self.drafting.listens or len(item.tree):
-                tokens = gained[-1].token_ids
-                outcomes.append(
-                    Outcome(
-                        item.request.id, start, item.part.tail, item.tree, item.proposal.drafter,
-                        verdict.path[: len(tokens)], tokens, output.hidden, self.drafting.shown(seen), seconds,
-                    )
-                )  # fmt: skip
-        return gained, outcomes
-
-    def _commit(self, item: Decoded, verdict: Verdict) -> StepOutput:
-        """Appends the accepted path's tokens and the target's own; the cache keeps the rows of those that stay."""
-        request, tree, path = item.request, item.tree, verdict.path
-        before, tail = len(request.tokens), len(item.part.tail)
-        score_prompt(request, self.cache.length(request.id), tail, item.output.logits)
-        pieces = request.commit(verdict.tokens(tree), num_drafted=len(path))
-        tokens = request.tokens[before:]
-        self.cache.commit_path(request.id, [*range(tail), *(tail + node for node in path[: len(tokens)])])
-        reason = request.finish_reason
-        scored = score_step(item, path, tokens)
-        output = StepOutput(request, pieces, tokens, reason, tree, path, scored.logprobs, scored.tops)
-        request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path))
-        return output
-
-    def _fail(self, request: Request, error: SpecdecError) -> StepOutput:
-        """Ends one request; its neighbours go on."""
-        return StepOutput(request, request.fail(error), finish_reason="error")
+    def _abort(self, request: Request, error: Exception | None) -> StepOutput | None:
+        if request.finished:
+            return None
+        pieces = request.abort() if error is None else request.fail(error)
+        self._finish(request)
+        return StepOutput(request, pieces, finish_reason=request.finish_reason)
 
     def _finish(self, request: Request) -> None:
         """Frees everything that a request holds."""
         self.scheduler.finish(request)
         self.drafting.end(request.id, request.tokens)
+
+    def _restore(self) -> None:
+        """Requests begin anew from their tokens; the one that was being written ends, and those that had ended go."""
+        self._settling.restore()
+        self.scheduler.restart()
+        for request in self.scheduler.live:
+            if request.finished:
+                self._finish(request)
+            else:
+                self.drafting.forget(request.id)

@@ -1,30 +1,51 @@
-"""A drafter's errors end here: a fault costs the requests in question their drafts, and the log one warning."""
+"""Errors of drafters and policies end here: a fault costs the requests in question their drafts, and the log one line.
+
+What they return is checked here, once, before anything is done with it: a token id or a row of q that is wrong would
+reach native code, which trusts them.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from operator import index
+from typing import Any
 
-from specdec.drafters.base import Drafter, DraftRequest
+import torch
+from torch import Tensor
+
+from specdec.checks import shown
+from specdec.drafters.base import DraftRequest
 from specdec.errors import SpecdecError
-from specdec.verify.tree import DraftTree
+from specdec.policy.base import Ask, Choice
+from specdec.verify.tree import ROOT, DraftTree
 
 logger = logging.getLogger("specdec")
 MASS_TOLERANCE = 1e-3
 """A row of q is a softmax in float32: its sum is off by less than the vocabulary's size times 6e-8."""
+STOPS = (KeyboardInterrupt, SystemExit)
+"""What a user means for the whole program. Everything else that a plug-in raises is its own affair."""
+
+POLICY = "policy "
+"""What a policy's name follows, where drafters are called by theirs alone."""
 
 
 class Faults(dict[str, str]):
-    """Drafter → its first error."""
+    """Drafter or policy, by its name → its first error."""
 
-    def note(self, drafter: Drafter, when: str, error: Exception) -> None:
-        """Logs the first error of each drafter."""
-        if drafter.name in self:
+    def note(self, name: str, when: str, error: BaseException) -> None:
+        """Logs the first error of each name."""
+        if name in self:
             return
-        self[drafter.name] = f"{when}: {type(error).__name__}: {error}"
+        self[name] = f"{when}: {type(error).__name__}: {error}"
         logger.warning(
-            "Drafter %r failed in %s and goes without a draft there (%s: %s). Texts do not change. Later failures are "
-            "not logged.", drafter.name, when, type(error).__name__, error, exc_info=error,
+            "%s failed in %s and goes without a draft there (%s: %s). Texts do not change. Later failures are not "
+            "logged.", _called(name), when, type(error).__name__, error, exc_info=error,
         )  # fmt: skip
+
+
+def _called(name: str) -> str:
+    return name.capitalize() if name.startswith(POLICY) else f"Drafter {name!r}"
 
 
 class Contained:
@@ -32,41 +53,140 @@ class Contained:
 
     Args:
         faults: takes it.
-        drafter: whose it is.
+        name: of the drafter or policy whose it is.
         when: what it was asked to do.
         quiet: leave it out of the notes, since it will be asked again.
     """
 
-    def __init__(self, faults: Faults, drafter: Drafter, when: str, quiet: bool = False) -> None:
-        self._faults, self._drafter, self._when, self._quiet = faults, drafter, when, quiet
+    def __init__(self, faults: Faults, name: str, when: str, quiet: bool = False) -> None:
+        self._faults, self._name, self._when, self._quiet = faults, name, when, quiet
         self.failed = False
 
     def __enter__(self) -> Contained:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self.failed = isinstance(error, Exception)
-        if isinstance(error, Exception) and not self._quiet:
-            self._faults.note(self._drafter, self._when, error)
+        self.failed = error is not None and not isinstance(error, STOPS)
+        if error is not None and self.failed and not self._quiet:
+            self._faults.note(self._name, self._when, error)
         return self.failed
 
 
-def check(tree: DraftTree, drafter: Drafter, request: DraftRequest) -> None:
-    """Raises SpecdecError for a tree that cannot be verified: slots were reserved for no more than was asked for."""
-    max_nodes = drafter.max_nodes(request.max_depth)
-    if len(tree) > max_nodes or tree.depth > request.max_depth:
+def check_trees(trees: Any, requests: Sequence[DraftRequest]) -> list[Any]:
+    """What `propose` returned, if it is one thing a request."""
+    if not isinstance(trees, list | tuple):
+        raise SpecdecError(f"it returned {type(trees).__name__}; give a list with one DraftTree per request")
+    if len(trees) != len(requests):
+        raise SpecdecError(f"{len(requests)} requests, but {len(trees)} trees")
+    return list(trees)
+
+
+def check_tree(
+    tree: Any, request: DraftRequest, max_nodes: int, deterministic: bool, device: torch.device
+) -> DraftTree:
+    """The draft, if the target can run it and a rule can judge it; token ids of other integer types become ints.
+
+    Args:
+        tree: what a drafter returned.
+        request: for whom.
+        max_nodes: so many slots were reserved for it.
+        deterministic: whether the drafter says that its drafts have no q.
+        device: where the target's logits are.
+
+    Raises:
+        SpecdecError: for anything else. That q is what the tokens were drawn from cannot be seen here.
+    """
+    if not isinstance(tree, DraftTree):
+        raise SpecdecError(f"it returned {type(tree).__name__} for a request; give a DraftTree")
+    if not len(tree.tokens):
+        return tree if type(tree.tokens) is tuple and not len(tree.parents) else DraftTree()
+    draft = _with_plain_numbers(tree)
+    deepest = _check_nodes(draft, request.transform.vocab_size)
+    if len(draft.tokens) > max_nodes or deepest > request.max_depth:
         raise SpecdecError(
-            f"{len(tree)} nodes of depth {tree.depth}; asked for were at most {max_nodes} nodes (its own max_nodes) of "
-            f"depth {request.max_depth}"
+            f"{len(draft.tokens)} nodes of depth {deepest}; asked for were at most {max_nodes} nodes of depth "
+            f"{request.max_depth}"
         )
-    size = request.transform.vocab_size
-    if bad := [token for token in tree.tokens if not 0 <= token < size]:
-        raise SpecdecError(f"token id {bad[0]} is outside the vocabulary of {size}")
-    if tree.q is not None and drafter.deterministic:
-        raise SpecdecError("a q from a drafter that says deterministic = True")
-    if tree.q is not None and len(tree):
-        masses = tree.q.sum(-1)
-        if tree.q.shape[-1] != size or not bool(((masses - 1).abs() < MASS_TOLERANCE).all()):
-            raise SpecdecError(
-                f"q {tuple(tree.q.shape)} has rows of mass {masses.tolist()}, not {size} columns of mass 1"
-            )
+    if draft.q is not None:
+        if deterministic:
+            raise SpecdecError("a q from a drafter that says deterministic = True")
+        _check_q(draft, draft.q, request.transform.vocab_size, device)
+        if draft.q.requires_grad:
+            return DraftTree(draft.tokens, draft.parents, draft.q.detach(), draft.kind)
+    return draft
+
+
+def _with_plain_numbers(tree: DraftTree) -> DraftTree:
+    """Tokens and parents as tuples of ints: numpy's integers and tensors of one are understood."""
+    numbers = (*tree.tokens, *tree.parents, tree.kind)
+    plain = type(tree.tokens) is tuple and type(tree.parents) is tuple
+    if plain and set(map(type, numbers)) == {int}:
+        return tree
+    if odd := [number for number in numbers if isinstance(number, bool) or not hasattr(number, "__index__")]:
+        raise SpecdecError(f"{shown(odd[0])} in a draft where an integer belongs")
+    return DraftTree(tuple(map(index, tree.tokens)), tuple(map(index, tree.parents)), tree.q, index(tree.kind))
+
+
+def _check_nodes(tree: DraftTree, size: int) -> int:
+    """The depth of the tree; raises SpecdecError for an id outside the vocabulary, or what is no tree."""
+    tokens, parents = tree.tokens, tree.parents
+    if min(tokens) < 0 or max(tokens) >= size:
+        bad = next(token for token in tokens if not 0 <= token < size)
+        raise SpecdecError(f"token id {bad} is outside the vocabulary of {size}")
+    depths: list[int] = []
+    for node, parent in enumerate(parents):
+        if not ROOT <= parent < node:
+            raise SpecdecError(f"node {node} has parent {parent}; parents must come before their children")
+        depths.append(0 if parent == ROOT else depths[parent] + 1)
+    shape = tree.shape
+    if len(tokens) != len(parents) or shape.parents != parents or shape.depths != tuple(depths):
+        raise SpecdecError("a tree that was changed after it was made; make another DraftTree")
+    return max(depths) + 1
+
+
+def _check_q(tree: DraftTree, q: Any, size: int, device: torch.device) -> None:
+    inner = tree.shape.inner
+    if not isinstance(q, Tensor) or q.dtype != torch.float32 or q.layout != torch.strided:
+        kind = f"{q.dtype} {q.layout}" if isinstance(q, Tensor) else type(q).__name__
+        raise SpecdecError(f"q is {kind}; give a dense float32 tensor")
+    if q.shape != (len(inner), size):
+        raise SpecdecError(
+            f"q {tuple(q.shape)} does not have a row for each of the {len(inner)} nodes with children and a column for "
+            f"each of the {size} tokens"
+        )
+    if q.device.type != device.type:
+        raise SpecdecError(f"q is on {q.device}, the target's logits are on {device}")
+    row = {node: number for number, node in enumerate(inner)}
+    drawn = q[[row[parent] for parent in tree.parents], list(tree.tokens)]
+    masses, least = q.sum(-1), q.amin()
+    sound = ((masses - 1).abs() < MASS_TOLERANCE).all() & (least >= 0) & (drawn > 0).all()
+    if not bool(sound):
+        raise SpecdecError(
+            f"q has rows of mass {masses.tolist()}, a least entry of {float(least)}, and {drawn.tolist()} at the "
+            "tokens that were drawn from it; rows must have mass 1, no negative entry, and some mass on each such token"
+        )
+
+
+def check_each(answers: Any, count: int, what: str) -> list[Any]:
+    """What a policy returned, if it is one thing a question."""
+    if not isinstance(answers, list | tuple) or len(answers) != count:
+        raise SpecdecError(f"it was asked for {count} {what}; give a list of as many, not {shown(answers)}")
+    return list(answers)
+
+
+def check_choice(choice: Any, ask: Ask) -> Choice:
+    """A policy's choice, if it is one of the candidates that it was asked about, and no deeper."""
+    if not isinstance(choice, Choice):
+        raise SpecdecError(f"it chose {shown(choice)}; give a Choice")
+    for candidate in ask.candidates:
+        if candidate.drafter == choice.drafter:
+            return Choice(candidate.drafter, check_depth(choice.depth, candidate.depth))
+    named = ", ".join(repr(one.drafter) for one in ask.candidates)
+    raise SpecdecError(f"it chose the drafter {shown(choice.drafter)}; give one of {named}")
+
+
+def check_depth(depth: Any, most: int) -> int:
+    """A policy's depth, if it is an integer from 0 to `most`."""
+    if isinstance(depth, bool) or not hasattr(depth, "__index__") or not 0 <= index(depth) <= most:
+        raise SpecdecError(f"it chose the depth {shown(depth)}; give an integer from 0 to {most}")
+    return index(depth)

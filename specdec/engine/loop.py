@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
-from threading import Condition
+from collections.abc import Generator, Iterable, Sequence
+from threading import Condition, Lock, RLock
 
 from specdec.engine.engine import Engine
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.errors import SpecdecError
 
+PATIENCE = 0.1
+"""Seconds after which a thread looks for itself: one that was interrupted may not have said that the engine is free."""
+
 
 class EngineLoop:
     """Runs an engine's steps and hands every output to whoever waits for it.
 
     It has no thread of its own: of the threads that wait for outputs one runs the next step, and the others sleep until
-    it is done. All methods are safe in any thread; the engine is touched by one thread at a time.
+    it is done. All methods are safe in any thread, and in a generator that is collected as garbage, which may happen in
+    the middle of any of them: what is left here for the engine lies in queues whose operations are atomic.
+
+    An error of a step ends the requests that took part in it. An interrupt reaches the thread that ran the step, and
+    ends what that thread waited for; the other threads' requests go on.
 
     Args:
         engine: nobody else may step it.
@@ -24,19 +31,19 @@ class EngineLoop:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._changed = Condition()
-        """Guards all that follows; notified when outputs are there, or when the engine is free."""
-        self._stepping = False
-        self._arrived: list[Request] = []
-        self._unwanted: list[Request] = []
+        self._turn = Lock()
+        """Held by the thread that uses the engine. Taken by `with` alone: so no interrupt leaves it taken."""
+        self._gate = RLock()
+        self._changed = Condition(self._gate)
+        """Notified when the engine is free, and outputs may be there."""
+        self._arrived: deque[Request] = deque()
+        self._unwanted: deque[Request] = deque()
         self._mail: dict[int, deque[StepOutput]] = {}
         """Request → outputs that its owner has not taken yet."""
 
     def abort_all(self) -> None:
         """Ends every request that is queued or running, whoever submitted it."""
-        with self._changed:
-            waiting = [*self._arrived, *self.engine.scheduler.running, *self.engine.scheduler.waiting]
-        for request in waiting:
+        for request in [*self._arrived.copy(), *self.engine.scheduler.live]:
             self.abort(request)
 
     def submit(self, request: Request) -> None:
@@ -44,17 +51,26 @@ class EngineLoop:
 
         Args:
             request: from `Engine.make_request`.
+
+        Raises:
+            SpecdecError: if it was submitted before.
         """
-        with self._changed:
-            self._mail[request.id] = deque()
-            self._arrived.append(request)
+        if request.id in self._mail or request.finished:
+            raise SpecdecError(f"Request {request.id} was submitted before. Make another one with Engine.make_request.")
+        self._mail[request.id] = deque()
+        self._arrived.append(request)
 
     def abort(self, request: Request) -> None:
         """Ends a request before the next step; its last output says "aborted". Nothing happens if it has ended."""
-        with self._changed:
+        if not request.finished:
             self._unwanted.append(request)
-            if not self._stepping:
-                self._settle()
+            self._tidy()
+
+    def leave(self, requests: Iterable[Request]) -> None:
+        """Nobody waits for these requests any more: those that have not ended are aborted."""
+        for request in requests:
+            self.abort(request)
+            self._mail.pop(request.id, None)
 
     def outputs(self, requests: Sequence[Request]) -> Generator[StepOutput, None, None]:
         """What these requests gain, as it comes, until all of them have ended. Runs steps when nobody else does.
@@ -62,69 +78,86 @@ class EngineLoop:
         Args:
             requests: submitted before; no other thread takes their outputs. Those that still run when the iterator is
                 closed are aborted.
+
+        Raises:
+            SpecdecError: if one of them was not submitted, or its outputs have been taken.
         """
         pending = {request.id: request for request in requests}
         try:
             while pending:
-                for output in self._take(list(pending)):
+                for output in self._take(list(pending.values())):
                     if output.finish_reason is not None:
                         del pending[output.request.id]
                     yield output
         finally:
-            for request in requests:
-                if not request.finished:
-                    self.abort(request)
-            with self._changed:
-                for request in requests:
-                    self._mail.pop(request.id, None)
+            self.leave(requests)
 
-    def _take(self, ids: Sequence[int]) -> list[StepOutput]:
+    def _take(self, requests: Sequence[Request]) -> list[StepOutput]:
         """Outputs for these requests: those that are there, or those of the next steps."""
         while True:
-            with self._changed:
-                ready = [output for each in ids for output in self._mail[each]]
-                if ready:
-                    for each in ids:
-                        self._mail[each].clear()
-                    return ready
-                if self._stepping:
-                    self._changed.wait()
-                    continue
-                self._settle()
-                if any(self._mail[each] for each in ids):
-                    continue
-                if not self.engine.has_work:
-                    raise SpecdecError("Waiting for requests that are not in this engine. Submit them first.")
-                self._stepping = True
-            outputs: list[StepOutput] = []
+            if ready := [output for request in requests for output in self._read(request)]:
+                return ready
+            if self._turn.locked():
+                with self._gate:
+                    if self._turn.locked():
+                        self._changed.wait(PATIENCE)
+                continue
             try:
-                outputs = self.engine.step()
-            except Exception as error:  # whatever it is, nobody may wait for ever for what was running
-                outputs = self._fail_all(error)
+                with self._turn:
+                    self._settle(requests)
+                    if not self._has_mail(requests):
+                        self._step()
             finally:
-                with self._changed:
-                    self._stepping = False
-                    self._deliver(outputs)
-                    self._settle()
-                    self._changed.notify_all()
+                self._tidy()
 
-    def _settle(self) -> None:
-        """Takes arrivals and aborts to the engine, which is free."""
-        for request in self._arrived:
-            self.engine.add(request)
-        for request in self._unwanted:
-            if (output := self.engine.abort(request)) is not None:
-                self._deliver([output])
-        self._arrived, self._unwanted = [], []
-        self._changed.notify_all()
+    def _step(self) -> None:
+        if not self.engine.has_work:
+            raise SpecdecError("Waiting for requests that are not in this engine. Submit them first.")
+        try:
+            self.engine.step(self._deliver)
+        except Exception as error:  # whatever it is, nobody may wait for ever for what was running
+            for output in self.engine.give_up(error):
+                self._deliver(output)
 
-    def _deliver(self, outputs: Sequence[StepOutput]) -> None:
-        for output in outputs:
-            if output.request.id in self._mail:
-                self._mail[output.request.id].append(output)
+    def _tidy(self) -> None:
+        """Ends what is unwanted, if the engine is free; the thread that has it does so when it is done. Then wakes
+        those who wait."""
+        while self._unwanted and not self._turn.locked():
+            with self._turn:
+                self._settle()
+        with self._gate:
+            self._changed.notify_all()
 
-    def _fail_all(self, error: Exception) -> list[StepOutput]:
-        """A step that failed as a whole leaves no request in a known state: each ends with the error."""
-        running = [*self.engine.scheduler.running, *self.engine.scheduler.waiting]
-        outputs = [self.engine.abort(request, error) for request in running]
-        return [output for output in outputs if output is not None]
+    def _settle(self, waited_for: Sequence[Request] = ()) -> None:
+        """Takes arrivals and aborts to the engine, which is free. A request leaves its queue when that is done, so an
+        interrupt loses none.
+
+        Args:
+            waited_for: those of them that have ended get a last output, if an interrupt took theirs.
+        """
+        self.engine.mend()
+        while self._arrived:
+            if not self._arrived[0].finished:
+                self.engine.add(self._arrived[0])
+            self._arrived.popleft()
+        while self._unwanted:
+            if (output := self.engine.abort(self._unwanted[0])) is not None:
+                self._deliver(output)
+            self._unwanted.popleft()
+        for request in waited_for:
+            if request.finished and not self._mail.get(request.id):
+                self._deliver(StepOutput(request, finish_reason=request.finish_reason))
+
+    def _deliver(self, output: StepOutput) -> None:
+        if (box := self._mail.get(output.request.id)) is not None:
+            box.append(output)
+
+    def _has_mail(self, requests: Sequence[Request]) -> bool:
+        return any(self._mail.get(request.id) for request in requests)
+
+    def _read(self, request: Request) -> list[StepOutput]:
+        """Takes a request's outputs out of its box."""
+        box = self._mail.get(request.id)
+        if box is None:
+            raise SpecdecError(f"Request {request.id} was not submitted to this loop, or its outputs have been taken.")
+        return [box.popleft() for _ in range(len(box))]

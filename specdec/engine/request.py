@@ -118,12 +118,19 @@ class Request:
     def fail(self, error: Exception) -> list[TextPiece]:
         """Ends the request because of an error of its own."""
         self.finish_reason, self.error = "error", error
-        return self._rest()
+        return self._rest_if_any()
 
     def abort(self) -> list[TextPiece]:
         """Ends the request because nobody wants the rest."""
         self.finish_reason = "aborted"
-        return self._rest()
+        return self._rest_if_any()
+
+    def _rest_if_any(self) -> list[TextPiece]:
+        """The rest of a text that ends before its time. Its tokenizer may be the reason, and raise once more."""
+        try:
+            return self._rest()
+        except Exception:
+            return []
 
     def _rest(self) -> list[TextPiece]:
         return [TextPiece(self.text.finish(), False)] if self.text is not None else []

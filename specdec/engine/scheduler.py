@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter, DraftRequest, Needs
+from specdec.drafters.base import DraftRequest
 from specdec.engine.clock import Share
+from specdec.engine.limits import DraftLimits
 from specdec.engine.request import Request
-from specdec.errors import ConfigError, OutOfBlocksError
+from specdec.errors import ConfigError, OutOfBlocksError, SpecdecError
 from specdec.models.batch import SequenceRows
+from specdec.sampling.view import TransformView
 from specdec.verify.tree import DraftTree
 
 
@@ -43,9 +44,9 @@ class Scheduled:
         request = self.request
         return DraftRequest(
             request_id=request.id,
-            tokens=request.tokens,
+            tokens=tuple(request.tokens),
             max_depth=max_depth,
-            transform=request.transform,
+            transform=TransformView(request.transform),
             rule=request.rule,
             key=request.key(),
         )
@@ -70,36 +71,6 @@ class Scheduled:
         if not self.decodes:
             return Share(self.request.stats, prefill_rows=len(self.tail), decode_rows=0)
         return Share(self.request.stats, prefill_rows=len(self.tail) - 1, decode_rows=1 + len(tree))
-
-
-@dataclass(frozen=True)
-class DraftLimits:
-    """How many rows drafts may take, whoever makes them.
-
-    Args:
-        drafters: with what each of them needs.
-    """
-
-    drafters: Sequence[tuple[Drafter, Needs]]
-
-    @cached_property
-    def max_depth(self) -> int:
-        """Longest branch of any drafter."""
-        return max(drafter.num_draft_tokens for drafter, _ in self.drafters)
-
-    @cached_property
-    def whole_prefix(self) -> bool:
-        """Whether any drafter needs the target's cache to be complete up to the last token."""
-        return any(needs.whole_prefix for _, needs in self.drafters)
-
-    @cached_property
-    def _by_depth(self) -> list[int]:
-        depths = range(self.max_depth + 1)
-        return [max(d.max_nodes(min(depth, d.num_draft_tokens)) for d, _ in self.drafters) for depth in depths]
-
-    def max_nodes(self, depth: int) -> int:
-        """Nodes of the largest draft whose branches are no longer than `depth`."""
-        return self._by_depth[depth]
 
 
 class Scheduler:
@@ -138,13 +109,20 @@ class Scheduler:
             )
         self._cache, self._limits, self._on_preempt = cache, limits, on_preempt
         self._max_batch_tokens, self._max_num_seqs = max_batch_tokens, max_num_seqs
+        self._live: dict[int, Request] = {}
+        """Every request that has not been finished, in order of arrival: what the two below are made from."""
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
+    @property
+    def live(self) -> list[Request]:
+        """Requests that wait or run, first come first."""
+        return list(self._live.values())
+
     def check_fits(self, request: Request) -> None:
         """Raises OutOfBlocksError if the request cannot be served even when it is alone."""
-        rows = request.max_length + self._limits.max_nodes(request.max_depth(self._limits.max_depth))
-        wanted = -(-rows // self._cache.block_size)
+        rows = self._limits.most_rows(request)
+        wanted = self._cache.blocks(rows)
         if wanted > self._cache.num_blocks:
             raise OutOfBlocksError(
                 wanted,
@@ -154,11 +132,28 @@ class Scheduler:
             )
 
     def add(self, request: Request) -> None:
-        """Queues a request."""
-        self.waiting.append(request)
+        """Queues a request. One that is here already keeps its place."""
+        if request.id not in self._live:
+            self._live[request.id] = request
+            self.waiting.append(request)
+
+    def join(self, request: Request) -> None:
+        """Takes in a request that runs: its sequence is in the cache already."""
+        self._live[request.id] = request
+        self.running.append(request)
+
+    def restart(self) -> None:
+        """Whatever state a schedule was left in: every request waits, in order of arrival, and holds nothing."""
+        self._cache.clear()
+        self.running = []
+        self.waiting = deque(self._live.values())
 
     def schedule(self) -> list[Scheduled]:
-        """Chooses the next pass and reserves its slots. Empty only when no request is left."""
+        """Chooses the next pass and reserves its slots. Empty only when no request is left.
+
+        Raises:
+            SpecdecError: if requests wait and none can take part.
+        """
         budget = self._max_batch_tokens
         plan: list[Scheduled] = []
         for request in list(self.running):
@@ -176,27 +171,32 @@ class Scheduler:
             self._cache.reserve(request.id, self._num_rows(part))
             plan.append(part)
             budget -= self._num_rows(part)
+        if self.waiting and not plan:
+            self._refuse_to_spin(self.waiting[0])
         return plan
 
-    def finish(self, request: Request) -> None:
-        """Frees everything the request holds. Also takes it out of the queue."""
+    def finish(self, request: Request) -> bool:
+        """Frees everything the request holds, and takes it out of the queue. Whether it was here."""
+        if self._live.get(request.id) is not request:
+            return False
         if request in self.running:
             self.running.remove(request)
             self._cache.free(request.id)
-        elif request in self.waiting:
+        else:
             self.waiting.remove(request)
+        del self._live[request.id]
+        return True
 
     def _part(self, request: Request, budget: int) -> Scheduled:
         """The rows that `request` takes next: its whole tail and a draft, or as much of the tail as fits."""
         tail = request.tokens[self._cache.length(request.id) :]
-        depth = request.max_depth(self._limits.max_depth)
         waits_for_cache = self._limits.whole_prefix and len(tail) > 1
-        if waits_for_cache or len(tail) + self._limits.max_nodes(depth) > budget:
+        if waits_for_cache or len(tail) + self._limits.draft_rows(request) > budget:
             return Scheduled(request, tail[: min(len(tail) - 1, budget)], 0, decodes=False)
-        return Scheduled(request, tail, depth, decodes=True)
+        return Scheduled(request, tail, self._limits.depth(request), decodes=True)
 
     def _num_rows(self, part: Scheduled) -> int:
-        return len(part.tail) + self._limits.max_nodes(part.max_depth)
+        return len(part.tail) + (self._limits.draft_rows(part.request) if part.decodes else 0)
 
     def _owed_after(self, request: Request) -> int:
         """Rows that must stay free for running requests behind this one: those that decode always take part."""
@@ -217,7 +217,8 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         """Takes everything from a request but its tokens; it goes back to the head of the queue."""
-        self.finish(request)
+        self.running.remove(request)
+        self._cache.free(request.id)
         self._on_preempt(request)
         request.stats.preemptions += 1
         self.waiting.appendleft(request)
@@ -227,6 +228,15 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self._max_num_seqs:
             return False
         request = self.waiting[0]
-        draft = 1 + self._limits.max_nodes(self._limits.max_depth)
-        blocks = -(-(len(request.tokens) + draft) // self._cache.block_size)
-        return budget >= draft and blocks <= self._cache.num_free_blocks
+        blocks = self._cache.blocks(self._limits.rows(request))
+        return budget > self._limits.draft_rows(request) and blocks <= self._cache.num_free_blocks
+
+    def _refuse_to_spin(self, request: Request) -> None:
+        """Raises SpecdecError: the next request cannot begin, and nothing runs whose end could change that."""
+        rows, cache = self._limits.rows(request), self._cache
+        raise SpecdecError(
+            f"Request {request.id} cannot begin although nothing else runs: its {len(request.tokens)} tokens and a "
+            f"draft of {self._limits.draft_rows(request)} need {cache.blocks(rows)} blocks of {cache.num_blocks}, of "
+            f"which {cache.num_free_blocks} are free, and a pass takes {self._max_batch_tokens} rows. Raise num_blocks or "
+            "max_batch_tokens, or lower num_draft_tokens."
+        )

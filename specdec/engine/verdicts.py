@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import Any
 
+from specdec.checks import shown
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
-from specdec.errors import NumericalError
+from specdec.errors import SpecdecError
+from specdec.foreign import described
 from specdec.models.base import PassOutput
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.device import can_judge, judge_batch
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import ROOT, DraftTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +46,8 @@ class Decoded:
         return self.part.request
 
 
-Decision = Verdict | NumericalError
-"""An error is the request's own: its logits have a NaN, or every token is banned."""
+Decision = Verdict | SpecdecError
+"""An error is the request's own: a NaN in its logits, a ban on every token, a fault of its constraint or rule."""
 
 
 def decide(decoded: Sequence[Decoded], on_device: bool) -> list[tuple[Decoded, Decision]]:
@@ -73,9 +77,20 @@ def _judge(rule: Rule, group: Sequence[Decoded], on_device: bool) -> Sequence[De
     for item in group:
         try:
             decisions.append(_alone(rule, item))
-        except NumericalError as error:
+        except SpecdecError as error:
             decisions.append(error)
+        except Exception as cause:
+            decisions.append(own_error(cause, f"the rule {rule.name!r} or its constraint"))
     return decisions
+
+
+def own_error(cause: Exception, whose: str) -> SpecdecError:
+    """An error of one request's own parts, which ends that request and nothing else; ours are as they were."""
+    if isinstance(cause, SpecdecError):
+        return cause
+    error = SpecdecError(f"The request ends here, since {whose} failed: {type(cause).__name__}: {described(cause)}")
+    error.__cause__ = cause
+    return error
 
 
 def _alone(rule: Rule, item: Decoded) -> Verdict:
@@ -83,10 +98,34 @@ def _alone(rule: Rule, item: Decoded) -> Verdict:
     transform, tree = item.request.transform, item.tree
     if item.request.by_argmax:
         transform.require_mass(item.verified.maxima.values)
-        return rule.accept_argmax(tree, item.verified.maxima.tokens)
+        return checked(rule.accept_argmax(tree, item.verified.maxima.tokens), tree, transform.vocab_size, rule)
     assert item.verified.logits is not None
     paths = [(), *(tree.prefix(node) for node in range(len(tree)))]
     parents = [-1, *(parent + 1 for parent in tree.parents)]
     scores = transform.scores(item.verified.logits, paths, parents)
-    [verdict] = rule.accept([tree], [scores], [item.request.key()])
-    return verdict
+    verdicts = rule.accept([tree], [scores], [item.request.key()])
+    if not isinstance(verdicts, list | tuple) or len(verdicts) != 1:
+        raise SpecdecError(f"Rule {rule.name!r} gives {shown(verdicts)} for one draft; give a list of one Verdict.")
+    return checked(verdicts[0], tree, transform.vocab_size, rule)
+
+
+def checked(verdict: Any, tree: DraftTree, vocab_size: int, rule: Rule) -> Verdict:
+    """The verdict, if its path begins at the root and follows the tree, and its token is one: both reach the cache.
+
+    Raises:
+        SpecdecError: if not. The rule is at fault then.
+    """
+    if not isinstance(verdict, Verdict):
+        raise SpecdecError(f"Rule {rule.name!r} gives {shown(verdict)}; give a Verdict.")
+    node = ROOT
+    for step in verdict.path:
+        if type(step) is not int or not 0 <= step < len(tree) or tree.parents[step] != node:
+            raise SpecdecError(
+                f"Rule {rule.name!r} accepts the path {shown(verdict.path)}, which is no path from the root of a draft "
+                f"with parents {tree.parents}."
+            )
+        node = step
+    token = verdict.next_token
+    if isinstance(token, bool) or not hasattr(token, "__index__") or not 0 <= index(token) < vocab_size:
+        raise SpecdecError(f"Rule {rule.name!r} emits {shown(token)}, which is no token id below {vocab_size}.")
+    return verdict if type(token) is int else Verdict(verdict.path, index(token))

@@ -240,7 +240,7 @@ def _adopt(engine: Engine, parent: Request) -> Request:
     """A running request whose prompt is the parent's text so far, and whose cache is a fork of the parent's."""
     child = engine.make_request(list(parent.tokens), GREEDY)
     engine.cache.fork(parent.id, child.id)
-    engine.scheduler.running.append(child)
+    engine.scheduler.join(child)
     return child
 
 

@@ -123,9 +123,9 @@ def test_the_youngest_gives_its_blocks_back_and_is_recomputed_first() -> None:
 
 def test_a_request_that_could_never_fit_is_refused() -> None:
     s = scheduler(NonsenseDrafter(), num_blocks=4)
-    s.check_fits(request(0, 3, max_tokens=8))  # 11 tokens and a draft of 5 make 16
+    s.check_fits(request(0, 4, max_tokens=13))  # the last of 17 tokens is not cached, and drafts end with the text
     with pytest.raises(OutOfBlocksError) as caught:
-        s.check_fits(request(0, 4, max_tokens=8))
+        s.check_fits(request(0, 4, max_tokens=14))
     assert (caught.value.wanted, caught.value.total) == (5, 4)
 
 

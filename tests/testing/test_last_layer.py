@@ -126,7 +126,7 @@ def test_a_forked_prefix_brings_the_heads_entries_with_it(shape: TreeShape) -> N
         under_test.step()
     child: Request = under_test.make_request(list(parent.tokens), PARAMS)
     under_test.cache.fork(parent.id, child.id)
-    under_test.scheduler.running.append(child)
+    under_test.scheduler.join(child)
     drain(under_test)
     assert under_test.drafting.faults == {}
     assert child.stats.mean_accepted_length == 5.0
