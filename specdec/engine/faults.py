@@ -26,6 +26,7 @@ MASS_TOLERANCE = 1e-3
 STOPS = (KeyboardInterrupt, SystemExit)
 """What a user means for the whole program. Everything else that a plug-in raises is its own affair."""
 
+EMPTY = DraftTree()
 POLICY = "policy "
 """What a policy's name follows, where drafters are called by theirs alone."""
 
@@ -98,8 +99,8 @@ def check_tree(
     """
     if not isinstance(tree, DraftTree):
         raise SpecdecError(f"it returned {type(tree).__name__} for a request; give a DraftTree")
-    if not len(tree.tokens):
-        return tree if type(tree.tokens) is tuple and not len(tree.parents) else DraftTree()
+    if not len(tree.tokens) and not len(tree.parents):
+        return EMPTY
     draft = _with_plain_numbers(tree)
     deepest = _check_nodes(draft, request.transform.vocab_size)
     if len(draft.tokens) > max_nodes or deepest > request.max_depth:
@@ -130,6 +131,8 @@ def _with_plain_numbers(tree: DraftTree) -> DraftTree:
 def _check_nodes(tree: DraftTree, size: int) -> int:
     """The depth of the tree; raises SpecdecError for an id outside the vocabulary, or what is no tree."""
     tokens, parents = tree.tokens, tree.parents
+    if len(tokens) != len(parents):
+        raise SpecdecError(f"{len(tokens)} tokens but {len(parents)} parents")
     if min(tokens) < 0 or max(tokens) >= size:
         bad = next(token for token in tokens if not 0 <= token < size)
         raise SpecdecError(f"token id {bad} is outside the vocabulary of {size}")
@@ -139,7 +142,7 @@ def _check_nodes(tree: DraftTree, size: int) -> int:
             raise SpecdecError(f"node {node} has parent {parent}; parents must come before their children")
         depths.append(0 if parent == ROOT else depths[parent] + 1)
     shape = tree.shape
-    if len(tokens) != len(parents) or shape.parents != parents or shape.depths != tuple(depths):
+    if shape.parents != parents or shape.depths != tuple(depths):
         raise SpecdecError("a tree that was changed after it was made; make another DraftTree")
     return max(depths) + 1
 

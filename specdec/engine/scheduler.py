@@ -237,6 +237,6 @@ class Scheduler:
         raise SpecdecError(
             f"Request {request.id} cannot begin although nothing else runs: its {len(request.tokens)} tokens and a "
             f"draft of {self._limits.draft_rows(request)} need {cache.blocks(rows)} blocks of {cache.num_blocks}, of "
-            f"which {cache.num_free_blocks} are free, and a pass takes {self._max_batch_tokens} rows. Raise num_blocks or "
-            "max_batch_tokens, or lower num_draft_tokens."
+            f"which {cache.num_free_blocks} are free, and a pass takes {self._max_batch_tokens} rows. Raise num_blocks "
+            "or max_batch_tokens, or lower num_draft_tokens."
         )

@@ -69,7 +69,7 @@ class Settling:
             score_prompt(part.request, start, len(part.tail), output.logits)
             self._cache.commit(part.request.id, len(part.tail))
             outcomes.append(
-                Outcome(part.request.id, start, part.tail, hidden=output.hidden, logits=logits, seconds=seconds)
+                Outcome(part.request.id, start, tuple(part.tail), hidden=output.hidden, logits=logits, seconds=seconds)
             )
         for item, verdict in decide(decoded, self._on_device):
             request, start = item.request, self._cache.length(item.request.id)
@@ -82,7 +82,7 @@ class Settling:
                 tokens = tuple(gained[-1].token_ids)
                 outcomes.append(
                     Outcome(
-                        request.id, start, item.part.tail, item.tree, item.proposal.drafter,
+                        request.id, start, tuple(item.part.tail), item.tree, item.proposal.drafter,
                         gained[-1].path[: len(tokens)], tokens, item.output.hidden, self._drafting.shown(seen),
                         seconds,
                     )
