@@ -188,19 +188,16 @@ class SpeculativeGenerator:
         return make_requests(prompts, params, on_error, self.encode, self.engine.make_request)
 
     def _run(self, requests: Sequence[Request | SpecdecError]) -> Iterator[StreamEvent]:
-        indices: dict[int, int] = {}
-        for index, request in enumerate(requests):
-            if isinstance(request, Request):
-                indices[request.id] = index
-                self.loop.submit(request)
+        indices = {request.id: index for index, request in enumerate(requests) if isinstance(request, Request)}
         running = [request for request in requests if isinstance(request, Request)]
-        outputs = self.loop.outputs(running)
         try:
+            for request in running:
+                self.loop.submit(request)
             for index, request in enumerate(requests):
                 if isinstance(request, SpecdecError):
                     yield StreamEvent(index, generation=Generation.refused(request))
             texts = dict.fromkeys(indices, "")
-            for output in outputs:
+            for output in self.loop.outputs(running):
                 request = output.request
                 texts[request.id] += "".join(piece.text for piece in output.pieces)
                 yield StreamEvent(indices[request.id], output)
@@ -208,7 +205,7 @@ class SpeculativeGenerator:
                     generation = Generation.of(request, texts[request.id])
                     yield StreamEvent(indices[request.id], generation=generation)
         finally:
-            outputs.close()
+            self.loop.leave(running)
 
 
 def _make_drafters(drafter: Drafters, options: Mapping[str, Any] | None) -> list[Drafter]:

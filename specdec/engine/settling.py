@@ -8,6 +8,7 @@ from specdec.cache.paged import PagedCache
 from specdec.drafters.base import Outcome
 from specdec.engine.drafting import Drafting, Proposal
 from specdec.engine.logprobs import score_prompt, score_step
+from specdec.engine.faults import STOPS
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
@@ -96,7 +97,9 @@ class Settling:
         before = len(item.request.tokens)
         try:
             return self._append(item, verdict)
-        except Exception as error:
+        except STOPS:
+            raise
+        except BaseException as error:  # a panic in a tokenizer's native code is no Exception
             del item.request.tokens[before:]
             return self._fail(item.request, own_error(error, "its tokenizer or its constraint"))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from specdec.checks import shown
 from specdec.engine.drafting import Proposal
+from specdec.engine.faults import STOPS
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
 from specdec.errors import SpecdecError
@@ -79,12 +80,14 @@ def _judge(rule: Rule, group: Sequence[Decoded], on_device: bool) -> Sequence[De
             decisions.append(_alone(rule, item))
         except SpecdecError as error:
             decisions.append(error)
-        except Exception as cause:
+        except STOPS:
+            raise
+        except BaseException as cause:
             decisions.append(own_error(cause, f"the rule {rule.name!r} or its constraint"))
     return decisions
 
 
-def own_error(cause: Exception, whose: str) -> SpecdecError:
+def own_error(cause: BaseException, whose: str) -> SpecdecError:
     """An error of one request's own parts, which ends that request and nothing else; ours are as they were."""
     if isinstance(cause, SpecdecError):
         return cause

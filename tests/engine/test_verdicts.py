@@ -1,0 +1,226 @@
+"""A rule, a constraint or a tokenizer that goes wrong ends its own request, with an error that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from specdec import BatchError, SamplingParams, SpecdecError, SpeculativeGenerator
+from specdec.models.loading import LoadedModel
+from specdec.sampling import Constraint
+from specdec.verify.base import StepKey, Verdict
+from specdec.verify.gumbel import GumbelRule
+from specdec.verify.tree import DraftTree
+from tests.engines import DRAFTERS, add, drain, outputs, run, small_engine
+from tests.tiny import VOCAB_SIZE as V
+from tests.tiny import llama
+
+PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], [60, 3, 9, 60, 3, 9, 60, 3]]
+WARM = [SamplingParams(max_tokens=16, temperature=1.0, seed=seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[list[int]]:
+    return outputs(run(small_engine(DRAFTERS["none"](), "gumbel"), PROMPTS, WARM))
+
+
+class OddRule(GumbelRule):
+    """Says something else in the fourth step of the request whose seed is 2."""
+
+    name = "odd"
+
+    def __init__(self, says: Callable[[DraftTree, Verdict], Any]) -> None:
+        self.says = says
+        self.asked = 0
+
+    def accept(self, trees: Sequence[DraftTree], scores: Sequence[Tensor], keys: Sequence[StepKey]) -> list[Verdict]:
+        verdicts = super().accept(trees, scores, keys)
+        self.asked += keys[0].random.seed == 2
+        if keys[0].random.seed == 2 and self.asked == 4:
+            said: list[Verdict] = self.says(trees[0], verdicts[0])
+            return said
+        return verdicts
+
+
+def raises(tree: DraftTree, verdict: Verdict) -> None:
+    raise IndexError("beyond the tree")
+
+
+class Panic(BaseException):
+    """As a panic in Rust code reaches Python."""
+
+
+def panics(tree: DraftTree, verdict: Verdict) -> None:
+    raise Panic("a bug below")
+
+
+SAYINGS: dict[str, Callable[[DraftTree, Verdict], Any]] = {
+    "no path of the tree": lambda tree, verdict: [Verdict((1, 0), 3)],
+    "not from the root": lambda tree, verdict: [Verdict((1,), 3)],
+    "a node that is not there": lambda tree, verdict: [Verdict((0, 1, 2, 3, 4, 5, 6), 3)],
+    "a node twice": lambda tree, verdict: [Verdict((0, 0), 3)],
+    "a node from the end": lambda tree, verdict: [Verdict((-1,), 3)],
+    "a node that is a float": lambda tree, verdict: [Verdict((0.0,), 3)],  # type: ignore[arg-type]
+    "no path at all": lambda tree, verdict: [Verdict(None, 3)],  # type: ignore[arg-type]
+    "a token beyond the vocabulary": lambda tree, verdict: [Verdict((), V)],
+    "a token below it": lambda tree, verdict: [Verdict((), -1)],
+    "a token that is a float": lambda tree, verdict: [Verdict((), 3.0)],  # type: ignore[arg-type]
+    "a token that is a bool": lambda tree, verdict: [Verdict((), True)],
+    "no token": lambda tree, verdict: [Verdict((), None)],  # type: ignore[arg-type]
+    "two verdicts": lambda tree, verdict: [verdict, verdict],
+    "no verdict": lambda tree, verdict: [],
+    "None": lambda tree, verdict: None,
+    "a pair": lambda tree, verdict: [((), 3)],
+    "an error": raises,
+    "a panic": panics,
+}
+
+
+@pytest.mark.parametrize("saying", SAYINGS)
+def test_a_rule_that_is_wrong_ends_its_request(saying: str, plain: list[list[int]]) -> None:
+    rule = OddRule(SAYINGS[saying])
+    requests = run(small_engine(DRAFTERS["ngram"](), rule), PROMPTS, WARM)  # type: ignore[arg-type]
+    assert rule.asked == 4
+    assert outputs(requests)[:2] == plain[:2]
+    bad = requests[2]
+    assert (bad.finish_reason, type(bad.error)) == ("error", SpecdecError)
+    assert "rule 'odd'" in str(bad.error).lower()
+    assert bad.output == plain[2][: len(bad.output)]
+    assert 3 <= len(bad.output) < 16
+
+
+def test_a_token_of_another_integer_type_is_understood(plain: list[list[int]]) -> None:
+    rule = OddRule(lambda tree, verdict: [Verdict(verdict.path, torch.tensor(verdict.next_token))])  # type: ignore[arg-type]
+    requests = run(small_engine(DRAFTERS["ngram"](), rule), PROMPTS, WARM)  # type: ignore[arg-type]
+    assert outputs(requests) == plain
+    assert {type(token) for request in requests for token in request.tokens} == {int}
+
+
+class OddConstraint(Constraint):
+    """Allows everything, and raises in one of its methods after some tokens."""
+
+    def __init__(self, method: str, after: int, written: int = 0) -> None:
+        self.method, self.after, self.written = method, after, written
+
+    def _maybe(self, method: str) -> None:
+        if method == self.method and self.written >= self.after:
+            raise LookupError("no such state")
+
+    def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
+        self._maybe("masks")
+        return torch.ones(len(tokens) + 1, V, dtype=torch.bool)
+
+    def advance(self, token: int) -> None:
+        self._maybe("advance")
+        self.written += 1
+
+    def forced(self, path: Sequence[int] = ()) -> list[int]:
+        return []
+
+    def fork(self) -> OddConstraint:
+        return OddConstraint(self.method, self.after, self.written)
+
+
+@pytest.mark.parametrize("drafter", ["none", "ngram", "model"])
+@pytest.mark.parametrize("method", ["masks", "advance"])
+def test_a_constraint_that_raises_ends_its_request(method: str, drafter: str, plain: list[list[int]]) -> None:
+    params = [*WARM[:2], SamplingParams(max_tokens=16, temperature=1.0, seed=2, constraint=OddConstraint(method, 5))]
+    requests = run(small_engine(DRAFTERS[drafter](), "gumbel"), PROMPTS, params)
+    assert outputs(requests)[:2] == plain[:2]
+    bad = requests[2]
+    assert bad.finish_reason == "error"
+    assert isinstance(bad.error, SpecdecError)
+    assert "no such state" in str(bad.error)
+    assert isinstance(bad.error.__cause__, LookupError)
+    assert bad.output == plain[2][: len(bad.output)]
+    assert 0 < len(bad.output) < 16
+
+
+class Letters:
+    """A tokenizer that cannot decode one token."""
+
+    chat_template = None
+
+    def __init__(self, bad: int, error: type[BaseException] = RuntimeError) -> None:
+        self.bad, self.error = bad, error
+
+    def decode(self, ids: Sequence[int], **_: bool) -> str:
+        if self.bad in ids:
+            raise self.error("no letter")
+        return "".join(chr(97 + token) for token in ids)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, Panic])
+@pytest.mark.parametrize("drafter", ["none", "ngram", "ngram tree"])
+def test_a_tokenizer_that_raises_ends_its_request(
+    drafter: str, error: type[BaseException], plain: list[list[int]]
+) -> None:
+    """A token that one text alone has, in its middle."""
+    others = {token for text in plain[:2] for token in text}
+    place, bad = next((place, token) for place, token in enumerate(plain[2]) if place > 2 and token not in others)
+    generator = SpeculativeGenerator(LoadedModel(llama(0), Letters(bad, error), ()), DRAFTERS[drafter](), "gumbel")
+    generations = generator.generate(PROMPTS, WARM, on_error="return")
+    assert [one.token_ids for one in generations[:2]] == plain[:2]
+    assert [one.text for one in generations[:2]] == ["".join(chr(97 + t) for t in text) for text in plain[:2]]
+    failed = generations[2]
+    assert failed.finish_reason == "error"
+    assert isinstance(failed.error, SpecdecError)
+    assert f"{error.__name__}: no letter" in str(failed.error)
+    assert failed.token_ids == plain[2][: len(failed.token_ids)]
+    assert len(failed.token_ids) <= place
+    assert "".join(chr(97 + token) for token in plain[2]).startswith(failed.text)
+    with pytest.raises(BatchError):
+        generator.generate(PROMPTS, WARM)
+    assert [one.token_ids for one in generator.generate(PROMPTS[:2], WARM[:2])] == plain[:2]
+    generator.engine.cache.check_integrity()
+    assert generator.engine.cache.num_free_blocks == generator.engine.cache.num_blocks
+
+
+def test_a_request_whose_text_cannot_be_finished_can_still_be_aborted() -> None:
+    engine = small_engine(DRAFTERS["none"]())
+    request = add(engine, PROMPTS[0], WARM[0])
+    engine.step()
+
+    class Broken:
+        stopped = False
+
+        def append(self, token: int) -> str:
+            return ""
+
+        def finish(self) -> str:
+            raise RuntimeError("no text")
+
+    request.text = Broken()  # type: ignore[assignment]
+    output = engine.abort(request)
+    assert output is not None
+    assert output.finish_reason == "aborted"
+    drain(engine)
+
+
+def test_a_text_that_cannot_be_finished_ends_with_an_error() -> None:
+    """The limit is met, and the last piece of text cannot be told."""
+
+    class AtTheEnd(Letters):
+        calls = 0
+
+        def decode(self, ids: Sequence[int], **_: bool) -> str:
+            self.calls += 1
+            if self.calls > 4:
+                raise RuntimeError("no more")
+            return super().decode(ids)
+
+    engine = small_engine(DRAFTERS["none"]())
+    engine._intake._tokenizer = AtTheEnd(-1)
+    request = add(engine, PROMPTS[0], SamplingParams(max_tokens=2))
+    drain(engine)
+    assert (request.finish_reason, str(request.error)[:24]) == ("error", "The request ends here, s")
+
+
+def test_errors_of_our_own_keep_their_words() -> None:
+    banned = SamplingParams(max_tokens=4, bad_words=[[token] for token in range(V)])
+    [request] = run(small_engine(DRAFTERS["none"]()), PROMPTS[:1], banned)
+    assert "every token is banned" in str(request.error)
