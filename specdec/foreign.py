@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from specdec.errors import SpecdecError
 
+STOPS = (KeyboardInterrupt, SystemExit)
+"""What a user means for the whole program. Everything else that a plug-in raises is its own affair: a panic in native
+code reaches Python as a BaseException that is no Exception."""
 LONGEST = 300
 """Characters of a foreign message that are passed on."""
 

@@ -191,8 +191,8 @@ class SpeculativeGenerator:
         indices = {request.id: index for index, request in enumerate(requests) if isinstance(request, Request)}
         running = [request for request in requests if isinstance(request, Request)]
         try:
-            for request in running:
-                self.loop.submit(request)
+            for each in running:
+                self.loop.submit(each)
             for index, request in enumerate(requests):
                 if isinstance(request, SpecdecError):
                     yield StreamEvent(index, generation=Generation.refused(request))

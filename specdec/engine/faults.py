@@ -17,14 +17,13 @@ from torch import Tensor
 from specdec.checks import shown
 from specdec.drafters.base import DraftRequest
 from specdec.errors import SpecdecError
+from specdec.foreign import STOPS
 from specdec.policy.base import Ask, Choice
 from specdec.verify.tree import ROOT, DraftTree
 
 logger = logging.getLogger("specdec")
 MASS_TOLERANCE = 1e-3
 """A row of q is a softmax in float32: its sum is off by less than the vocabulary's size times 6e-8."""
-STOPS = (KeyboardInterrupt, SystemExit)
-"""What a user means for the whole program. Everything else that a plug-in raises is its own affair."""
 
 EMPTY = DraftTree()
 POLICY = "policy "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from specdec.engine.text import TextStream
+from specdec.foreign import STOPS
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
 from specdec.stats import DecodingStats
@@ -129,7 +130,9 @@ class Request:
         """The rest of a text that ends before its time. Its tokenizer may be the reason, and raise once more."""
         try:
             return self._rest()
-        except Exception:
+        except STOPS:
+            raise
+        except BaseException:
             return []
 
     def _rest(self) -> list[TextPiece]:

@@ -8,12 +8,12 @@ from specdec.cache.paged import PagedCache
 from specdec.drafters.base import Outcome
 from specdec.engine.drafting import Drafting, Proposal
 from specdec.engine.logprobs import score_prompt, score_step
-from specdec.engine.faults import STOPS
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
 from specdec.engine.verdicts import Decoded, decide, own_error
 from specdec.errors import SpecdecError
+from specdec.foreign import STOPS
 from specdec.models.base import PassOutput
 from specdec.verify.base import Verdict
 
@@ -67,7 +67,9 @@ class Settling:
                 decoded.append(Decoded(part, one, output, output.last(len(one.tree) + 1)))
                 continue
             start, logits = self._cache.length(part.request.id), self._drafting.shown(output, prompt=True)
+            self._writing = part.request
             score_prompt(part.request, start, len(part.tail), output.logits)
+            self._writing = None
             self._cache.commit(part.request.id, len(part.tail))
             outcomes.append(
                 Outcome(part.request.id, start, tuple(part.tail), hidden=output.hidden, logits=logits, seconds=seconds)
@@ -99,7 +101,7 @@ class Settling:
             return self._append(item, verdict)
         except STOPS:
             raise
-        except BaseException as error:  # a panic in a tokenizer's native code is no Exception
+        except BaseException as error:
             del item.request.tokens[before:]
             return self._fail(item.request, own_error(error, "its tokenizer or its constraint"))
 

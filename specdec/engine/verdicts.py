@@ -9,11 +9,10 @@ from typing import Any
 
 from specdec.checks import shown
 from specdec.engine.drafting import Proposal
-from specdec.engine.faults import STOPS
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
 from specdec.errors import SpecdecError
-from specdec.foreign import described
+from specdec.foreign import STOPS, described
 from specdec.models.base import PassOutput
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.device import can_judge, judge_batch
