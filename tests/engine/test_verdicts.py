@@ -221,6 +221,6 @@ def test_a_text_that_cannot_be_finished_ends_with_an_error() -> None:
 
 
 def test_errors_of_our_own_keep_their_words() -> None:
-    banned = SamplingParams(max_tokens=4, bad_words=[[token] for token in range(V)])
+    banned = SamplingParams(max_tokens=4, bad_words=[[a, b] for a in range(V) for b in range(V) if a != 5])
     [request] = run(small_engine(DRAFTERS["none"]()), PROMPTS[:1], banned)
     assert "every token is banned" in str(request.error)
