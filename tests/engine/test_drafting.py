@@ -70,7 +70,7 @@ def test_every_pass_of_every_request_is_told_once(inner: str, sizes: dict[str, i
 def test_aborted_and_failed_requests_end_too() -> None:
     drafter = RecordingDrafter(PoisonDrafter())
     engine = small_engine(drafter)
-    banned = SamplingParams(bad_words=[[token] for token in range(VOCAB_SIZE)])
+    banned = SamplingParams(bad_words=[[a, b] for a in range(VOCAB_SIZE) for b in range(VOCAB_SIZE) if a != 5])
     first, second, third = (add(engine, PROMPTS[0], params) for params in (GREEDY, GREEDY, banned))
     waiting = add(engine, PROMPTS[1], GREEDY)
     engine.abort(waiting)
