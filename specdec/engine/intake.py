@@ -107,7 +107,7 @@ class Intake:
         size = self._model.vocab_size
         if bad := [token for token in params.stop_token_ids if token >= size]:
             raise InvalidRequestError(f"Token id {bad[0]} in stop_token_ids is outside the vocabulary of {size}.")
-        for stop in params.stop if params.skip_special_tokens else ():
+        for stop in params.stop if params.skip_special_tokens and self._special_tokens else ():
             if special := self._special_tokens.intersection(self._tokenizer.encode(stop, add_special_tokens=False)):
                 raise InvalidRequestError(
                     f"stop = {stop!r} can never appear: token {min(special)} in it is special, and special tokens are "
