@@ -1,17 +1,20 @@
-"""What the commands share: where configs are, how jobs are checked, and how a user's mistake is reported."""
+"""What the commands share: where configs are, how words become jobs, and how a user's mistake is reported."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import hydra
 from omegaconf import DictConfig
 
-from specdec.errors import SpecdecError
+from specdec.commands.words import literal, quoted, sort_words
+from specdec.errors import ConfigError, SpecdecError
+from specdec.measure.environment import command
 from specdec.study import preflight
 from specdec.study.config import register
 
@@ -26,7 +29,7 @@ def application(
     name: str,
     job: Callable[[DictConfig], Any],
     check: Callable[[DictConfig], object] = lambda config: None,
-    counted: bool = False,
+    told: Collection[str] = (),
     word: str | None = None,
 ) -> Callable[[], None]:
     """A Hydra program whose jobs are all checked before the first one begins.
@@ -35,7 +38,8 @@ def application(
         name: of the primary config.
         job: what one configuration does.
         check: raises a SpecdecError for a configuration that cannot work.
-        counted: whether the config has a field `jobs` for their number.
+        told: which of the settings `jobs` (their number), `command` (as it was typed) and `ledger` (a name that no
+            other command has) the config takes.
         word: the key that a word without a key is the value of.
     """
 
@@ -46,27 +50,37 @@ def application(
 
     def main() -> None:
         register()
-        if word is not None:
-            sys.argv[1:] = [_with_key(word, argument) for argument in sys.argv[1:]]
-        words = sys.argv[1:]
-        if not any(argument.startswith("-") and argument not in preflight.MULTIRUN for argument in words):  # no --help
+        if not any(argument.startswith(("-sc", "--shell")) for argument in sys.argv[1:]):
             with exit_on_user_error():
-                jobs = preflight.jobs(config_dir(), name, words)
-                for config in jobs:
-                    check(config)
-            if counted:
-                sys.argv.append(f"jobs={len(jobs)}")
-        hydra.main(version_base=None, config_path=config_dir(), config_name=name)(guarded)()
+                sys.argv[1:] = _prepared(name, check, told, word)
+        with exit_on_user_error():
+            hydra.main(version_base=None, config_path=config_dir(), config_name=name)(guarded)()
 
     return main
 
 
-def _with_key(key: str, argument: str) -> str:
-    """`runs/x` → `key='runs/x'`; options and words with a key stay as they are."""
-    if argument.startswith("-") or "=" in argument:
-        return argument
-    quoted = argument.replace("'", "\\'")
-    return f"{key}='{quoted}'"
+def _prepared(name: str, check: Callable[[DictConfig], object], told: Collection[str], word: str | None) -> list[str]:
+    """This process's words as Hydra reads them, once every job that they stand for is found to be possible."""
+    typed_line = command()
+    words = sort_words(sys.argv[1:])
+    folder = config_dir()
+    settings = quoted(words, preflight.typed_settings(folder, name, words.settings), word)
+    if set(words.options) <= {*preflight.MULTIRUN}:  # no --help
+        try:
+            jobs = preflight.jobs(folder, name, settings, words.multirun)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{_equals_hint(str(error), word)}") from error
+        for config in jobs:
+            check(config)
+        values = {"jobs": str(len(jobs)), "command": literal(typed_line), "ledger": literal(uuid4().hex[:12])}
+        settings += [f"{key}={values[key]}" for key in values if key in told]
+    return [*words.options, *settings]
+
+
+def _equals_hint(refusal: str, word: str | None) -> str:
+    """A text with `=` in it looks like a setting."""
+    unknown = word is not None and refusal.startswith("Could not override")
+    return f" A text that holds `=` follows its key: {word}=…" if unknown else ""
 
 
 class exit_on_user_error:

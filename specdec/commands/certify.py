@@ -9,7 +9,6 @@ Exits with 1 if a rule falls short: a lossless one whose law differs from the ta
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,6 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from specdec.commands.application import application
+from specdec.errors import ConfigError
+from specdec.foreign import foreign
+from specdec.places import check_writable, write
 from specdec.proof import cases
 from specdec.proof.certify import Certificate, certify
 from specdec.proof.exact import expected_accepted
@@ -47,11 +49,27 @@ def _certify(config: DictConfig) -> None:
             print(line)
     if config.json is not None:
         records = [_record(certificate) for certificate in certificates]
-        Path(config.json).write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        write(Path(config.json), json.dumps(records, indent=1) + "\n")
     if config.markdown is not None:
-        broken = [] if config.mutants is None else import_module(config.mutants).MUTANTS
-        Path(config.markdown).write_text(_document(certificates, broken), encoding="utf-8")
+        write(Path(config.markdown), _document(certificates, _mutants(config), config.command))
     sys.exit(0 if all(certificate.passed for certificate in certificates) else 1)
+
+
+def _check(config: DictConfig) -> None:
+    """Raises ConfigError for what would be refused after minutes of work."""
+    for name in config.rules or ():
+        RULES.get(name)
+    _mutants(config)
+    for setting in ("json", "markdown"):
+        check_writable(setting, config[setting])
+
+
+def _mutants(config: DictConfig) -> Sequence[Rule]:
+    if config.mutants is None:
+        return []
+    with foreign(ConfigError, f"mutants={config.mutants!r} cannot be used", "Give a module with a list MUTANTS."):
+        mutants: Sequence[Rule] = import_module(config.mutants).MUTANTS
+    return mutants
 
 
 def _cells(certificate: Certificate) -> list[str]:
@@ -113,9 +131,8 @@ def _record(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _document(certificates: list[Certificate], broken: Sequence[Rule]) -> str:
+def _document(certificates: list[Certificate], broken: Sequence[Rule], command: str) -> str:
     """docs/losslessness.md."""
-    command = shlex.join(["specdec", "certify", *sys.argv[1:]])
     mutants = [(mutant, certify(mutant, quick=True)) for mutant in broken]
     columns = (*COLUMNS, "mutants rejected")
     rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -178,4 +195,4 @@ see [mutation.md](mutation.md).
 {mutants}
 """
 
-main = application("certify", _certify)
+main = application("certify", _certify, _check, told=("command",))

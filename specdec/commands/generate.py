@@ -1,10 +1,12 @@
 """Plain and speculative decoding of the same prompts, interleaved, streamed and compared.
 
-specdec generate drafter=ngram prompt="..."
+specdec generate "Hello, world" drafter=ngram     # or prompt=TEXT, prompt=@FILE, prompt=- for the standard input
 specdec generate drafter=early_exit target.path=<folder, GGUF file or hub id>
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import transformers
 from omegaconf import DictConfig
@@ -12,8 +14,9 @@ from rich.console import Console
 
 from specdec.commands.application import application
 from specdec.measure.compare import compare
+from specdec.places import check_writable, write
 from specdec.report.console import ConsoleReport
-from specdec.study.plan import Plan, plan
+from specdec.study.plan import Plan, check_source, plan
 
 
 def _generate(config: DictConfig) -> None:
@@ -28,7 +31,7 @@ def _generate(config: DictConfig) -> None:
     prompts = [(label, job.prompt(text, generator)) for label, text in texts]
     report.table(compare(generator, prompts, job.params, report.prompt, report.event))
     if config.svg is not None:
-        report.console.save_svg(config.svg, title="specdec generate")
+        write(Path(config.svg), report.console.export_svg(title="specdec generate"))
 
 
 def _texts(config: DictConfig, job: Plan) -> list[tuple[str, str]]:
@@ -38,4 +41,11 @@ def _texts(config: DictConfig, job: Plan) -> list[tuple[str, str]]:
     return [(record.category, record.prompt) for record in job.source.load()]
 
 
-main = application("generate", _generate, plan)
+def _check(config: DictConfig) -> None:
+    job = plan(config)
+    check_writable("svg", config.svg)
+    if config.prompt is None:
+        check_source(job.source)
+
+
+main = application("generate", _generate, _check, word="prompt")

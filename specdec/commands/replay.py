@@ -19,10 +19,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from specdec import checks
 from specdec.analysis.traces import Trace, load_trace
 from specdec.commands.application import application
 from specdec.errors import ConfigError
 from specdec.measure.runs import TRACE
+from specdec.places import check_writable, is_file, missing, write
+from specdec.registry import RULES
 from specdec.stats import DecodingStats
 from specdec.study.plan import values_of
 
@@ -67,15 +70,33 @@ def table(replays: list[Replay]) -> Table:
 
 def _replay(config: DictConfig) -> None:
     """Replays, prints, writes what was asked for."""
-    path = Path(config.trace)
-    path = path / TRACE if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError(f"No trace at {path}. A study with trace.save=true leaves one in each run folder.")
-    trace = load_trace(path)
+    trace = load_trace(_path(config))
     replays = [replay(trace, rule, gamma, config.seeds) for rule in config.rules for gamma in config.gammas]
     Console(width=None if sys.stdout.isatty() else 120).print(table(replays))
     if config.json is not None:
-        Path(config.json).write_text(json.dumps([asdict(one) for one in replays], indent=1) + "\n", encoding="utf-8")
+        write(Path(config.json), json.dumps([asdict(one) for one in replays], indent=1) + "\n")
 
 
-main = application("replay", _replay, values_of)
+def _check(config: DictConfig) -> None:
+    values_of(config)
+    for name in config.rules:
+        RULES.get(name)
+    for gamma in config.gammas:
+        checks.take("gammas", gamma, checks.whole(1).or_none(" for the recorded length"))
+    checks.take("seeds", config.seeds, checks.whole(0))
+    check_writable("json", config.json)
+    _path(config)
+
+
+def _path(config: DictConfig) -> Path:
+    """Of the trace."""
+    path = Path(config.trace)
+    path = path / TRACE if path.is_dir() else path
+    if not is_file(path):
+        raise ConfigError(
+            f"No trace at {path}. {missing(path)} A study with trace.save=true leaves one in each run folder."
+        )
+    return path
+
+
+main = application("replay", _replay, _check, word="trace")

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from specdec.commands.application import application
 from specdec.errors import ConfigError
 from specdec.measure.runs import load_runs
+from specdec.places import check_folder, check_writable
 from specdec.report.page import write_report
 from specdec.study.plan import values_of
 
@@ -90,4 +91,11 @@ def _report(config: DictConfig) -> None:
             print(*screenshots(chromium, page, Path(config.screenshots)), sep="\n")
 
 
-main = application("report", _report, values_of, word="study")
+def _check(config: DictConfig) -> None:
+    values_of(config)
+    check_writable("output", config.output or Path(config.study) / "index.html")
+    if config.screenshots is not None:
+        check_folder("screenshots", config.screenshots)
+
+
+main = application("report", _report, _check, word="study")

@@ -12,6 +12,7 @@ from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.vocabulary import difference, tokens_of
+from specdec.typed import TypedPath
 from specdec.verify.tree import DraftTree, TreeShape
 
 
@@ -38,7 +39,7 @@ class ModelDrafter(Drafter):
 
     def __init__(
         self,
-        draft: str | CausalLM | None = None,
+        draft: TypedPath | CausalLM | None = None,
         num_draft_tokens: int = 4,
         branches: int = 1,
         load_options: dict[str, Any] | None = None,

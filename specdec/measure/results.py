@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specdec.measure.environment import command, machine
+from specdec.places import write
 
 
 def save(path: Path | None, module: str, results: Mapping[str, Any], **about: Any) -> None:
@@ -21,8 +22,7 @@ def save(path: Path | None, module: str, results: Mapping[str, Any], **about: An
     """
     if path is not None:
         record = {"command": command(module), "machine": machine(), **about, "results": results}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write(path, json.dumps(record, indent=1) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from specdec.models.backends import KV_DTYPES, Wish, candidates, choices
 from specdec.models.base import CausalLM
 from specdec.models.sources import EMBEDDED_NAME, read
 from specdec.prompts import load_prompts
+from specdec.typed import TypedPath
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class LoadedModel:
 
 
 def load(
-    path: str | None = None,
+    path: TypedPath | None = None,
     *,
     dtype: str = "float32",
     device: str = "cpu",
     kv_dtype: str | None = None,
     backend: str = "auto",
     smoothing: float | None = 0.5,
-    calibration: str | None = None,
+    calibration: TypedPath | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,

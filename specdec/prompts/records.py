@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from specdec import checks
 from specdec.errors import ConfigError
+from specdec.foreign import described
+from specdec.prompts.files import check_there, json_of, lines
+
+WORD = checks.either(checks.text(), checks.whole(-(2**63), 2**63)).but("a non-empty text or an integer")
+"""What an id or a category may be."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +35,43 @@ def load_prompts(path: str | Path | None = None, limit: int | None = None) -> li
         limit: read no more than this many.
 
     Raises:
-        ConfigError: if the file is missing, empty, or a line lacks a field.
+        ConfigError: if the file is missing or empty, a line lacks a field or has one of another type, or two lines have
+            one question_id.
     """
-    source = files(__package__).joinpath("demo.jsonl") if path is None else Path(path)
-    if not source.is_file():
-        raise ConfigError(f"There is no prompt file at {path}. Give a JSON-lines file with data.path=…")
+    source = Path(str(files(__package__).joinpath("demo.jsonl"))) if path is None else Path(path)
+    check_there(source)
     try:
-        text = source.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: {error}. Convert it.") from error
-    records = list(islice(_parse(text, str(path)), limit))
+        records = list(islice(_parse(source), limit))
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"{source} cannot be read: {described(error)} Give JSON lines in UTF-8.") from error
     if not records:
         raise ConfigError(f"No prompts in {path}. Each line must hold question_id, category and prompt.")
     return records
 
 
-def _parse(text: str, name: str) -> Iterator[PromptRecord]:
-    for number, line in enumerate(text.split("\n"), 1):  # JSON strings may hold other separators
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            yield PromptRecord(str(row["question_id"]), str(row["category"]), str(row["prompt"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{name}, line {number}: {error!r}. Expected question_id, category and prompt."
-            ) from error
+def _parse(file: Path) -> Iterator[PromptRecord]:
+    seen: dict[str, int] = {}
+    for number, line in lines(file):
+        where = f"{file}, line {number}"
+        row = json_of(line, file, number)
+        there = row if isinstance(row, dict) else {}
+        if lacking := [name for name in ("question_id", "category", "prompt") if name not in there]:
+            raise ConfigError(f"{where}: no {lacking[0]}. Expected question_id, category and prompt.")
+        record = record_of(where, row["question_id"], row["category"], row["prompt"])
+        if record.question_id in seen:
+            raise ConfigError(f"{where}: line {seen[record.question_id]} has the same question_id. Give each its own.")
+        seen[record.question_id] = number
+        yield record
+
+
+def record_of(where: str, question_id: Any, category: Any, prompt: Any) -> PromptRecord:
+    """A prompt of values from a file.
+
+    Raises:
+        ConfigError: if one has another type than it must; says `where`.
+    """
+    return PromptRecord(
+        str(checks.take(f"{where}: question_id", question_id, WORD)),
+        str(checks.take(f"{where}: category", category, WORD)),
+        checks.take(f"{where}: prompt", prompt, checks.text()),
+    )

@@ -10,10 +10,13 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from specdec.checks import shown
 from specdec.errors import ConfigError
-from specdec.prompts.files import Row, read
-from specdec.prompts.records import PromptRecord
+from specdec.foreign import described, foreign
+from specdec.prompts.files import Row, check_there, read
+from specdec.prompts.records import PromptRecord, record_of
 from specdec.prompts.subsets import SUBSETS, choose, of_categories
+from specdec.typed import TypedPath
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class PromptSet:
     prompt: str | Sequence[str]
     id: str | Sequence[str] | None = None
     category: str | Sequence[str] | None = None
-    path: str | None = None
+    path: TypedPath | None = None
     package: Sequence[str] | None = None
     hub: Mapping[str, Any] | None = None
     placeholder: str | None = None
@@ -67,6 +70,11 @@ class PromptSet:
             raise ConfigError(f"data.subset={self.subset!r} is unknown. Valid names: {', '.join(SUBSETS)}.")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"data.limit={self.limit} leaves no prompt. Give at least 1, or null for all.")
+
+    def check(self) -> None:
+        """Raises ConfigError if the set comes from a file, and that cannot be read."""
+        if self.path is not None:
+            check_there(Path(self.path))
 
     def load(self) -> list[PromptRecord]:
         """The chosen prompts, in their order.
@@ -91,21 +99,25 @@ class PromptSet:
         return self.path or f"The set {self.name!r}"
 
     def _record(self, number: int, row: Row) -> PromptRecord:
+        where = f"{self._origin}, row {number}"
+        if not isinstance(row, Mapping):
+            raise ConfigError(f"{where}: {shown(row)} is no object. Give one with columns a row.")
         try:
-            there = {key: _first(value) for key, value in row.items() if value not in (None, [])}
-            record = PromptRecord(
-                str(number) if self.id is None else _column(self.id, there),
+            there = {key: _first(value) for key, value in row.items() if value is not None and value != []}
+            record = record_of(
+                where,
+                number if self.id is None else _column(self.id, there),
                 self.name if self.category is None else _column(self.category, there),
                 _filled(self.prompt, there),
             )
-        except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+        except ConfigError:
+            raise
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
+            lack = f"No column {error}." if isinstance(error, KeyError) else described(error)
             wanted = ", ".join(" or ".join(_listed(name)) for name in (self.id, self.category, self.prompt) if name)
             raise ConfigError(
-                f"{self._origin}, row {number}: {error!r}. Expected {wanted}; data.id, data.category and data.prompt "
-                "name the columns."
+                f"{where}: {lack} Expected {wanted}; data.id, data.category and data.prompt name the columns."
             ) from error
-        if not record.prompt:
-            raise ConfigError(f"{self._origin}, row {number}: the prompt is empty. Give it text or leave it out.")
         return record
 
     def _check_fetched(self, records: Sequence[PromptRecord]) -> None:
@@ -143,13 +155,34 @@ def _columns(template: str) -> set[str]:
     return {re.split(r"[.\[]", name)[0] for _, name, _, _ in Formatter().parse(template) if name is not None}
 
 
-def _column(names: str | Sequence[str], row: Row) -> str:
-    return str(row[next((name for name in _listed(names) if name in row), _listed(names)[0])])
+def _column(names: str | Sequence[str], row: Row) -> Any:
+    return row[next((name for name in _listed(names) if name in row), _listed(names)[0])]
 
 
 def _filled(templates: str | Sequence[str], row: Row) -> str:
     fitting = (template for template in _listed(templates) if _columns(template) <= row.keys())
-    return next(fitting, _listed(templates)[0]).format_map(row).strip()
+    return _Filler().vformat(next(fitting, _listed(templates)[0]), (), row).strip()
+
+
+class _Filler(Formatter):
+    """Puts texts into a template, and numbers beside them; of anything else one would decode its Python name."""
+
+    def vformat(self, format_string: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """A template that is one column alone takes texts only."""
+        parts = list(self.parse(format_string))
+        self._kinds: tuple[type, ...] = (str,) if len(parts) == 1 and not parts[0][0] else (str, int, float)
+        return super().vformat(format_string, args, kwargs)
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The value of a column, or what is inside of it.
+
+        Raises:
+            TypeError: if it is no text.
+        """
+        value, used = super().get_field(field_name, args, kwargs)
+        if not isinstance(value, self._kinds) or isinstance(value, bool):
+            raise TypeError(f"{field_name} = {shown(value)} is no text.")
+        return value, used
 
 
 def _packaged(module: str, file: str) -> Path | None:
@@ -162,13 +195,11 @@ def _packaged(module: str, file: str) -> Path | None:
 
 def _from_hub(name: str, hub: Mapping[str, Any]) -> Iterable[Row]:
     """Through `datasets`, which keeps what it has read."""
-    remedy = f"Give the set's file with data.path=…, or `pip install 'specdec-lab[data]'` and read {hub['path']} once."
+    place = hub.get("path", name)
+    remedy = f"Give the set's file with data.path=…, or `pip install 'specdec-lab[data]'` and read {place} once."
     try:
         import datasets
     except ImportError as error:
         raise ConfigError(f"The set {name!r} is not here, and the package `datasets` neither. {remedy}") from error
-    try:
-        rows: Iterable[Row] = datasets.load_dataset(**hub)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ConfigError(f"The set {name!r} cannot be had from the hub: {error}. {remedy}") from error
-    return rows
+    with foreign(ConfigError, f"The set {name!r} cannot be had from the hub", remedy):
+        return list(datasets.load_dataset(**hub))

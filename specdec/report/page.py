@@ -19,6 +19,7 @@ import vl_convert
 from markupsafe import Markup
 
 from specdec.measure.runs import Run
+from specdec.places import write
 from specdec.report.charts import figures
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
 from specdec.report.marks import CONFIG, Figure
@@ -40,10 +41,8 @@ def write_report(runs: Sequence[Run], path: str | Path, title: str) -> Path:
     Returns:
         The file.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(runs, title), encoding="utf-8")
-    return path
+    write(Path(path), render(runs, title))
+    return Path(path)
 
 
 def render(runs: Sequence[Run], title: str) -> str:

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from specdec.measure.runs import Run
+from specdec.places import write as write_file
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, standings
 from specdec.report.methods import methods
 
@@ -45,11 +46,11 @@ def markdown(runs: Sequence[Run], title: str) -> str:
 
 def write(runs: Sequence[Run], title: str, folder: Path) -> None:
     """leaderboard.md and leaderboard.json."""
-    (folder / "leaderboard.md").write_text(markdown(runs, title), encoding="utf-8")
+    write_file(folder / "leaderboard.md", markdown(runs, title))
     records = [
         {"name": run.name, "status": run.status, "axes": run.axes, **run.summary.get("metrics", {})} for run in runs
     ]
-    (folder / "leaderboard.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    write_file(folder / "leaderboard.json", json.dumps(records, indent=1) + "\n")
 
 
 def _cells(one: Standing) -> list[str]:

@@ -10,13 +10,14 @@ from inspect import signature
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from specdec.engine import EngineConfig
 from specdec.models.loading import load
 from specdec.sampling import SamplingParams
 from specdec.study.choices import register_choices
 from specdec.study.schema import schema
+from specdec.typed import TypedName, TypedPath, TypedText
 
 NOT_SETTINGS: tuple[str, ...] = ("constraint", "n")
 """Fields of `SamplingParams` that only a program can give: no config file can hold the one, and a study has one text
@@ -67,8 +68,8 @@ class Decoding:
 class GenerateConfig(Decoding):
     """`specdec generate`."""
 
-    prompt: str | None = None
-    svg: str | None = None
+    prompt: TypedText | None = None
+    svg: TypedPath | None = None
 
 
 @dataclass
@@ -76,8 +77,8 @@ class StudyConfig(Decoding):
     """`specdec study`."""
 
     tracking: dict[str, Any] = field(default_factory=dict)
-    study: str = MISSING
-    runs: str = "runs"
+    study: TypedName = MISSING
+    runs: TypedPath = "runs"
     batch: int = 1
     baseline: bool = True
     certified: bool = True
@@ -87,11 +88,73 @@ class StudyConfig(Decoding):
     rerun: bool = False
     report: bool = True
     jobs: int = 1
+    command: TypedName = ""
+    ledger: TypedName = ""
+
+
+@dataclass
+class ReportConfig:
+    """`specdec report`."""
+
+    study: TypedPath = MISSING
+    output: TypedPath | None = None
+    screenshots: TypedPath | None = None
+
+
+@dataclass
+class ReplayConfig:
+    """`specdec replay`."""
+
+    trace: TypedPath = MISSING
+    rules: list[str] = field(default_factory=list)
+    gammas: list[int | None] = field(default_factory=list)
+    seeds: int = 20
+    json: TypedPath | None = None
+
+
+@dataclass
+class ProfileConfig:
+    """`specdec profile`."""
+
+    target: Any = field(default_factory=TargetConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    precisions: list[str] = field(default_factory=list)
+    gamma: int = 5
+    json: TypedPath | None = None
+
+
+@dataclass
+class CertifyConfig:
+    """`specdec certify`."""
+
+    rules: list[str] | None = None
+    quick: bool = False
+    json: TypedPath | None = None
+    mutants: str | None = None
+    markdown: TypedPath | None = None
+    command: TypedName = ""
+
+
+PROGRAMS = {
+    "generate": GenerateConfig,
+    "study": StudyConfig,
+    "report": ReportConfig,
+    "replay": ReplayConfig,
+    "profile": ProfileConfig,
+    "certify": CertifyConfig,
+}
+"""Command → its settings."""
+
+
+def _as_typed() -> str:
+    """The text that OmegaConf takes for a missing value, if it stands in a config."""
+    return MISSING
 
 
 def register() -> None:
     """Makes the schemas and the registries' names known to Hydra; configs/*.yaml name the schemas first."""
     store = ConfigStore.instance()
-    store.store(name="generate_schema", node=GenerateConfig)
-    store.store(name="study_schema", node=StudyConfig)
+    for name, node in PROGRAMS.items():
+        store.store(name=f"{name}_schema", node=node)
+    OmegaConf.register_new_resolver("as_typed", _as_typed, replace=True)
     register_choices()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,6 +22,7 @@ from specdec.errors import ConfigError
 from specdec.generator import SpeculativeGenerator
 from specdec.models.loading import LoadedModel, check_options, load
 from specdec.models.vocabulary import difference, tokens_of
+from specdec.places import missing
 from specdec.policy.base import Policy
 from specdec.prompts import Chat, PromptRecord
 from specdec.prompts.entry import Prompt
@@ -29,8 +31,10 @@ from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
 
-NOT_IDENTITY = ("tracking", "study", "runs", "side_by_side", "rerun", "report", "profile", "jobs")
+NOT_IDENTITY = ("tracking", "study", "runs", "side_by_side", "rerun", "report", "profile", "jobs", "command", "ledger")
 """Settings that do not change what a job finds out."""
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*){0,1}(/[\w./-]+\.gguf)?")
+"""`org/name`, `name`, or one of these with a file in it."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def plan(config: DictConfig) -> Plan:
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
     check_options(load_options["dtype"], load_options["kv_dtype"], load_options["backend"], device["device"])
     judge = select_rule(rule, params, drafter.deterministic, drafter.trees, drafter.shares)
+    check_model_path("target.path", values["target"]["path"])
+    check_model_path("drafter.draft", values["drafter"].get("draft"))
     _check_vocabularies(values["target"]["path"], drafter)
     return Plan(
         load_options=load_options,
@@ -126,6 +132,21 @@ def plan(config: DictConfig) -> Plan:
 def sampling_params(values: Mapping[str, Any]) -> SamplingParams:
     """Of the settings `sampling`; those that are null were not set."""
     return SamplingParams(**{name: value for name, value in values["sampling"].items() if value is not None})
+
+
+def check_model_path(setting: str, path: Any) -> None:
+    """Raises ConfigError for a path at which there is nothing, unless it may be a hub id."""
+    if isinstance(path, str) and not HUB_ID.fullmatch(path) and not Path(path).exists():
+        raise ConfigError(
+            f"{setting}={path!r} does not exist. {missing(path)} Give a folder, a GGUF file, or a hub id such as org/name."
+        )
+
+
+def check_source(source: Any) -> None:
+    """Raises ConfigError if the file that prompts come from cannot be read."""
+    check = getattr(source, "check", None)
+    if check is not None:
+        check()
 
 
 def check_certified(job: Plan, certified: bool) -> None:
@@ -155,12 +176,25 @@ def instantiate(config: DictConfig, what: str) -> Any:
     Raises:
         ConfigError: if it cannot be made; the part's own words are kept.
     """
-    values_of(config)
     try:
-        return hydra.utils.instantiate(config)
+        return hydra.utils.instantiate(OmegaConf.create(_twice_escaped(values_of(config))))
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise ConfigError(f"{what}: {cause}") from error
+
+
+def _twice_escaped(value: Any) -> Any:
+    """For `instantiate`, which resolves what it is given and then reads the outcome as if it were not resolved."""
+    if isinstance(value, dict):
+        return {key: _twice_escaped(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_twice_escaped(each) for each in value]
+    return escaped(escaped(value)) if isinstance(value, str) else value
+
+
+def escaped(text: str) -> str:
+    """A text in which OmegaConf finds no interpolation: it reads it as it was given."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
 
 
 def identity(config: DictConfig, records: Sequence[PromptRecord]) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -17,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from specdec.errors import ConfigError
 from specdec.study.config import register
+from specdec.typed import Typed, typed_parameters
 
 MULTIRUN = ("-m", "--multirun")
 EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm", "optuna": "optuna"}
@@ -25,19 +29,64 @@ REPLACED = {"engine.adaptive": "policy=product (true) or policy=always (false)"}
 """Keys of older versions → what to write instead."""
 
 
-def jobs(folder: str, name: str, words: Sequence[str]) -> list[DictConfig]:
+def typed_settings(folder: str, name: str, words: Sequence[str]) -> dict[str, Typed]:
+    """Settings whose values are taken as typed: those of the config's schemas and of the classes that it names.
+
+    Args:
+        folder: of the configs.
+        name: of the primary config.
+        words: settings `key=value` as typed; of them only choices of groups and `_target_` are read.
+    """
+    register()
+    with initialize_config_dir(folder, version_base=None):
+        swept = [word.partition("=") for word in _choices(words, sweeps=True) if "," in word]
+        each = [[f"{group}={choice}"] for group, _, choices in swept for choice in choices.split(",")]
+        found: dict[str, Typed] = {}
+        for one in [_choices(words), *each]:
+            with suppress(HydraException, OmegaConfBaseException):  # told when the jobs are composed
+                found |= _typed_in(compose(name, one))
+        targets = [word.split("=", 1) for word in words if word.partition("=")[0].endswith("._target_")]
+        for key, target in targets:
+            found |= _typed_of(target, key.lstrip("+").removesuffix("_target_"))
+    return found
+
+
+def _typed_in(node: DictConfig, above: str = "") -> dict[str, Typed]:
+    kind = OmegaConf.get_type(node)
+    found = _named(typed_parameters(kind), above) if is_dataclass(kind) else {}
+    found |= _typed_of(OmegaConf.select(node, "_target_", default=None), above)
+    for key in node:
+        child = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(child, DictConfig):
+            found |= _typed_in(child, f"{above}{key}.")
+    return found
+
+
+def _typed_of(target: object, above: str) -> dict[str, Typed]:
+    """Of the class or function that a dotted name stands for; none if there is no such thing."""
+    with suppress(Exception):  # whatever importing it brings is told when it is made
+        return _named(typed_parameters(hydra.utils.get_object(str(target))), above) if target is not None else {}
+    return {}
+
+
+def _named(marks: dict[str, Typed], above: str) -> dict[str, Typed]:
+    return {f"{above}{name}": mark for name, mark in marks.items()}
+
+
+def jobs(folder: str, name: str, words: Sequence[str], multirun: bool | None = None) -> list[DictConfig]:
     """The configuration of every job that a command line stands for.
 
     Args:
         folder: of the configs.
         name: of the primary config.
-        words: the command line, without the program.
+        words: the command line in Hydra's grammar, without the program.
+        multirun: whether it is a sweep; None looks for its option among the words.
 
     Raises:
         ConfigError: for a key, a choice or a value that does not exist; says which do.
     """
     register()
-    multirun = any(word in MULTIRUN for word in words)
+    multirun = any(word in MULTIRUN for word in words) if multirun is None else multirun
     overrides = [word for word in words if not word.startswith("-")]
     with initialize_config_dir(folder, version_base=None):
         try:
@@ -77,10 +126,10 @@ def _explained(error: Exception, name: str, overrides: Sequence[str]) -> str:
     return " ".join(line for line in lines if not line.startswith(("Config search path", "provider=", "full_key", "_")))
 
 
-def _choices(overrides: Sequence[str]) -> list[str]:
-    """Those that choose one file or node of a group: a key is valid or not by them."""
+def _choices(overrides: Sequence[str], sweeps: bool = False) -> list[str]:
+    """Those that choose a file or node of a group: a key is valid or not by them. A sweep names several."""
     groups = GlobalHydra.instance().config_loader().list_groups("")
-    return [word for word in overrides if word.partition("=")[0] in groups and "," not in word]
+    return [word for word in overrides if word.partition("=")[0] in groups and (sweeps or "," not in word)]
 
 
 def _valid_keys(key: str, node: DictConfig) -> str:

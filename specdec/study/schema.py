@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from specdec.sampling.params import Unset
 
@@ -29,7 +29,7 @@ def schema(name: str, source: Callable[..., Any], without: Collection[str] = (),
     Raises:
         TypeError: for a parameter of a type that no config file can hold.
     """
-    hints = get_type_hints(source)
+    hints = get_type_hints(source, include_extras=True)
     fields = []
     for parameter in inspect.signature(source).parameters.values():
         if parameter.name not in without:
@@ -50,6 +50,7 @@ def setting_type(name: str, hint: Any) -> Any:
     | `Literal` of one scalar type | that type |
     | `Mapping[K, V]`, `dict[K, V]`, or None | `dict[K, V]`, empty for None: entries are added to it (`+name={…}`) |
     | another `X \\| None` | the setting for X, or null |
+    | `Annotated[X, …]` | the setting for X, with the same marks |
     | `Sequence[X]`, `list[X]`, `tuple[X, ...]` | `list[X]` of a scalar X, else a list of anything |
 
     Raises:
@@ -58,6 +59,8 @@ def setting_type(name: str, hint: Any) -> Any:
     origin, parts = get_origin(hint), get_args(hint)
     if hint in SCALARS:
         return hint
+    if origin is Annotated:
+        return Annotated[(setting_type(name, parts[0]), *hint.__metadata__)]  # type: ignore[return-value]
     if origin in (Union, UnionType) and NoneType in parts and len(parts) == 2:
         [inner] = [part for part in parts if part is not NoneType]
         kind = setting_type(name, inner)

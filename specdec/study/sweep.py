@@ -23,13 +23,15 @@ from specdec.measure.runs import Run, RunFolder, load_run, load_runs
 from specdec.report import text
 from specdec.study.config import TraceConfig
 from specdec.study.job import JobOptions, run_job
-from specdec.study.plan import check_certified, identity, instantiate, plan, values_of
+from specdec.study.plan import check_certified, check_source, identity, instantiate, plan, values_of
 from specdec.tracking import SafeTracker
 
 
 def check(config: DictConfig) -> None:
     """Raises ConfigError for a job that cannot work; loads nothing."""
-    check_certified(plan(config), config.certified)
+    job = plan(config)
+    check_certified(job, config.certified)
+    check_source(job.source)
     if config.batch > config.engine.max_num_seqs:
         raise ConfigError(f"batch={config.batch} exceeds engine.max_num_seqs={config.engine.max_num_seqs}. Raise that.")
     instantiate(config.tracking, "tracking")

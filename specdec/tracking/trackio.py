@@ -9,6 +9,7 @@ from typing import Any
 from specdec.errors import ConfigError
 from specdec.tracking.base import Row, Tracker, figures
 from specdec.tracking.wandb import PROMPT_SCALARS
+from specdec.typed import TypedName
 
 
 class TrackioTracker(Tracker):
@@ -22,7 +23,7 @@ class TrackioTracker(Tracker):
         ConfigError: if the package is not installed.
     """
 
-    def __init__(self, project: str = "specdec") -> None:
+    def __init__(self, project: TypedName = "specdec") -> None:
         try:
             import trackio
         except ImportError as error:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from specdec.errors import ConfigError
 from specdec.tracking.base import Row, Tracker, figures
+from specdec.typed import TypedName
 
 INIT_SECONDS, FINISH_SECONDS = 15.0, 120.0
 """Longest waits for a server that does not answer; what it has not got by then is on the disk, for `wandb sync`."""
@@ -29,7 +30,7 @@ class WandbTracker(Tracker):
     def __init__(
         self,
         mode: Literal["online", "offline"] = "offline",
-        project: str = "specdec",
+        project: TypedName = "specdec",
         entity: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:

@@ -63,7 +63,7 @@ PACKED = gzip.compress(LINES.encode(), mtime=0)
 )
 def test_a_damaged_file_is_named(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ConfigError, match=rf"{name} cannot be read: .*Give JSON lines, JSON or Parquet"):
+    with pytest.raises(ConfigError, match=rf"{name}(, line 1,)? cannot be read: .*Give JSON lines, JSON or Parquet"):
         read(tmp_path / name)
 
 

@@ -38,19 +38,19 @@ def test_blank_lines_and_other_fields_are_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
-        ("{not json", "JSONDecodeError"),
+        ("{not json", "is no JSON"),
         ('{"question_id": 2, "category": "qa"}', "prompt"),
         ('{"category": "qa", "prompt": "x"}', "question_id"),
-        ("[1, 2]", "TypeError"),
-        ("null", "TypeError"),
-        ('"text"', "TypeError"),
+        ("[1, 2]", "no question_id"),
+        ("null", "no question_id"),
+        ('"text"', "no question_id"),
     ],
 )
 def test_a_line_that_is_no_prompt_is_named_by_file_and_number(tmp_path: Path, line: str, cause: str) -> None:
     path = written(tmp_path, GOOD, "", line, GOOD)
-    with pytest.raises(ConfigError, match="Expected question_id, category and prompt") as caught:
+    with pytest.raises(ConfigError, match=r"Expected question_id|Give one object a line") as caught:
         load_prompts(path)
-    assert f"{path}, line 3: " in str(caught.value)
+    assert f"{path}, line 3" in str(caught.value)
     assert cause in str(caught.value)
 
 
