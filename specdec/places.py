@@ -170,15 +170,15 @@ def _holder(handle: int) -> str:
         return "Another process"
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a file or folder to `<name>.damaged-1`, or the first such number that is free.
+def set_aside(path: Path, mark: str) -> Path:
+    """Renames a file or folder to `<name><mark>1`, or the first such number that is free.
 
     Raises:
         UnwritableError: if it cannot be renamed.
     """
     with writing(path):
         for number in count(1):
-            aside = path.with_name(f"{path.name}.damaged-{number}")
+            aside = path.with_name(f"{path.name}{mark}{number}")
             if not os.path.lexists(aside):
                 path.rename(aside)
                 return aside

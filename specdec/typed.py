@@ -32,7 +32,7 @@ def typed_parameters(source: Callable[..., Any]) -> dict[str, Typed]:
     """The marked parameters of a class or function, by name; none where its types cannot be had."""
     try:
         whole = is_dataclass(source) or not inspect.isclass(source)
-        hints = get_type_hints(source if whole else source.__init__, include_extras=True)  # type: ignore[misc]
+        hints = get_type_hints(source if whole else source.__init__, include_extras=True)
     except Exception:  # names that only a type checker knows: any error that evaluating them brings
         return {}
     return {name: mark for name, hint in hints.items() if (mark := _mark(hint)) is not None}

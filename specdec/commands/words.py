@@ -97,7 +97,7 @@ def quoted(words: Words, typed: Mapping[str, Typed], bare: str | None) -> list[s
     for word in settings:
         prefix, key, value = _parts(word)
         if key in HYDRA_FOLDERS:
-            word = f"{prefix}{key}={QuotedString(_at_home(value), Quote.single).with_quotes()}"
+            word = f"{prefix}{key}={in_quotes(_at_home(value))}"
         elif key in typed and not prefix.startswith("~"):
             if key in given:
                 raise ConfigError(f"{key} is given twice: {given[key]!r} and {value!r}. {_one_word(key, bare)}")
@@ -111,7 +111,12 @@ def literal(text: str) -> str:
     """A text in Hydra's grammar: quoted, and without interpolation."""
     if text == "???":  # OmegaConf's mark for a value that is missing
         return "${as_typed:}"
-    return QuotedString(escaped(text), Quote.single).with_quotes()
+    return in_quotes(escaped(text))
+
+
+def in_quotes(text: str) -> str:
+    """A text in Hydra's grammar, which may hold interpolation."""
+    return str(QuotedString(text, Quote.single).with_quotes())
 
 
 def _typed_value(word: str, value: str, mark: Typed, multirun: bool) -> str:

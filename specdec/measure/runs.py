@@ -1,4 +1,4 @@
-"""Run folders: what one job writes while it runs, and what every report reads.
+"""Run folders, read: what every report takes.
 
     runs/<study>/<job>/
         config.yaml          its settings, resolved
@@ -8,194 +8,40 @@
         rows.parquet         the same at the end
         steps.parquet        one row a verified step
         trace.safetensors    with trace.save=true
-        summary.json         the figures; a job with this file is done
+        summary.json         the figures, and size and digest of the files above; a job with this file is done
         error.txt            in place of those, if it failed
 
-A line is on the disk before the next prompt begins. After a kill the job reads the lines and goes on.
+`specdec.measure.folders` writes them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import OmegaConf
+import yaml
 
 from specdec.errors import ConfigError
-from specdec.stats import DecodingStats
+from specdec.foreign import described
 
 CONFIG, AXES, ENVIRONMENT, SUMMARY, ERROR = "config.yaml", "axes.json", "environment.json", "summary.json", "error.txt"
 LINES, ROWS, STEPS, TRACE = "rows.jsonl", "rows.parquet", "steps.parquet", "trace.safetensors"
+SEALED = (CONFIG, AXES, ENVIRONMENT, ROWS, STEPS, TRACE)
+"""Files that a done job has, but for a trace that was not saved."""
+SEAL, FIGURES, VERSION = "files", "figures", 1
+"""The summary's entry for them, in it the one for the summary itself, and the version of such folders."""
+DAMAGED = ".damaged-"
+"""In the name of a folder that was set aside."""
 
 
-@dataclass(frozen=True)
-class StepRow:
-    """One verified step of one prompt.
-
-    Args:
-        index: which prompt.
-        step: number of the step, from 0.
-        anchor: tokens that are committed before it, the prompt's included.
-        drafted, tested, accepted: draft nodes; draft positions.
-        texts: pieces of text that became certain, in order.
-        proposed: for each piece, whether the drafter had proposed it.
-        rejected: text of the draft token that the target refused where the step ended, if there was one.
-    """
-
-    index: int
-    step: int
-    anchor: int
-    drafted: int
-    tested: int
-    accepted: int
-    texts: list[str]
-    proposed: list[bool]
-    rejected: str | None
-
-
-@dataclass(frozen=True)
-class PromptRow:
-    """One prompt, decoded with the drafter and, if there is a plain side, without.
-
-    Args:
-        index: place in the run's prompts.
-        question_id, category, prompt: the prompt.
-        text, token_ids, seed, finish_reason: its output with the drafter.
-        stats: counts and times of that output.
-        plain_token_ids, plain_stats: of the plain side, or None.
-        comparable: whether both sides must give the same tokens (greedy, or a rule that follows plain decoding).
-        ttft_seconds: from the request to its first token.
-        gaps_seconds: from each arrival of tokens to the next.
-        kv_occupancy, kv_waste: mean share of the cache's slots that were allocated, and of those, that held no token.
-        steps: what happened on the way.
-    """
-
-    index: int
-    question_id: str
-    category: str
-    prompt: str
-    text: str
-    token_ids: list[int]
-    seed: int
-    finish_reason: str
-    stats: DecodingStats
-    plain_token_ids: list[int] | None
-    plain_stats: DecodingStats | None
-    comparable: bool
-    ttft_seconds: float
-    gaps_seconds: list[float]
-    kv_occupancy: float
-    kv_waste: float
-    steps: list[StepRow] = field(default_factory=list)
-
-    @property
-    def identical(self) -> bool | None:
-        """Whether both sides gave the same tokens; None if they need not, or there is one only."""
-        return self.token_ids == self.plain_token_ids if self.comparable and self.plain_token_ids is not None else None
-
-    @classmethod
-    def parse(cls, line: str) -> PromptRow:
-        """From a line of `LINES`."""
-        values = json.loads(line)
-        values["stats"] = DecodingStats(**values["stats"])
-        values["plain_stats"] = None if values["plain_stats"] is None else DecodingStats(**values["plain_stats"])
-        values["steps"] = [StepRow(**step) for step in values["steps"]]
-        return cls(**values)
-
-    def table_row(self) -> dict[str, Any]:
-        """As a row of `ROWS`: without steps, with the figures that a reader looks for."""
-        row = {name: value for name, value in asdict(self).items() if name != "steps"}
-        plain = self.plain_stats.tokens_per_second if self.plain_stats is not None else None
-        speed = self.stats.tokens_per_second
-        return row | {
-            "prompt_tokens": self.stats.prompt_tokens,
-            "output_tokens": self.stats.output_tokens,
-            "identical": self.identical,
-            "tau": self.stats.mean_accepted_length,
-            "alpha": self.stats.acceptance_rate,
-            "tokens_per_second": speed,
-            "plain_tokens_per_second": plain,
-            "speedup": speed / plain if plain else None,
-            "ttft_ms": 1e3 * self.ttft_seconds,
-        }
-
-
-class RunFolder:
-    """Where one job writes.
-
-    Args:
-        path: the folder; it is made when the job begins.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to do."""
-        return (self.path / SUMMARY).is_file()
-
-    def begin(
-        self, config: Mapping[str, Any], axes: Mapping[str, Any], environment: Mapping[str, Any], anew: bool = False
-    ) -> list[PromptRow]:
-        """Starts, or goes on.
-
-        Args:
-            config: the settings.
-            axes: see `Run`.
-            environment: see `specdec.measure.environment`.
-            anew: forget earlier tries.
-
-        Returns:
-            Rows of the prompts that are finished.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in (ERROR, SUMMARY, LINES) if anew else (ERROR,):
-            (self.path / name).unlink(missing_ok=True)
-        (self.path / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
-        self._write_json(AXES, axes)
-        self._write_json(ENVIRONMENT, environment)
-        return self._finished()
-
-    def _finished(self) -> list[PromptRow]:
-        """Whole lines. A line that a kill cut short is removed, so that the next one does not join it."""
-        path = self.path / LINES
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n") if path.is_file() else ("", "", "")
-        lines = whole.split("\n") if whole else []
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return [PromptRow.parse(line) for line in lines]
-
-    def append(self, rows: Iterable[PromptRow]) -> None:
-        """Writes finished prompts to the disk."""
-        with (self.path / LINES).open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def finish(self, rows: list[PromptRow], summary: Mapping[str, Any]) -> None:
-        """Writes the tables, then the figures; with those the job is done."""
-        pq.write_table(pa.Table.from_pylist([row.table_row() for row in rows]), self.path / ROWS)
-        steps = [asdict(step) for row in rows for step in row.steps]
-        pq.write_table(pa.Table.from_pylist(steps), self.path / STEPS)
-        self._write_json(SUMMARY, summary)
-        (self.path / LINES).unlink()
-
-    def fail(self, message: str) -> None:
-        """Notes why the job ended early; it may be run again."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / ERROR).write_text(message, encoding="utf-8")
-
-    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        """All of it or nothing."""
-        part = self.path / f"{name}.part"
-        part.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(self.path / name)
+class DamagedRunError(ConfigError):
+    """A run folder that is not as it was written; says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -228,34 +74,97 @@ class Run:
 
 
 def load_runs(study: str | Path) -> list[Run]:
-    """Every job of a study, by name.
+    """Every job of a study, by name. A damaged folder is left out, with a warning.
 
     Raises:
         ConfigError: if there is none.
     """
-    folders = sorted(path.parent for path in Path(study).glob(f"*/{CONFIG}"))
-    if not folders:
+    paths = sorted(path for path in Path(study).glob("[!.]*") if DAMAGED not in path.name)
+    folders = [path for path in paths if any((path / name).exists() for name in (CONFIG, LINES, SUMMARY))]
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(load_run(folder))
+        except DamagedRunError as error:
+            warnings.warn(f"{error} It is left out; the study's command runs it again.", RuntimeWarning, stacklevel=2)
+    if not runs:
         raise ConfigError(f"No run folders in {study}. Give the folder of a study: runs/<study>.")
-    return [load_run(folder) for folder in folders]
+    return runs
 
 
 def load_run(folder: Path) -> Run:
-    """Reads one run folder, whatever its state."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+    """Reads one run folder, whatever the state of its job.
+
+    Raises:
+        DamagedRunError: if a file is missing, cut, or not what was written.
+    """
     done = (folder / SUMMARY).is_file()
-    error = (folder / ERROR).read_text(encoding="utf-8") if (folder / ERROR).is_file() else None
-    return Run(
+    error = read(folder / ERROR, _text) if (folder / ERROR).exists() else None
+    summary, sealed = _checked_summary(folder) if done else ({}, False)
+    run = Run(
         folder=folder,
         status="done" if done else "unfinished" if error is None else "failed",
         error=error,
-        config=config,
-        environment=_read_json(folder / ENVIRONMENT),
-        axes=_read_json(folder / AXES),
-        summary=_read_json(folder / SUMMARY) if done else {},
-        rows=pq.read_table(folder / ROWS).to_pylist() if done else [],
-        steps=pq.read_table(folder / STEPS).to_pylist() if done else [],
+        config=read(folder / CONFIG, lambda path: yaml.safe_load(_text(path))),
+        environment=read(folder / ENVIRONMENT, lambda path: json.loads(_text(path))),
+        axes=read(folder / AXES, lambda path: json.loads(_text(path))),
+        summary=summary,
+        rows=read(folder / ROWS, _table) if done else [],
+        steps=read(folder / STEPS, _table) if done else [],
     )
+    for name, values in ((CONFIG, run.config), (ENVIRONMENT, run.environment), (AXES, run.axes)):
+        if not isinstance(values, dict):
+            raise DamagedRunError(f"{folder / name} holds something else.")
+    if done and not sealed and summary["metrics"].get("prompts") != len(run.rows):
+        raise DamagedRunError(f"{folder / ROWS} has not the rows of {SUMMARY}.")
+    return run
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _checked_summary(folder: Path) -> tuple[dict[str, Any], bool]:
+    """Of a job that is done, without its seal, and whether it had one: then all files are as they were."""
+    summary = read(folder / SUMMARY, lambda path: json.loads(_text(path)))
+    if not isinstance(summary, dict) or not isinstance(summary.get("metrics"), dict):
+        raise DamagedRunError(f"{folder / SUMMARY} holds something else.")
+    told = summary.pop(SEAL, None)
+    if told is None:
+        return summary, False
+    if not isinstance(told, dict) or told.get("version") != VERSION:
+        raise DamagedRunError(f"{folder / SUMMARY} is of another version of specdec.")
+    found = seal(folder, summary)
+    if changed := [name for name, mark in found.items() if mark != told.get(name)]:
+        wrong = SUMMARY if changed[0] == FIGURES else changed[0]
+        raise DamagedRunError(f"{folder / wrong} is not what was written.")
+    return summary, True
+
+
+def seal(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The version, and a digest of the figures and of each file of a done job; None for one that is not there."""
+    marks = {name: read(folder / name, _digest) if (folder / name).exists() else None for name in SEALED}
+    told = json.dumps(summary, sort_keys=True).encode()
+    return {"version": VERSION, **marks, FIGURES: hashlib.sha256(told).hexdigest()}
+
+
+def read(path: Path, how: Callable[[Path], Any]) -> Any:
+    """What `how` makes of a file.
+
+    Raises:
+        DamagedRunError: if it cannot.
+    """
+    try:
+        return how(path)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # pyarrow's and JSON's are ValueErrors
+        raise DamagedRunError(f"{path} cannot be read: {described(error)}") from error
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        rows: list[dict[str, Any]] = file.read().to_pylist()
+    return rows

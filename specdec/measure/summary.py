@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from specdec.measure.metrics import cost_ratio, credible, percentile, predicted_speedup, speedup, speedup_interval
-from specdec.measure.runs import PromptRow
+from specdec.measure.rows import PromptRow
 from specdec.stats import DecodingStats
 
 

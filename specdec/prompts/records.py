@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from specdec import checks
+from specdec.checks import either, take, text, whole
 from specdec.errors import ConfigError
 from specdec.foreign import described
 from specdec.prompts.files import check_there, json_of, lines
 
-WORD = checks.either(checks.text(), checks.whole(-(2**63), 2**63)).but("a non-empty text or an integer")
+WORD = either(text(), whole(-(2**63), 2**63)).but("a non-empty text or an integer")
 """What an id or a category may be."""
 
 
@@ -71,7 +71,7 @@ def record_of(where: str, question_id: Any, category: Any, prompt: Any) -> Promp
         ConfigError: if one has another type than it must; says `where`.
     """
     return PromptRecord(
-        str(checks.take(f"{where}: question_id", question_id, WORD)),
-        str(checks.take(f"{where}: category", category, WORD)),
-        checks.take(f"{where}: prompt", prompt, checks.text()),
+        str(take(f"{where}: question_id", question_id, WORD)),
+        str(take(f"{where}: category", category, WORD)),
+        take(f"{where}: prompt", prompt, text()),
     )

@@ -96,20 +96,27 @@ class Origin:
     environment: dict[str, Any]
 
     @property
+    def machine(self) -> str:
+        """Its processor, threads and versions."""
+        return str(self.environment.get("machine", "an unknown machine"))
+
+    @property
     def commit(self) -> str:
         """Git's name of the code, and whether it had changed since."""
-        git = self.environment["git"]
+        git = self.environment.get("git")
         return "not in a repository" if git is None else git["commit"] + (" with local changes" if git["dirty"] else "")
 
     @property
     def versions(self) -> str:
         """One line."""
-        return ", ".join(f"{name} {version}" for name, version in self.environment["versions"].items() if version)
+        return ", ".join(
+            f"{name} {version}" for name, version in self.environment.get("versions", {}).items() if version
+        )
 
     @property
     def started(self) -> str:
         """When, or from when to when."""
-        times = [method.run.environment["started"] for method in self.methods]
+        times = [str(method.run.environment.get("started", "unknown")) for method in self.methods]
         return min(times) if min(times) == max(times) else f"{min(times)} to {max(times)}"
 
 

@@ -148,7 +148,7 @@ PROGRAMS = {
 
 def _as_typed() -> str:
     """The text that OmegaConf takes for a missing value, if it stands in a config."""
-    return MISSING
+    return str(MISSING)
 
 
 def register() -> None:

@@ -15,7 +15,9 @@ from specdec.engine.outputs import Generation, StreamEvent
 from specdec.generator import SpeculativeGenerator
 from specdec.measure.compare import Duel
 from specdec.measure.diagnostics import DraftDiagnostics
-from specdec.measure.runs import TRACE, PromptRow, RunFolder, StepRow
+from specdec.measure.folders import RunFolder
+from specdec.measure.rows import PromptRow, StepRow
+from specdec.measure.runs import TRACE
 from specdec.measure.summary import summarize
 from specdec.policy.cost import measure
 from specdec.prompts import PromptRecord

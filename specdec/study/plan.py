@@ -138,7 +138,7 @@ def check_model_path(setting: str, path: Any) -> None:
     """Raises ConfigError for a path at which there is nothing, unless it may be a hub id."""
     if isinstance(path, str) and not HUB_ID.fullmatch(path) and not Path(path).exists():
         raise ConfigError(
-            f"{setting}={path!r} does not exist. {missing(path)} Give a folder, a GGUF file, or a hub id such as org/name."
+            f"{setting}={path!r} does not exist. {missing(path)} Give a folder, a GGUF file or a hub id (org/name)."
         )
 
 

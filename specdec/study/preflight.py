@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
+from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -62,10 +63,10 @@ def _typed_in(node: DictConfig, above: str = "") -> dict[str, Typed]:
     return found
 
 
-def _typed_of(target: object, above: str) -> dict[str, Typed]:
+def _typed_of(target: Any, above: str) -> dict[str, Typed]:
     """Of the class or function that a dotted name stands for; none if there is no such thing."""
     with suppress(Exception):  # whatever importing it brings is told when it is made
-        return _named(typed_parameters(hydra.utils.get_object(str(target))), above) if target is not None else {}
+        return _named(typed_parameters(hydra.utils.get_object(target)), above) if isinstance(target, str) else {}
     return {}
 
 

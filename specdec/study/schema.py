@@ -60,7 +60,8 @@ def setting_type(name: str, hint: Any) -> Any:
     if hint in SCALARS:
         return hint
     if origin is Annotated:
-        return Annotated[(setting_type(name, parts[0]), *hint.__metadata__)]  # type: ignore[return-value]
+        marked: Any = (setting_type(name, parts[0]), *hint.__metadata__)
+        return Annotated[marked]
     if origin in (Union, UnionType) and NoneType in parts and len(parts) == 2:
         [inner] = [part for part in parts if part is not NoneType]
         kind = setting_type(name, inner)

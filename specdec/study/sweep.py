@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,26 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from specdec.errors import ConfigError
+from specdec.errors import ConfigError, SpecdecError
 from specdec.measure.environment import environment
-from specdec.measure.runs import Run, RunFolder, load_run, load_runs
+from specdec.measure.folders import RunFolder
+from specdec.measure.runs import Run, load_run, load_runs
+from specdec.places import BusyError, UnwritableError, check_folder
+from specdec.prompts import PromptRecord
 from specdec.report import text
+from specdec.study import ledger
 from specdec.study.config import TraceConfig
 from specdec.study.job import JobOptions, run_job
-from specdec.study.plan import check_certified, check_source, identity, instantiate, plan, values_of
+from specdec.study.plan import (
+    NOT_IDENTITY,
+    Plan,
+    check_certified,
+    check_source,
+    identity,
+    instantiate,
+    plan,
+    values_of,
+)
 from specdec.tracking import SafeTracker
 
 
@@ -34,34 +47,56 @@ def check(config: DictConfig) -> None:
     check_source(job.source)
     if config.batch > config.engine.max_num_seqs:
         raise ConfigError(f"batch={config.batch} exceeds engine.max_num_seqs={config.engine.max_num_seqs}. Raise that.")
+    if not config.study.strip() or ".." in Path(config.study).parts or Path(config.study).is_absolute():
+        raise ConfigError(
+            f"study={config.study!r} names no folder in {config.runs}. Give a name; runs=… moves them all."
+        )
+    check_folder("runs", Path(config.runs) / config.study)
     instantiate(config.tracking, "tracking")
 
 
 def run(config: DictConfig) -> Run:
-    """Runs one job, unless it is done. A failure is written into its folder, and the sweep goes on.
+    """Runs one job, unless it is done. A failure is written into its folder.
 
     Returns:
         What the run folder holds now.
+
+    Raises:
+        BusyError: if another process runs this job.
+        UnwritableError: if its folder cannot be written.
+        ConfigError: if its prompts cannot be had.
     """
     transformers.logging.disable_progress_bar()
     job = plan(config)
     job.use_threads()
     records = job.source.load()
     name = "-".join([job.drafter.name, str(job.axes["rule"]), identity(config, records)])
-    folder = RunFolder(Path(config.runs) / config.study / name)
+    settings = {key: value for key, value in values_of(config).items() if key not in NOT_IDENTITY}
+    folder = RunFolder(Path(config.runs) / config.study / name, records, settings)
+    ledger.note(config, name)
     label = f"job {_job_number()}/{config.jobs}: {name}"
-    if folder.done and not config.rerun:
-        Console().print(f"{label}: done before")
-        return load_run(folder.path)
+    with folder.claimed():
+        finished = folder.finished()
+        if finished is not None and not config.rerun:
+            Console().print(f"{label}: done before")
+            return finished
+        return _run_claimed(config, job, records, folder, label)
+
+
+def _run_claimed(config: DictConfig, job: Plan, records: Sequence[PromptRecord], folder: RunFolder, label: str) -> Run:
     options = JobOptions(config.batch, config.baseline, config.certified, config.profile, TraceConfig(**config.trace))
     values = values_of(config)
     surroundings = environment(config.side_by_side)
-    finished = folder.begin(values, job.axes, surroundings, anew=config.rerun)
+    surroundings["command"] = config.command or surroundings["command"]
+    done = folder.begin(values, job.axes, surroundings, anew=config.rerun)
     tracker = SafeTracker(instantiate(config.tracking, "tracking"))
-    tracker.start(name, config.study, values | {"axes": job.axes}, surroundings, folder.path)
+    tracker.start(folder.path.name, config.study, values | {"axes": job.axes}, surroundings, folder.path)
     with _progress(label, len(records), quiet=config.side_by_side) as advance:
         try:
-            run_job(job, options, records, folder, finished, tracker, advance)
+            run_job(job, options, records, folder, done, tracker, advance)
+        except (UnwritableError, BrokenPipeError) as error:  # the study cannot go on either
+            tracker.fail(f"{type(error).__name__}: {error}")
+            raise
         except Exception as error:  # a job's failure, whatever it is, must not take the others with it
             folder.fail(f"{traceback.format_exc()}\n{type(error).__name__}: {error}\n")
             tracker.fail(f"{type(error).__name__}: {error}")
@@ -72,13 +107,28 @@ def run(config: DictConfig) -> Run:
 
 
 def job(config: DictConfig) -> float:
-    """`run`, for Hydra. Returns tokens per second, which a search maximises; 0 for a job that failed."""
-    result = run(config)
+    """`run`, for Hydra: what one job of a sweep cannot do does not end the sweep.
+
+    Returns:
+        Tokens per second, which a search maximises; 0 for a job that failed.
+    """
+    try:
+        result = run(config)
+    except UnwritableError:
+        raise
+    except SpecdecError as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        problem = f"job {_job_number()}/{config.jobs}: {error}"
+        Console(stderr=True).print(problem, style="red", soft_wrap=True, markup=False, highlight=False)
+        if not isinstance(error, BusyError):
+            ledger.note_problem(config, problem)
+        return 0.0
     return float(result.summary["metrics"]["tokens_per_second"]) if result.status == "done" else 0.0
 
 
 class SweepEnd(Callback):  # type: ignore[misc]
-    """After the last job: the leaderboard, the page, and an exit code of 1 if a job failed."""
+    """After the last job: the leaderboard, the page, and an exit code of 1 if a job of this command is not done."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """One job."""
@@ -89,15 +139,26 @@ class SweepEnd(Callback):  # type: ignore[misc]
         self._end(config)
 
     def _end(self, config: DictConfig) -> None:
-        finish(Path(config.runs) / config.study, config.report)
+        asked, problems = ledger.read(config)
+        studies = list(dict.fromkeys(study for study, _ in asked))
+        complete = not problems
+        for study in studies:
+            names = {name for of, name in asked if of == study}
+            complete &= finish(Path(config.runs) / study, config.report, names)
+        if not complete:
+            sys.exit(1)
 
 
-def finish(folder: Path, report: bool) -> None:
-    """Sums a study up; exits with 1 if a job of it failed.
+def finish(folder: Path, report: bool, asked: set[str] | None = None) -> bool:
+    """Sums a study up.
 
     Args:
         folder: of the study.
         report: whether to make the HTML page.
+        asked: names of the jobs that were asked for; None stands for all that are there.
+
+    Returns:
+        Whether every job that was asked for is done.
     """
     runs = load_runs(folder)
     title = folder.name
@@ -108,12 +169,14 @@ def finish(folder: Path, report: bool) -> None:
         from specdec.report.page import write_report  # brings a charting library, which jobs do without
 
         write_report(runs, folder / "index.html", title)
-        console.print(f"{folder / 'index.html'}, {folder / 'leaderboard.md'}", soft_wrap=True)
-    failed = [run for run in runs if run.status == "failed"]
-    for one in failed:
-        console.print(f"failed: {one.name}: {(one.error or '').strip().splitlines()[-1]}", style="red", soft_wrap=True)
-    if failed:
-        sys.exit(1)
+        console.print(f"{folder / 'index.html'}, {folder / 'leaderboard.md'}", soft_wrap=True, markup=False)
+    lacking = [run for run in runs if run.status != "done" and (asked is None or run.name in asked)]
+    for one in lacking:
+        reason = (one.error or "it is not finished; the same command goes on").strip().splitlines()[-1]
+        console.print(f"{one.status}: {one.name}: {reason}", style="red", soft_wrap=True, markup=False)
+    if others := [run.name for run in runs if run.status == "failed" and run not in lacking]:
+        console.print(f"failed in an earlier command: {', '.join(others)}", style="dim", soft_wrap=True, markup=False)
+    return not lacking and (asked is None or asked <= {run.name for run in runs})
 
 
 def _job_number() -> int:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from specdec.errors import ConfigError
-from specdec.measure.runs import LINES, PromptRow, RunFolder, StepRow, load_run, load_runs
+from specdec.measure.folders import RunFolder
+from specdec.measure.rows import PromptRow, StepRow
+from specdec.measure.runs import LINES, load_run, load_runs
 from specdec.stats import DecodingStats
 
 

@@ -16,7 +16,9 @@ import pytest
 from specdec import cli
 from specdec.commands.report import DRAWN, SIZES, browser, screenshots
 from specdec.errors import ConfigError
-from specdec.measure.runs import PromptRow, Run, RunFolder, StepRow
+from specdec.measure.folders import RunFolder
+from specdec.measure.rows import PromptRow, StepRow
+from specdec.measure.runs import Run
 from specdec.report.leaderboard import origins
 from specdec.report.methods import methods, varying_axes
 from specdec.report.page import write_report

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from specdec import SpeculativeGenerator
 from specdec.analysis.traces import load_trace
-from specdec.measure.runs import LINES, TRACE, Run, RunFolder
+from specdec.measure.folders import RunFolder
+from specdec.measure.runs import LINES, TRACE, Run
 from specdec.models.loading import load
 from specdec.report import text
 from specdec.report.leaderboard import NOT_CREDIBLE
@@ -138,7 +139,7 @@ def _lines(run: Run) -> list[dict[str, Any]]:
     """What `rows.jsonl` held, out of the tables."""
     from dataclasses import fields
 
-    from specdec.measure.runs import PromptRow
+    from specdec.measure.rows import PromptRow
 
     names = [field.name for field in fields(PromptRow) if field.name != "steps"]
     return [
@@ -154,9 +155,10 @@ def test_a_failed_job_is_kept_and_the_study_says_so(
     failed = run(composed("engine.num_blocks=2"))  # no room for a single prompt
     assert failed.status == "failed"
     assert "OutOfBlocksError" in (failed.error or "")
-    with pytest.raises(SystemExit) as end:
-        sweep.finish(good.folder.parent, report=False)
-    assert end.value.code == 1
+    assert not sweep.finish(good.folder.parent, report=False)
+    assert not sweep.finish(good.folder.parent, report=False, asked={failed.name})
+    assert sweep.finish(good.folder.parent, report=False, asked={good.name})
+    assert not sweep.finish(good.folder.parent, report=False, asked={good.name, "never-began"})
     document = (good.folder.parent / "leaderboard.md").read_text(encoding="utf-8")
     assert "Failed: ngram · auto" in document
     assert "OutOfBlocksError" in document

@@ -18,7 +18,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from specdec.errors import ConfigError
-from specdec.measure.runs import TRACE, Run, RunFolder, load_run
+from specdec.measure.folders import RunFolder
+from specdec.measure.runs import TRACE, Run, load_run
 from specdec.measure.summary import summarize
 from specdec.stats import DecodingStats
 from specdec.tracking import NoTracker, SafeTracker, Tracker, workspace
@@ -41,8 +42,8 @@ def run(tmp_path: Path) -> Run:
     folder.append(rows)
     found = {"tv_by_position": [0.5, 0.25, 0.75], "calibration": [{"confidence": 0.5, "accepted": 0.25, "count": 4}],
              "cost_curve": {"rows": [1, 2, 4], "seconds": [1.0, 1.0, 1.5]}, "certificate": None}  # fmt: skip
-    folder.finish(rows, summarize(rows, curve=lambda rows: 1.0, **found))
     (folder.path / TRACE).write_bytes(b"as recorded")
+    folder.finish(rows, summarize(rows, curve=lambda rows: 1.0, **found))
     return load_run(folder.path)
 
 
