@@ -85,7 +85,7 @@ def test_what_cannot_work_is_one_line_on_stderr(
     ("override", "message"),
     [
         ("data.path=nowhere.jsonl", "no prompt file at nowhere.jsonl"),
-        ("target.path=nowhere", "Cannot load 'nowhere'"),
+        ("target.path=nowhere", "'nowhere' from the hub"),
     ],
 )
 def test_what_turns_out_later_is_one_line_too(

@@ -56,7 +56,7 @@ def _typed_in(node: DictConfig, above: str = "") -> dict[str, Typed]:
     kind = OmegaConf.get_type(node)
     found = _named(typed_parameters(kind), above) if is_dataclass(kind) else {}
     found |= _typed_of(OmegaConf.select(node, "_target_", default=None), above)
-    for key in node:
+    for key in map(str, node):
         child = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(child, DictConfig):
             found |= _typed_in(child, f"{above}{key}.")
@@ -66,7 +66,8 @@ def _typed_in(node: DictConfig, above: str = "") -> dict[str, Typed]:
 def _typed_of(target: Any, above: str) -> dict[str, Typed]:
     """Of the class or function that a dotted name stands for; none if there is no such thing."""
     with suppress(Exception):  # whatever importing it brings is told when it is made
-        return _named(typed_parameters(hydra.utils.get_object(target)), above) if isinstance(target, str) else {}
+        made: Any = hydra.utils.get_object(target)
+        return _named(typed_parameters(made), above)
     return {}
 
 
