@@ -62,6 +62,7 @@ class Decoding:
     policy: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     chat: bool = True
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -51,7 +51,8 @@ class Plan:
         policy: how much to draft.
         engine: sizes.
         source: where prompts come from.
-        chat: whether they go through the chat template.
+        chat: whether they go through the chat template, if the tokenizer has one.
+        template_kwargs: variables of that template.
         axes: in what the job may differ from others of its study.
     """
 
@@ -65,6 +66,7 @@ class Plan:
     engine: EngineConfig
     source: Any
     chat: bool
+    template_kwargs: dict[str, Any]
     axes: dict[str, Any]
 
     def params_of(self, indices: Sequence[int]) -> list[SamplingParams]:
@@ -88,11 +90,10 @@ class Plan:
 
     def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
         """A text as the target reads it: in its chat template, if it has one and `chat` is true."""
-        return (
-            Chat([{"role": "user", "content": text}])
-            if self.chat and getattr(generator.tokenizer, "chat_template", None)
-            else text
-        )
+        templated = getattr(generator.tokenizer, "chat_template", None) or self.template_kwargs
+        if not (self.chat and templated):
+            return text
+        return Chat([{"role": "user", "content": text}], template_kwargs=self.template_kwargs)
 
 
 def plan(config: DictConfig) -> Plan:
@@ -110,6 +111,7 @@ def plan(config: DictConfig) -> Plan:
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
     check_options(load_options["dtype"], load_options["kv_dtype"], load_options["backend"], device["device"])
+    _check_chat(values)
     judge = select_rule(rule, params, drafter.deterministic, drafter.trees, drafter.shares)
     check_model_path("target.path", values["target"]["path"])
     check_model_path("drafter.draft", values["drafter"].get("draft"))
@@ -125,6 +127,7 @@ def plan(config: DictConfig) -> Plan:
         engine=EngineConfig(**values["engine"]),
         source=instantiate(config.data, "data"),
         chat=values["chat"],
+        template_kwargs=values["template_kwargs"],
         axes=_axes(values, drafter, rule, policy),
     )
 
@@ -210,6 +213,13 @@ def _loaded(**options: Any) -> LoadedModel:
     return load(**options)
 
 
+def _check_chat(values: dict[str, Any]) -> None:
+    """Raises ConfigError for variables of a chat template that nothing goes through."""
+    if values["template_kwargs"] and not values["chat"]:
+        name = next(iter(values["template_kwargs"]))
+        raise ConfigError(f"template_kwargs.{name} does nothing with chat=false. Leave it out, or set chat=true.")
+
+
 def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Policy) -> dict[str, Any]:
     """Names of the parts, the drafter's options, and the numbers that studies turn."""
     options = {name: value for name, value in values["drafter"].items() if not name.startswith("_")}
@@ -221,6 +231,7 @@ def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Po
         "target": _shown(values["target"]["path"]) or "embedded",
         "dtype": values["precision"]["dtype"],
         "kv_dtype": values["precision"]["kv_dtype"],
+        **{f"template_kwargs.{name}": value for name, value in values["template_kwargs"].items()},
         "data": _shown(values["data"].get("path")) or values["data"].get("name"),
         "batch": values.get("batch", 1),
         "policy": policy.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from specdec import SpeculativeGenerator
+from specdec import ConfigError, InvalidRequestError, SpeculativeGenerator
 from specdec.analysis.traces import load_trace
 from specdec.measure.folders import RunFolder
 from specdec.measure.runs import LINES, TRACE, Run
@@ -20,6 +21,7 @@ from specdec.models.loading import load
 from specdec.report import text
 from specdec.report.leaderboard import NOT_CREDIBLE
 from specdec.study import sweep
+from specdec.study.plan import plan
 
 SAMPLED = ("sampling=sample", "sampling.max_tokens=12", "sampling.ignore_eos=true")
 
@@ -61,6 +63,26 @@ def test_rows_and_steps_are_those_of_the_generator_itself(
         assert steps[0]["anchor"] == row["prompt_tokens"]
         refused = [step for step in steps if step["tested"] > step["accepted"]]
         assert all(step["rejected"] is not None for step in refused)
+
+
+def test_variables_of_the_chat_template_are_settings(
+    composed: Callable[..., DictConfig], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "target"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "chat_template.jinja").write_text("{{ tone }}, {{ messages[0].content }}", encoding="utf-8")
+    job = plan(composed(f"target.path={folder}", "+template_kwargs.tone=kindly"))
+    generator = job.generator()
+    wanted = generator.tokenizer.encode("kindly, Hi", add_special_tokens=False)
+    assert generator.encode(job.prompt("Hi", generator)) == wanted
+    assert job.axes["template_kwargs.tone"] == "kindly"
+    other = plan(composed(f"target.path={folder}", "+template_kwargs.mood=kind"))
+    with pytest.raises(
+        InvalidRequestError, match=r"does not read 'mood', so it would do nothing. It reads messages, tone"
+    ):
+        generator.encode(other.prompt("Hi", generator))
+    with pytest.raises(ConfigError, match=r"template_kwargs.tone does nothing with chat=false"):
+        plan(composed("+template_kwargs.tone=kindly", "chat=false"))
 
 
 def test_the_figures_are_sums_over_the_rows(composed: Callable[..., DictConfig]) -> None:
