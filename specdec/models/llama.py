@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout
@@ -37,9 +37,21 @@ def why_not_llama(module: PreTrainedModel) -> str | None:
         return f"its rotary embedding is {rope.get('rope_type')!r}, not one of {', '.join(ROPE_TYPES)}"
     if rope.get("partial_rotary_factor", 1.0) != 1.0 or head_size % 2 or head_size > MAX_HEAD_SIZE:
         return f"its heads of {head_size} are not rotated as a whole, are odd, or exceed {MAX_HEAD_SIZE}"
+    if strange := _not_dense(module):
+        return f"its weights are held by {strange}, not by plain linear layers"
     if getattr(config, "mlp_bias", False) or module.model.layers[0].self_attn.o_proj.bias is not None:
         return "its output or feed-forward projections have a bias"
     return None
+
+
+def _not_dense(module: PreTrainedModel) -> str | None:
+    """Class of the first projection whose weight is not the matrix that it multiplies with; None if all are."""
+    projections = [module.get_output_embeddings()]
+    for layer in module.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        projections += [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        projections += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    return next((type(each).__name__ for each in projections if type(each) is not nn.Linear), None)
 
 
 def require_finite(module: PreTrainedModel, name: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from specdec.errors import ConfigError
+from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.foreign import foreign
 from specdec.kernels.linear import KINDS
 from specdec.models.backends import KV_DTYPES, Wish, candidates, choices
 from specdec.models.base import CausalLM
@@ -66,7 +67,10 @@ def load(
     candidates(wish)  # refuses before files of many gigabytes are read
     files = read(path, wish.stored, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision)
     wish = replace(wish, texts=lambda: calibration_texts(files.tokenizer, calibration))
-    module = files.module.to(device)
+    with foreign(
+        UnsupportedModelError, f"Cannot put {wish.name} on {device!r}", "Use a smaller dtype, or device='cpu'."
+    ):
+        module = files.module.to(device)
     model = candidates(wish, module)[0].make(wish, module)
     return LoadedModel(model, files.tokenizer, files.eos)
 

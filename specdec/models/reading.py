@@ -24,6 +24,7 @@ from specdec.foreign import foreign
 from specdec.models.files import check_texts, json_file, refusal, weight_files
 from specdec.models.gguf import gguf_header
 from specdec.models.plausible import check_config, check_dtypes, check_fit
+from specdec.models.quantized import check_quantized
 from specdec.models.tables import Stored, safetensors_table
 
 REMEDY = (
@@ -91,6 +92,7 @@ def check_folder(folder: Path, allow_pickle: bool = False, trust_remote_code: bo
     config = json_file(path)
     check_texts(folder)
     check_config(config, path)
+    check_quantized(config, path)
     if not trust_remote_code and config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
         raise refusal(path, "the model needs Python code of its own, which is not run", CODE_REMEDY)
     files = weight_files(folder, config.get("transformers_weights"), allow_pickle=allow_pickle)
