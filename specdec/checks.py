@@ -105,7 +105,7 @@ def text(wanted: str = "a non-empty text", empty: bool = False) -> Kind:
     return Kind(read, wanted)
 
 
-def several(kind: Kind, wanted: str, least: int = 0) -> Kind:
+def several(kind: Kind, wanted: str, least: int = 0, most: int | None = None) -> Kind:
     """A list, a tuple, a set, an array or another sequence of one kind, kept as a tuple. A string is no sequence."""
 
     def read(value: Any) -> tuple[Any, ...]:
@@ -113,7 +113,7 @@ def several(kind: Kind, wanted: str, least: int = 0) -> Kind:
             value = value.tolist()
         if isinstance(value, str | bytes) or not isinstance(value, Sequence | AbstractSet):
             raise Unfit
-        if len(value) < least:
+        if len(value) < least or (most is not None and len(value) > most):
             raise Unfit
         return tuple(kind.read(item) for item in value)
 

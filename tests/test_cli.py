@@ -68,7 +68,7 @@ def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> No
     ("override", "message"),
     [
         ("sampling.temperature=-1", "temperature = -1.0 cannot work"),
-        ("drafter.num_draft_tokens=0", "num_draft_tokens=0 must be at least 1"),
+        ("drafter.num_draft_tokens=0", "num_draft_tokens = 0 cannot work"),
         ("rule=nonesuch", "Available options in 'rule'"),
         ("data.pth=x", "Did you mean data.path?"),
     ],

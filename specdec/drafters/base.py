@@ -11,12 +11,24 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from specdec.cache import Layout, PagedCache, Pool
+from specdec.checks import several, take, whole
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.sampling import LogitsTransform
 from specdec.sampling.view import TransformView
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.tree import DraftTree, TreeShape
+
+MOST_NODES = 1024
+"""Tokens of the largest draft."""
+DEPTH = whole(1, MOST_NODES).but(f"an integer from 1 to {MOST_NODES}; for plain decoding use drafter='none'")
+BRANCHES = whole(1, MOST_NODES).but(f"an integer from 1 to {MOST_NODES}; 1 proposes chains")
+CHOICES = several(
+    several(whole(0, MOST_NODES), "", least=1, most=64),
+    "the tree's branches, each a list of at most 64 ranks that count from 0, such as [[0, 0], [1]]",
+    least=1,
+    most=MOST_NODES,
+).or_none(" for the tree of num_draft_tokens and branches")
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,7 @@ class Drafter(ABC):
         shape: the tree that is proposed, in place of the two.
 
     Raises:
-        ConfigError: if γ or branches is below 1.
+        ConfigError: if γ or branches is no integer from 1 on, or a draft has more than `MOST_NODES` tokens.
     """
 
     name: ClassVar[str]
@@ -162,13 +174,24 @@ class Drafter(ABC):
     whose text does not depend on the draft may judge it then."""
 
     def __init__(self, num_draft_tokens: int = 5, branches: int = 1, shape: TreeShape | None = None) -> None:
-        if num_draft_tokens < 1:
+        depth, count = take("num_draft_tokens", num_draft_tokens, DEPTH), take("branches", branches, BRANCHES)
+        nodes = depth * count if shape is None else len(shape)
+        if nodes > MOST_NODES:
             raise ConfigError(
-                f"num_draft_tokens={num_draft_tokens} must be at least 1; for plain decoding use drafter='none'."
+                f"num_draft_tokens = {depth} with branches = {count} or these choices make drafts of {nodes} tokens. A "
+                f"draft has at most {MOST_NODES}: ask for less."
             )
-        if branches < 1:
-            raise ConfigError(f"branches={branches} must be at least 1 (1 proposes chains).")
-        self.shape = TreeShape.fork(branches, num_draft_tokens) if shape is None else shape
+        self.shape = TreeShape.fork(count, depth) if shape is None else shape
+
+    @staticmethod
+    def chosen(choices: object) -> TreeShape | None:
+        """The shape of an option `choices`; None if that is None.
+
+        Raises:
+            ConfigError: if it is no list of branches, or a branch lacks its likelier siblings.
+        """
+        paths = take("choices", choices, CHOICES)
+        return None if paths is None else TreeShape.choices(paths)
 
     @property
     def num_draft_tokens(self) -> int:

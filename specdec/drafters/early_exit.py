@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specdec.cache import PagedCache, Pool
+from specdec.checks import take, whole
 from specdec.drafters.base import Drafter, DraftRequest, Needs, TargetHandle
 from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
-from specdec.verify.tree import DraftTree, TreeShape
+from specdec.verify.tree import DraftTree
+
+MOST_LAYERS = 10_000
+"""More than any model has; `bind` knows how many the target has."""
 
 
 class EarlyExitDrafter(Drafter):
@@ -35,8 +39,8 @@ class EarlyExitDrafter(Drafter):
         branches: int = 1,
         choices: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(num_draft_tokens, branches, None if choices is None else TreeShape.choices(choices))
-        self.num_layers = num_layers
+        super().__init__(num_draft_tokens, branches, self.chosen(choices))
+        self.num_layers = take("num_layers", num_layers, whole(1, MOST_LAYERS).or_none(" for a third of the target's"))
         self._model: CausalLM | None = None
         self._cache: PagedCache | None = None
 

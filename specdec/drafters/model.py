@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specdec.cache import KVPool, PagedCache, Pool
+from specdec.checks import Kind, mapping, shown, take, text
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.growth import GrowingTree, grow_trees
 from specdec.errors import ConfigError
@@ -14,6 +15,8 @@ from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.vocabulary import difference, tokens_of
 from specdec.typed import TypedPath
 from specdec.verify.tree import DraftTree, TreeShape
+
+OPTIONS = mapping(text(), Kind(lambda value: value, ""), "names of options mapped to their values").or_none()
 
 
 class ModelDrafter(Drafter):
@@ -45,10 +48,13 @@ class ModelDrafter(Drafter):
         load_options: dict[str, Any] | None = None,
         choices: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(num_draft_tokens, branches, None if choices is None else TreeShape.choices(choices))
+        super().__init__(num_draft_tokens, branches, self.chosen(choices))
         if draft is None:
             raise ConfigError("The model drafter needs draft=<hub id, folder, GGUF file or model>.")
-        self._draft, self._load_options = draft, load_options or {}
+        if not isinstance(draft, str) and not hasattr(draft, "run"):
+            raise ConfigError(f"draft = {shown(draft)} cannot work. Give a hub id, a folder, a GGUF file or a model.")
+        self._draft = draft
+        self._load_options = take("load_options", load_options, OPTIONS) or {}
         self._model: CausalLM | None = None
         self._cache: PagedCache | None = None
         self._pool: KVPool | None = None

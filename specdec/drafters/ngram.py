@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from specdec.checks import take, whole
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.errors import ConfigError
 from specdec.verify.tree import DraftTree
+
+MATCH = whole(1, 64)
+"""Every length of a suffix is indexed at every token, so what is indexed grows with the square of the longest."""
 
 
 class NgramDrafter(Drafter):
@@ -22,16 +26,17 @@ class NgramDrafter(Drafter):
         branches: number of earlier occurrences that are followed.
 
     Raises:
-        ConfigError: unless 1 <= min_match <= max_match.
+        ConfigError: unless 1 <= min_match <= max_match <= 64.
     """
 
     name = "ngram"
 
     def __init__(self, num_draft_tokens: int = 5, min_match: int = 1, max_match: int = 4, branches: int = 1) -> None:
         super().__init__(num_draft_tokens, branches)
-        if not 1 <= min_match <= max_match:
-            raise ConfigError(f"ngram needs 1 <= min_match <= max_match, got min_match={min_match}, {max_match=}.")
-        self.min_match, self.max_match, self._branches = min_match, max_match, branches
+        self.min_match, self.max_match = take("min_match", min_match, MATCH), take("max_match", max_match, MATCH)
+        if self.min_match > self.max_match:
+            raise ConfigError(f"min_match = {min_match} is above max_match = {max_match}. Lower the first.")
+        self._branches = self.shape.widest
         self._indexes: dict[int, _NgramIndex] = {}
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:

@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specdec.cache import Layout
+from specdec.checks import settle, whole
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 
 DEFAULT_KV_BYTES = 1 << 30
+MOST_SLOTS = 2**31 - 1
+KINDS = {
+    "block_size": whole(1, 4096),
+    "num_blocks": whole(1).or_none(" for what full contexts need"),
+    "max_batch_tokens": whole(1, 2**20),
+    "max_num_seqs": whole(1, 2**16),
+}
+"""What each size may be."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,9 @@ class EngineConfig:
             less than one full context needs.
         max_batch_tokens: rows of one target pass. Longer prompts are read in several passes.
         max_num_seqs: requests that run at the same time; others wait.
+
+    Raises:
+        ConfigError: if a size is no integer, or out of range; names it and the remedy.
     """
 
     block_size: int = 16
@@ -30,10 +42,12 @@ class EngineConfig:
     max_num_seqs: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("block_size", "num_blocks", "max_batch_tokens", "max_num_seqs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1.")
+        settle(self, KINDS)
+        if self.num_blocks is not None and self.num_blocks * self.block_size > MOST_SLOTS:
+            raise ConfigError(
+                f"num_blocks = {self.num_blocks} of block_size = {self.block_size} have more slots than the "
+                f"{MOST_SLOTS} that kernels can number. Lower num_blocks."
+            )
 
     def blocks_for(self, model: CausalLM, others: Sequence[Layout] = (), rows: int | None = None) -> int:
         """Number of cache blocks to allocate for `model`.

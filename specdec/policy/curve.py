@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
 from statistics import median
+
+from specdec.checks import number, several, shown, take, whole
+from specdec.errors import ConfigError
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 """Passes of so many rows are measured; straight lines stand for the others."""
@@ -12,6 +17,7 @@ SHORT = 128
 """Tokens that the cache holds when they are measured."""
 FEW, MOST_PASSES = 3, 30
 """A point is known after so many passes; its mean is over the last ones, about so many of them."""
+SECONDS = number(lambda value: 0 < value < inf, "a finite number > 0")
 OUTLIER = 3.0
 """A pass that took more than so many times the mean was held up by something else: it counts as no more than that."""
 
@@ -29,6 +35,23 @@ class CostCurve:
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
     per_token: float = 0.0
+
+    def check(self) -> CostCurve:
+        """Itself.
+
+        Raises:
+            ConfigError: unless the rows increase and all else is finite, as described.
+        """
+        rows = take("rows", self.rows, several(whole(1), "at least two increasing integers >= 1", least=2))
+        seconds = take("seconds", self.seconds, several(SECONDS, "as many finite numbers > 0 as rows", least=2))
+        take("per_token", self.per_token, number(lambda value: 0 <= value < inf, "a finite number >= 0"))
+        rising = all(a < b for a, b in pairwise(rows)) and all(a <= b for a, b in pairwise(seconds))
+        if len(rows) != len(seconds) or not rising:
+            raise ConfigError(
+                f"A cost curve of rows = {shown(rows)}, seconds = {shown(seconds)} cannot work. Give as many seconds "
+                "as rows; rows increase, seconds never decrease."
+            )
+        return self
 
     def __call__(self, rows: int, cached: int = SHORT) -> float:
         """Seconds of a pass of `rows` rows whose sequences have `cached` tokens together."""

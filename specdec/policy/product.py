@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log, log1p
 
+from specdec.checks import shown
+from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.paths import cache_dir
 from specdec.policy.base import Ask, Choice, Drafted, Load, Policy
@@ -69,13 +71,20 @@ class ProductPolicy(Policy):
     Args:
         curve: seconds of a pass; or how to get it for a model, which is done before the first step (left out: from a
             file if it was measured before on this machine, else by measuring). What passes take is learnt from then on.
+
+    Raises:
+        ConfigError: if the curve is none.
     """
 
     name = "product"
 
     def __init__(self, curve: CostCurve | Callable[[CausalLM], CostCurve] | None = None) -> None:
+        if not (curve is None or isinstance(curve, CostCurve) or callable(curve)):
+            raise ConfigError(
+                f"curve = {shown(curve)} cannot work. Give a CostCurve, a function that makes one, or None."
+            )
         self._source = curve or (lambda model: cost_curve(model, cache_dir()))
-        self._curve = LiveCurve(curve) if isinstance(curve, CostCurve) else None
+        self._curve = LiveCurve(curve.check()) if isinstance(curve, CostCurve) else None
         self._pool = _Rates()
         self._requests: dict[int, _Rates] = {}
         self._level_seconds: dict[str, float] = {}

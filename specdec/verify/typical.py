@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specdec.checks import number, take
 from specdec.randomness import Stream
 from specdec.sampling import probabilities, sample_from_weights
 from specdec.verify.base import StepKey, Verdict
@@ -24,13 +25,17 @@ class TypicalRule(IndependentDraws):
     Args:
         epsilon: ε, probability that always suffices.
         delta: δ, share of the typical probability exp(-H) that suffices where the target is undecided.
+
+    Raises:
+        ConfigError: if ε is no probability above 0, or δ no finite number above 0.
     """
 
     name = "typical"
     lossless = False
 
     def __init__(self, epsilon: float = 0.09, delta: float = 0.3) -> None:
-        self.epsilon, self.delta = epsilon, delta
+        self.epsilon = take("epsilon", epsilon, number(lambda value: 0 < value <= 1, "a probability in (0, 1]"))
+        self.delta = take("delta", delta, number(lambda value: 0 < value < math.inf, "a finite number > 0"))
 
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """The deepest node all of whose ancestors are typical, the first drawn of equally deep ones."""

@@ -327,7 +327,7 @@ def test_what_are_no_sampling_parameters_is_refused(params: Any) -> None:
 
 
 def test_sizes_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match="block_size=0"):
+    with pytest.raises(ConfigError, match="block_size = 0 cannot work"):
         EngineConfig(block_size=0)
     with pytest.raises(ConfigError, match="max_batch_tokens=8 cannot hold 4 sequences with 6 rows each"):
         Engine(llama(0), NonsenseDrafter(), config=EngineConfig(max_batch_tokens=8, max_num_seqs=4))

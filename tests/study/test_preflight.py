@@ -73,7 +73,7 @@ def test_what_does_not_exist_is_answered_with_what_does(words: list[str], messag
         (["drafter=model"], "Nothing was given for drafter.draft"),
         (["precision.dtype=int9"], "Valid names: float32"),
         (["device.device=abacus"], "device='abacus' cannot be used"),
-        (["drafter.num_draft_tokens=0"], "num_draft_tokens=0 must be at least 1"),
+        (["drafter.num_draft_tokens=0"], "num_draft_tokens = 0 cannot work"),
         (["sampling.temperature=-1"], "temperature = -1.0 cannot work"),
         (["batch=9"], "Raise that"),
         (["drafter=custom", "drafter._target_=no.such.Thing"], "no.such.Thing"),

@@ -1,0 +1,148 @@
+"""Options of drafters and policies: every one through values that cannot work; what is taken drafts at once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specdec import ConfigError, Drafter, EngineConfig, SamplingParams
+from specdec.drafters.base import MOST_NODES
+from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.model import ModelDrafter
+from specdec.drafters.ngram import NgramDrafter
+from specdec.drafters.none import NoDrafter
+from specdec.engine import Engine
+from specdec.policy.curve import CostCurve
+from specdec.policy.product import ProductPolicy
+from specdec.registry import DRAFTERS, POLICIES
+from specdec.verify.typical import TypicalRule
+from tests.engines import run
+from tests.tiny import llama
+
+HOSTILE: list[Any] = [
+    None, True, "", "5", b"5", "\ud800", -1, 0, 0.0, 1.0, 2.5, math.nan, math.inf, 1j, Decimal(3), 10**9, 2**63,
+    10**5000, [], [1], {}, {1: 2}, (), object(), len, np.float32(2), np.array([1, 2]), np.bool_(True),
+]  # fmt: skip
+GOOD: list[Any] = [1, 2, 5, np.int64(3), np.uint8(2), np.array(4)]
+MADE: dict[str, Callable[..., Drafter]] = {
+    "none": NoDrafter,
+    "ngram": NgramDrafter,
+    "model": lambda **options: ModelDrafter(**{"draft": llama(1), **options}),
+    "early_exit": EarlyExitDrafter,
+}
+OPTIONS = [
+    (name, option)
+    for name in MADE
+    for option in inspect.signature(DRAFTERS.get(name)).parameters
+    if option not in ("draft", "choices", "load_options")
+]
+CHOICES: list[Any] = [
+    0, "", "01", [[]], [], [[0, -1]], [[0.5]], [0], [["0"]], [[True]], [[10**9]], [[0] * 65], [[0]] * 1025, {0: [0]},
+    [[1]], [[0, 1]], [[rank] for rank in range(1024)] + [[0, 0]], math.nan, np.zeros((2, 2, 2), dtype=int), [[None]],
+]  # fmt: skip
+
+
+def test_every_drafter_of_ours_is_tried() -> None:
+    assert set(MADE) == set(DRAFTERS.names())
+    assert {option for _, option in OPTIONS} == {"num_draft_tokens", "branches", "min_match", "max_match", "num_layers"}
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_an_option_is_refused_by_name_or_drafts(name: str, option: str) -> None:
+    for value in HOSTILE:
+        if value is None and option == "num_layers":
+            continue
+        with pytest.raises(ConfigError, match=f"{option} = .* cannot work. Give an integer"):
+            MADE[name](**{option: value})
+    target = llama(0, num_layers=6)
+    for value in GOOD:
+        options = {option: value, **({"max_match": 6} if option == "min_match" else {})}
+        drafter = MADE[name](**options)
+        config = EngineConfig(num_blocks=32, max_num_seqs=2)
+        requests = run(Engine(target, drafter, config=config), [[1, 2, 1, 2, 1]] * 2, SamplingParams(max_tokens=6))
+        assert [request.error for request in requests] == [None, None]
+        assert type(drafter.num_draft_tokens) is int
+    if option == "num_draft_tokens":
+        assert MADE[name](num_draft_tokens=np.uint8(7)).num_draft_tokens == 7
+
+
+@pytest.mark.parametrize("name", ["model", "early_exit"])
+@pytest.mark.parametrize("choices", CHOICES, ids=lambda value: repr(value)[:20])
+def test_choices_that_are_no_tree_are_refused(name: str, choices: Any) -> None:
+    with pytest.raises(ConfigError, match=r"choices|at most|Ranks count from 0"):
+        MADE[name](choices=choices)
+
+
+def test_the_largest_draft_is_bounded_before_it_is_made() -> None:
+    assert len(NgramDrafter(num_draft_tokens=MOST_NODES // 4, branches=4).shape) == MOST_NODES
+    for options in ({"num_draft_tokens": 513, "branches": 2}, {"num_draft_tokens": 2, "branches": 513}):
+        with pytest.raises(ConfigError, match=r"num_draft_tokens = .* branches = .* at most 1024"):
+            NgramDrafter(**options)
+
+
+@pytest.mark.parametrize("draft", [3, 2.5, True, ["a"], b"x", object()])
+def test_a_draft_model_is_a_name_or_a_model(draft: Any) -> None:
+    with pytest.raises(ConfigError, match=r"draft = .* Give a hub id"):
+        ModelDrafter(draft)
+    for options in (3, "dtype", [("dtype", "float32")], {1: 2}, {"": 2}):
+        with pytest.raises(ConfigError, match="load_options = "):
+            ModelDrafter(llama(1), load_options=options)  # type: ignore[arg-type]
+
+
+def test_a_cost_curve_is_a_curve_or_makes_one() -> None:
+    for curve in HOSTILE:
+        if curve is not None and not callable(curve):
+            with pytest.raises(ConfigError, match=r"curve = .* cannot work"):
+                POLICIES.create("product", curve=curve)
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        ((1,), (1.0,)),
+        ((1, 2), (1.0,)),
+        ((1, 1), (1.0, 2.0)),
+        ((2, 1), (1.0, 2.0)),
+        ((0, 1), (1.0, 2.0)),
+        ((1, 2), (2.0, 1.0)),
+        ((1, 2), (0.0, 1.0)),
+        ((1, 2), (1.0, math.nan)),
+        ((1, 2), (1.0, math.inf)),
+        ((1.5, 2), (1.0, 2.0)),
+        ("12", (1.0, 2.0)),
+        ((1, 2), (1.0, 2.0), math.nan),
+        ((1, 2), (1.0, 2.0), -1.0),
+        ((1, 2), (1.0, 2.0), "0"),
+    ],
+    ids=repr,
+)
+def test_a_curve_that_no_machine_has_is_refused(curve: tuple[Any, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"(rows|seconds|per_token) = .* cannot work"):
+        ProductPolicy(CostCurve(*curve))
+
+
+@pytest.mark.parametrize("option", ["epsilon", "delta"])
+def test_the_lossy_rules_thresholds_are_numbers_above_0(option: str) -> None:
+    for value in (None, True, "0.1", 0, -0.1, math.nan, math.inf, 1j, [0.1]):
+        with pytest.raises(ConfigError, match=f"{option} = "):
+            TypicalRule(**{option: value})  # type: ignore[arg-type]
+    assert getattr(TypicalRule(**{option: np.float32(0.5)}), option) == 0.5
+
+
+@pytest.mark.parametrize("size", ["block_size", "num_blocks", "max_batch_tokens", "max_num_seqs"])
+def test_sizes_of_the_engine_are_refused_by_name_or_kept_as_integers(size: str) -> None:
+    for value in HOSTILE:
+        if value is None and size == "num_blocks":
+            continue
+        with pytest.raises(ConfigError, match=f"{size} = "):
+            EngineConfig(**{size: value})
+    for value in GOOD:
+        assert type(getattr(EngineConfig(**{size: value}), size)) is int
+    with pytest.raises(ConfigError, match="block_size = 4096 have more slots"):
+        EngineConfig(num_blocks=2**20, block_size=4096)
