@@ -66,7 +66,9 @@ class SpeculativeGenerator:
             RULES.get(rule)  # an unknown name fails here, not at the first request
         self.loaded, self.tokenizer = loaded, loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)
-        self.engine = Engine(loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, chooser)
+        self.engine = Engine(
+            loaded.model, drafters, rule, config, loaded.tokenizer, loaded.eos, chooser, loaded.defaults
+        )
         self.loop = EngineLoop(self.engine)
 
     @classmethod
@@ -91,7 +93,8 @@ class SpeculativeGenerator:
             drafter, rule, drafter_options, config, policy: see the class.
             dtype, device: of the target.
             num_draft_tokens: γ, if `drafter` is a name.
-            load_options: see `specdec.models.loading.load` (allow_pickle, trust_remote_code, revision).
+            load_options: see `specdec.models.loading.load` (allow_pickle, trust_remote_code, revision,
+                generation_config).
 
         Raises:
             ConfigError, UnsupportedModelError, OutOfBlocksError: see `load` and the class.
@@ -112,6 +115,12 @@ class SpeculativeGenerator:
     ) -> SpeculativeGenerator:
         """A second generator over the same weights, with an engine and a cache of its own."""
         return SpeculativeGenerator(self.loaded, drafter, rule, drafter_options, self.engine.config, policy)
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """What holds where a caller sets nothing: the model's own sampling defaults, unless it was loaded with
+        generation_config="none"."""
+        return SamplingParams().over(self.loaded.defaults)
 
     def __enter__(self) -> SpeculativeGenerator:
         return self
@@ -138,7 +147,8 @@ class SpeculativeGenerator:
         Args:
             prompts: a text, token ids, chat messages, a `Chat`, what a tokenizer returns, or a batch of these
                 (`specdec.prompts.entry`).
-            params: for all prompts, or one per prompt; the default is greedy.
+            params: for all prompts, or one per prompt. What they leave out is as the model's own generation_config.json
+                says (`default_params`), and greedy where it says nothing.
             on_error: "raise" refuses a batch with a bad prompt before any work is done, and raises a `BatchError` after
                 the others have finished if a request fails on the way; "return" puts errors into the generations.
             progress: show a progress bar; None shows one for more than 16 prompts.
@@ -185,7 +195,7 @@ class SpeculativeGenerator:
         params: SamplingParams | Sequence[SamplingParams] | None,
         on_error: OnError,
     ) -> list[Request | SpecdecError]:
-        return make_requests(prompts, params, on_error, self.encode, self.engine.make_request)
+        return make_requests(prompts, params, on_error, self.encode, self.engine.make_request, self.loaded.defaults)
 
     def _run(self, requests: Sequence[Request | SpecdecError]) -> Iterator[StreamEvent]:
         indices = {request.id: index for index, request in enumerate(requests) if isinstance(request, Request)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from specdec.checks import shown, take
@@ -21,15 +21,17 @@ def make_requests(
     on_error: OnError,
     encode: Callable[[Prompt], list[int]],
     make: Callable[[list[int], SamplingParams], Request],
+    defaults: Mapping[str, Any],
 ) -> list[Request | SpecdecError]:
     """Checks every prompt before any is queued.
 
     Args:
         prompts: one or a batch.
-        params: for all of them, or one each; None is greedy.
+        params: for all of them, or one each; None leaves all to the defaults.
         on_error: whether a prompt's error is raised, or stands in the prompt's place.
         encode: token ids of a prompt.
         make: a request of token ids.
+        defaults: the model's own values for what params leave out.
 
     Returns:
         One entry per prompt, in order; of a prompt whose parameters have n > 1, n entries.
@@ -44,7 +46,7 @@ def make_requests(
     requests: list[Request | SpecdecError] = []
     for index, (prompt, given) in enumerate(zip(listed, _one_each(params, len(listed)), strict=True)):
         try:
-            own = take("params", given, PARAMS, InvalidRequestError)
+            own = take("params", given, PARAMS, InvalidRequestError).over(defaults)
             ids = encode(prompt)
             requests.extend([make(ids, one) for one in own.samples()])
         except SpecdecError as error:

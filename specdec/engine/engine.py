@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ class Engine:
         tokenizer: turns tokens into text; without it requests yield token ids and cannot have stop strings.
         eos: token ids that end a text.
         policy: who drafts, and how deep; None drafts always, at full depth.
+        defaults: the model's own values for what a request's parameters leave out (`SamplingParams.over`).
 
     Raises:
         ConfigError, OutOfBlocksError: if the parts do not fit together.
@@ -62,6 +63,7 @@ class Engine:
         tokenizer: Any = None,
         eos: Sequence[int] = (),
         policy: Policy | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self.model, self.policy = model, policy or AlwaysPolicy()
@@ -81,7 +83,7 @@ class Engine:
         self.drafting = Drafting(bound, self.policy, limits, model.kv_layout.device)
         sizes = self.config.max_batch_tokens, self.config.max_num_seqs
         self.scheduler = Scheduler(self.cache, limits, *sizes, lambda r: self.drafting.forget(r.id))
-        self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select)
+        self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select, defaults or {})
         self._clock = StepClock()
         self._owner = Owner(self._restore)
         self._part_takers: list[Request] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ class Intake:
         eos: token ids that end a text.
         rule: name of an acceptance rule, "auto", or a rule.
         drafters: those that may serve a request that names one, or none: the rule will judge their drafts.
+        defaults: the model's own values for what a request's parameters leave out.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class Intake:
         eos: Sequence[int],
         rule: str | Rule,
         drafters: Callable[[str | None], Sequence[Drafter]],
+        defaults: Mapping[str, Any],
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._eos = frozenset(token for token in eos if 0 <= token < model.vocab_size)  # no other can be emitted
-        self._rule, self._drafters = rule, drafters
+        self._rule, self._drafters, self._defaults = rule, drafters, defaults
         self._ids = itertools.count()
 
     def make(self, prompt: Sequence[int], params: SamplingParams) -> Request:
@@ -55,6 +57,7 @@ class Intake:
         """
         prompt, params = token_ids(prompt), take("params", params, PARAMS, InvalidRequestError)
         self._check_prompt(prompt)
+        params = params.over(self._defaults)
         self._check_params(params)
         ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos)
         transform = LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params), ends)

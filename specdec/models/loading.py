@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 
+from specdec.checks import shown
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.foreign import foreign
 from specdec.kernels.linear import KINDS
@@ -17,14 +19,24 @@ from specdec.models.sources import EMBEDDED_NAME, read
 from specdec.prompts import load_prompts
 from specdec.typed import TypedPath
 
+logger = logging.getLogger("specdec")
+
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that can be decoded, its tokenizer, and the token ids that end its texts."""
+    """A model that can be decoded.
+
+    Args:
+        model: runs passes.
+        tokenizer: transformers' own.
+        eos: token ids that end its texts.
+        defaults: the model's own values for fields of `SamplingParams` that a caller leaves out.
+    """
 
     model: CausalLM
     tokenizer: Any
     eos: tuple[int, ...]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
@@ -39,6 +51,7 @@ def load(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    generation_config: Literal["model", "none"] = "model",
 ) -> LoadedModel:
     """Loads a causal LM.
 
@@ -57,12 +70,16 @@ def load(
         allow_pickle: accept pickled weights, which can run code of their own when they are loaded.
         trust_remote_code: run Python code that comes with the model.
         revision: branch, tag or commit on the hub.
+        generation_config: "model" takes what the model's generation_config.json says of sampling for whatever
+            `SamplingParams` leave out, as transformers' `generate` does, and the log says what that is; "none" takes
+            nothing but the end tokens.
 
     Raises:
         ConfigError: for an unknown dtype or a device that is not there.
         UnsupportedModelError: if the model is missing, broken, refused, or cannot run under our attention.
     """
     check_options(dtype, kv_dtype, backend, device)
+    _check_name("generation_config", generation_config, ("model", "none"))
     wish = Wish(EMBEDDED_NAME if path is None else path, dtype, kv_dtype, device, backend, smoothing)
     candidates(wish)  # refuses before files of many gigabytes are read
     files = read(path, wish.stored, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision)
@@ -72,7 +89,14 @@ def load(
     ):
         module = files.module.to(device)
     model = candidates(wish, module)[0].make(wish, module)
-    return LoadedModel(model, files.tokenizer, files.eos)
+    defaults = files.words.defaults(model.vocab_size) if generation_config == "model" else {}
+    if defaults:
+        listed = ", ".join(f"{name}={shown(value)}" for name, value in defaults.items())
+        logger.warning(
+            "%s has sampling defaults of its own: %s. What SamplingParams set goes first; generation_config='none' "
+            "takes none of them.", wish.name, listed,
+        )  # fmt: skip
+    return LoadedModel(model, files.tokenizer, files.words.eos(), defaults)
 
 
 def calibration_texts(tokenizer: Any, path: str | None = None, max_tokens: int = 512) -> list[list[int]]:

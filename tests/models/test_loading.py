@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
-    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -205,32 +204,6 @@ def test_a_folder_loads_with_its_tokenizer(saved: Path, module: PreTrainedModel)
     assert loaded.model.max_context == 64
     assert loaded.tokenizer.encode("a b ab </s>", add_special_tokens=False) == [4, 5, 30, 1]
     assert loaded.eos == (1,)
-
-
-@pytest.mark.parametrize(
-    ("config", "generation", "tokenizer", "expected"),
-    [
-        pytest.param(1, None, None, (1,), id="config"),
-        pytest.param([7, 5], None, None, (5, 7), id="list in the config"),
-        pytest.param(None, 6, None, (6,), id="generation config"),
-        pytest.param(None, [9, 6], None, (6, 9), id="list in the generation config"),
-        pytest.param(None, None, "<|endoftext|>", (2,), id="tokenizer"),
-        pytest.param(1, [1, 8], "<|endoftext|>", (1, 2, 8), id="all three"),
-        pytest.param(0, None, None, (0,), id="token zero"),
-        pytest.param(None, None, None, (), id="none"),
-    ],
-)
-def test_every_token_that_a_file_names_ends_a_text(
-    folder: Path,
-    config: int | list[int] | None,
-    generation: int | list[int] | None,
-    tokenizer: str | None,
-    expected: tuple[int, ...],
-) -> None:
-    edit_json(folder / "config.json", eos_token_id=config)
-    GenerationConfig(eos_token_id=generation).save_pretrained(folder)
-    make_tokenizer(tokenizer).save_pretrained(folder)
-    assert load(str(folder)).eos == expected
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import torch
 from specdec import ConfigError, Engine, SamplingParams, SpecdecError
 from specdec.engine.request import Request
 from specdec.sampling import Choices, LogitsTransform
-from specdec.sampling.params import KINDS, Unset
+from specdec.sampling.params import KINDS
 from tests.engines import DRAFTERS, drain, small_engine
 from tests.tiny import VOCAB_SIZE
 
@@ -161,11 +161,3 @@ def test_a_models_defaults_stand_in_for_what_nobody_set() -> None:
 
 def test_less_than_the_models_least_length_is_the_callers_right() -> None:
     assert SamplingParams(max_tokens=3).over({"min_tokens": 5}).min_tokens == 0
-
-
-def test_only_fields_that_a_model_may_speak_for_are_marked() -> None:
-    marked = {field.name for field in fields(SamplingParams) if isinstance(field.default, Unset)}
-    assert marked == {
-        "max_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "bad_words",
-        "begin_suppress_tokens",
-    }  # fmt: skip

@@ -60,14 +60,14 @@ def record(
     info = TraceInfo(
         rule=rule.name,
         draws=DETERMINISTIC if deterministic or isinstance(rule, GreedyRule) else draws_of(rule),
-        greedy=each[0].greedy,
+        greedy=requests[0].params.greedy,
         num_draft_tokens=max(r.max_depth(max(d.num_draft_tokens for d in engine.drafters)) for r in requests),
         top_k=top_k,
         every_position=every_position,
         vocab_size=engine.model.vocab_size,
         target=engine.model.name,
         drafter="+".join(drafter.name for drafter in engine.drafters),
-        sampling="; ".join(sorted({repr(replace(one, seed=None)) for one in each})),
+        sampling="; ".join(sorted({repr(replace(one.params, seed=None)) for one in requests})),
     )
     steps: list[TraceStep] = []
     for index, request in enumerate(requests):
