@@ -34,8 +34,8 @@ class TypicalRule(IndependentDraws):
     lossless = False
 
     def __init__(self, epsilon: float = 0.09, delta: float = 0.3) -> None:
-        self.epsilon = take("epsilon", epsilon, number(lambda value: 0 < value <= 1, "a probability in (0, 1]"))
-        self.delta = take("delta", delta, number(lambda value: 0 < value < math.inf, "a finite number > 0"))
+        self.epsilon: float = take("epsilon", epsilon, number(lambda value: 0 < value <= 1, "a probability in (0, 1]"))
+        self.delta: float = take("delta", delta, number(lambda value: 0 < value < math.inf, "a finite number > 0"))
 
     def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
         """The deepest node all of whose ancestors are typical, the first drawn of equally deep ones."""
