@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from specdec.checks import either, instance, mapping, several, take, text
 from specdec.drafters.base import Drafter
 from specdec.engine import Engine, EngineConfig, EngineLoop
 from specdec.engine.batch import OnError, make_requests
@@ -26,6 +27,12 @@ from specdec.verify.select import AUTO
 
 Drafters = str | Drafter | Sequence[str | Drafter]
 """A drafter or its name, or several of them."""
+_DRAFTERS = several(
+    either(text(), instance(Drafter, "a drafter")), "the name of a drafter, a drafter, or a list of these", least=1
+)
+_POLICY = either(text(), instance(Policy, "a policy")).but("the name of a policy, or a policy")
+_RULE = either(text(), instance(Rule, "a rule")).but("the name of a rule, 'auto', or a rule")
+_OPTIONS = mapping(text(), instance(object, "anything"), "the drafter's options by name").or_none()
 
 
 class SpeculativeGenerator:
@@ -61,6 +68,7 @@ class SpeculativeGenerator:
         policy: str | Policy = "always",
     ) -> None:
         drafters = _make_drafters(drafter, drafter_options)
+        policy, rule = take("policy", policy, _POLICY), take("rule", rule, _RULE)
         chooser = POLICIES.create(policy) if isinstance(policy, str) else policy
         if isinstance(rule, str) and rule != AUTO:
             RULES.get(rule)  # an unknown name fails here, not at the first request
@@ -99,7 +107,7 @@ class SpeculativeGenerator:
         Raises:
             ConfigError, UnsupportedModelError, OutOfBlocksError: see `load` and the class.
         """
-        options = dict(drafter_options or {})
+        options = dict(take("drafter_options", drafter_options, _OPTIONS) or {})
         if num_draft_tokens is not None:
             options["num_draft_tokens"] = num_draft_tokens
         drafters = _make_drafters(drafter, options)  # before anything is loaded
@@ -219,7 +227,8 @@ class SpeculativeGenerator:
 
 
 def _make_drafters(drafter: Drafters, options: Mapping[str, Any] | None) -> list[Drafter]:
-    listed = [drafter] if isinstance(drafter, str | Drafter) else list(drafter)
+    listed = take("drafter", (drafter,) if isinstance(drafter, str | Drafter) else drafter, _DRAFTERS)
+    options = take("drafter_options", options, _OPTIONS)
     if options and not (len(listed) == 1 and isinstance(listed[0], str)):
         raise ConfigError(f"Options {dict(options)} go with the name of one drafter; make the others with their own.")
     return [DRAFTERS.create(one, **(options or {})) if isinstance(one, str) else one for one in listed]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,27 @@ def test_many_prompts_show_a_progress_bar(generator: SpeculativeGenerator, capsy
     assert "generating" not in capsys.readouterr().out
     generator.generate([REPEAT], one, progress=True)
     assert "1/1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"drafter": None}, "drafter = None cannot work. Give the name of a drafter, a drafter, or a list of these"),
+        ({"drafter": 5}, "drafter = 5 cannot work"),
+        ({"drafter": []}, r"drafter = \[\] cannot work"),
+        ({"drafter": ["ngram", None]}, "drafter = .* cannot work"),
+        ({"drafter": NonsenseDrafter}, "drafter = <class .* cannot work"),
+        ({"rule": None}, "rule = None cannot work. Give the name of a rule, 'auto', or a rule"),
+        ({"rule": 5}, "rule = 5 cannot work"),
+        ({"policy": None}, "policy = None cannot work. Give the name of a policy, or a policy"),
+        ({"policy": ["always"]}, "policy = .'always'. cannot work"),
+        ({"drafter_options": 5}, "drafter_options = 5 cannot work. Give the drafter's options by name, or None"),
+        ({"drafter_options": {5: 6}}, "drafter_options = {5: 6} cannot work"),
+    ],
+)
+def test_parts_of_other_types_are_refused(embedded: LoadedModel, parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SpeculativeGenerator(embedded, **parts)
 
 
 def test_unknown_names_and_options_are_refused_with_the_valid_ones(embedded: LoadedModel) -> None:

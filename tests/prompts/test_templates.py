@@ -223,6 +223,16 @@ def test_a_system_without_limits_runs_no_template(monkeypatch: pytest.MonkeyPatc
     assert raises("a") == "this system cannot limit what a template takes; only Linux can"
 
 
+def test_an_interrupt_of_the_terminal_is_not_for_the_process() -> None:
+    render("a", {})
+    running = templates._process._running
+    assert running is not None
+    os.kill(running.pid, signal.SIGINT)
+    assert render("b", {}) == "b"
+    assert templates._process._running is running
+    assert os.getsid(running.pid) != os.getsid(0)
+
+
 def test_where_no_process_starts_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     templates._process.close()
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
