@@ -15,7 +15,8 @@ ONE, TWO = SamplingParams(max_tokens=1), SamplingParams(max_tokens=2)
 
 def made(prompts: Any, params: Any, on_error: Any = "return") -> list[Any]:
     """(token ids, max_tokens) of what is made; the message of what is refused."""
-    told = make_requests(prompts, params, on_error, PromptEncoder(None).encode, lambda ids, one: (ids, one.max_tokens))  # type: ignore[arg-type, return-value]
+    encode = PromptEncoder(None).encode
+    told = make_requests(prompts, params, on_error, encode, lambda ids, one: (ids, one.max_tokens), {})  # type: ignore[arg-type, return-value]
     return [str(each) if isinstance(each, Exception) else each for each in told]
 
 
@@ -26,6 +27,12 @@ def test_parameters_are_for_all_or_for_one_each() -> None:
     assert made([1, 2], [TWO]) == [([1, 2], 2)]
     assert made([[1]], None) == [([1], SamplingParams().max_tokens)]
     assert made([], ONE) == made([], None) == made([], []) == []
+
+
+def test_what_parameters_leave_out_is_the_models_own() -> None:
+    given = [SamplingParams(), SamplingParams(temperature=0.5)]
+    told = make_requests([[1], [2]], given, "raise", list, lambda ids, one: one.temperature, {"temperature": 0.25})  # type: ignore[arg-type, return-value]
+    assert told == [0.25, 0.5]
 
 
 def test_a_prompt_has_as_many_entries_as_samples() -> None:
