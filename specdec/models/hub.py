@@ -10,6 +10,8 @@ from typing import Any
 
 from specdec.errors import UnsupportedModelError
 from specdec.foreign import foreign
+from specdec.models.adapters import CONFIG as ADAPTER_CONFIG
+from specdec.models.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from specdec.models.files import INDEXES, shards
 
 TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
@@ -58,6 +60,8 @@ def fetched(wanted: Repository, revision: str | None, *, allow_pickle: bool, tru
         if wanted.file is not None:
             return _file(wanted.id, wanted.file, revision)
         folder = _files(wanted.id, revision, [*TEXTS, *(["*.py"] if trust_remote_code else [])])
+        if (folder / ADAPTER_CONFIG).is_file():
+            return _files(wanted.id, folder.name, [ADAPTER_WEIGHTS])
         for ending, single in ((".safetensors", "model.safetensors"), (".bin", "pytorch_model.bin")):
             index = folder / INDEXES[ending]
             names = shards(index) if index.is_file() else [single]

