@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -22,6 +22,7 @@ from specdec.testing.drafters import PoisonDrafter
 from tests.models.bench import Bench
 from tests.models.zoo import VOCAB_SIZE, save, tiny_config, tokenizer
 
+peft = pytest.importorskip("peft", reason="no peft: pip install 'specdec-lab[lora]'")
 PROMPT = [5, 9, 14, 33, 7, 5, 9, 14]
 TOKENS = 16
 
@@ -43,7 +44,7 @@ def make(base: Path, folder: Path, **options: Any) -> Path:
         "target_modules": ["q_proj", "down_proj"],
         "task_type": "CAUSAL_LM",
     }
-    adapted = get_peft_model(module, LoraConfig(**given | options, init_lora_weights=False))
+    adapted = peft.get_peft_model(module, peft.LoraConfig(**given | options, init_lora_weights=False))
     torch.manual_seed(1)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
@@ -61,7 +62,7 @@ def adapter(base: Path, tmp_path: Path) -> Path:
 def own_logits(base: Path, folder: Path | None) -> torch.Tensor:
     """The base's own, with peft's adapter beside its weights, not merged."""
     module = AutoModelForCausalLM.from_pretrained(base)
-    model = module if folder is None else PeftModel.from_pretrained(module, str(folder))
+    model = module if folder is None else peft.PeftModel.from_pretrained(module, str(folder))
     with torch.no_grad():
         return torch.as_tensor(model.eval()(input_ids=torch.tensor([PROMPT])).logits[0])
 
@@ -106,7 +107,7 @@ def test_an_adapter_is_merged_as_peft_does(base: Path, tmp_path: Path, options: 
 
 def test_text_is_that_of_the_adapted_model(base: Path, adapter: Path) -> None:
     """Also with drafts that are all wrong."""
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
+    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
     model.generation_config.eos_token_id = None
     ids = model.generate(input_ids=torch.tensor([PROMPT]), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
     with SpeculativeGenerator.from_pretrained(str(adapter), PoisonDrafter()) as generator:
@@ -151,6 +152,23 @@ def test_an_adapter_from_the_hub_comes_with_its_weights(
     assert asked == ["owner/adapter", "owner/base"]
 
 
+def test_of_an_adapter_on_the_hub_its_own_files_are_fetched(
+    adapter: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not asked for does not come: a stand-in gives what the patterns name, as the hub does."""
+    cache = adapter.parent / "cache"
+    cache.mkdir()
+
+    def snapshot(repo: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        for file in adapter.iterdir():
+            if any(file.match(pattern) for pattern in allow_patterns):
+                (cache / file.name).write_bytes(file.read_bytes())
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert float((Bench(load("owner/adapter").model).append(0, PROMPT) - own_logits(base, adapter)).abs().max()) < 1e-3
+
+
 def test_without_peft_an_adapter_is_refused_with_its_extra(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
     message = refusal(adapter)
@@ -184,7 +202,9 @@ def test_what_cannot_be_merged_is_refused_by_name(adapter: Path, changes: dict[s
 
 def test_an_adapter_of_another_kind_is_refused(base: Path, tmp_path: Path) -> None:
     module = AutoModelForCausalLM.from_pretrained(base)
-    get_peft_model(module, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    peft.get_peft_model(module, peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path
+    )
     assert "peft_type is 'PREFIX_TUNING'" in refusal(tmp_path)
 
 
