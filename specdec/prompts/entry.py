@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,10 +94,8 @@ def _items(value: Any) -> list[Any] | None:
     if isinstance(value, str | bytes | bytearray | memoryview | type):
         return None
     if hasattr(value, "tolist"):
-        try:
+        with suppress(Exception):  # a tensor without numbers: on no device, or sparse
             value = value.tolist()
-        except Exception:  # a tensor without numbers: on no device, or sparse
-            return None
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
 
 
@@ -118,8 +117,6 @@ def _are_messages(items: list[Any]) -> bool:
 
 
 def _is_number(item: Any) -> bool:
-    if isinstance(item, str | bytes):
-        return False
     return isinstance(item, int | float | complex | np.generic) or (
         hasattr(item, "__index__") and getattr(item, "ndim", 0) == 0
     )
@@ -164,7 +161,7 @@ def _rows(prompts: Mapping[str, Any]) -> list[Any]:
     A mask of another shape goes with every row, which it then does not fit.
     """
     ids = _items(prompts.get("input_ids"))
-    if not ids or any(_items(row) is None for row in ids):
+    if not ids or all(_items(row) is None for row in ids):
         return [prompts]
     mask = prompts.get("attention_mask")
     masks = _items(mask) if mask is not None else None

@@ -15,7 +15,7 @@ import torch
 from transformers import BatchEncoding
 
 from specdec import Chat, InvalidRequestError
-from specdec.prompts.entry import read, split, words
+from specdec.prompts.entry import read, split, token_ids, words
 
 MESSAGE = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello"}
@@ -215,6 +215,13 @@ def test_in_a_batch_only_the_bad_one_is_refused(prompt: Any) -> None:
         ({"input_ids": [[1], [2]], "attention_mask": None}, [[1], [2]]),
         ({"input_ids": [[1], [2]], "pixel_values": [0.5]}, [InvalidRequestError] * 2),
         ([{"input_ids": [[1], [2]]}], [InvalidRequestError]),
+        ({"input_ids": [[1], 2]}, [[1], InvalidRequestError]),
+        ([{"input_ids": [[7, 8]]}], [[7, 8]]),
+        ([{"input_ids": [[7]], "attention_mask": [[1], [1]]}], [InvalidRequestError]),
+        ([{"input_ids": [[7]], "attention_mask": [0]}], [[]]),
+        ([{"content": "a"}, {"content": "b"}], [InvalidRequestError]),
+        ([{"role": "user"}, {"role": "user"}], [InvalidRequestError]),
+        ([np.str_("a"), 1], ["a", InvalidRequestError]),
         ([{"text": "a"}, {"text": "b"}], [InvalidRequestError] * 2),
     ],
 )
@@ -226,6 +233,15 @@ def test_a_mask_of_another_shape_is_said_for_every_row() -> None:
     for row in split({"input_ids": [[1], [2]], "attention_mask": [[1]]}):
         with pytest.raises(InvalidRequestError, match=r"attention_mask = \[\[1\]\] does not fit 1 input_ids"):
             read(row)
+
+
+def test_token_ids_alone_may_be_asked_for() -> None:
+    assert token_ids(np.array([1, 2])) == token_ids(range(1, 3)) == [1, 2]
+    for other in ("text", None, {1}, {"input_ids": [1]}):
+        with pytest.raises(InvalidRequestError, match="is no list of token ids"):
+            token_ids(other)
+    with pytest.raises(InvalidRequestError, match=r"Item 0 of the prompt is \[1\]"):
+        token_ids([[1]])
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:
