@@ -218,7 +218,7 @@ def test_in_a_batch_only_the_bad_one_is_refused(prompt: Any) -> None:
         ({"input_ids": [[1], 2]}, [[1], InvalidRequestError]),
         ([{"input_ids": [[7, 8]]}], [[7, 8]]),
         ([{"input_ids": [[7]], "attention_mask": [[1], [1]]}], [InvalidRequestError]),
-        ([{"input_ids": [[7]], "attention_mask": [0]}], [[]]),
+        ([{"input_ids": [[7]], "attention_mask": [0]}], [InvalidRequestError]),
         ([{"content": "a"}, {"content": "b"}], [InvalidRequestError]),
         ([{"role": "user"}, {"role": "user"}], [InvalidRequestError]),
         ([np.str_("a"), 1], ["a", InvalidRequestError]),
