@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DummyLayer
 
 from specdec.errors import UnsupportedModelError
+from specdec.foreign import foreign
+from specdec.models.traits import max_context
 
 RECORDER_NAME = "specdec_recorder"
 UNDERSTOOD = {
@@ -19,7 +22,7 @@ UNDERSTOOD = {
     *("dropout", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "output_router_logits",
       "logits_to_keep"),  # what does not concern it: nothing is dropped, positions are those of the batch
 }  # fmt: skip
-MEANINGS = {"s_aux": "attention sinks"}
+MEANINGS = {"s_aux": "attention sinks", "is_causal": "attention to later tokens"}
 """Keyword that reaches attention → what it stands for."""
 ODD = -1
 """In place of a window: a mask that is neither causal nor causal within a window."""
@@ -111,13 +114,44 @@ def why_not(ask: LayerAsk, kept: int | None, context: int) -> str | None:
     return None
 
 
-def kept_by_own_cache(module: PreTrainedModel) -> dict[int, int | None]:
-    """Layer → tokens that the cache keeps which transformers makes for this module, or None for all."""
+def objection(module: PreTrainedModel, asks: Asks) -> str | None:
+    """Why our attention cannot do what some layer of the module asks, or None; see `why_not`."""
+    kept, context = _kept_by_own_cache(module), max_context(module)
+    reasons = (why_not(ask, kept.get(layer, ask.window), context) for layer, ask in asks.layers.items())
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _kept_by_own_cache(module: PreTrainedModel) -> dict[int, int | None]:
+    """Layer → tokens that the cache keeps which transformers makes for this module, or None for all.
+
+    Layers that read what another one keeps are left out.
+    """
     layers = DynamicCache(config=module.config).layers
     return {
         index: int(layer.sliding_window) if getattr(layer, "is_sliding", False) else None
         for index, layer in enumerate(layers)
+        if not isinstance(layer, DummyLayer)
     }
+
+
+def why_not_within(module: PreTrainedModel, windows: Sequence[int]) -> str | None:
+    """Why causal attention within these windows is not what the module asks for; None if it is.
+
+    Args:
+        module: run for two tokens; its attention implementation stays as it is.
+        windows: of every layer, 0 for none.
+    """
+    own = module.config._attn_implementation
+    try:
+        with torch.inference_mode(), foreign(UnsupportedModelError, f"{type(module).__name__} cannot be run"):
+            asks = listen(module, [0, 1])
+    finally:
+        module.set_attn_implementation(own)
+    asked = [asks.layers[layer].window or 0 for layer in sorted(asks.layers)]
+    if asked != list(windows):
+        return f"attention is told windows of {asked}, where its layers have {list(windows)}"
+    reason = objection(module, asks)
+    return None if reason is None else f"it {reason}"
 
 
 def _tokens(window: int | None) -> str:
@@ -132,7 +166,8 @@ def _attention(
         raise UnsupportedModelError(f"{type(module).__name__} was called outside of specdec's probe.")
     place = None if attention_mask is None else attention_mask.untyped_storage().data_ptr()
     window, _ = recorder.masks.get(place, (ODD, None)) if place is not None else (None, None)
-    others = [name for name, asked in options.items() if asked is not None and name not in UNDERSTOOD]
+    nothing = {"is_causal": True}  # what it does anyway
+    others = [name for name, asked in options.items() if name not in UNDERSTOOD and asked is not nothing.get(name)]
     recorder.calls += 1
     recorder.layers[int(module.layer_idx)] = LayerAsk(  # type: ignore[arg-type]
         shape=(key.shape[1], key.shape[3], value.shape[3]),

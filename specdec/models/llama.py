@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import MAX_HEAD_SIZE
+from specdec.models.asks import why_not_within
 from specdec.models.early_exit import check_exit
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -41,7 +42,7 @@ def why_not_llama(module: PreTrainedModel) -> str | None:
         return f"its weights are held by {strange}, not by plain linear layers"
     if getattr(config, "mlp_bias", False) or module.model.layers[0].self_attn.o_proj.bias is not None:
         return "its output or feed-forward projections have a bias"
-    return None
+    return why_not_within(module, [_window(layer.self_attn) for layer in module.model.layers])
 
 
 def _not_dense(module: PreTrainedModel) -> str | None:

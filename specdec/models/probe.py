@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import UnsupportedModelError
 from specdec.foreign import foreign
-from specdec.models.asks import Asks, kept_by_own_cache, listen, why_not
+from specdec.models.asks import Asks, listen, objection
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import ATTENTION_NAME, pass_on, run
 from specdec.models.traits import max_context, size_of, text_config
@@ -82,10 +82,8 @@ def _layout(module: PreTrainedModel, name: str, asks: Asks) -> KVLayout:
             "its architecture bypasses transformers' attention interface. Choose one that uses it "
             "(Llama, Qwen, Mistral, Gemma, Phi-3, GPT-2, GPT-NeoX, OLMo, OPT, Mixtral and most newer ones do)."
         )
-    kept, context = kept_by_own_cache(module), max_context(module)
-    for layer, ask in asks.layers.items():
-        if reason := why_not(ask, kept.get(layer), context):
-            raise UnsupportedModelError(f"{name} {reason}. {REMEDY}")
+    if reason := objection(module, asks):
+        raise UnsupportedModelError(f"{name} {reason}. {REMEDY}")
     shapes = {ask.shape for ask in asks.layers.values()}
     heads, key_size, value_size = next(iter(shapes))
     if len(shapes) != 1 or key_size != value_size:

@@ -6,6 +6,7 @@ It gives what `generate` gives, with drafts on, or it is refused in words. There
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from specdec.errors import SpecdecError, UnsupportedModelError
 from specdec.models.loading import load
 from specdec.testing.drafters import PoisonDrafter
 from tests.engines import ProphetDrafter
-from tests.models.zoo import NAMES, VOCAB_SIZE, generated, save, tiny_config, tokenizer
+from tests.models.zoo import MAX_CONTEXT, NAMES, VOCAB_SIZE, WINDOW, generated, save, tiny_config, tokenizer
 
 PROMPTS = [
     [5, 9, 14, 33, 7, 5, 9, 14, 33, 50, 61, 5, 9, 71, 72, 5, 9, 14, 33, 80, 81, 82, 5, 9],
@@ -42,6 +43,48 @@ QUICK = [
     *("bert", "bloom", "falcon_mamba", "gpt_oss", "llama4", "mamba", "moshi", "phimoe", "qwen3_next", "rwkv", "t5"),
 ]
 """Of the most used ones, and of every reason to refuse one."""
+
+ROPE = {"rope_theta": 1e4, "factor": 4.0}
+SHARING = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+VARIANTS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "a window that only the configuration has": ("llama", {"sliding_window": WINDOW}, "keeps the last 16 tokens"),
+    "windows that the layers do not know": (
+        "llama",
+        {"layer_types": ["sliding_attention"] * 3, "sliding_window": WINDOW},
+        "keeps the last 16 tokens",
+    ),
+    "chunks that only the configuration has": ("llama", {"attention_chunk_size": WINDOW}, "keeps the last 16 tokens"),
+    "a llama that sees both ways": ("llama", {"is_causal": False}, "attention to later tokens"),
+    "a qwen that sees both ways": ("qwen2", {"is_causal": False}, "attention to later tokens"),
+    "a gemma that sees both ways": ("gemma3_text", {"use_bidirectional_attention": True}, "masks its attention in a"),
+    "layers that leave attention out": ("llama", {"per_layer_config": {1: {"skip": ["attention"]}}}, ""),
+    "one window for some layers": ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, None),
+    "a window longer than the texts": ("starcoder2", {"sliding_window": 100}, None),
+    "a window as long as the context": ("phimoe", {"sliding_window": MAX_CONTEXT}, None),
+    "keys that layers share": (
+        "gemma3n_text",
+        {"num_hidden_layers": 5, "num_kv_shared_layers": 2, "layer_types": SHARING},
+        None,
+    ),
+    "keys that layers of gemma 4 share": (
+        "gemma4_text",
+        {"num_hidden_layers": 5, "num_kv_shared_layers": 2, "layer_types": SHARING},
+        None,
+    ),
+    "heads of two sizes": ("gemma4_text", {"global_head_dim": 16}, "different key/value shapes"),
+    "values of another size": ("deepseek_v3", {"v_head_dim": 6}, "different key/value shapes"),
+    "projections of another width": ("opt", {"word_embed_proj_dim": 16, "do_layer_norm_before": False}, None),
+    "a bert that decodes": ("bert", {"is_decoder": True}, None),
+    "rotations stretched as a whole": (
+        "llama",
+        {"max_position_embeddings": 64, "rope_parameters": {"rope_type": "dynamic", **ROPE}},
+        None,
+    ),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}, None),
+    "one table for both ends": ("llama", {"tie_word_embeddings": True}, None),
+}
+"""What a configuration may say besides: architecture, its fields, and words of the refusal; None where it must decode,
+nothing where it may do either."""
 
 
 def decodes_as_generate(folder: Path) -> bool:
@@ -98,3 +141,13 @@ def test_an_architecture_decodes_as_generate_or_is_refused(name: str, tmp_path: 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in QUICK])
 def test_every_other_architecture_decodes_as_generate_or_is_refused(name: str, tmp_path: Path) -> None:
     check(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_a_configuration_says_besides_is_understood_or_refused(name: str, tmp_path: Path) -> None:
+    kind, options, reason = VARIANTS[name]
+    save(tiny_config(kind, **options), tmp_path)
+    assert decodes_as_generate(tmp_path) or reason is not None
+    if reason:
+        with pytest.raises(UnsupportedModelError, match=reason):
+            load(str(tmp_path))
