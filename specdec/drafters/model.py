@@ -142,7 +142,8 @@ class ModelDrafter(Drafter):
             return self._draft, None
         from specdec.models.loading import load
 
-        loaded = load(self._draft, **self._load_options)
+        # How the draft model is meant to be sampled counts for nothing: the request says how.
+        loaded = load(self._draft, **{"generation_config": "none", **self._load_options})
         return loaded.model, loaded.tokenizer
 
     def _attached(self) -> tuple[CausalLM, PagedCache, KVPool]:

@@ -309,7 +309,7 @@ def test_a_draft_is_loaded_by_name_and_its_tokens_must_be_the_targets(
     else:
         with pytest.raises(ConfigError, match="Draft tiny-1 and target tiny-0 give different ids"):
             drafter.bind(target)
-    assert asked == [("some/draft", {"dtype": "float32"})]
+    assert asked == [("some/draft", {"generation_config": "none", "dtype": "float32"})]
 
 
 @pytest.mark.parametrize("branches", [1, 3])

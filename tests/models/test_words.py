@@ -16,6 +16,7 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator, UnsupportedModelError
+from specdec.drafters.model import ModelDrafter
 from specdec.models.loading import load
 from specdec.models.words import FIELDS, UNKNOWN, Words
 from specdec.sampling.params import Unset
@@ -227,6 +228,19 @@ def test_what_specdec_does_not_do_is_refused_by_name(folder: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="no_repeat_ngram_size = 3"):
         load(str(folder))
     assert load(str(folder), generation_config="none").defaults == {}
+
+
+def test_a_draft_models_own_words_count_for_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The request says how its tokens are drawn, the draft's too."""
+    plain = ours(folder, SamplingParams(max_tokens=8), "none")
+    target = load(str(folder))
+    say(folder / "generation_config.json", no_repeat_ngram_size=3, repetition_penalty=1.4, eos_token_id=9)
+    with caplog.at_level(logging.WARNING, "specdec"):
+        generator = SpeculativeGenerator(target, ModelDrafter(str(folder)), config=EngineConfig(num_blocks=64))
+    assert caplog.records == []
+    found = generator.generate(PROMPTS, SamplingParams(max_tokens=8))
+    assert [generation.token_ids for generation in found] == plain
+    assert all(generation.stats.acceptance_rate == 1.0 for generation in found)
 
 
 def test_every_field_that_a_file_may_set_gives_way_to_the_callers() -> None:

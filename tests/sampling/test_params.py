@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from dataclasses import fields, replace
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from specdec import ConfigError, Engine, SamplingParams, SpecdecError
 from specdec.engine.request import Request
 from specdec.sampling import Choices, LogitsTransform
-from specdec.sampling.params import KINDS
+from specdec.sampling.params import KINDS, Unset
 from tests.engines import DRAFTERS, drain, small_engine
 from tests.tiny import VOCAB_SIZE
 
@@ -161,3 +163,12 @@ def test_a_models_defaults_stand_in_for_what_nobody_set() -> None:
 
 def test_less_than_the_models_least_length_is_the_callers_right() -> None:
     assert SamplingParams(max_tokens=3).over({"min_tokens": 5}).min_tokens == 0
+
+
+def test_the_page_names_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sampling.md").read_text(encoding="utf-8")
+    rows = page.partition("| field |")[2].partition("\n\n")[0].splitlines()[2:]
+    names = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in rows]
+    assert [name for listed in names for name in listed] == [field.name for field in fields(SamplingParams)]
+    marked = {name for row, listed in zip(rows, names, strict=True) if "†" in row for name in listed}
+    assert marked == {field.name for field in fields(SamplingParams) if isinstance(field.default, Unset)}
