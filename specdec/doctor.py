@@ -62,10 +62,13 @@ def _kernels() -> Iterator[tuple[str, str]]:
     """Whether the native kernels are in use, and what they reach."""
     try:
         yield "compiler", find_compiler()
+    except BuildError as error:
+        yield "compiler", str(error)
+    try:
         began = perf_counter()
-        path = build()
-        made = f"{path}, {'found' if perf_counter() - began < 0.2 else 'compiled'} in {perf_counter() - began:.1f} s"
-        yield "kernels", made
+        built = build()
+        seconds = perf_counter() - began
+        yield "kernels", f"{built.path}, {'found' if built.found else 'compiled'} in {seconds:.1f} s"
     except BuildError as error:
         yield "kernels", f"NOT IN USE, the slow reference serves: {error}"
         return

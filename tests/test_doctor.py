@@ -20,12 +20,14 @@ def test_the_report_names_kernels_and_their_speed() -> None:
 
 
 def test_without_a_compiler_the_report_says_what_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> str:
+    def missing() -> None:
         raise BuildError("there is no C++ compiler")
 
-    monkeypatch.setattr(doctor, "find_compiler", missing)
+    for name in ("find_compiler", "build"):
+        monkeypatch.setattr(doctor, name, missing)
     monkeypatch.setattr(native, "library", lambda: None)
     found = dict(doctor.report())
+    assert found["compiler"] == "there is no C++ compiler"
     assert found["kernels"] == "NOT IN USE, the slow reference serves: there is no C++ compiler"
     assert "int8" not in found["weights as"]
 

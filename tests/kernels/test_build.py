@@ -9,25 +9,28 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from specdec import kept
 from specdec.cache.paged import PagedCache
 from specdec.errors import ConfigError
 from specdec.kernels.attention import SequenceColumns
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention
 from specdec.kernels.cpu import build as building
 from specdec.kernels.cpu import library as native
-from specdec.kernels.cpu.build import BuildError, build, cache_folder, find_compiler
+from specdec.kernels.cpu.build import BuildError, Built, build, cache_folder, find_compiler
 from specdec.kernels.cpu.library import Library
 from specdec.kernels.linear import pack
 from specdec.models import loading, reading
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.transformers import TransformersModel
-from tests.kernels.variants import kernels, threads
+from tests.cachefolders import DAMAGES, below_a_file, damaged, unwritable
+from tests.kernels.variants import ARCHITECTURES, kernels, threads
 from tests.tiny import llama_module
 
 COMPILER = """#!/bin/sh
@@ -90,30 +93,30 @@ def forgotten() -> Iterator[None]:
 
 def test_what_was_compiled_is_kept(compiler: FakeCompiler, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    first = build("native", folder)
-    assert first.read_text() == "library\n"
-    assert build("native", folder) == first
+    first, second = build("native", folder), build("native", folder)
+    assert (first.code, first.found) == (b"library\n", False)
+    assert (second.code, second.found, second.path) == (first.code, True, first.path)
     assert compiler.calls == 1
-    assert [path.name for path in folder.iterdir()] == [first.name]
+    assert list(folder.iterdir()) == [first.path]
 
 
 def test_another_compiler_cpu_instruction_set_or_source_compiles_anew(
     compiler: FakeCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, header = tmp_path / "kept", tmp_path / "sources" / "cpu" / "simd.h"
-    made = {build("native", folder), build("portable", folder)}
+    made = {build("native", folder).path, build("portable", folder).path}
     compiler.install(version="fake 2.0")
-    made.add(build("native", folder))
+    made.add(build("native", folder).path)
     monkeypatch.setattr(building, "FLAGS", (*building.FLAGS, "-g"))
-    made.add(build("native", folder))
+    made.add(build("native", folder).path)
     monkeypatch.setattr(building, "cpu_description", lambda: "another CPU")
-    made.add(build("native", folder))
+    made.add(build("native", folder).path)
     header.parent.mkdir(parents=True)
     header.write_text("// one")
     monkeypatch.setattr(building, "KERNELS", header.parent.parent)
-    made.add(build("native", folder))
+    made.add(build("native", folder).path)
     header.write_text("// two")
-    made.add(build("native", folder))
+    made.add(build("native", folder).path)
     assert len(made) == compiler.calls == 7
 
 
@@ -129,7 +132,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(compiler: FakeCompil
     compiler.install(work="echo 'no such header: immintrin.h' >&2; exit 1")
     with pytest.raises(BuildError, match=r"-march=native .* failed: no such header: immintrin\.h"):
         build("native", tmp_path / "kept")
-    assert list((tmp_path / "kept").iterdir()) == []
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_compiler_that_never_ends_is_given_up(
@@ -151,11 +154,183 @@ def test_a_compiler_that_cannot_run_is_an_error_of_the_build(compiler: FakeCompi
         build("native", tmp_path / "kept")
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_of_the_build(compiler: FakeCompiler, tmp_path: Path) -> None:
-    """Such as a home folder that is a file, or read-only."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BuildError, match=r"file.*XDG_CACHE_HOME"):
-        build("native", tmp_path / "file" / "kernels")
+@unwritable
+def test_where_nothing_can_be_kept_the_kernels_are_compiled_once(
+    make_folder: Callable[[Path], Path], compiler: FakeCompiler, tmp_path: Path
+) -> None:
+    """Such as below a home folder that is a file, or read-only."""
+    folder = make_folder(tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"Nothing can be kept.*XDG_CACHE_HOME"):
+        assert [build("native", folder).code for _ in range(2)] == [b"library\n"] * 2
+    assert compiler.calls == 1
+
+
+def test_without_a_temporary_folder_the_kernels_are_compiled_in_their_own(
+    compiler: FakeCompiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**options: object) -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(building.tempfile, "TemporaryDirectory", refuse)
+    assert build("native", tmp_path / "kept").code == b"library\n"
+    with pytest.raises(BuildError, match=r"no folder to compile in.*TMPDIR"):
+        build("native", below_a_file(tmp_path))
+
+
+@damaged
+def test_a_kept_library_that_something_happened_to_is_compiled_anew(
+    damage: Callable[[Path], object], compiler: FakeCompiler, tmp_path: Path
+) -> None:
+    first = build("native", tmp_path / "kept")
+    damage(first.path)
+    with pytest.warns(RuntimeWarning, match="made anew"):
+        assert build("native", tmp_path / "kept").code == first.code
+    assert build("native", tmp_path / "kept").found
+    assert compiler.calls == 2
+
+
+def writable_by_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.chmod(0o666)
+
+
+def of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(building.os, "geteuid", lambda: 12345)
+
+
+@pytest.mark.parametrize("change", [writable_by_all, of_another_user])
+def test_a_library_that_another_user_may_have_written_is_not_run(
+    change: Callable[[Path, pytest.MonkeyPatch], None],
+    compiler: FakeCompiler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = build("native", tmp_path / "kept")
+    change(first.path, monkeypatch)
+    with pytest.warns(RuntimeWarning, match="another user"):
+        assert not build("native", tmp_path / "kept").found
+    assert compiler.calls == 2
+
+
+def no_compiler(compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler.path.unlink()
+    monkeypatch.setenv("PATH", str(compiler.path.parent))
+
+
+def broken_compiler(compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler.path.write_bytes(b"\x7fELF of another machine")
+
+
+def newer_compiler_without_headers(compiler: FakeCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler.install(version="fake 9", work="echo 'no such header' >&2; exit 1")
+
+
+@pytest.mark.parametrize("lose", [no_compiler, broken_compiler, newer_compiler_without_headers])
+def test_where_nothing_can_be_compiled_a_kept_library_serves(
+    lose: Callable[[FakeCompiler, pytest.MonkeyPatch], None],
+    compiler: FakeCompiler,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But none for another CPU or instruction set, none of other sources, and none that is damaged."""
+    folder = tmp_path / "kept"
+    first = build("native", folder)
+    lose(compiler, monkeypatch)
+    assert build("native", folder) == replace(first, found=True)
+    for architecture, patched in (("portable", {}), ("native", {"cpu_description": lambda: "another CPU"}),
+                                  ("native", {"FLAGS": (*building.FLAGS, "-g")})):  # fmt: skip
+        with monkeypatch.context() as context:
+            for name, value in patched.items():
+                context.setattr(building, name, value)
+            with pytest.raises(BuildError):
+                build(architecture, folder)
+    os.truncate(first.path, 5)
+    with pytest.warns(RuntimeWarning, match="made anew"), pytest.raises(BuildError):
+        build("native", folder)
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
+    """A compiler that hands out kernels which were compiled before, and an empty cache."""
+    (tmp_path / "real.so").write_bytes(kernels("portable").code)
+    compiler = FakeCompiler(tmp_path, monkeypatch)
+    compiler.install(work=f'while [ "$1" != -o ]; do shift; done; cp "{tmp_path}/real.so" "$2"')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return compiler
+
+
+def works(library: Library) -> bool:
+    row, largest = torch.tensor([1.0, 7.0, 3.0]), native.c_float()
+    return library.argmax(row.data_ptr(), 3, native.POINTER(native.c_float)(largest)) == 1 and largest.value == 7.0
+
+
+@needs_fork
+def test_no_damage_to_a_kept_library_ends_the_process(real: FakeCompiler) -> None:
+    """In a child, since a library that is loaded though it is damaged may kill whoever loads it."""
+
+    def survives() -> bool:
+        whole = build("portable")
+        sealed = whole.path.read_bytes()
+        warnings.simplefilter("ignore")
+        for damage in (
+            "half",
+            "zeroed",
+            "the second half zeroed",
+            "a bit near the front",
+            "a bit near the end",
+            "junk",
+        ):
+            DAMAGES[damage](whole.path)
+            recalled = building._kept(whole.path)
+            whole.path.write_bytes(sealed)
+            if recalled is not None or not works(Library("portable")):
+                return False
+        return True
+
+    assert exit_code(fork(survives)) == 0
+
+
+@needs_fork
+def test_a_library_in_use_survives_whatever_happens_to_its_file(real: FakeCompiler) -> None:
+    def survives() -> bool:
+        library = Library("portable")
+        [path] = cache_folder().iterdir()
+        os.truncate(path, 0)
+        os.truncate(path, 1 << 20)
+        return works(library) and bool(library.isa)
+
+    assert exit_code(fork(survives)) == 0
+
+
+@needs_fork
+def test_libraries_can_be_loaded_where_no_file_may_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that this machine runs, since the loader tells libraries apart by their names."""
+
+    def refuse(code: bytes) -> None:
+        raise OSError("failed to map segment from shared object")
+
+    wanted = [kernels(each).isa for each in ARCHITECTURES]
+    monkeypatch.setattr(native, "_load_from_disk", refuse)
+
+    def loads() -> bool:
+        libraries = [Library(each) for each in ARCHITECTURES]
+        return all(map(works, libraries)) and [library.isa for library in libraries] == wanted
+
+    assert exit_code(fork(loads)) == 0
+
+
+@needs_fork
+def test_a_kept_library_that_this_system_cannot_load_is_compiled_anew(real: FakeCompiler) -> None:
+    """Such as one that was linked against a newer C library, in a home folder that containers share."""
+
+    def recovers() -> bool:
+        path = build("portable").path
+        kept.store(path, b"\x7fELF, but not for this system")
+        return works(Library("portable")) and real.calls == 2
+
+    assert exit_code(fork(recovers)) == 0
 
 
 def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -202,6 +377,7 @@ def test_without_kernels_there_is_one_warning_and_a_model_runs_on_the_reference(
     module: PreTrainedModel = llama_module()
     module.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(reading.AutoTokenizer, "from_pretrained", lambda *args, **options: None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -234,8 +410,7 @@ def test_processes_that_compile_at_the_same_time_both_succeed(compiler: FakeComp
     assert [exit_code(child) for child in children] == [0, 0]
     assert compiler.calls == 2
     [path] = (tmp_path / "kept").iterdir()
-    assert path.read_text() == "library\n"
-    assert build("native", tmp_path / "kept") == path
+    assert build("native", tmp_path / "kept") == Built(b"library\n", path, found=True)
 
 
 @needs_fork

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from specdec.errors import SpecdecError
+from specdec.kept import doubt, making, recall, store
 from specdec.paths import cache_dir
 
 KERNELS = Path(__file__).parent.parent
@@ -31,37 +36,94 @@ class BuildError(SpecdecError):
     """The kernels could not be compiled; says why."""
 
 
-def build(architecture: str = "native", folder: Path | None = None) -> Path:
+@dataclass(frozen=True)
+class Built:
+    """A compiled library.
+
+    Args:
+        code: the bytes of the file.
+        path: where it is kept, or would be if it could.
+        found: whether it was there already.
+    """
+
+    code: bytes
+    path: Path
+    found: bool
+
+
+def build(architecture: str = "native", folder: Path | None = None, anew: bool = False) -> Built:
     """The shared library, compiled unless the same sources, compiler and CPU have been seen before.
+
+    Where nothing can be compiled, a kept one for these sources, flags and this CPU serves, whichever compiler made it.
+    A kept one is used only if it is, byte for byte, what was written, and not if another user could have written it.
 
     Args:
         architecture: a name of `ARCHITECTURES`.
         folder: where to keep it; `cache_folder()` if left out.
+        anew: compile, whatever is kept.
 
     Raises:
-        BuildError: if there is no compiler, it fails, or the folder cannot be written.
+        BuildError: if there is no compiler, or it fails, and none is kept.
     """
-    compiler = find_compiler()
-    flags = (*FLAGS, *ARCHITECTURES[architecture])
     folder = folder or cache_folder()
-    target = folder / f"kernels-{architecture}-{_fingerprint(compiler, flags)}.so"
-    if target.exists():
-        return target
+    flags = (*FLAGS, *ARCHITECTURES[architecture])
+    stem = f"kernels-{architecture}-{_fingerprint(flags)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / target.name
-            _run([compiler, *flags, str(SOURCE), "-o", str(made)])
-            made.replace(target)  # in one go: another process may be looking
+        compiler = find_compiler()
+        version = hashlib.sha256(f"{compiler} {_run([compiler, '--version'])}".encode()).hexdigest()[:8]
+        path = folder / f"{stem}-{version}.so"
+        if not anew and (code := _kept(path)) is not None:
+            return Built(code, path, found=True)
+        code = _compiled(compiler, flags, path)
+        store(path, code)
+        return Built(code, path, found=False)
+    except BuildError:
+        for path in () if anew else sorted(folder.glob(f"{stem}-*.so")):
+            if (code := _kept(path)) is not None:
+                return Built(code, path, found=True)
+        raise
+
+
+def _kept(path: Path) -> bytes | None:
+    """A library as it was written, if it is there and its file is this user's own, or the system's."""
+    try:
+        status = path.stat()
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+            doubt(path, "another user can have written it")
+            return None
+    except (OSError, AttributeError):  # not there; or a system that knows no owners
+        pass
+    found = recall(path)
+    return None if found is None else found[0]
+
+
+def _compiled(compiler: str, flags: tuple[str, ...], path: Path) -> bytes:
+    """The bytes of a new library. Only a temporary folder is written to, or the one of `path`."""
+    try:
+        scratch: AbstractContextManager[str | Path] = tempfile.TemporaryDirectory(prefix="specdec-")
+    except OSError:
+        scratch = making(path)
+    try:
+        with scratch as folder:
+            made = Path(folder) / "kernels.so"
+            _run([compiler, *flags, str(SOURCE), "-o", str(made)], TMPDIR=str(folder))
+            return made.read_bytes()
     except OSError as error:
-        raise BuildError(f"{folder} cannot be written: {error}. Set XDG_CACHE_HOME to a folder that can.") from error
-    return target
+        raise BuildError(f"There is no folder to compile in: {error}. Set TMPDIR to one that has room.") from error
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], **environment: str) -> str:
     """What the command prints."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
+            env={**os.environ, **environment},
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} could not be run: {error}") from error
     if done.returncode != 0:
@@ -97,9 +159,9 @@ def cpu_description() -> str:
     return "\n".join(line for line in lines if line.startswith(wanted))
 
 
-def _fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
-    """Changes with anything that the binary depends on."""
-    digest = hashlib.sha256("\0".join((compiler, _run([compiler, "--version"]), *flags, cpu_description())).encode())
+def _fingerprint(flags: tuple[str, ...]) -> str:
+    """Changes with anything that the binary depends on, but for the compiler."""
+    digest = hashlib.sha256("\0".join((*flags, cpu_description())).encode())
     for path in sorted([*KERNELS.rglob("*.h"), SOURCE]):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

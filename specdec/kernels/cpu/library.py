@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import tempfile
 import warnings
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -97,17 +100,25 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {
 class Library:
     """One compiled library; its functions are attributes without the prefix.
 
+    Attributes:
+        code: the bytes of its file.
+        isa: the instruction sets that it uses.
+
     Raises:
         BuildError: if it cannot be compiled or loaded, or does not fit these structures.
     """
 
     def __init__(self, architecture: str = "native") -> None:
         self.architecture = architecture
-        path = build(architecture)
+        built = build(architecture)
         try:
-            loaded = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise BuildError(f"{path} cannot be loaded: {error}") from error
+            loaded = load(built.code)
+        except BuildError:
+            if not built.found:
+                raise
+            built = build(architecture, anew=True)  # the kept one may be of a system with another C library
+            loaded = load(built.code)
+        self.code = built.code
         for name, (arguments, result) in SIGNATURES.items():
             function = getattr(loaded, name)
             function.argtypes, function.restype = arguments, result
@@ -121,6 +132,38 @@ class Library:
 
     def __getattr__(self, name: str) -> Any:  # the functions, for the type checker
         raise AttributeError(name)
+
+
+def load(code: bytes) -> ctypes.CDLL:
+    """A library from its bytes. What is mapped is a copy that no one else knows of: a file that shrinks while its
+    library is in use ends the process.
+
+    Raises:
+        BuildError: if the system does not take it.
+    """
+    for load_copy in (_load_from_disk, _load_from_memory):
+        try:
+            return load_copy(code)
+        except OSError as error:
+            reason = error
+    raise BuildError(f"The compiled kernels cannot be loaded: {reason}") from reason
+
+
+def _load_from_disk(code: bytes) -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="specdec-") as folder:
+        path = Path(folder) / "kernels.so"
+        path.write_bytes(code)
+        return ctypes.CDLL(str(path))
+
+
+def _load_from_memory(code: bytes) -> ctypes.CDLL:
+    """Where no file can be written, or none that may be run."""
+    if not hasattr(os, "memfd_create"):
+        raise OSError("there is no folder whose files may be run")
+    number = os.memfd_create("specdec-kernels")  # stays open: the loader knows a library by this name
+    with open(number, "wb", closefd=False) as file:
+        file.write(code)
+    return ctypes.CDLL(f"/proc/self/fd/{number}")
 
 
 @cache
