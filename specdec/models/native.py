@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout, KVPool
-from specdec.errors import UnsupportedModelError
+from specdec.errors import SpecdecError, UnsupportedModelError
 from specdec.kernels.attention.native import SequenceTable, key_values
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
@@ -97,8 +97,10 @@ class NativeModel(LlamaModel[PackedLinear]):
         hidden = torch.empty(rows, num_taps, self.hidden_size) if num_taps else None
         taps, best = torch.tensor(wants.hidden, dtype=torch.int64), (native.Best * num_logits)()
         table = SequenceTable.of(batch.columns)
-        parts = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows, taps, hidden]
-        call = native.Batch(rows, num_logits, num_taps, *map(native.address, parts), table.struct)
+        by_row = (batch.token_ids, batch.positions, batch.write_slots)
+        pointers = [native.address(column, torch.int64, (rows,)) for column in by_row]
+        rest = (native.address(batch.logit_rows, torch.int64), native.address(taps), native.address(hidden))
+        call = native.Batch(rows, num_logits, num_taps, *pointers, *rest, table.struct)
         self._kernels.forward(self._bound_to(pool), call, native.address(logits), best, num_threads())
         maxima = RowMaxima([each.token for each in best], [each.value for each in best])
         return PassOutput(logits, maxima, hidden)
@@ -115,9 +117,13 @@ class NativeModel(LlamaModel[PackedLinear]):
         """The model with its layers' part of `pool`, for the C interface: one for each pool, since threads may share a
         model."""
         if pool not in self._bound:
+            own, its = self.kv_layout, pool.layout
+            alike = (own.num_kv_heads, own.head_dim, own.dtype) == (its.num_kv_heads, its.head_dim, its.dtype)
+            if not alike or its.num_layers < own.num_layers:
+                raise SpecdecError(f"{self.name} keeps {own}, and not {its}. Give it a cache made for it.")
             layers = (native.Layer * len(self._layers))()
             for index, layer in enumerate(self._layers):
-                norms = [native.address(norm) for norm in layer.norms]
+                norms = [native.address(norm, torch.float32) for norm in layer.norms]
                 held = key_values(*pool.layer(index))
                 packed = (layer.qkv.struct, layer.o.struct, layer.gate_up.struct, layer.down.struct)
                 layers[index] = native.Layer(*packed, *norms, held, layer.window)

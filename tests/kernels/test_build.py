@@ -9,6 +9,7 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from ctypes import byref, c_float, c_int64
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,8 +263,9 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
 
 
 def works(library: Library) -> bool:
-    row, largest = torch.tensor([1.0, 7.0, 3.0]), native.c_float()
-    return library.argmax(row.data_ptr(), 3, native.POINTER(native.c_float)(largest)) == 1 and largest.value == 7.0
+    row, largest, at = torch.tensor([1.0, 7.0, 3.0]), c_float(), c_int64()
+    library.argmax(row.data_ptr(), 3, byref(largest), byref(at))
+    return (at.value, largest.value) == (1, 7.0)
 
 
 @needs_fork

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from ctypes import byref, c_float
+from ctypes import byref, c_float, c_int64
 
 import pytest
 import torch
@@ -87,10 +87,11 @@ def test_nothing_beyond_the_row_is_read(architecture: str) -> None:
     for size in (1, 17, 100):
         whole = torch.full((size + 64,), math.nan)
         whole[:size] = random_row(1, size)
-        largest = c_float()
-        place = library.argmax(whole.data_ptr(), size, byref(largest))
-        assert (place, largest.value) == reference.argmax(whole[:size])
-        assert 0 <= library.gumbel_argmax(whole.data_ptr(), size, 5, 6, 4, 1) < size
+        largest, at = c_float(), c_int64()
+        library.argmax(whole.data_ptr(), size, byref(largest), byref(at))
+        assert (at.value, largest.value) == reference.argmax(whole[:size])
+        library.gumbel_argmax(whole.data_ptr(), size, 5, 6, 4, byref(at), 1)
+        assert 0 <= at.value < size
 
 
 def test_without_kernels_and_for_other_dtypes_torch_decides(monkeypatch: pytest.MonkeyPatch) -> None:

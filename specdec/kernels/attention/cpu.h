@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../cpu/gate.h"
 #include "../cpu/simd.h"
 #include "../cpu/threads.h"
 #include "../linear/cpu.h"
@@ -26,6 +27,7 @@ struct KeyValues {
   void *keys, *values;
   float *key_scales, *value_scales;
   int64_t slot_step, head_step;  // entries from a slot, or a head, to the next
+  int64_t slots, heads, size;    // how many there are, and numbers of an entry
 };
 
 INLINE int64_t entry(const KeyValues& cache, int64_t slot, int64_t head) {
@@ -50,6 +52,50 @@ struct Sequences {
   const int64_t* parent_start;  // [count + 1] into `parents`; an empty range means a chain
   const int32_t* parents;       // reserved row → the reserved row it follows, or -1
 };
+
+INLINE void demand_cache(const KeyValues& cache, int64_t kv_heads, int64_t head_size) {
+  DEMAND(cache.kind >= CACHE_FLOAT32 && cache.kind <= CACHE_INT8, "%d is no kind of cache", cache.kind);
+  demand_memory(cache.keys, "keys");
+  demand_memory(cache.values, "values");
+  if (cache.kind == CACHE_INT8) demand_memory(cache.key_scales, "scales of keys");
+  if (cache.kind == CACHE_INT8) demand_memory(cache.value_scales, "scales of values");
+  DEMAND(cache.heads == kv_heads && cache.size == head_size, "the cache has %lld heads of %lld, the keys %lld of %lld",
+         (long long)cache.heads, (long long)cache.size, (long long)kv_heads, (long long)head_size);
+}
+
+INLINE void demand_shape(const Shape& shape) {
+  DEMAND(shape.head_size >= 1 && shape.head_size <= MAX_HEAD, "a head of %lld numbers; 1 to %d can be",
+         (long long)shape.head_size, MAX_HEAD);
+  DEMAND(shape.kv_heads >= 1 && shape.heads >= 1 && shape.heads % shape.kv_heads == 0,
+         "%lld heads cannot share %lld key heads evenly", (long long)shape.heads, (long long)shape.kv_heads);
+  demand_size(shape.window, 0, "window");
+}
+
+// Rows, slots and parents of every sequence lie within each other, and within a cache of so many slots.
+INLINE void demand_sequences(const Sequences& all, int64_t rows, int64_t slots) {
+  demand_size(all.count, 0, "sequences");
+  demand_borders(all.row_start, all.count, "row borders");
+  demand_borders(all.slot_start, all.count, "slot borders");
+  demand_borders(all.parent_start, all.count, "parent borders");
+  DEMAND(all.row_start[all.count] == rows, "the sequences have %lld rows, the batch %lld",
+         (long long)all.row_start[all.count], (long long)rows);
+  demand_within(all.committed, all.count, 0, INT32_MAX, "committed tokens of sequence");
+  demand_within(all.first, all.count, 0, INT32_MAX, "first row of sequence");
+  demand_within(all.slots, all.slot_start[all.count], 0, slots, "slot");
+  for (int64_t s = 0; s < all.count; s++) {
+    const int64_t reserved = all.first[s] + all.row_start[s + 1] - all.row_start[s];
+    const int64_t own = all.slot_start[s + 1] - all.slot_start[s], links = all.parent_start[s + 1] - all.parent_start[s];
+    DEMAND(all.committed[s] + reserved <= own, "sequence %lld has %lld tokens in %lld slots", (long long)s,
+           (long long)(all.committed[s] + reserved), (long long)own);
+    DEMAND(links == 0 || links >= reserved, "sequence %lld has %lld parents for %lld rows", (long long)s,
+           (long long)links, (long long)reserved);
+    for (int64_t row = 0; row < links; row++) {
+      const int32_t parent = all.parents[all.parent_start[s] + row];
+      DEMAND(parent >= -1 && parent < row, "row %lld of sequence %lld follows row %d, which is not before it",
+             (long long)row, (long long)s, parent);
+    }
+  }
+}
 
 // Where the rows' queries are, and what is done to them first: norm (Qwen3) and rotation, each unless null.
 struct Queries {

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from specdec.errors import SpecdecError
 from specdec.kernels.attention.columns import SequenceColumns
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
@@ -35,6 +36,8 @@ class SequenceTable:
     def of(cls, columns: SequenceColumns) -> SequenceTable:
         """One entry per sequence; parents are followed by the kernel itself."""
         slots, parents = columns.slots, columns.parents
+        if len({*map(len, (columns.rows, columns.committed, columns.first, slots, parents))}) != 1 or not slots:
+            raise SpecdecError(f"Columns are empty or differ in length: {columns}. Give one entry per sequence.")
         links = [parent for part in parents if part is not None for parent in part]
         all_slots = slots[0].contiguous() if len(slots) == 1 else torch.cat(list(slots))
         arrays = (
@@ -42,7 +45,7 @@ class SequenceTable:
             _int64(columns.committed),
             _int64(columns.first),
             _starts([len(part) for part in slots]),
-            all_slots.numpy(),
+            all_slots.to(torch.int64).numpy(),
             _starts([0 if part is None else len(part) for part in parents]),
             np.asarray(links, dtype=np.int32),
         )
@@ -59,13 +62,26 @@ def key_values(
     keys: Tensor, values: Tensor, key_scales: Tensor | None, value_scales: Tensor | None
 ) -> native.KeyValues:
     """One layer of a cache: [slots, KV heads, head size], and float32 scales [slots, KV heads] if int8; all dense, with
-    slots and heads in either order in memory."""
+    slots and heads in either order in memory.
+
+    Raises:
+        SpecdecError: if they are not.
+    """
     size = keys.shape[2]
     steps = keys.stride(0) // size, keys.stride(1) // size
-    held = [tensor for tensor in (keys, values, key_scales, value_scales) if tensor is not None]
-    assert all(each.stride() == ((*(step * size for step in steps), 1) if each.dim() == 3 else steps) for each in held)
+    sides = (keys, values) if key_scales is None or value_scales is None else (keys, values, key_scales, value_scales)
+    for each, dtype in zip(sides, (keys.dtype, keys.dtype, torch.float32, torch.float32), strict=False):
+        wanted = (*(step * size for step in steps), 1) if each.dim() == 3 else steps
+        alike = each.shape == keys.shape[: each.dim()] and each.dtype == dtype and each.device.type == "cpu"
+        if not alike or each.stride() != wanted or (len(sides) == 4) != (keys.dtype == torch.int8):
+            raise SpecdecError(
+                f"The kernels need keys, values and scales of one shape, dense on the CPU, with scales if int8; one is "
+                f"{each.dtype} {list(each.shape)} in steps of {list(each.stride())}."
+            )
     pointers = [None if each is None else each.data_ptr() for each in (keys, values, key_scales, value_scales)]
-    return native.KeyValues(CACHE_KINDS[keys.dtype], *pointers, *steps)
+    if keys.dtype not in CACHE_KINDS:
+        raise SpecdecError(f"The kernels hold no cache in {keys.dtype}. Use one of {', '.join(map(str, CACHE_KINDS))}.")
+    return native.KeyValues(CACHE_KINDS[keys.dtype], *pointers, *steps, *keys.shape)
 
 
 def native_attention(
@@ -83,7 +99,7 @@ def native_attention(
     query = query.float().contiguous()
     out = torch.empty(rows, heads, size)
     shape = native.Shape(heads, kv_heads, size, scale, window or 0, softcap or 0.0)
-    kernels.attention(query.data_ptr(), cache, shape, table.struct, out.data_ptr(), num_threads())
+    kernels.attention(native.address(query), rows, cache, shape, table.struct, out.data_ptr(), num_threads())
     return out
 
 
@@ -92,7 +108,9 @@ def write(kernels: native.Library, cache: native.KeyValues, slots: Tensor, keys:
     rows, heads, size = keys.shape
     keys, values, slots = keys.float().contiguous(), values.float().contiguous(), slots.contiguous()
     shape = native.Shape(heads, heads, size, 1.0, 0, 0.0)
-    kernels.write(cache, shape, slots.data_ptr(), keys.data_ptr(), values.data_ptr(), rows)
+    wanted = (rows, heads, size)
+    pointers = native.address(slots, torch.int64, (rows,)), native.address(keys), native.address(values, shape=wanted)
+    kernels.write(cache, shape, *pointers, rows)
 
 
 def _int64(values: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -1,4 +1,5 @@
-// The C interface. Structures are those of the headers; specdec/kernels/cpu/library.py mirrors them.
+// The C interface. Structures are those of the headers; specdec/kernels/cpu/library.py mirrors them. What can be refused
+// returns 0, or 1 with a reason (gate.h).
 #include <vector>
 
 #include "../rows/cpu.h"
@@ -32,79 +33,120 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   return count;
 }
 
+// Why this thread's last call that returned 1 did.
+EXPORT const char* specdec_fault() { return fault_text(); }
+
 // out [rows, width] = x [rows, k] Wᵀ
-EXPORT void specdec_linear(const Linear* linear, const float* x, int64_t rows, float* out, int64_t width, int threads) {
+EXPORT int specdec_linear(const Linear* linear, const float* x, int64_t rows, int64_t k, float* out, int64_t width,
+                          int threads) {
   static Workspace space;
-  parallel(threads, [&](Team& team, int thread) {
-    if (thread == 0) {
+  return guarded([&] {
+    demand_size(rows, 0, "rows");
+    demand_linear(*linear, k, width, linear->gated);
+    auto prepare = [&] {
       space.rows.resize(rows * row_bytes(linear->kind, linear->k));
       space.row_scale.resize(rows);
-    }
-    team.barrier();
-    const Rows prepared{space.rows.data(), space.row_scale.data()};
-    prepare_rows(team, *linear, x, rows, prepared);
-    if (linear->gated) run_linear(team, *linear, prepared, rows, Gate{float_rows(out, width), width});
-    else run_linear(team, *linear, prepared, rows, Store{out, width});
+    };
+    parallel(threads, prepare, [&](Team& team, int) {
+      const Rows prepared{space.rows.data(), space.row_scale.data()};
+      prepare_rows(team, *linear, x, rows, prepared);
+      if (linear->gated) run_linear(team, *linear, prepared, rows, Gate{float_rows(out, width), width});
+      else run_linear(team, *linear, prepared, rows, Store{out, width});
+    });
   });
 }
 
 // Writes keys and values, [rows, kv_heads, head_size] each, to the cache.
-EXPORT void specdec_write(const KeyValues* cache, const Shape* shape, const int64_t* slots, const float* keys,
-                          const float* values, int64_t rows) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t head = 0; head < shape->kv_heads; head++) {
-      int64_t at = (r * shape->kv_heads + head) * shape->head_size;
-      write_entry(*cache, slots[r], head, *shape, keys + at, values + at);
-    }
+EXPORT int specdec_write(const KeyValues* cache, const Shape* shape, const int64_t* slots, const float* keys,
+                         const float* values, int64_t rows) {
+  return guarded([&] {
+    demand_size(rows, 0, "rows");
+    demand_shape(*shape);
+    demand_cache(*cache, shape->kv_heads, shape->head_size);
+    demand_within(slots, rows, 0, cache->slots, "slot");
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t head = 0; head < shape->kv_heads; head++) {
+        int64_t at = (r * shape->kv_heads + head) * shape->head_size;
+        write_entry(*cache, slots[r], head, *shape, keys + at, values + at);
+      }
+  });
 }
 
 // out [rows, heads, head_size]
-EXPORT void specdec_attention(const float* query, const KeyValues* cache, const Shape* shape, const Sequences* sequences,
-                              float* out, int threads) {
-  const int64_t width = shape->heads * shape->head_size;
-  parallel(threads, [&](Team& team, int) {
-    run_attention(team, Queries{query, width}, *cache, *shape, *sequences, float_rows(out, width));
+EXPORT int specdec_attention(const float* query, int64_t rows, const KeyValues* cache, const Shape* shape,
+                             const Sequences* sequences, float* out, int threads) {
+  return guarded([&] {
+    demand_size(rows, 0, "rows");
+    demand_shape(*shape);
+    demand_cache(*cache, shape->kv_heads, shape->head_size);
+    demand_sequences(*sequences, rows, cache->slots);
+    const int64_t width = shape->heads * shape->head_size;
+    parallel(threads, [&](Team& team, int) {
+      run_attention(team, Queries{query, width}, *cache, *shape, *sequences, float_rows(out, width));
+    });
   });
 }
 
-EXPORT void specdec_rms_norm(const float* x, const float* weight, int64_t rows, int64_t size, float eps, float* out) {
-  for (int64_t r = 0; r < rows; r++) rms_norm(x + r * size, weight, size, eps, out + r * size);
+EXPORT int specdec_rms_norm(const float* x, const float* weight, int64_t rows, int64_t size, float eps, float* out) {
+  return guarded([&] {
+    demand_size(rows, 0, "rows");
+    demand_size(size, 1, "size");
+    for (int64_t r = 0; r < rows; r++) rms_norm(x + r * size, weight, size, eps, out + r * size);
+  });
 }
 
 // x [rows, heads, size] in place, angles of [rows, size / 2]
-EXPORT void specdec_rotate(float* x, const float* cosine, const float* sine, int64_t rows, int64_t heads, int64_t size) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t h = 0; h < heads; h++)
-      rotate(x + (r * heads + h) * size, cosine + r * (size / 2), sine + r * (size / 2), size);
+EXPORT int specdec_rotate(float* x, const float* cosine, const float* sine, int64_t rows, int64_t heads, int64_t size) {
+  return guarded([&] {
+    demand_size(rows, 0, "rows");
+    demand_size(heads, 1, "heads");
+    demand_size(size, 1, "size");
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t h = 0; h < heads; h++)
+        rotate(x + (r * heads + h) * size, cosine + r * (size / 2), sine + r * (size / 2), size);
+  });
 }
 
-EXPORT void specdec_forward(const Model* model, const Batch* batch, float* logits, Best* best, int threads) {
-  forward(*model, *batch, logits, best, threads);
+EXPORT int specdec_forward(const Model* model, const Batch* batch, float* logits, Best* best, int threads) {
+  return guarded([&] { forward(*model, *batch, logits, best, threads); });
 }
 
-EXPORT int64_t specdec_argmax(const float* row, int64_t size, float* largest) { return argmax(row, size, largest); }
-
-EXPORT int64_t specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, uint32_t position, uint32_t stream,
-                                     int threads) {
-  return gumbel_argmax(row, size, seed, position, stream, threads);
+EXPORT int specdec_argmax(const float* row, int64_t size, float* largest, int64_t* at) {
+  return guarded([&] {
+    demand_size(size, 1, "scores");
+    *at = argmax(row, size, largest);
+  });
 }
 
-EXPORT void specdec_divide(const float* x, int64_t size, float by, float* out, int threads) {
-  divide(x, size, by, out, threads);
+EXPORT int specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, uint32_t position, uint32_t stream,
+                                 int64_t* at, int threads) {
+  return guarded([&] {
+    demand_size(size, 1, "scores");
+    *at = gumbel_argmax(row, size, seed, position, stream, threads);
+  });
+}
+
+EXPORT int specdec_divide(const float* x, int64_t size, float by, float* out, int threads) {
+  return guarded([&] {
+    demand_size(size, 0, "numbers");
+    divide(x, size, by, out, threads);
+  });
 }
 
 // Reads memory as fast as the kernels could: the floor of a pass that has to read its weights.
-EXPORT float specdec_read(const char* memory, int64_t bytes, int threads) {
-  std::atomic<int> result{0};
-  parallel(threads, [&](Team& team, int) {
-    vi sum = {};
-    team.share(bytes / 65536, 1, [&](int64_t first, int64_t last) {
-      for (const char* p = memory + first * 65536; p < memory + last * 65536; p += 256) {
-        for (int i = 0; i < 256; i += 64) __builtin_prefetch(p + 2048 + i);
-        for (int i = 0; i < 256; i += 4 * W) sum ^= load_bits(p + i);
-      }
+EXPORT int specdec_read(const char* memory, int64_t bytes, int threads) {
+  static std::atomic<int> sink{0};  // without it nothing would be read
+  return guarded([&] {
+    demand_size(bytes, 0, "bytes");
+    parallel(threads, [&](Team& team, int) {
+      vi sum = {};
+      team.share(bytes / 65536, 1, [&](int64_t first, int64_t last) {
+        for (const char* p = memory + first * 65536; p < memory + last * 65536; p += 256) {
+          for (int i = 0; i < 256; i += 64) __builtin_prefetch(p + 2048 + i);
+          for (int i = 0; i < 256; i += 4 * W) sum ^= load_bits(p + i);
+        }
+      });
+      sink += sum[0] & 1;
     });
-    result += sum[0] & 1;
   });
-  return (float)result;
 }

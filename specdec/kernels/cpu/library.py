@@ -6,13 +6,16 @@ import ctypes
 import os
 import tempfile
 import warnings
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from specdec.errors import SpecdecError
 from specdec.kernels.cpu.build import BuildError, build
 
 
@@ -27,7 +30,8 @@ class KeyValues(Structure):
     """attention/cpu.h"""
 
     _fields_ = [("kind", c_int32), ("keys", c_void_p), ("values", c_void_p), ("key_scales", c_void_p),
-                ("value_scales", c_void_p), ("slot_step", c_int64), ("head_step", c_int64)]  # fmt: skip
+                ("value_scales", c_void_p), ("slot_step", c_int64), ("head_step", c_int64), ("slots", c_int64),
+                ("heads", c_int64), ("size", c_int64)]  # fmt: skip
 
 
 class Shape(Structure):
@@ -78,23 +82,19 @@ class Best(Structure):
 
 
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best)
-SIGNATURES: dict[str, tuple[list[Any], Any]] = {
-    "specdec_isa": ([], c_char_p),
-    "specdec_sizes": ([POINTER(c_int64), c_int64], c_int64),
-    "specdec_linear": ([POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int], None),
-    "specdec_write": ([POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64], None),
-    "specdec_attention": (
-        [c_void_p, POINTER(KeyValues), POINTER(Shape), POINTER(Sequences), c_void_p, c_int],
-        None,
-    ),
-    "specdec_rms_norm": ([c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p], None),
-    "specdec_rotate": ([c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64], None),
-    "specdec_forward": ([POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int], None),
-    "specdec_argmax": ([c_void_p, c_int64, POINTER(c_float)], c_int64),
-    "specdec_gumbel_argmax": ([c_void_p, c_int64, c_uint64, c_uint32, c_uint32, c_int], c_int64),
-    "specdec_divide": ([c_void_p, c_int64, c_float, c_void_p, c_int], None),
-    "specdec_read": ([c_void_p, c_int64, c_int], c_float),
+SIGNATURES: dict[str, list[Any]] = {
+    "linear": [POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int],
+    "write": [POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64],
+    "attention": [c_void_p, c_int64, POINTER(KeyValues), POINTER(Shape), POINTER(Sequences), c_void_p, c_int],
+    "rms_norm": [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p],
+    "rotate": [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64],
+    "forward": [POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int],
+    "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],
+    "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],
+    "divide": [c_void_p, c_int64, c_float, c_void_p, c_int],
+    "read": [c_void_p, c_int64, c_int],
 }
+"""Functions that check what they are given (gate.h): they return 0, or 1 when they refuse."""
 
 
 class Library:
@@ -119,16 +119,26 @@ class Library:
             built = build(architecture, anew=True)  # the kept one may be of a system with another C library
             loaded = load(built.code)
         self.code = built.code
-        for name, (arguments, result) in SIGNATURES.items():
-            function = getattr(loaded, name)
-            function.argtypes, function.restype = arguments, result
-            setattr(self, name.removeprefix("specdec_"), function)
         sizes = (c_int64 * len(MIRRORED))()
-        if self.sizes(sizes, len(sizes)) != len(MIRRORED) or list(sizes) != [ctypes.sizeof(s) for s in MIRRORED]:
+        loaded.specdec_sizes.argtypes, loaded.specdec_sizes.restype = [POINTER(c_int64), c_int64], c_int64
+        if loaded.specdec_sizes(sizes, len(sizes)) != len(MIRRORED) or list(sizes) != list(map(sizeof, MIRRORED)):
             raise BuildError(
                 "the structures of the C interface and of Python differ: library.py must follow the headers"
             )
-        self.isa: str = self.__dict__["isa"]().decode()
+        for function in (loaded.specdec_isa, loaded.specdec_fault):
+            function.argtypes, function.restype = [], c_char_p
+        self.isa: str = loaded.specdec_isa().decode()
+        self._fault = loaded.specdec_fault
+        for name, arguments in SIGNATURES.items():
+            function = getattr(loaded, f"specdec_{name}")
+            function.argtypes, function.restype, function.errcheck = arguments, c_int, self._accepted
+            setattr(self, name, function)
+
+    def _accepted(self, refused: int, function: Any, arguments: tuple[Any, ...]) -> None:
+        """Raises SpecdecError if a function refused what it was given."""
+        if refused:
+            reason = self._fault().decode(errors="replace")
+            raise SpecdecError(f"The kernels refuse a call of {function.__name__}: {reason}.")
 
     def __getattr__(self, name: str) -> Any:  # the functions, for the type checker
         raise AttributeError(name)
@@ -176,9 +186,23 @@ def library() -> Library | None:
         return None
 
 
-def address(tensor: Tensor | None) -> int | None:
-    """Where a contiguous tensor's data begins; None for None."""
+def address(tensor: Tensor | None, dtype: torch.dtype | None = None, shape: Sequence[int] | None = None) -> int | None:
+    """Where a tensor's data begins, for the kernels; None for None.
+
+    Args:
+        tensor: dense, on the CPU.
+        dtype, shape: what they must be, unless left out.
+
+    Raises:
+        SpecdecError: if it is something else.
+    """
     if tensor is None:
         return None
-    assert tensor.is_contiguous()
+    fits = dtype in (None, tensor.dtype) and (shape is None or tensor.shape == tuple(shape))
+    if not fits or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        wanted = f"{dtype or 'numbers'} {'' if shape is None else list(shape)}".rstrip()
+        raise SpecdecError(
+            f"The kernels need dense {wanted} on the CPU, and were given {tensor.dtype} {list(tensor.shape)} "
+            f"{'' if tensor.is_contiguous() else 'with gaps '}on {tensor.device}."
+        )
     return tensor.data_ptr()

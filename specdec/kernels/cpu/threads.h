@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "gate.h"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #include <unistd.h>
@@ -155,9 +157,18 @@ static const int fork_takes_a_turn =
     pthread_atfork([] { turn.lock(); }, [] { turn.unlock(); }, [] { turn.unlock(); });
 #endif
 
-// Runs body(team, thread) on `threads` threads; calls from several callers take turns.
+// Runs prepare() and then body(team, thread) on `threads` threads; calls from several callers take turns. What may throw,
+// such as taking memory, belongs into `prepare`: the others would wait forever for a thread that left `body`.
+template <class Prepare, class Body>
+INLINE void parallel(int threads, Prepare prepare, Body body) {
+  demand_threads(threads);
+  std::lock_guard<std::mutex> lock(turn);
+  Team& team = team_of(threads);
+  prepare();
+  team.run([](Team& team, int thread, void* context) { (*(Body*)context)(team, thread); }, &body);
+}
+
 template <class Body>
 INLINE void parallel(int threads, Body body) {
-  std::lock_guard<std::mutex> lock(turn);
-  team_of(threads).run([](Team& team, int thread, void* context) { (*(Body*)context)(team, thread); }, &body);
+  parallel(threads, [] {}, body);
 }

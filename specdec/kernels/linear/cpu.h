@@ -7,6 +7,7 @@
 // the order of k: no split along K, so a row's bits do not depend on the other rows.
 #pragma once
 
+#include "../cpu/gate.h"
 #include "../cpu/simd.h"
 #include "../cpu/threads.h"
 #include "amx.h"
@@ -39,6 +40,19 @@ INLINE int64_t words_of(int32_t kind, int64_t k) {
   return (k + 16 * group_of(kind) - 1) / (16 * group_of(kind)) * 16;
 }
 INLINE int64_t row_bytes(int32_t kind, int64_t k) { return 4 * words_of(kind, k); }
+
+// That weights multiply rows of k numbers and give at least `width` columns.
+INLINE void demand_linear(const Linear& linear, int64_t k, int64_t width, bool gated) {
+  DEMAND(linear.kind >= FLOAT32 && linear.kind <= INT8_WEIGHT, "%d is no kind of weights", linear.kind);
+  DEMAND(linear.k == k && k >= 1, "weights for rows of %lld numbers meet rows of %lld", (long long)linear.k, (long long)k);
+  const int64_t columns = linear.n / (gated ? 2 : 1);
+  DEMAND(bool(linear.gated) == gated && linear.n % PANEL == 0 && width >= 1 && width <= columns && width > columns - PANEL,
+         "weights of %lld columns, packed%s, cannot give %lld", (long long)linear.n, linear.gated ? " with a gate" : "",
+         (long long)width);
+  demand_memory(linear.weight, "weights");
+  if (linear.kind == INT8 || linear.kind == INT8_WEIGHT) demand_memory(linear.scale, "scales of weights");
+  if (linear.kind == INT8) demand_memory(linear.sums, "sums of weights");
+}
 
 INLINE int64_t bytes_of_panel(const Linear& linear) {
   return words_of(linear.kind, linear.k) * PANEL * (linear.kind == INT8_WEIGHT ? 1 : 4);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from specdec.errors import SpecdecError
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import in_huge_pages
 from specdec.kernels.cpu.threads import num_threads
@@ -41,13 +43,18 @@ class PackedLinear:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors if tensor is not None)
 
     def __call__(self, x: Tensor, kernels: native.Library | None = None) -> Tensor:
-        """float [..., K] → float32 [..., width]."""
+        """float [..., K] → float32 [..., width].
+
+        Raises:
+            SpecdecError: if K is not that of the weights, or if there are no kernels.
+        """
         kernels = kernels or native.library()
-        assert kernels is not None
-        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
+        if kernels is None:
+            raise SpecdecError("Packed weights need the native kernels. Install a C++ compiler, such as g++.")
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).float().contiguous()
         out = torch.empty(rows.shape[0], self.width)
-        threads = num_threads()
-        kernels.linear(self.struct, rows.data_ptr(), rows.shape[0], out.data_ptr(), self.width, threads)
+        inputs, outputs, threads = native.address(rows), native.address(out), num_threads()
+        kernels.linear(self.struct, inputs, len(rows), rows.shape[1], outputs, self.width, threads)
         return out.view(*x.shape[:-1], self.width)
 
 
@@ -63,17 +70,21 @@ def pack(
         weights: float [N, K] each.
         kind: a name of `KINDS`; int8 weights get one scale per output column.
         bias: float [N] each, or None.
-        gated: `weights` are a gate and the values it multiplies: the product is silu(x Gᵀ) · (x Vᵀ).
+        gated: `weights` are a gate and the values it multiplies: the product is silu(x Gᵀ) · (x Vᵀ). It has no bias.
+
+    Raises:
+        SpecdecError: for a gated product with a bias.
     """
     parts = [weights] if isinstance(weights, Tensor) else list(weights)
     biases = [None] * len(parts) if bias is None else [bias] if isinstance(bias, Tensor) else list(bias)
+    if gated and any(b is not None for b in biases):
+        raise SpecdecError("A gated product has no bias. Leave it out, or pack the two parts one by one.")
     joined = [b if b is not None else parts[i].new_zeros(len(parts[i])) for i, b in enumerate(biases)]
     offset = torch.cat(joined).float() if any(b is not None for b in biases) else None
     if gated:
         gate, value = (pad(part.float(), (0, 0, 0, -len(part) % (PANEL // 2))) for part in parts)
         matrix = torch.stack([gate.view(-1, PANEL // 2, gate.shape[1]), value.view(-1, PANEL // 2, gate.shape[1])], 1)
         matrix, width = matrix.reshape(-1, gate.shape[1]), len(parts[0])
-        assert offset is None
     else:
         matrix = torch.cat([part.float() for part in parts])
         width = len(matrix)

@@ -44,7 +44,64 @@ struct Workspace {
   std::vector<float> x, qkv, cosine, sine, row_scale;
   std::vector<char> rows, attended, products;
   std::vector<Best> best;
+
+  void grow(const Model& model, const Batch& batch, int threads) {
+    auto to = [](auto& buffer, int64_t number) { if ((int64_t)buffer.size() < number) buffer.resize(number); };
+    const int64_t count = batch.rows, most = std::max(count, batch.logit_rows), size = model.head_size;
+    const int64_t widest = std::max({model.hidden, model.heads * size, model.intermediate});
+    to(x, count * model.hidden);
+    to(qkv, count * std::max((model.heads + 2 * model.kv_heads) * size, model.hidden));
+    to(cosine, count * (size / 2));
+    to(sine, count * (size / 2));
+    to(row_scale, most);
+    for (auto* buffer : {&rows, &attended, &products}) to(*buffer, most * (4 * widest + 64));
+    to(best, threads * batch.logit_rows);
+  }
 };
+
+// Positions that float32, in which angles are worked out, tells apart.
+constexpr int64_t POSITIONS = 1 << 24;
+
+INLINE void demand_model(const Model& model) {
+  const int64_t heads = model.heads * model.head_size, kv = model.kv_heads * model.head_size;
+  DEMAND(model.embedding_kind == FLOAT32 || model.embedding_kind == BFLOAT16, "%d is no kind of embedding",
+         model.embedding_kind);
+  demand_size(model.num_layers, 1, "layers");
+  demand_size(model.vocab_size, 1, "vocabulary");
+  demand_memory(model.embedding, "the embedding");
+  demand_memory(model.final_norm, "the last norm");
+  demand_memory(model.frequencies, "frequencies");
+  demand_memory(model.layers, "layers");
+  for (int64_t i = 0; i < model.num_layers; i++) {
+    const Layer& layer = model.layers[i];
+    demand_shape({model.heads, model.kv_heads, model.head_size, model.scale, layer.window, 0.0f});
+    demand_cache(layer.cache, model.kv_heads, model.head_size);
+    demand_memory(layer.input_norm, "a norm");
+    demand_memory(layer.attention_norm, "a norm");
+    demand_linear(layer.qkv, model.hidden, heads + 2 * kv, false);
+    demand_linear(layer.o, heads, model.hidden, false);
+    demand_linear(layer.gate_up, model.hidden, model.intermediate, true);
+    demand_linear(layer.down, model.intermediate, model.hidden, false);
+  }
+  demand_linear(model.head, model.hidden, model.vocab_size, false);
+}
+
+INLINE void demand_batch(const Model& model, const Batch& batch) {
+  int64_t slots = model.layers[0].cache.slots;
+  for (int64_t i = 1; i < model.num_layers; i++) slots = std::min(slots, model.layers[i].cache.slots);
+  demand_size(batch.rows, 1, "rows");
+  demand_size(batch.logit_rows, 0, "rows with logits");
+  demand_size(batch.num_taps, 0, "taps");
+  demand_within(batch.tokens, batch.rows, 0, model.vocab_size, "token");
+  demand_within(batch.positions, batch.rows, 0, POSITIONS, "position");
+  demand_within(batch.write_slots, batch.rows, 0, slots, "slot to write");
+  demand_within(batch.logits_of, batch.logit_rows, 0, batch.rows, "row with logits");
+  demand_within(batch.taps, batch.num_taps, 0, model.num_layers + 1, "tap");
+  for (int64_t i = 1; i < batch.num_taps; i++)
+    DEMAND(batch.taps[i - 1] < batch.taps[i], "tap %lld does not follow the one before it", (long long)batch.taps[i]);
+  if (batch.num_taps) demand_memory(batch.hidden, "hidden states");
+  demand_sequences(batch.sequences, batch.rows, slots);
+}
 
 // Rows that a thread takes at once: they lie one after the other, and reading them streams.
 INLINE int64_t neighbours(Team& team, int64_t count) { return std::clamp<int64_t>(count / (2 * team.size()), 1, 8); }
@@ -183,21 +240,11 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
 // batch's hidden states.
 static void forward(const Model& model, const Batch& batch, float* logits, Best* best, int threads) {
   static Workspace space;
-  parallel(threads, [&](Team& team, int thread) {
-    const int64_t count = batch.rows, size = model.head_size;
-    const int64_t widest = std::max({model.hidden, model.heads * size, model.intermediate});
-    if (thread == 0) {
-      auto grow = [](auto& buffer, int64_t number) { if ((int64_t)buffer.size() < number) buffer.resize(number); };
-      int64_t most = std::max(count, batch.logit_rows);
-      grow(space.x, count * model.hidden);
-      grow(space.qkv, count * std::max((model.heads + 2 * model.kv_heads) * size, model.hidden));
-      grow(space.cosine, count * (size / 2));
-      grow(space.sine, count * (size / 2));
-      grow(space.row_scale, most);
-      for (auto* buffer : {&space.rows, &space.attended, &space.products}) grow(*buffer, most * (4 * widest + 64));
-      grow(space.best, team.size() * batch.logit_rows);
-    }
-    team.barrier();
+  demand_model(model);
+  demand_batch(model, batch);
+  if (batch.logit_rows) demand_memory(best, "the largest logits");
+  parallel(threads, [&] { space.grow(model, batch, threads); }, [&](Team& team, int thread) {
+    const int64_t count = batch.rows;
     team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; r++) embed(model, batch, r, space);
     });

@@ -7,7 +7,7 @@ fixed order where that matters, so the rows beside it cannot change its bits; an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref, c_float
+from ctypes import byref, c_float, c_int64
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -48,8 +48,9 @@ def argmax(row: Tensor) -> tuple[int, float]:
     kernels = _kernels(row)
     if kernels is None:
         return reference.argmax(row)
-    row, largest = row.contiguous(), c_float()
-    return kernels.argmax(row.data_ptr(), len(row), byref(largest)), largest.value
+    row, largest, at = row.contiguous(), c_float(), c_int64()
+    kernels.argmax(native.address(row, torch.float32), row.numel(), byref(largest), byref(at))
+    return at.value, largest.value
 
 
 def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
@@ -57,10 +58,10 @@ def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
     kernels = _kernels(row)
     if kernels is None or not isinstance(random, RandomSource):  # tests stand in for the source of noise
         return reference.gumbel_argmax(row, random, position)
-    row = row.contiguous()
-    return int(
-        kernels.gumbel_argmax(row.data_ptr(), len(row), random.seed, position, int(Stream.GUMBEL), num_threads())
-    )
+    row, at = row.contiguous(), c_int64()
+    where, stream = native.address(row, torch.float32), int(Stream.GUMBEL)
+    kernels.gumbel_argmax(where, row.numel(), random.seed, position, stream, byref(at), num_threads())
+    return at.value
 
 
 def divided(rows: Tensor, by: float) -> Tensor:
@@ -75,4 +76,4 @@ def divided(rows: Tensor, by: float) -> Tensor:
 
 
 def _kernels(row: Tensor) -> native.Library | None:
-    return native.library() if row.device.type == "cpu" and row.dtype.is_floating_point and row.itemsize == 4 else None
+    return native.library() if row.device.type == "cpu" and row.dtype == torch.float32 else None
