@@ -109,13 +109,25 @@ def test_a_slot_that_is_read_must_be_in_the_pool(scene: Scene, value: int) -> No
 
 
 @pytest.mark.parametrize(
-    "parents",
-    [[0, 0, 0, 1], [-1, 1, 0, 1], [-1, 0, 3, 1], [-2, 0, 0, 1], [-1, 0, 0, 2**31 - 1], [-1, 0, 0, -(2**31)]],
+    ("parents", "words"),
+    [
+        ([-2, 0, 0, 1], "follows row -2"),
+        ([-1, 0, 0, 4], "follows row 4 of 4"),
+        ([-1, 0, 0, 2**31 - 1], "follows row 2147483647"),
+        ([-1, 0, 0, -(2**31)], "follows row -2147483648"),
+        ([0, 0, 0, 1], "row 0 of sequence 0 follows itself"),
+        ([-1, 0, 3, 2], "row 2 of sequence 0 follows itself"),
+        ([1, 2, 3, 0], "follows itself"),
+    ],
     ids=str,
 )
-def test_a_row_must_follow_a_row_before_it(scene: Scene, parents: list[int]) -> None:
-    """A row that follows itself, or two that follow each other, would never end."""
-    refused(scene, scene.batch(parents=parents), "which is not before it")
+def test_every_rows_path_must_lead_to_the_committed_tokens(scene: Scene, parents: list[int], words: str) -> None:
+    """One that goes around would never end."""
+    refused(scene, scene.batch(parents=parents), words)
+
+
+def test_children_may_be_stored_before_their_parents(scene: Scene) -> None:
+    assert scene.run(scene.batch(parents=[1, 2, 3, -1])).isfinite().all()
 
 
 def test_too_few_parents_are_refused(scene: Scene) -> None:

@@ -71,6 +71,23 @@ INLINE void demand_shape(const Shape& shape) {
   demand_size(shape.window, 0, "window");
 }
 
+// Every row's path leads to the committed tokens: parents are rows, and no row follows itself. Children may be stored
+// before their parents.
+INLINE void demand_tree(const int32_t* parents, int64_t rows, int64_t sequence) {
+  bool in_order = true;
+  for (int64_t row = 0; row < rows; row++) {
+    DEMAND(parents[row] >= -1 && parents[row] < rows, "row %lld of sequence %lld follows row %d of %lld", (long long)row,
+           (long long)sequence, parents[row], (long long)rows);
+    in_order &= parents[row] < row;
+  }
+  if (in_order) return;
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t steps = 0;
+    for (int64_t at = row; at >= 0; at = parents[at])
+      DEMAND(steps++ < rows, "row %lld of sequence %lld follows itself", (long long)row, (long long)sequence);
+  }
+}
+
 // Rows, slots and parents of every sequence lie within each other, and within a cache of so many slots.
 INLINE void demand_sequences(const Sequences& all, int64_t rows, int64_t slots) {
   demand_size(all.count, 0, "sequences");
@@ -89,11 +106,7 @@ INLINE void demand_sequences(const Sequences& all, int64_t rows, int64_t slots) 
            (long long)(all.committed[s] + reserved), (long long)own);
     DEMAND(links == 0 || links >= reserved, "sequence %lld has %lld parents for %lld rows", (long long)s,
            (long long)links, (long long)reserved);
-    for (int64_t row = 0; row < links; row++) {
-      const int32_t parent = all.parents[all.parent_start[s] + row];
-      DEMAND(parent >= -1 && parent < row, "row %lld of sequence %lld follows row %d, which is not before it",
-             (long long)row, (long long)s, parent);
-    }
+    if (links) demand_tree(all.parents + all.parent_start[s], reserved, s);
   }
 }
 

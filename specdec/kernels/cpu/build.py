@@ -27,8 +27,11 @@ ARCHITECTURES = {
     "native": ("-march=native",),
     "avx2": ("-march=x86-64-v3",),
     "portable": (),
-}
-"""Instruction sets to compile for. `native` is what this CPU has; the others are for comparing and testing."""
+    "checked": ("-march=native", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
+                "-fno-sanitize=alignment", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"),
+}  # fmt: skip
+"""Instruction sets to compile for. `native` is what this CPU has; the others are for comparing and testing. `checked`
+ends the process at the first access beyond its memory; the process must preload the compiler's libasan."""
 TIMEOUT = 300
 
 
