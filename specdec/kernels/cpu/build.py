@@ -27,8 +27,8 @@ ARCHITECTURES = {
     "native": ("-march=native",),
     "avx2": ("-march=x86-64-v3",),
     "portable": (),
-    "checked": ("-march=native", "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
-                "-fno-sanitize=alignment", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"),
+    "checked": ("-march=x86-64-v3", "-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address",
+                "-D_GLIBCXX_ASSERTIONS"),
 }  # fmt: skip
 """Instruction sets to compile for. `native` is what this CPU has; the others are for comparing and testing. `checked`
 ends the process at the first access beyond its memory; the process must preload the compiler's libasan."""
