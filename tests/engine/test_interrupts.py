@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from linecache import getline
@@ -14,10 +16,10 @@ from typing import Any
 import pytest
 
 import specdec
-from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec import EngineConfig, EngineLoop, SamplingParams, SpeculativeGenerator
 from specdec.engine.outputs import StreamEvent
 from specdec.models.loading import LoadedModel
-from tests.engines import DRAFTERS, outputs, run, small_engine
+from tests.engines import DRAFTERS, add, outputs, run, small_engine
 from tests.tiny import llama
 
 PROMPTS = [[1, 2, 3, 1, 2, 3, 1], [7, 7, 7, 7, 9], [60, 3, 9, 60, 3, 9]]
@@ -163,3 +165,146 @@ def test_a_thousand_interrupts(drafter: str, mode: str, plain: list[list[int]]) 
     ends = interrupts(drafter, mode, 200, plain)
     assert ends["length"] >= 150
     assert set(ends) <= {"length", "error"}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_engine_that_is_stepped_by_hand_goes_on_after_an_interrupt(times: int, plain: list[list[int]]) -> None:
+    """Inside the pass itself, which is where nearly all of them arrive: nothing at all is lost."""
+    engine = small_engine(DRAFTERS["model"](), "gumbel", num_blocks=12)
+    requests = [add(engine, *pair) for pair in zip(PROMPTS, PARAMS, strict=True)]
+    model: Any = engine.model
+    forward, left = model.run, 4 * times
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal left
+        left -= 1
+        output = forward(*args)
+        if left >= 0 and left % 4 == 0:
+            raise KeyboardInterrupt
+        return output
+
+    model.run = interrupted
+    stopped = 0
+    while engine.has_work:
+        try:
+            engine.step()
+        except KeyboardInterrupt:
+            stopped += 1
+    assert stopped == times
+    assert outputs(requests) == plain
+    engine.cache.check_integrity()
+    assert engine.cache.num_free_blocks == engine.cache.num_blocks
+
+
+def test_an_error_of_the_model_ends_those_that_took_part_and_no_others(plain: list[list[int]]) -> None:
+    loop = EngineLoop(small_engine(DRAFTERS["ngram"](), "gumbel", max_num_seqs=2))
+    requests = [loop.engine.make_request(*pair) for pair in zip(PROMPTS, PARAMS, strict=True)]
+    model: Any = loop.engine.model
+    forward = model.run
+
+    def broken(*args: Any) -> Any:
+        model.run = forward
+        raise MemoryError("no memory left")
+
+    model.run = broken
+    for request in requests:
+        loop.submit(request)
+    list(loop.outputs(requests))
+    assert [request.finish_reason for request in requests] == ["error", "error", "length"]
+    assert requests[2].output == plain[2]
+    assert isinstance(requests[0].error, MemoryError)
+
+
+def test_one_threads_interrupt_does_not_stop_another(plain: list[list[int]]) -> None:
+    """The thread that runs the steps is interrupted while the other one sleeps: that one takes over."""
+    shared = generator("none", num_blocks=64)
+    model: Any = shared.engine.model
+    forward, began = model.run, threading.Event()
+    found: list[list[int]] = []
+
+    def work() -> None:
+        began.set()
+        found.extend(one.token_ids for one in shared.generate(PROMPTS[:1], PARAMS[:1]))
+
+    worker = threading.Thread(target=work)
+
+    def interrupted(*args: Any) -> Any:
+        if threading.current_thread() is worker:
+            return forward(*args)
+        worker.start()
+        began.wait()
+        while not shared.loop._arrived:  # the worker has queued its request, and must wait for this step
+            pass
+        raise KeyboardInterrupt
+
+    model.run = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            shared.generate(PROMPTS[1:2], PARAMS[1:2])
+        worker.join(timeout=60)
+    finally:
+        del model.run
+    assert not worker.is_alive()
+    assert found == plain[:1]
+    sound(shared, plain)
+
+
+def test_streams_that_are_left_in_any_way_give_everything_back(plain: list[list[int]]) -> None:
+    shared = generator("ngram")
+    never = shared.stream(PROMPTS[0], PARAMS[0])  # not even begun
+    closed = shared.stream(PROMPTS, PARAMS)
+    next(closed)
+    closed.close()  # type: ignore[attr-defined]
+
+    def consumer() -> None:
+        for _ in shared.stream(PROMPTS, PARAMS):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        consumer()
+    gc.collect()
+    assert not shared.engine.has_work
+    del never
+    shared.close()
+    shared.close()
+    sound(shared, plain)
+
+
+def test_a_stream_that_is_collected_in_the_middle_of_a_step_is_aborted_after_it(plain: list[list[int]]) -> None:
+    """The collector may run anywhere: here inside the pass of another stream, in the thread that runs it."""
+    shared = generator("none", num_blocks=64)
+    abandoned: list[Any] = [shared.stream(PROMPTS[1], PARAMS[1])]
+    next(abandoned[0])
+    model: Any = shared.engine.model
+    forward, calls = model.run, 0
+
+    def collecting(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            abandoned.clear()
+            gc.collect()
+            assert shared.engine.scheduler.live[0].finish_reason is None
+        return forward(*args)
+
+    model.run = collecting
+    try:
+        [generation] = shared.generate(PROMPTS[2:3], PARAMS[2:3])
+    finally:
+        del model.run
+    assert generation.token_ids == plain[2]
+    assert calls > 3
+    assert not shared.engine.has_work
+    sound(shared, plain)
+
+
+def test_a_closed_generator_ends_its_streams_and_can_be_used_again(plain: list[list[int]]) -> None:
+    shared = generator("ngram")
+    stream = shared.stream(PROMPTS[0], PARAMS[0])
+    first = next(stream)
+    shared.close()
+    rest = list(stream)
+    assert rest[-1].generation is not None
+    assert rest[-1].generation.finish_reason == "aborted"
+    assert rest[-1].generation.token_ids == plain[0][: len(first.token_ids)]
+    sound(shared, plain)
