@@ -138,6 +138,7 @@ def sound(shared: SpeculativeGenerator, plain: list[list[int]]) -> None:
     assert engine.cache.num_free_blocks == engine.cache.num_blocks
     assert not engine.has_work
     assert shared.loop._mail == {}
+    assert engine.drafting.faults == {}
 
 
 def interrupts(drafter: str, mode: str, count: int, plain: list[list[int]]) -> Counter[str]:
@@ -170,7 +171,7 @@ def test_a_thousand_interrupts(drafter: str, mode: str, plain: list[list[int]]) 
 @pytest.mark.parametrize("times", [1, 3])
 def test_an_engine_that_is_stepped_by_hand_goes_on_after_an_interrupt(times: int, plain: list[list[int]]) -> None:
     """Inside the pass itself, which is where nearly all of them arrive: nothing at all is lost."""
-    engine = small_engine(DRAFTERS["model"](), "gumbel", num_blocks=12)
+    engine = small_engine(DRAFTERS["model"](), "gumbel", num_blocks=12, max_num_seqs=2, max_batch_tokens=8)
     requests = [add(engine, *pair) for pair in zip(PROMPTS, PARAMS, strict=True)]
     model: Any = engine.model
     forward, left = model.run, 4 * times
@@ -192,6 +193,7 @@ def test_an_engine_that_is_stepped_by_hand_goes_on_after_an_interrupt(times: int
             stopped += 1
     assert stopped == times
     assert outputs(requests) == plain
+    assert engine.drafting.faults == {}, "a drafter was not told that its requests began anew"
     engine.cache.check_integrity()
     assert engine.cache.num_free_blocks == engine.cache.num_blocks
 
