@@ -213,7 +213,7 @@ def test_default_sizes_serve_a_full_context(
 def test_default_sizes_keep_to_their_gibibyte_where_they_can() -> None:
     model = llama(0)
     size = model.kv_layout.bytes_per_token() * 16
-    many = EngineConfig(max_num_seqs=10**6).blocks_for(model)
+    many = EngineConfig(max_num_seqs=65536).blocks_for(model)
     assert many == DEFAULT_KV_BYTES // size
     assert EngineConfig(max_num_seqs=2).blocks_for(model) == 2 * 256 // 16
     assert EngineConfig(num_blocks=3).blocks_for(model) == 3
