@@ -6,6 +6,8 @@ import difflib
 import sys
 from importlib import import_module
 
+from specdec.commands.terminal import terminal
+
 COMMANDS = {
     "generate": "specdec.commands.generate",
     "study": "specdec.commands.study",
@@ -21,7 +23,16 @@ RENAMED = {"benchmark": "study"}
 
 
 def main() -> None:
-    """Console script: the first argument names the command, the rest are its own."""
+    """Console script: the first argument names the command, the rest are its own.
+
+    Exit codes: 0, done; 1, it was done and something is not as it should be (a job failed, a rule is not lossless);
+    2, it was refused; 130 after Ctrl-C, 143 after SIGTERM, 141 if whoever read its output has gone.
+    """
+    with terminal(kept=sys.argv[1:2] in (["study"], ["benchmark"])):
+        _main()
+
+
+def _main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command in RENAMED:
         print(f"specdec: {command!r} is called {RENAMED[command]!r} now.", file=sys.stderr)

@@ -12,6 +12,7 @@ from uuid import uuid4
 import hydra
 from omegaconf import DictConfig
 
+from specdec.commands.terminal import leave_broken_pipe
 from specdec.commands.words import literal, quoted, sort_words
 from specdec.errors import ConfigError, SpecdecError
 from specdec.measure.environment import command
@@ -90,6 +91,8 @@ class exit_on_user_error:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BrokenPipeError):
+            leave_broken_pipe()
         if isinstance(error, SpecdecError):
             print(f"specdec: {error}", file=sys.stderr)
             sys.exit(2)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
+from importlib import import_module
 from typing import Any
 
-import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -66,8 +66,8 @@ def _typed_in(node: DictConfig, above: str = "") -> dict[str, Typed]:
 def _typed_of(target: Any, above: str) -> dict[str, Typed]:
     """Of the class or function that a dotted name stands for; none if there is no such thing."""
     with suppress(Exception):  # whatever importing it brings is told when it is made
-        made: Any = hydra.utils.get_object(target)
-        return _named(typed_parameters(made), above)
+        module, _, name = target.rpartition(".")
+        return _named(typed_parameters(getattr(import_module(module), name)), above)
     return {}
 
 
