@@ -331,7 +331,7 @@ def check_goes_on(path: Path, least: int) -> None:
 
 def test_a_full_disk_at_any_write_loses_the_prompt_in_flight_only(tmp_path: Path) -> None:
     calls, at = [""], 0
-    while len(calls) > at:
+    while len(calls) >= at:
         written, refusal = [0], "No space left on device"
         with pytest.MonkeyPatch.context() as patch:
             calls = ending(patch, at, full_disk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from specdec import ConfigError
+from specdec.prompts import files, load_prompts
 from specdec.prompts.files import read
 
 ROWS = [{"text": "Größe €\u2028two", "n": 1}, {"text": "[three]", "n": 2}]
@@ -26,8 +28,24 @@ LIST = json.dumps(ROWS, indent=2)
         ("x.json", LIST.encode()),
         ("x.json.gz", gzip.compress(LIST.encode(), mtime=0)),
         ("x.json", LINES.encode()),
+        ("x.jsonl", b"\xef\xbb\xbf" + LINES.encode()),
+        ("x.jsonl", b"\xef\xbb\xbf" + LINES.replace("\n", "\r\n").encode()),
+        ("x.json", b"\xef\xbb\xbf" + LIST.replace("\n", "\r\n").encode()),
+        ("x.json", b"\n \n\n" + LIST.encode()),
+        ("x.json.gz", gzip.compress(b"\xef\xbb\xbf" + LIST.encode(), mtime=0)),
     ],
-    ids=["lines", "lines, gzipped", "list", "list, gzipped", "lines named as a list"],
+    ids=[
+        "lines",
+        "lines, gzipped",
+        "list",
+        "list, gzipped",
+        "lines named as a list",
+        "lines with a mark",
+        "lines of another system",
+        "a list of another system",
+        "a list after blank lines",
+        "a list with a mark, gzipped",
+    ],
 )
 def test_json_in_lines_and_in_a_list(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
@@ -72,3 +90,65 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n\n{"a": 2\n{"a": 3}\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"x\.jsonl, line 3, is no JSON: .*Give one object a line"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[" * 100_000, "9" * 5000, "{" * 1000, "\x00", '{"a": 1', "nul"],
+    ids=["deep", "long number", "braces", "zero", "cut", "word"],
+)
+def test_a_line_that_no_reader_takes_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"x\.jsonl, line 2, is no JSON: .*Give one object a line"):
+        read(path)
+    path.write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"x\.jsonl"):
+        read(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for reader in (read, load_prompts):
+        with pytest.raises(ConfigError, match=r"pipe\.jsonl is no regular file"):
+            reader(tmp_path / "pipe.jsonl")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.json", "x.json.gz", "x.parquet"])
+def test_a_file_beyond_all_bounds_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": "a" * 50, "n": number} for number in range(200)]
+    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    data = lines if "jsonl" in name else json.dumps(rows)
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(data.encode()) if name.endswith("gz") else data.encode())
+    assert read(tmp_path / name) == rows
+    monkeypatch.setattr(files, "LARGEST", 1000)
+    with pytest.raises(ConfigError, match=r"is larger than a prompt file may be.*Give a part of it"):
+        read(tmp_path / name)
+
+
+def test_a_file_in_one_endless_line_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file of four gigabytes."""
+    with (tmp_path / "x.jsonl").open("wb") as file:
+        file.write(b'{"text": "')
+        file.truncate(4 << 30)
+    monkeypatch.setattr(files, "LONGEST_LINE", 1 << 20)
+    with pytest.raises(ConfigError, match=r"line 1, is larger than a prompt file may be"):
+        read(tmp_path / "x.jsonl")
+    with pytest.raises(ConfigError, match="is larger than a prompt file may be"):
+        files.read_text(tmp_path / "x.jsonl", "prompt")
+
+
+def test_a_missing_file_is_answered_with_the_nearest_folder_and_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prompts.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"The nearest folder that exists is {tmp_path / 'data'}\."):
+        read(tmp_path / "data" / "more" / "x.jsonl")
+    with pytest.raises(ConfigError, match=rf"Did you mean {tmp_path / 'data' / 'prompts.jsonl'}\?"):
+        read(tmp_path / "data" / "prompt.jsonl")
+    with pytest.raises(ConfigError, match="The quotes are part of the path"):
+        read(tmp_path / "'prompts.jsonl'")
+    with pytest.raises(ConfigError, match=rf"Did you mean {tmp_path / 'data'}\?"):
+        read(tmp_path / "dat" / "prompts.jsonl")

@@ -72,3 +72,34 @@ def test_separators_that_json_allows_in_a_string_do_not_end_the_line(tmp_path: P
     text = f"one{separator}two"
     row = json.dumps({"question_id": 1, "category": "qa", "prompt": text}, ensure_ascii=False)
     assert [record.prompt for record in load_prompts(written(tmp_path, row))] == [text]
+
+
+WRONG = [("prompt", value) for value in (None, 5, 1.5, True, ["a"], {"a": 1}, "", "\ud800")] + [
+    (name, value) for name in ("question_id", "category") for value in (None, 1.5, False, [1], {}, "")
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG, ids=repr)
+def test_a_field_of_another_type_is_never_turned_into_text(tmp_path: Path, field: str, value: object) -> None:
+    bad = json.dumps({"question_id": 2, "category": "qa", "prompt": "x", field: value})
+    with pytest.raises(ConfigError, match=rf"line 2: {field} = .* cannot work\. Give a non-empty text"):
+        load_prompts(written(tmp_path, GOOD, bad))
+
+
+def test_two_prompts_of_one_id_are_refused(tmp_path: Path) -> None:
+    other = json.dumps({"question_id": "1", "category": "qa", "prompt": "x"})
+    with pytest.raises(ConfigError, match=r"line 3: line 1 has the same question_id"):
+        load_prompts(written(tmp_path, GOOD, "", other))
+
+
+def test_marks_and_line_ends_of_other_systems(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n\r\n")
+    assert load_prompts(path) == [PromptRecord("1", "qa", "Why?")]
+
+
+def test_a_file_that_is_no_text_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(GOOD.encode() + b"\n" + '{"prompt": "ö"}'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"x\.jsonl, line 2, cannot be read: .*in UTF-8"):
+        load_prompts(path)

@@ -250,3 +250,37 @@ def test_rows_that_make_no_prompt_are_named(rows: list[Any], message: str, writt
 def test_a_template_may_look_inside_a_column(written: Callable[..., str]) -> None:
     path = written({"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]})
     assert PromptSet("mine", ["{none[content]}", "{messages[content]}"], path=path).load()[0].prompt == "Hi."
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, {"a": 1}, [5], [["x"]], "\ud800"], ids=repr)
+def test_a_prompt_that_is_no_text_is_refused(value: Any, written: Callable[..., str]) -> None:
+    path = written({"say": "Why?"}, {"say": value})
+    with pytest.raises(ConfigError, match=r"row 2: .*(is no text|cannot work)"):
+        PromptSet("mine", "{say}", path=path).load()
+
+
+def test_numbers_may_stand_beside_text(written: Callable[..., str]) -> None:
+    path = written({"a": 2, "b": 2.5, "c": {"d": True}})
+    assert PromptSet("mine", "{a} + {b}?", path=path).load()[0].prompt == "2 + 2.5?"
+    for template in ("{a} and {c}", "{a} and {c[d]}"):
+        with pytest.raises(ConfigError, match="is no text"):
+            PromptSet("mine", template, path=path).load()
+
+
+@pytest.mark.parametrize("value", [None, 1.5, True, {"a": 1}], ids=repr)
+def test_an_id_that_is_no_name_is_refused(value: Any, written: Callable[..., str]) -> None:
+    with pytest.raises(ConfigError, match=r"row 1: (question_id = .* cannot work|No column 'id')"):
+        PromptSet("mine", "{say}", "id", path=written({"say": "Why?", "id": value})).load()
+
+
+def test_a_hub_that_breaks_in_any_way_is_told_with_the_remedy(hub: SimpleNamespace) -> None:
+    class Broken:
+        def __iter__(self) -> Any:
+            raise KeyError("shard 3")
+
+    hub.error = KeyError("no such config")
+    with pytest.raises(ConfigError, match=r"cannot be had from the hub: KeyError.*Give the set's file"):
+        source("gsm8k").load()
+    hub.error, hub.rows = None, Broken()
+    with pytest.raises(ConfigError, match=r"cannot be had from the hub: KeyError: 'shard 3'"):
+        source("gsm8k").load()
