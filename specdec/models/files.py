@@ -116,11 +116,19 @@ def check_texts(folder: Path) -> None:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             largest = LARGEST.get(path.suffix.lower())
             if largest is not None and not path.is_dir():
-                with opened(path, largest):
-                    pass
+                with opened(path, largest) as file:
+                    if path.suffix == ".jinja":
+                        _check_text(file.read(), path)
     for name in ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         if os.path.lexists(folder / name):
             json_file(folder / name)
+
+
+def _check_text(data: bytes, path: Path) -> None:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise refusal(path, f"it is no text in UTF-8 at byte {error.start}", WRITE_AGAIN) from error
 
 
 def weight_files(folder: Path, named: Any = None, *, allow_pickle: bool = False) -> list[Path]:

@@ -39,7 +39,7 @@ def repository(name: str) -> Repository | None:
     """The repository that a text names: "owner/name", "name" or "owner/name/…/file.gguf". None if it can be none."""
     parts = name.split("/")
     gguf = name.lower().endswith(".gguf")
-    if not all(PART.fullmatch(part) for part in parts) or len(parts) > 2 != gguf or (gguf and len(parts) < 3):
+    if not all(PART.fullmatch(part) for part in parts) or (len(parts) > 2) != gguf:
         return None
     return Repository("/".join(parts[:2]), "/".join(parts[2:]) or None)
 

@@ -53,7 +53,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     Raises:
         UnsupportedModelError: if one is out of its range; names it.
     """
-    for name, value in _leaves(config):
+    for name, value in _entries(config):
         key = name.rpartition(".")[2]
         for needed, most in NEEDED:
             if key == needed and value is not None:
@@ -68,13 +68,12 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             raise refusal(path, f"{name} = {shown(value)} names code to fetch, which is never run", f"Remove it. {FIX}")
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every entry with its dotted name; lists are leaves, and so are tables of labels."""
+def _entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting with its dotted name, and those inside of it."""
     for name, value in config.items():
+        yield f"{prefix}{name}", value
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+            yield from _entries(value, f"{prefix}{name}.")
 
 
 def _fit(name: str, value: Any, kind: Kind, path: Path) -> None:

@@ -60,6 +60,10 @@ def read_folder(
         module = _complete(
             folder, dtype=dtype, use_safetensors=None if allow_pickle else True, weights_only=True, **options
         )
+    needs_code = not trust_remote_code and "auto_map" in _settings(folder / "tokenizer_config.json")
+    with foreign(
+        UnsupportedModelError, f"Cannot load the tokenizer of {name!r}", CODE_REMEDY if needs_code else REMEDY
+    ):
         return module, AutoTokenizer.from_pretrained(folder, **options)
 
 
@@ -116,6 +120,10 @@ def check_folder(folder: Path, allow_pickle: bool = False, trust_remote_code: bo
         check_dtypes(table, file, quantized)
         found.extend(table.values())
     return [stored.bits if quantized else stored.elements for stored in found]
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    return json_file(path) if path.exists() else {}
 
 
 def _complete(folder: Path, **options: Any) -> PreTrainedModel:

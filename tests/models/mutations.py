@@ -181,7 +181,7 @@ def change_template(random: Random, path: Path) -> None:
     if random.random() < 0.4:
         change_bytes(random, path)
         return
-    place = random.randrange(len(text))
+    place = random.choice((0, len(text), random.randrange(len(text))))
     path.write_bytes((text[:place] + random.choice(HOSTILE_TEXTS) + text[place:]).encode("utf-8"))
 
 
