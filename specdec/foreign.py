@@ -13,13 +13,17 @@ code reaches Python as a BaseException that is no Exception."""
 LONGEST = 300
 """Characters of a foreign message that are passed on."""
 
+PANIC = "PanicException"
+"""What PyO3 makes of a Rust panic: no `Exception`, and a class that cannot be imported."""
+
 
 @contextmanager
 def foreign(error: type[SpecdecError], doing: str, remedy: str = "") -> Iterator[None]:
     """Whatever another library raises inside the block is raised as `error`, with its cause.
 
-    Our own errors pass, and so does what stops a program (KeyboardInterrupt, SystemExit). Only the call into the other
-    library belongs inside the block: an error of ours there would be blamed on it.
+    Our own errors pass, and so does what stops a program (KeyboardInterrupt, SystemExit). A panic of a library in Rust
+    looks like the latter and is none. Only the call into the other library belongs inside the block: an error of ours
+    there would be blamed on it.
 
     Args:
         error: class to raise.
@@ -30,7 +34,9 @@ def foreign(error: type[SpecdecError], doing: str, remedy: str = "") -> Iterator
         yield
     except SpecdecError:
         raise
-    except Exception as cause:
+    except BaseException as cause:
+        if not isinstance(cause, Exception) and type(cause).__name__ != PANIC:
+            raise
         raise error(f"{doing}: {described(cause)} {remedy}".rstrip()) from cause
 
 

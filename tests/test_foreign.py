@@ -21,6 +21,13 @@ def test_our_own_errors_pass() -> None:
         raise ConfigError("mine")
 
 
+def test_a_panic_of_a_library_in_rust_is_an_error_like_others() -> None:
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+    with pytest.raises(UnsupportedModelError) as caught, foreign(UnsupportedModelError, "Cannot read x"):
+        raise panic("index out of bounds")
+    assert str(caught.value) == "Cannot read x: index out of bounds."
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_stops_a_program_passes(stop: type[BaseException]) -> None:
     with pytest.raises(stop), foreign(InvalidRequestError, "Cannot read it"):

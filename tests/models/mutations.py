@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -22,13 +21,14 @@ HOSTILE_TEXTS = (
     "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "{{ messages.__class__.__mro__ }}", "{{ 1 / 0 }}",
     "{{ messages[10**6].content }}", "\ufeff", "\x00", "{{ ''.join(['y'] * 10**8) }}", "{% include 'x' %}",
 )  # fmt: skip
+BOTTOMLESS = "a list in a list in a list"
 DEEP: Any = []
-for _ in range(900):
+for _ in range(120):
     DEEP = [DEEP]
 HOSTILE: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 7, 10**5, 10**9, 2**31, 2**63, 10**30, 10**400, 1e308, -1.5, float("nan"),
     float("inf"), "", "a", "../../x", "/dev/zero", "x" * 5000, "\ud800", [], {}, [0] * 3000, DEEP, {"a": {"b": 1}},
-    [None], "llama", "gpt2", "auto", "32",
+    [None], BOTTOMLESS, "llama", "gpt2", "auto", "32",
 )  # fmt: skip
 NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 10**6, 10**9, 2**40, 2**63, 2**64 - 1)
 Mutate = Callable[[Random, Path], None]
@@ -120,13 +120,14 @@ def change_json(random: Random, path: Path) -> None:
     value = json.loads(text)
     for _ in range(random.choice((1, 1, 2))):
         value = _changed(random, value)
-    path.write_bytes(json.dumps(value).encode("utf-8", "surrogatepass"))
+    text = json.dumps(value).replace(f'"{BOTTOMLESS}"', "[" * 10**5 + "]" * 10**5)
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def _changed(random: Random, root: Any) -> Any:
     places = [place for place in _places(root) if place]
     if not places:
-        return copy.deepcopy(random.choice(HOSTILE))
+        return _fresh(random.choice(HOSTILE))
     # Depth first by its level: a vocabulary's thousand entries are not all that is there.
     depth = random.choice(sorted({len(place) for place in places}))
     place = random.choice([one for one in places if len(one) == depth])
@@ -142,10 +143,14 @@ def _changed(random: Random, root: Any) -> Any:
     elif change == 2 and isinstance(old, int | float | str):
         holder[last] = str(old) if not isinstance(old, str) else len(old)
     elif change == 3 and isinstance(holder, dict):
-        holder[random.choice(list(holder))] = copy.deepcopy(old)
+        holder[random.choice(list(holder))] = _fresh(old)
     else:
-        holder[last] = copy.deepcopy(random.choice(HOSTILE))
+        holder[last] = _fresh(random.choice(HOSTILE))
     return root
+
+
+def _fresh(value: Any) -> Any:
+    return json.loads(json.dumps(value))
 
 
 def _places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
