@@ -190,7 +190,7 @@ class _Reader:
         except ValueError:
             raise Damaged(f"tensor {name!r} is of the unknown type {kind}") from None
         block, size = GGML_QUANT_SIZES[dtype]
-        if not prod(shape) or shape[0] % block:
+        if not shape or not prod(shape) or shape[0] % block:
             raise Damaged(f"tensor {name!r} of shape {list(shape)} cannot be {dtype.name}")
         return Stored(dtype.name, shape, prod(shape) // block * size * 8), offset
 

@@ -539,6 +539,7 @@ LLAMA = ("general.architecture", (U32, 8), "llama")
         (header(1, 1, *LLAMA, "t", (U32, 1), (U64, 8), (U32, 5), (U64, 0)), "unknown type 5"),
         (header(1, 1, *LLAMA, "t", (U32, 1), (U64, 8), (U32, 2), (U64, 0)), "cannot be Q4_0"),
         (header(1, 1, *LLAMA, "t", (U32, 1), (U64, 0), (U32, 0), (U64, 0)), "cannot be F32"),
+        (header(1, 1, *LLAMA, "t", (U32, 0), (U32, 2), (U64, 0)), "cannot be Q4_0"),
         (header(1, 1, *LLAMA, "t", (U32, 10**6), (U64, 0), (U32, 0), (U64, 0)), "1000000 dimensions"),
         (header(2, 1, *LLAMA, *2 * ("t", (U32, 1), (U64, 8), (U32, 0), (U64, 0))) + bytes(64), "'t' twice"),
         (
