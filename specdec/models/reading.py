@@ -130,11 +130,15 @@ def _complete(folder: Path, **options: Any) -> PreTrainedModel:
     """The model with all its weights: what a file lacks, transformers would fill with random numbers.
 
     Raises:
-        ValueError: if a tensor is missing.
+        ValueError: if a tensor is missing or of another shape; names it.
     """
-    module, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    module, report = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"the weights lack {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}.")
+    for name, stored, wanted in sorted(report["mismatched_keys"]):
+        raise ValueError(f"{name} has the shape {list(stored)}, and config.json asks for {list(wanted)}.")
     return module
 
 

@@ -70,5 +70,6 @@ def _model_tokens(vocab: Any) -> dict[str, int] | None:
     if isinstance(vocab, Mapping):
         return {token: number for token, number in vocab.items() if isinstance(number, int)}
     if isinstance(vocab, list):
-        return {pair[0]: number for number, pair in enumerate(vocab) if isinstance(pair, list) and len(pair) == 2}
+        pairs = ((number, pair) for number, pair in enumerate(vocab) if isinstance(pair, list) and len(pair) == 2)
+        return {pair[0]: number for number, pair in pairs if isinstance(pair[0], str)}
     return None

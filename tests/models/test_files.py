@@ -29,6 +29,7 @@ from specdec.models.gguf import gguf_header
 from specdec.models.loading import load
 from specdec.models.plausible import check_config
 from specdec.models.tables import safetensors_table
+from specdec.models.vocabulary import tokens_of
 from tests.models.tinyfiles import cut, edit_json, make_module, make_tokenizer, write_gguf
 
 
@@ -615,7 +616,7 @@ def test_a_path_of_another_type_is_refused(path: Any) -> None:
 def test_the_home_folder_may_be_written_as_a_tilde(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert load(f"~/{folder.name}").model.vocab_size == 32
-    assert sources.vocab_size_of(f"~/{folder.name}") == 32
+    assert tokens_of(f"~/{folder.name}") == tokens_of(str(folder))
 
 
 def test_a_revision_of_a_local_folder_is_refused(folder: Path) -> None:
@@ -700,15 +701,21 @@ def test_the_hub_that_cannot_be_reached_is_named(name: str) -> None:
     assert "HF_HUB_OFFLINE" in message
 
 
-# Sizes of vocabularies, read ahead
+# Vocabularies, read ahead
 
 
-def test_the_vocabulary_of_a_broken_file_is_refused_by_name(folder: Path, gguf: Path) -> None:
-    assert sources.vocab_size_of(str(folder)) == sources.vocab_size_of(str(gguf)) == 32
-    edit_json(folder / "config.json", vocab_size="many")
-    with pytest.raises(UnsupportedModelError, match="vocab_size = 'many'"):
-        sources.vocab_size_of(str(folder))
-    cut(gguf, 100)
-    with pytest.raises(UnsupportedModelError, match=r"tiny\.gguf"):
-        sources.vocab_size_of(str(gguf))
-    assert sources.vocab_size_of("owner/name") is None
+@pytest.mark.parametrize(
+    "model", [3, {}, {"vocab": 3}, {"vocab": [[["a"], 0.0], [{}, 1]]}, {"vocab": {"a": []}}], ids=str
+)
+def test_a_vocabulary_of_another_form_tells_nothing(folder: Path, model: Any) -> None:
+    edit_json(folder / "tokenizer.json", model=model, added_tokens=[3, {"content": [], "id": 1}, {"id": {}}])
+    assert not tokens_of(str(folder))
+
+
+def test_a_vocabulary_that_cannot_be_read_is_refused_by_name(folder: Path) -> None:
+    found = tokens_of(f"{folder}/../{folder.name}")
+    assert found is not None
+    assert found["ab"] == 30
+    cut(folder / "tokenizer.json", 100)
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json: it is no JSON"):
+        tokens_of(str(folder))

@@ -165,7 +165,8 @@ def test_weights_that_lack_a_tensor_are_refused(folder: Path, missing: str) -> N
 
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     edit_json(folder / "config.json", intermediate_size=40)
-    refusal(folder, naming=folder)
+    message = refusal(folder, naming=folder)
+    assert "model.layers.0.mlp.down_proj.weight has the shape [32, 48], and config.json asks for [32, 40]" in message
 
 
 def test_a_missing_shard_is_refused(folder: Path, module: PreTrainedModel) -> None:
