@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from specdec.paths import cache_dir
 from tests.models.mutations import KINDS, Mutant, make_originals, mutants
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,11 @@ class Worker:
 
 @pytest.fixture(scope="module")
 def worker(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    worker = Worker(tmp_path_factory.mktemp("cache"), originals / "whole")
+    cache, kernels = tmp_path_factory.mktemp("cache") / "specdec", cache_dir() / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    cache.mkdir()
+    (cache / "kernels").symlink_to(kernels)  # compiled once for all tests; converted weights stay apart
+    worker = Worker(cache.parent, originals / "whole")
     yield worker
     worker.close()
 
