@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from specdec.cache import KVPool
@@ -128,16 +129,25 @@ def _attention(
             f"{type(module).__name__} was called outside a specdec pass. Call model.set_attn_implementation('sdpa') to "
             "run it on its own."
         )
+    scale, width = query.shape[-1] ** -0.5 if scaling is None else scaling, value.shape[-1]
+    if width != key.shape[-1]:
+        query, key, value = _of_one_width(query, key, value)
     out = current.attend(
         int(module.layer_idx),  # type: ignore[arg-type]
         query[0],
         key[0],
         value[0],
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        scale=scale,
         window=sliding_window,
         softcap=softcap,
     )
-    return out.unsqueeze(0), None
+    return (out if out.shape[-1] == width else out[..., :width]).unsqueeze(0), None
+
+
+def _of_one_width(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Filled up with zeros, as the cache holds them: they add nothing to a product, and give zeros (DeepSeek)."""
+    widest = max(part.shape[-1] for part in parts)
+    return tuple(pad(part, (0, widest - part.shape[-1])) for part in parts)
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)

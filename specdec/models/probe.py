@@ -86,12 +86,12 @@ def _layout(module: PreTrainedModel, name: str, asks: Asks) -> KVLayout:
         raise UnsupportedModelError(f"{name} {reason}. {REMEDY}")
     shapes = {ask.shape for ask in asks.layers.values()}
     heads, key_size, value_size = next(iter(shapes))
-    if len(shapes) != 1 or key_size != value_size:
+    if len(shapes) != 1:
         raise UnsupportedModelError(
             f"{name} has different key/value shapes (heads, key size, value size): {sorted(shapes)}. The paged cache "
-            f"holds one shape for keys, values and all layers. {REMEDY}"
+            f"holds one shape for all layers. {REMEDY}"
         )
-    return KVLayout(num_layers, heads, key_size, module.dtype, module.device)
+    return KVLayout(num_layers, heads, max(key_size, value_size), module.dtype, module.device)
 
 
 def _whole(module: PreTrainedModel, layout: KVLayout, ids: list[int], logit_rows: list[int] | None = None) -> Tensor:

@@ -83,9 +83,18 @@ class TransformersModel:
 
     @torch.inference_mode()
     def embed(self, tokens: Sequence[int]) -> Tensor:
-        """See `CausalLM.embed`: what the module's own embedding gives, scaled if it scales."""
+        """See `CausalLM.embed`: what the module's own embedding gives, scaled if it scales.
+
+        Raises:
+            UnsupportedModelError: if that is not as wide as the stream, into which it is projected.
+        """
         ids = torch.tensor(tokens, dtype=torch.int64, device=self.kv_layout.device)
         embedded: Tensor = self.module.get_input_embeddings()(ids)
+        if embedded.shape[-1] != self.hidden_size:
+            raise UnsupportedModelError(
+                f"{self.name} has embeddings of width {embedded.shape[-1]} and a stream of {self.hidden_size}. Use a "
+                "drafter that needs no embeddings, or another model."
+            )
         return embedded.float()
 
     def _warn_of(self, unpacked: list[str]) -> None:

@@ -123,6 +123,8 @@ WORKING: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("SmolLM3", LLAMA | {"no_rope_layers": [1, 0, 1]}),
     "glm4": ("Glm4", LLAMA | {"head_dim": 8}),
     "deepseek-v3": ("DeepseekV3", LLAMA | EXPERTS | DEEPSEEK),
+    "deepseek-v2, smaller values": ("DeepseekV2", LLAMA | EXPERTS | DEEPSEEK | {"v_head_dim": 6}),
+    "deepseek-v3, larger values": ("DeepseekV3", LLAMA | EXPERTS | DEEPSEEK | {"v_head_dim": 12}),
     "stablelm, drops keyword arguments": ("StableLm", LLAMA),
     "nemotron, drops keyword arguments": ("Nemotron", LLAMA),
     "phimoe, a window as long as its context": ("Phimoe", LLAMA | EXPERTS | {"sliding_window": MAX_CONTEXT}),
@@ -182,7 +184,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         LLAMA | {"sliding_window": 64, "ffn_dim": 48},
         "keeps the last 64 tokens in its own cache but lets its attention see all tokens",
     ),
-    "deepseek-v2, values of another size": ("DeepseekV2", LLAMA | EXPERTS | DEEPSEEK | {"v_head_dim": 6}, r"4, 8, 6"),
     "gemma4, layers of several sizes": (
         "Gemma4Text",
         WINDOWED | {"head_dim": 8, "vocab_size_per_layer_input": VOCAB_SIZE},
@@ -506,6 +507,8 @@ def test_streams_of_two_widths_decode_but_give_no_hidden_states() -> None:
     assert_close(Bench(model).append(0, PROMPT), own.all(PROMPT))
     with pytest.raises(UnsupportedModelError, match=r"hidden states of widths \[16, 32\].* Use a drafter"):
         Bench(Tapped(model)).append(0, PROMPT)
+    with pytest.raises(UnsupportedModelError, match="embeddings of width 16 and a stream of 32"):
+        model.embed(PROMPT)
 
 
 class KeepsAll(LlamaForCausalLM):

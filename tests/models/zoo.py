@@ -67,7 +67,10 @@ OWN: dict[str, dict[str, Any]] = {
         ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu", "longcat_flash"), LATENT),
     "bamba": {"mamba_d_head": 16, "attn_layer_indices": [1]},
     "cohere_compass_text": {"rope_parameters": ROPES},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 48}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 48},
+    },
     "dots3_note_text": {"num_key_value_heads": 4, "head_dim": 8},
     "ernie4_5_moe": {"moe_k": 2},
     "gemma3n_text": {"num_kv_shared_layers": 0},
