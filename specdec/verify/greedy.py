@@ -20,10 +20,14 @@ class GreedyRule(Rule):
     by_argmax = True
 
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:
-        """The drafter's most probable tokens, best first."""
+        """The drafter's most probable tokens, best first; of equal ones the first in the vocabulary first."""
         if len(lanes) == 1:
             return [argmax(scores)[0]], None
-        return scores.topk(min(len(lanes), len(scores))).indices.tolist(), None
+        count = min(len(lanes), len(scores))
+        # topk takes equal ones in any order: what is no worse than the last it takes is few, and is sorted.
+        good = (scores >= scores.topk(count).values[-1]).nonzero().squeeze(-1)
+        order = scores[good].sort(descending=True, stable=True).indices[:count]
+        return good[order].tolist(), None
 
     def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:
         """All mass on the ranking by probability."""

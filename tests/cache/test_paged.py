@@ -72,6 +72,14 @@ def blocks(cache: PagedCache, seq: int) -> list[int]:
     return (cache.slots(seq)[:: cache.block_size] // cache.block_size).tolist()
 
 
+def test_one_slot_is_a_cache_and_blocks_have_sixteen_unless_told_otherwise() -> None:
+    small = PagedCache(LAYOUT, num_blocks=1, block_size=1)
+    small.add(0)
+    small.reserve(0, 1)
+    assert small.slots(0).tolist() == [0]
+    assert PagedCache(LAYOUT, num_blocks=1).block_size == 16
+
+
 def test_bytes_per_token_counts_keys_and_values_of_all_layers() -> None:
     assert LAYOUT.bytes_per_token() == 2 * 2 * 2 * 3 * 4
     assert KVLayout(30, 3, 64, torch.bfloat16).bytes_per_token() == 23040

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.measure.metrics import cost_ratio, credible, percentile, predicted_speedup, speedup, speedup_interval
+from specdec.measure.metrics import (
+    bootstrap_interval,
+    cost_ratio,
+    credible,
+    percentile,
+    predicted_speedup,
+    speedup,
+    speedup_interval,
+)
 from specdec.stats import DecodingStats
 
 Steps = list[tuple[int, int]]
@@ -131,6 +139,44 @@ def test_bootstrap_standard_error_is_that_of_a_mean_of_ratios() -> None:
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)  # 2000 resamples: 3 % noise of each end
 
 
+def test_each_end_of_the_interval_leaves_out_a_fortieth() -> None:
+    """Of a mean of many equal parts, whose law is the normal one."""
+    sizes = np.random.default_rng(1).normal(10.0, 1.0, size=(900, 1, 1))
+    counts = np.concatenate([sizes, np.ones_like(sizes)], axis=1)
+    low, high = bootstrap_interval(counts, lambda sums, n: sums[0] / n[0])
+    error = 1.96 * sizes.std() / 30
+    assert sizes.mean() - low == pytest.approx(error, rel=0.07)
+    assert high - sizes.mean() == pytest.approx(error, rel=0.07)
+
+
+def test_a_ratio_to_nothing_counts_as_nothing() -> None:
+    assert bootstrap_interval(np.array([[[1.0], [0.0]]]), lambda a, b: a[0] / b[0]) == (0.0, 0.0)
+    idle, busy = DecodingStats(), timed(10, 2.0)
+    assert (speedup([idle], [busy]), speedup([busy], [idle])) == (0.0, 0.0)
+
+
+def test_a_seed_that_is_left_out_is_0() -> None:
+    plain = [timed(10, 2.0 + i % 7) for i in range(20)]
+    fast = [timed(10, 1.0 + i % 3) for i in range(20)]
+    assert speedup_interval(plain, fast) == speedup_interval(plain, fast, seed=0) != speedup_interval(plain, fast, 1)
+    counts = np.arange(1.0, 41.0).reshape(20, 2, 1)
+    left_out, given, other = (bootstrap_interval(counts, lambda a, b: a[0] / b[0], *seed) for seed in ((), (0,), (1,)))
+    assert left_out == given != other
+
+
+def test_one_prompts_interval_is_its_own_ratio_of_tokens_a_second() -> None:
+    plain = DecodingStats(output_tokens=12, passes=4, verify_seconds=8.0)  # 1.5 a second
+    fast = DecodingStats(output_tokens=20, passes=5, verify_seconds=2.0)  # 10 a second
+    assert speedup_interval([plain], [fast]) == pytest.approx((10 / 1.5, 10 / 1.5))
+
+
+@pytest.mark.parametrize(("seconds", "believed"), [(3.4, True), (3.3, False)])
+def test_what_is_believed_is_a_plain_tokens_time_over_a_pass(seconds: float, believed: bool) -> None:
+    """A plain token takes 8 / 12 s, and five passes that are no faster take at least 3.33 s."""
+    plain = DecodingStats(output_tokens=12, passes=4, verify_seconds=8.0)
+    assert credible([plain], [DecodingStats(output_tokens=20, passes=5, verify_seconds=seconds)]) == believed
+
+
 @pytest.mark.parametrize(("seconds", "believed"), [(5.2, True), (5.0, True), (4.9, False), (20.0, True)])
 def test_a_prompt_whose_passes_are_faster_than_plain_ones_is_not_credible(seconds: float, believed: bool) -> None:
     plain = DecodingStats(output_tokens=10, passes=10, verify_seconds=10.0)
@@ -167,6 +213,8 @@ def test_the_prediction_is_the_batch_model() -> None:
     """τ = 2, four sequences: T(4 · 3) = 15 and T(4 · 1) = 7 in turn; each draft takes 1, the host 0.5 a sequence."""
     stats = DecodingStats(output_tokens=20, passes=10, draft_seconds=10.0, host_seconds=5.0)
     assert predicted_speedup(stats, [3, 1], lambda rows: 3.0 + rows, batch=4) == pytest.approx(2 * (7 + 2) / (11 + 6))
+    alone = predicted_speedup(stats, [3, 1], lambda rows: 3.0 + rows)
+    assert alone == pytest.approx(2 * (4 + 0.5) / (5 + 1.5)) == predicted_speedup(stats, [3, 1], lambda n: 3.0 + n, 1)
 
 
 def test_percentiles_lie_between_neighbours() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,12 +13,15 @@ from torch import Tensor
 
 from specdec.errors import ConfigError, NumericalError, SpecdecError
 from specdec.kernels.rows import RowMaxima
+from specdec.proof import cases
+from specdec.proof.exact import Setting, joint_law, target_law
+from specdec.proof.faces import examine
 from specdec.randomness import RandomSource, Stream
 from specdec.registry import RULES
 from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.select import select_rule
-from specdec.verify.tree import ROOT, DraftTree
+from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 NAMES = sorted(RULES.names())
 LOSSLESS = [name for name in NAMES if RULES.get(name).lossless]
@@ -111,6 +117,34 @@ def test_each_token_is_tested_with_the_uniform_of_its_own_position(name: str) ->
         assert verdict.path == tuple(range(want))
         lengths.add(want)
     assert lengths == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 4, 6])
+def test_greedy_draws_ties_in_the_order_that_its_law_states(lanes: int) -> None:
+    """All ways in which four tokens can be equal, and many more of a larger vocabulary."""
+    rule = RULES.create("greedy")
+    rows = [list(row) for row in product((1, 2, 3), repeat=4)]
+    rows += torch.randint(1, 4, (200, 40), generator=torch.Generator().manual_seed(lanes)).tolist()
+    for row in rows:
+        drawn, q = rule.draw(torch.tensor(row, dtype=torch.float32), key(0), 0, range(lanes))
+        assert q is None
+        assert {tuple(drawn): Fraction(1)} == rule.draw_law(tuple(Fraction(x, sum(row)) for x in row), lanes)
+
+
+def test_greedy_draws_ties_beside_tokens_without_mass() -> None:
+    row = torch.tensor([-torch.inf, 1.0, -torch.inf, 1.0, 2.0])
+    assert RULES.create("greedy").draw(row, key(0), 0, range(4))[0] == [4, 1, 3, 0]
+
+
+@pytest.mark.parametrize("shape", [TreeShape.fork(2, 2), TreeShape((-1, -1, 0, 0, 1))])
+def test_greedy_keeps_to_its_law_on_trees_with_ties(shape: TreeShape) -> None:
+    """Every target and draft over three tokens of which two or all are equal."""
+    rule = RULES.create("greedy")
+    weights = [row for row in product((1, 2), repeat=3) if len(set(row)) < 3]
+    for p, q in product(weights, repeat=2):
+        setting = Setting("ties", cases.constant(*p), cases.constant(*q), shape, max_tokens=4)
+        assert examine(rule, setting, 2, 1).agrees
+        assert joint_law(rule, setting) == target_law(setting, rule.emits)
 
 
 def test_greedy_follows_the_argmax_and_ignores_the_key() -> None:
