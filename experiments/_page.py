@@ -89,7 +89,7 @@ def document(rows: Sequence[Row], before: Sequence[Row]) -> str:
 
 def _table(rows: Sequence[Row], before: Sequence[Row] = ()) -> Iterator[list[str]]:
     """The heading, each file, the sum."""
-    fates = [fate for fate in (*FATES[1:], FATES[0]) if any(row.fate == fate for row in rows)]
+    fates = [fate for fate in (*FATES[1:], FATES[0]) if fate == FATES[0] or any(row.fate == fate for row in rows)]
     yield ["file", "mutants", *fates, "killed", *(["before"] if before else [])]
     for part in (*dict.fromkeys(row.part for row in rows), "all"):
         mine = [row for row in rows if part in (row.part, "all")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,8 @@ SAMPLING = ("tests/sampling", "tests/engine/test_verdicts.py")
 ENGINE = (
     "tests/engine/test_text.py", "tests/engine/test_request.py", "tests/engine/test_intake.py",
     "tests/engine/test_scheduler.py", "tests/engine/test_verdicts.py", "tests/engine/test_clock.py",
-    "tests/engine/test_engine.py", "tests/engine/test_logprobs.py", "tests/engine/test_batch.py",
+    "tests/engine/test_queue.py", "tests/engine/test_engine.py", "tests/engine/test_logprobs.py",
+    "tests/engine/test_batch.py", "tests/engine/test_faults.py", "tests/engine/test_limits.py",
     "tests/engine/test_drafting.py", "tests/engine/test_loop.py",
 )  # fmt: skip
 LAWS = ("tests/proof/test_transformed_rows.py", "tests/proof/test_whole_engine.py")
@@ -100,11 +101,13 @@ def _certificate(name: str) -> ByCertificate:
     return ByCertificate(RULE_FILES[name], (*files[files.index(name) + 1 :], "select"), acceptance)
 
 
-def test_files(listed: tuple[str, ...]) -> tuple[str, ...]:
-    """Files in the order given, each once, those that there are."""
+def test_files(listed: Sequence[str]) -> tuple[str, ...]:
+    """Files in the order given, each once, those that there are; single tests as they are."""
     found: dict[str, None] = {}
     for entry in listed:
         path = ROOT / entry
+        if "::" in entry:
+            found[entry] = None
         for file in sorted(path.glob("test_*.py")) if path.is_dir() else [path] * path.exists():
             found[file.relative_to(ROOT).as_posix()] = None
     return tuple(found)
@@ -129,4 +132,4 @@ def _by_hand() -> Iterator[Part]:
         before, after = (entry[side].strip().partition("\n")[0] for side in ("old", "new"))
         control = Mutant(entry["file"], line, entry["what"], before, after, source)
         broken = replace(control, source=source.replace(entry["old"], entry["new"]))
-        yield Part(BY_HAND, control, (broken,), ByTests(tuple(entry["tests"])))
+        yield Part(BY_HAND, control, (broken,), ByTests(test_files(entry["tests"])))

@@ -1,13 +1,21 @@
-"""Mistakes made mechanically in the rules' own source: which ones are made, and that the certificate rejects them."""
+"""Mistakes made mechanically in source: which ones are made, who judges them, and what is said of them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from experiments._mutants import mutants
+import specdec.errors
+from experiments._judges import ByTests
+from experiments._mutants import Mutant, mutants
+from experiments._page import EXPLAINED, Row, document, rate
+from experiments._processes import Task, judge_all
+from experiments._rooms import BY_HAND, ROOMS, parts, test_files
+from experiments.mutate import Results, mark, sampled
 
 SOURCE = '''
 """Module."""
@@ -103,10 +111,97 @@ def test_every_mutant_can_be_compiled() -> None:
         compile(mutant.source, mutant.file, "exec")
 
 
+def test_statements_that_change_something_are_left_out_and_those_that_name_something_are_not() -> None:
+    source = "def f(self, a):\n    self.x = a\n    a[0] = 1\n    self.n += 1\n    b = a\n    g(a)\n    return b\n"
+    left_out = {before for before, after in changes(source) if after == "pass"}
+    assert left_out == {"self.x = a", "a[0] = 1", "self.n += 1", "g(a)"}
+
+
+def test_the_same_mutants_are_sampled_whatever_else_changes() -> None:
+    chosen = {mutant.key for mutant in sampled(mutants(SOURCE, "x.py"), 5)}
+    more = SOURCE + "\ndef other(a: int) -> int:\n    return 0\n"
+    assert len(chosen) == 5
+    assert chosen >= {mutant.key for mutant in sampled(mutants(more, "x.py"), 5)} - {
+        mutant.key for mutant in mutants("def other(a: int) -> int:\n    return 0\n", "x.py")
+    }
+    assert sampled(mutants(SOURCE, "x.py"), None) == mutants(SOURCE, "x.py")
+
+
+def test_results_are_kept_and_a_changed_file_is_judged_anew(tmp_path: Path) -> None:
+    one, other = mutants(SOURCE, "x.py")[:2]
+    results = Results.read(tmp_path / "found.jsonl")
+    results.add(Row(mark(one), "x", one.key, one.line, "survived"))
+    results.add(Row(mark(one), "x", one.key, one.line, "tests", "test_x"))
+    again = Results.read(tmp_path / "found.jsonl")
+    assert again.found == {mark(one): Row(mark(one), "x", one.key, one.line, "tests", "test_x")}
+    assert mark(other) not in again.found
+    assert mark(replace(one, source=one.source + "# more")) not in again.found
+
+
+def test_the_page_counts_by_hand_and_shows_what_was_before() -> None:
+    rows = [
+        Row("1", "cache/pool", "a", 1, "tests"),
+        Row("2", "cache/pool", "b", 2, "survived"),
+        Row("3", "cache/pool", next(iter(EXPLAINED)), 3, "survived"),
+        Row("4", "token", "d", 4, "law"),
+    ]
+    before = [replace(rows[0], fate="survived"), rows[3]]
+    assert rate(rows) == "50.0% killed; 1 of 2 survivors are explained, 66.7% of the others are killed"
+    page = document(rows, before)
+    assert "| cache/pool | 3 | 1 | 2 | 33.3% | 0.0% of 1 |" in page
+    assert "| token | 1 | 1 | 0 | 100.0% | 100.0% of 1 |" in page
+    assert "UNEXPLAINED" in page
+
+
+def test_every_room_has_tests_and_every_mistake_made_by_hand_is_in_its_file() -> None:
+    for room, listed in ROOMS.items():
+        assert test_files(listed), room
+    assert len(list(parts(BY_HAND))) >= 25
+
+
 @pytest.mark.slow
-def test_ten_mutants_of_the_rules_are_killed_or_explained() -> None:
-    command = [sys.executable, "-m", "experiments.mutate", "--sample", "10", "--processes", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--files", "token", "--sample", "8"],
+        ["--files", "cache/blocks", "--sample", "8"],
+        ["--files", BY_HAND, "--sample", "1"],
+    ],
+    ids=lambda options: options[1],
+)
+def test_mutants_are_killed_or_explained(options: list[str], tmp_path: Path) -> None:
+    """And a second run has nothing left to do."""
+    kept = tmp_path / "found.jsonl"
+    command = [sys.executable, "-m", "experiments.mutate", *options, "--jobs", "1", "--results", str(kept)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "UNEXPLAINED" not in done.stdout
     assert "% killed" in done.stdout
+    known = kept.read_text(encoding="utf-8")
+    again = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert kept.read_text(encoding="utf-8") == known
+
+
+@pytest.mark.parametrize(
+    ("source", "fate"),
+    [("x = 1\n", "survived"), ("x = 2\n", "tests"), ("raise ValueError\n", "exception"),
+     ("x = 3\n", "timeout"), ("x = 4\n", "timeout"), ("x = 5\n", "timeout")],
+)  # fmt: skip
+def test_what_becomes_of_a_mutant(source: str, fate: str, tmp_path: Path) -> None:
+    """In a module of the package, judged by a test that passes, fails, computes for ever, waits for ever, or kills."""
+    test = tmp_path / "test_x.py"
+    test.write_text(
+        "import os, signal, specdec.errors as m\n"
+        "def test_x():\n"
+        "    while m.x == 3: pass\n"
+        "    if m.x == 4: signal.pause()\n"
+        "    if m.x == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    assert m.x == 1\n",
+        encoding="utf-8",
+    )
+    original = (Path(specdec.errors.__file__)).read_text(encoding="utf-8")
+    mutant = Mutant("errors.py", 1, "", "", "", original + source)
+    [(_, found)] = judge_all([Task(mutant, ByTests([str(test)], seconds=0.2))], jobs=1)
+    assert found.fate == fate
+    assert (found.test != "") == (fate == "tests")
