@@ -26,13 +26,13 @@ RULE_FILES = {
 }
 """File of `specdec/verify` → rules that run all of it. In the order of imports."""
 CACHE = ("tests/cache/test_blocks.py", "tests/cache/test_pool.py", "tests/cache/test_paged.py", "tests/cache")
-SAMPLING = ("tests/sampling", "tests/engine/test_verdicts.py")
+SAMPLING = ("tests/sampling",)
 ENGINE = (
     "tests/engine/test_text.py", "tests/engine/test_request.py", "tests/engine/test_intake.py",
-    "tests/engine/test_scheduler.py", "tests/engine/test_verdicts.py", "tests/engine/test_clock.py",
+    "tests/engine/test_scheduler.py", "tests/engine/test_clock.py",
     "tests/engine/test_queue.py", "tests/engine/test_engine.py", "tests/engine/test_logprobs.py",
     "tests/engine/test_batch.py", "tests/engine/test_faults.py", "tests/engine/test_limits.py",
-    "tests/engine/test_drafting.py", "tests/engine/test_loop.py",
+    "tests/engine/test_drafting.py", "tests/engine/test_loop.py", "tests/engine/test_verdicts.py",
 )  # fmt: skip
 LAWS = ("tests/proof/test_transformed_rows.py", "tests/proof/test_whole_engine.py")
 ROOMS = {

@@ -203,6 +203,26 @@ def test_rows_transformed_for_the_prefix_of_their_parent_are_noticed(
     assert max(largest_error(shape, name, text)[0] for text in COMMITTED) > 1e-2
 
 
+def test_each_request_of_a_pass_is_judged_by_its_own_rule_on_its_own_rows() -> None:
+    rules = [Spy(), Spy(), Spy()]
+    texts: list[Text] = [(), (4,), (2, 4)]
+    items = []
+    for rule, text, shape in zip(rules, texts, ("chain", "tree", "chain"), strict=True):
+        request, tree = made(rule, "penalties", RandomSource(1), text, 9), FIXED[shape]
+        rows = torch.stack([logits_after(P, (*text, *tree.prefix(node))) for node in range(ROOT, len(tree))])
+        part, output = Scheduled(request, request.tokens[-1:], tree.depth, True), PassOutput(logits=rows)
+        items.append(Decoded(part, Proposal(tree, "table"), output, output))
+    decided = decide([items[0], items[2], items[1], replace(items[0])], on_device=False)
+    assert {id(item.request) for item, _ in decided} == {id(item.request) for item in items}
+    assert len(decided) == 4
+    for rule, text, item in zip(rules, texts, items, strict=True):
+        first = [float(mass) for mass in row_after(text, "penalties")]
+        assert len(rule.rows) == len(item.tree) + 1
+        assert rule.rows[0].tolist() == pytest.approx(first, abs=1e-6)
+    for item, verdict in decided:
+        assert verdict == judged(item.request, item.tree)
+
+
 def text_of(rule: Rule, shape: str, name: str, random: RandomSource, seen: Counter[int]) -> Text:
     """One request from its prompt to its end, with drafts from Q; `seen` counts how many tokens were accepted."""
     request = made(rule, name, random)
