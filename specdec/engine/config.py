@@ -16,7 +16,7 @@ KINDS = {
     "block_size": whole(1, 4096),
     "num_blocks": whole(1).or_none(" for what full contexts need"),
     "max_batch_tokens": whole(1, 2**20),
-    "max_num_seqs": whole(1, 2**16),
+    "max_num_seqs": whole(1, 2**20),
 }
 """What each size may be."""
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from specdec import Drafter, DraftRequest, DraftTree, EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.drafters.base import Needs, Outcome, TargetHandle
 from specdec.engine.outputs import Generation, StepOutput
 from specdec.engine.request import Request
 from specdec.models.loading import LoadedModel
 from specdec.verify.tree import ROOT
-from tests.engines import DRAFTERS, ProphetDrafter, add, drain, run, small_engine
+from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, run, small_engine
 from tests.tiny import llama, llama_module
 
 PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], list(range(10, 40)), [60, 3, 9, 60, 3, 9, 60, 3]]
@@ -132,6 +133,28 @@ def test_a_prompt_that_loses_its_place_half_read_is_not_scored_twice() -> None:
     assert torch.allclose(torch.tensor(young.prompt_logprobs, dtype=torch.float64), want, atol=ERROR)
     assert young.prompt_top_logprobs == []
     drain(engine)
+
+
+@pytest.mark.parametrize("wanted", ["none", "verified", "all"])
+def test_a_scored_prompt_shows_drafters_no_more_rows_than_they_asked_for(wanted: str) -> None:
+    """Rows of logits that an outcome has, beside the rows that were verified and those that ran."""
+    seen: list[tuple[int, int, int]] = []
+
+    class Looks(NonsenseDrafter):
+        def bind(self, target: TargetHandle) -> Needs:
+            return Needs(logits=wanted)  # type: ignore[arg-type]
+
+        def observe(self, outcomes: Sequence[Outcome]) -> None:
+            for one in outcomes:
+                verified = len(one.tree) + 1 if one.tokens else 0
+                seen.append((0 if one.logits is None else len(one.logits), verified, len(one.tail) + len(one.tree)))
+
+    engine = small_engine(Looks(), max_batch_tokens=24, max_num_seqs=2)
+    run(engine, PROMPTS, SamplingParams(max_tokens=6, prompt_logprobs=1))
+    assert any(verified == 0 for _, verified, _ in seen)  # a prompt was read in pieces
+    assert any(0 < verified < ran for _, verified, ran in seen)
+    column = {"none": [0] * len(seen), "verified": [one[1] for one in seen], "all": [one[2] for one in seen]}[wanted]
+    assert [rows for rows, _, _ in seen] == column
 
 
 class Words:
