@@ -210,6 +210,23 @@ def test_the_last_part_of_a_message_is_continued() -> None:
     assert text_of(Chat(chat, continue_final_message=True), tokenizer(CHATML)).endswith("assistant\na\nb")
 
 
+def test_the_last_of_many_parts_keeps_its_fields() -> None:
+    parts = [{"type": "text", "text": text, "label": text * 2} for text in "abc"]
+    template = (
+        "{% if messages[0].content is string %}{{ messages[0].content }}{% else %}{% for part in messages[0].content %}"
+        "{{ part.label }}{{ part.text }}{% endfor %}{% endif %}."
+    )
+    chat = Chat([{"role": "user", "content": parts}], continue_final_message=True)
+    assert text_of(chat, tokenizer(template)) == "aaabbbccc"
+
+
+def test_a_text_of_nothing_but_the_message_is_continued() -> None:
+    template = "{{ messages[0].content }}."
+    for content in ("a", ""):
+        chat = Chat([{"role": "user", "content": content}], continue_final_message=True)
+        assert text_of(chat, tokenizer(template)) == content
+
+
 @pytest.mark.parametrize(
     ("messages", "template", "message"),
     [
