@@ -10,6 +10,7 @@ from specdec.engine.engine import Engine
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.errors import SpecdecError
+from specdec.kernels.cpu.forks import renew_in_child
 
 PATIENCE = 0.1
 """Seconds after which a thread looks for itself: one that was interrupted may not have said that the engine is free."""
@@ -31,15 +32,20 @@ class EngineLoop:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.renew()
+        renew_in_child(self)
+        self._arrived: deque[Request] = deque()
+        self._unwanted: deque[Request] = deque()
+        self._mail: dict[int, deque[StepOutput]] = {}
+        """Request → outputs that its owner has not taken yet."""
+
+    def renew(self) -> None:
+        """Locks that nobody holds: in a child process, the threads that held the others are not there."""
         self._turn = Lock()
         """Held by the thread that uses the engine. Taken by `with` alone: so no interrupt leaves it taken."""
         self._gate = RLock()
         self._changed = Condition(self._gate)
         """Notified when the engine is free, and outputs may be there."""
-        self._arrived: deque[Request] = deque()
-        self._unwanted: deque[Request] = deque()
-        self._mail: dict[int, deque[StepOutput]] = {}
-        """Request → outputs that its owner has not taken yet."""
 
     def abort_all(self) -> None:
         """Ends every request that is queued or running, whoever submitted it."""

@@ -7,6 +7,7 @@ from threading import Lock
 from typing import TypeVar
 
 from specdec.errors import SpecdecError
+from specdec.kernels.cpu.forks import renew_in_child
 
 T = TypeVar("T")
 
@@ -24,7 +25,13 @@ class Owner:
 
     def __init__(self, restore: Callable[[], None]) -> None:
         self._restore = restore
-        self._busy, self._whole = Lock(), True
+        self._whole = True
+        self.renew()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """The thread that changes the engine, if there is one, has not come along into this process."""
+        self._busy = Lock()
 
     def change(self, do: Callable[[], T]) -> T:
         """What `do` returns.

@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 
 from specdec.kernels.cpu import library as native
+from specdec.kernels.cpu.forks import threads_before_fork, undisturbed
 
 _team: ContextVar[int | None] = ContextVar("team", default=None)
 
 
 def num_threads() -> int:
-    """Threads of a call into the kernels: torch's number, also where torch itself is held to one."""
-    return _team.get() or torch.get_num_threads()
+    """Threads of a call into the kernels: torch's number, also where torch itself is held to one, as in a step and in
+    a child process."""
+    return _team.get() or threads_before_fork() or torch.get_num_threads()
 
 
 @contextmanager
@@ -28,20 +30,21 @@ def torch_on_one_thread() -> Iterator[None]:
     After an operation that torch shares among threads, its workers spin for milliseconds, on the very cores where the
     kernels' team works next. On two cores one division of the logits by the temperature doubled the time of the pass
     that followed. Other threads are not touched, whoever enters or leaves first. Changes nothing where there are no
-    native kernels, or where torch's threads cannot be limited for one caller.
+    native kernels, or where torch's threads cannot be limited for one caller. A fork waits for the end of the block.
     """
     limits = _limits()
-    if not limits or native.library() is None or _team.get() is not None:
-        yield
-        return
-    threads = torch.get_num_threads()
-    token = _team.set(threads)
-    _limit(limits, 1)
-    try:
-        yield
-    finally:
-        _limit(limits, threads)
-        _team.reset(token)
+    with undisturbed():
+        if not limits or native.library() is None or _team.get() is not None:
+            yield
+            return
+        threads = torch.get_num_threads()
+        token = _team.set(num_threads())
+        _limit(limits, 1)
+        try:
+            yield
+        finally:
+            _limit(limits, threads)
+            _team.reset(token)
 
 
 def _limit(limits: tuple[Callable[[int], object], ...], threads: int) -> None:
