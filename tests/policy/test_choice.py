@@ -70,6 +70,18 @@ def test_where_no_draft_pays_the_first_drafter_is_asked() -> None:
     assert policy._best(Ask(0, candidates(4, 4)), Load(1, 1)) == Choice("a", 4)
 
 
+def test_a_draft_that_pays_is_found_where_passes_take_seconds() -> None:
+    """A plain token takes 4 s; what the second drafter promises is more than that, and less than a token a second."""
+    policy = taught(CostCurve((1, 8), (4.0, 4.4)), {(0, "a"): 0, (0, "b"): 2})
+    assert policy._best(Ask(0, candidates(4, 4)), Load(1, 1)) == Choice("b", 4)
+
+
+def test_a_doubtful_draft_behind_a_sure_one_is_no_deeper_than_its_limit() -> None:
+    policy = taught(CostCurve((1, 64), (1.0, 1.001)), {(0, "a"): 4, (1, "a"): 0})
+    asks = [Ask(0, candidates(4)), Ask(1, candidates(1))]
+    assert policy.choose(asks, Load(2, 2)) == [Choice("a", 4), Choice("a", 1)]
+
+
 def test_each_request_gets_the_depth_of_its_own_rates_and_its_own_limit() -> None:
     policy = taught(CHEAP, {(0, "a"): 4, (1, "a"): 0, (2, "a"): 4})
     asks = [Ask(request, candidates(limit)) for request, limit in ((0, 4), (1, 3), (2, 1))]

@@ -203,6 +203,30 @@ def test_rows_transformed_for_the_prefix_of_their_parent_are_noticed(
     assert max(largest_error(shape, name, text)[0] for text in COMMITTED) > 1e-2
 
 
+class NothingFarBelow(NoLeap):
+    """Says of texts that cannot be what it likes: there is a row that allows nothing, two tokens below a leap."""
+
+    def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
+        allowed = super().masks(tokens, parents)
+        if tokens:
+            allowed[2] = True
+            allowed[-1] = False
+        return allowed
+
+    def fork(self) -> NothingFarBelow:
+        return NothingFarBelow(self.last)
+
+
+def test_no_row_below_a_token_that_may_not_be_is_read_however_far() -> None:
+    transform = LogitsTransform(SamplingParams(temperature=1.0, constraint=NothingFarBelow()), PROMPT, V)
+    path = (PROMPT[-1], (PROMPT[-1] + 2) % V, 0)  # the second one leaps
+    paths = [path[:n] for n in range(4)]
+    logits = torch.stack([logits_after(P, one) for one in paths])
+    assert transform.forbidden(path, (ROOT, 0, 1)) == [1, 2]
+    scores = transform.scores(logits, paths, [-1, 0, 1, 2])
+    assert scores[2:].tolist() == [[0.0] * V] * 2
+
+
 def test_each_request_of_a_pass_is_judged_by_its_own_rule_on_its_own_rows() -> None:
     rules = [Spy(), Spy(), Spy()]
     texts: list[Text] = [(), (4,), (2, 4)]
