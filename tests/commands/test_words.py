@@ -307,7 +307,7 @@ def test_a_word_that_means_nothing_is_refused(name: str, capsys: pytest.CaptureF
         ("profile", "precisions=[int9]", "Valid names"),
         ("certify", "mutants=no.such", "mutants='no.such' cannot be used"),
         ("certify", f"json={ROOT}", "is a folder"),
-        ("generate", "svg=/proc/none/x.svg", "svg: "),
+        ("generate", f"svg={ROOT}", "is a folder"),
         ("profile", f"json={ROOT}/README.md/x.json", "is no folder"),
     ],
 )
