@@ -336,7 +336,7 @@ def test_every_result_is_written_and_nothing_else(architecture: str) -> None:
     held[guard:-guard] = case.query.flatten()
     shape = native.Shape(4, 2, 10, 0.4, 0, 0.0)
     kernels(architecture).attention(
-        held.data_ptr() + 4 * guard, cache.struct, shape, own.struct, buffer.data_ptr() + 4 * guard, 1
+        held.data_ptr() + 4 * guard, len(case.query), cache.struct, shape, own.struct, buffer.data_ptr() + 4 * guard, 1
     )
     assert buffer[:guard].isnan().all()
     assert buffer[-guard:].isnan().all()

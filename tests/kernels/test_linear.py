@@ -173,7 +173,7 @@ def call_into(packed: PackedLinear, x: Tensor, architecture: str, guard: int) ->
     size = len(x) * packed.width
     buffer = torch.full((size + 2 * guard,), math.nan)
     kernels(architecture).linear(
-        packed.struct, held.data_ptr() + 4 * guard, len(x), buffer.data_ptr() + 4 * guard, packed.width, 1
+        packed.struct, held.data_ptr() + 4 * guard, *x.shape, buffer.data_ptr() + 4 * guard, packed.width, 1
     )
     return buffer[guard:-guard].view(len(x), packed.width), torch.cat([buffer[:guard], buffer[-guard:]])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,10 @@ build.ARCHITECTURES["avx512"] = ("-march=x86-64-v4",)
 build.ARCHITECTURES["no tiles"] = ("-march=native", "-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 NEEDED = {"native": (), "no tiles": ("amx_tile",), "avx512": ("avx512vl",), "avx2": ("avx2", "fma"), "portable": ()}
 """What each of them needs. A machine with matrix tiles also does duty for those that lack them."""
+CHECKED = "SPECDEC_TEST_CHECKED"
+"""In the environment: the tests run on the build that checks every access (tests/kernels/test_checked.py)."""
+if CHECKED in os.environ:
+    build.ARCHITECTURES["native"], NEEDED = build.ARCHITECTURES["checked"], {"native": ()}
 ARCHITECTURES = [name for name, features in NEEDED.items() if set(features) <= set(build.cpu_description().split())]
 
 
