@@ -6,6 +6,7 @@ a ceiling on the address space. This file is started by its path. It imports jin
 is small and begins in 0.05 s.
 
 A job is 8 bytes of length and `marshal` of (operation, template, variables, limits), from a parent of the same Python.
+A memory limit of 0 is none: the parent watches then.
 An answer is b"T" (the text), b"E" (an error) or b"L" (an error, and the last answer of this process), 8 bytes of length
 and UTF-8.
 """
@@ -135,12 +136,13 @@ OPERATIONS: dict[str, Callable[[str, dict[str, Any], int], str]] = {"render": _r
 def _answer(job: tuple[str, str, dict[str, Any], tuple[float, int, int]]) -> tuple[bytes, bytes]:
     """Status and text."""
     operation, template, variables, (seconds, memory, characters) = job
-    _limit_memory(_mapped() + memory)
+    if memory:
+        _limit_memory(_mapped() + memory)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         return b"T", OPERATIONS[operation](template, variables, characters).encode()
     except MemoryError:
-        return b"L", f"it takes more than {memory >> 20} MB of memory".encode()
+        return b"L", f"it takes more than {f'{memory >> 20} MB of' if memory else 'the'} memory".encode()
     except RecursionError:
         return b"L", b"it is nested, or calls itself, too deeply"
     except (jinja2.TemplateError, _TooLong) as error:
@@ -149,7 +151,8 @@ def _answer(job: tuple[str, str, dict[str, Any], tuple[float, int, int]]) -> tup
         return b"E", type(error).__name__.encode() + b": " + _words(error)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        _limit_memory(resource.RLIM_INFINITY)
+        if memory:
+            _limit_memory(resource.RLIM_INFINITY)
 
 
 def _words(error: Exception) -> bytes:

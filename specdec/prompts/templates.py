@@ -13,17 +13,20 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import jinja2
 import markupsafe
+import psutil
 
 WORKER = Path(__file__).with_name("template_worker.py")
-MAPPED = Path("/proc/self/statm")
-"""Where the worker reads how much memory it has; without it there is no limit to set."""
+LIMITS_MEMORY = Path("/proc/self/statm").exists()
+"""Whether the process can limit its own memory: it reads there how much it has. Elsewhere it is watched from here."""
+WATCH, BARE = 0.01, 64 << 20
+"""Seconds between two looks at a process, and bytes that it has before it renders anything."""
 OPTIONS = ("-I", "-S", "-B", "-X", "utf8")
 """Of Python: nothing of the user's folders and variables, no hooks of site-packages, nothing written."""
 KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "TZ")
@@ -91,10 +94,11 @@ class _TemplateProcess:
             TemplateError: if it answers with an error, not in time, or not at all.
         """
         given = len(marshal.dumps((template, variables)))
-        caps = (limits.seconds, limits.memory + 32 * given, limits.characters + 4 * given)
+        memory, characters = limits.memory + 32 * given, limits.characters + 4 * given
+        caps = (limits.seconds, memory if LIMITS_MEMORY else 0, characters)
         job = marshal.dumps((operation, template, variables, caps))
         with self._lock:
-            status, text = self._answer(job, limits, 4 * caps[2])
+            status, text = self._answer(job, replace(limits, memory=memory), 4 * characters)
             if status == b"L":
                 self._stop()
         if status != b"T":
@@ -109,19 +113,19 @@ class _TemplateProcess:
     def _answer(self, job: bytes, limits: Limits, longest: int) -> tuple[bytes, str]:
         fresh = self._running is None
         try:
-            return self._exchange(job, limits.wait, longest)
+            return self._exchange(job, limits, longest)
         except EOFError:
             code = self._stop()
         if fresh or code == -signal.SIGPROF:
             raise TemplateError(_why(code, limits))
         return self._answer(job, limits, longest)  # an earlier template, or somebody else, may have ended it
 
-    def _exchange(self, job: bytes, wait: float, longest: int) -> tuple[bytes, str]:
+    def _exchange(self, job: bytes, limits: Limits, longest: int) -> tuple[bytes, str]:
         process = self._started()
         try:
             with contextlib.suppress(BrokenPipeError):  # it has ended, and so does its output
                 _write(process.stdin, len(job).to_bytes(8, "little") + job)
-            return _read_answer(process, wait, longest)
+            return _read_answer(process, limits, longest)
         except EOFError:
             raise
         except BaseException:  # an answer that nobody reads would be taken for the next one's
@@ -132,8 +136,6 @@ class _TemplateProcess:
         if self._running is not None and self._running.poll() is not None:
             self._stop()
         if self._running is None:
-            if not MAPPED.exists():
-                raise TemplateError("this system cannot limit what a template takes; only Linux can")
             self._running = _start()
         return self._running
 
@@ -176,18 +178,22 @@ def _write(pipe: IO[bytes] | None, data: bytes) -> None:
         view = view[pipe.write(view) :]
 
 
-def _read_answer(process: subprocess.Popen[bytes], wait: float, longest: int) -> tuple[bytes, str]:
+def _read_answer(process: subprocess.Popen[bytes], limits: Limits, longest: int) -> tuple[bytes, str]:
     pipe = process.stdout
     assert pipe is not None
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    deadline = time.monotonic() + wait
+    deadline = time.monotonic() + limits.wait
 
     def read(count: int, pipe: IO[bytes] = pipe) -> bytes:
         data = bytearray()
         while len(data) < count:
-            if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
-                raise TemplateError(f"it gave no answer in {wait:g} s")
+            while not poll.poll(
+                1000 * min(max(0, deadline - time.monotonic()), limits.wait if LIMITS_MEMORY else WATCH)
+            ):
+                if time.monotonic() >= deadline:
+                    raise TemplateError(f"it gave no answer in {limits.wait:g} s")
+                _check_memory(process, limits.memory)
             if not (piece := pipe.read(count - len(data))):
                 raise EOFError
             data += piece
@@ -198,6 +204,14 @@ def _read_answer(process: subprocess.Popen[bytes], wait: float, longest: int) ->
     if length > longest:
         raise TemplateError(f"it makes more than {longest} bytes")
     return head[:1], read(length).decode()
+
+
+def _check_memory(process: subprocess.Popen[bytes], most: int) -> None:
+    """Ends a process that cannot limit its own memory and has taken too much."""
+    with contextlib.suppress(psutil.Error):  # it has ended
+        if psutil.Process(process.pid).memory_info().rss > BARE + most:
+            process.kill()
+            raise TemplateError(f"it takes more than {most >> 20} MB of memory")
 
 
 def _why(status: int, limits: Limits) -> str:

@@ -217,10 +217,14 @@ def test_it_starts_again_after_it_was_closed() -> None:
     assert render("a", {}) == "a"
 
 
-def test_a_system_without_limits_runs_no_template(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["product", "doubling", "wide list"])
+def test_where_a_process_cannot_limit_its_memory_it_is_watched(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     templates._process.close()
-    monkeypatch.setattr(templates, "MAPPED", templates.Path("/nowhere"))
-    assert raises("a") == "this system cannot limit what a template takes; only Linux can"
+    monkeypatch.setattr(templates, "LIMITS_MEMORY", False)
+    assert render("{{ a }}", {"a": 1}) == "1"
+    assert raises(TOO_MUCH_MEMORY[name], Limits(seconds=20, memory=64 << 20)) == "it takes more than 64 MB of memory"
+    assert render("{{ a }}", {"a": 2}) == "2"
+    assert raises(TOO_MUCH_TIME["nested loops"], Limits(seconds=0.2)) == "it takes more than 0.2 s of processor time"
 
 
 def test_an_interrupt_of_the_terminal_is_not_for_the_process() -> None:
