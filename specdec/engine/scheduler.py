@@ -138,7 +138,16 @@ class Scheduler:
             self.waiting.append(request)
 
     def join(self, request: Request) -> None:
-        """Takes in a request that runs: its sequence is in the cache already."""
+        """Takes in a request that runs: its sequence is in the cache already, up to its last token.
+
+        Raises:
+            SpecdecError: if `max_num_seqs` requests run.
+        """
+        if len(self.running) >= self._max_num_seqs:
+            raise SpecdecError(
+                f"Request {request.id} cannot join: {len(self.running)} requests run, and max_num_seqs is "
+                f"{self._max_num_seqs}. Raise it, or add the request."
+            )
         self._live[request.id] = request
         self.running.append(request)
 
@@ -199,7 +208,8 @@ class Scheduler:
         return len(part.tail) + (self._limits.draft_rows(part.request) if part.decodes else 0)
 
     def _owed_after(self, request: Request) -> int:
-        """Rows that must stay free for running requests behind this one: those that decode always take part."""
+        """Rows that must stay free for running requests behind this one: those that decode always take part. One that
+        joined may stand behind a prompt that is still being read."""
         behind = self.running[self.running.index(request) + 1 :]
         return len(behind) * (1 + self._limits.max_nodes(self._limits.max_depth))
 

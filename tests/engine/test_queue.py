@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -85,13 +85,25 @@ def random_request(draw: random.Random, id: int, context: int) -> Request:
     )  # fmt: skip
 
 
-def serve(scheduler: Scheduler, cache: PagedCache, draw: random.Random, bound: int) -> int:
-    """Carries passes out with random luck of the drafts; the steps that it took."""
+def serve(
+    scheduler: Scheduler,
+    cache: PagedCache,
+    draw: random.Random,
+    bound: int,
+    between: Callable[[], None] = lambda: None,
+) -> int:
+    """Carries passes out with random luck of the drafts; the steps that it took. No pass has more rows than it may, and
+    whoever has nothing left to read takes part in each, unless it loses its place in the cache."""
     for step in range(bound):
+        decoding = [one for one in scheduler.running if cache.length(one.id) == len(one.tokens) - 1]
         parts = scheduler.schedule()
         if not parts:
             return step
         cache.check_integrity()
+        rows = [len(one.tail) + scheduler._limits.draft_rows(one.request) * one.decodes for one in parts]
+        assert sum(rows) <= scheduler._max_batch_tokens
+        took_part = [one.request for one in parts if one.decodes]
+        assert all(one in took_part for one in decoding if one in scheduler.running)
         for part in parts:
             request = part.request
             cache.commit(request.id, len(part.tail))
@@ -106,6 +118,7 @@ def serve(scheduler: Scheduler, cache: PagedCache, draw: random.Random, bound: i
             assert len(request.tokens) <= request.max_length
             if len(request.tokens) == request.max_length:
                 scheduler.finish(request)
+        between()
     raise AssertionError(f"{[r.id for r in scheduler.live]} are still here after {bound} steps")
 
 
@@ -138,6 +151,60 @@ def test_whoever_is_let_in_is_served() -> None:
         preempted += sum(request.stats.preemptions for request in requests)
         crowded += len(requests) > sizes.max_num_seqs
     assert min(accepted, preempted, crowded, tight) > 100
+
+
+@dataclass
+class Forking:
+    """Between two passes, at times, a fork of a request that has nothing left to read joins those that run."""
+
+    scheduler: Scheduler
+    cache: PagedCache
+    draw: random.Random
+    sizes: Sizes
+    joined: list[Request] = field(default_factory=list)
+    behind: int = 0
+    """Those that stand behind a prompt that is still being read."""
+    refused: int = 0
+
+    def __call__(self) -> None:
+        running = self.scheduler.running
+        ready = [one for one in running if self.cache.length(one.id) == len(one.tokens) - 1]
+        if not ready or len(self.joined) == 4 or self.draw.random() < 0.3:
+            return
+        parent = self.draw.choice(ready)
+        child = random_request(self.draw, 4 + len(self.joined), self.sizes.context)
+        child.prompt, child.tokens = list(parent.tokens), list(parent.tokens)
+        child.max_length = parent.max_length
+        self.cache.fork(parent.id, child.id)
+        if len(running) < self.sizes.max_num_seqs:
+            self.behind += len(ready) < len(running)
+            self.scheduler.join(child)
+            self.joined.append(child)
+        else:
+            with pytest.raises(SpecdecError, match=rf"Request {child.id} cannot join.*Raise it"):
+                self.scheduler.join(child)
+            self.cache.free(child.id)
+            self.refused += 1
+
+
+def test_whoever_joins_those_that_run_is_served_and_decodes_at_once() -> None:
+    joined = behind = refused = 0
+    for seed in range(600):
+        draw = random.Random(seed)
+        sizes = random_sizes(draw)
+        limits = DraftLimits([(Shaped(shape=sizes.shape), Needs(whole_prefix=sizes.whole_prefix))])
+        cache = PagedCache(KVLayout(1, 1, 1), 200, sizes.block_size)
+        scheduler = Scheduler(cache, limits, sizes.max_batch_tokens, sizes.max_num_seqs)
+        for id in range(4):
+            scheduler.add(random_request(draw, id, sizes.context))
+        forking = Forking(scheduler, cache, draw, sizes)
+        serve(scheduler, cache, draw, 8 * 2 * sizes.context, forking)
+        assert all(len(one.tokens) == one.max_length for one in forking.joined)
+        assert cache.num_free_blocks == cache.num_blocks
+        joined += len(forking.joined)
+        behind += forking.behind
+        refused += forking.refused
+    assert min(joined, behind, refused) > 100
 
 
 def least_blocks(request: Request, limits: DraftLimits, sizes: Sizes) -> int:

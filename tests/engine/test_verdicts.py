@@ -9,12 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from specdec import BatchError, SamplingParams, SpecdecError, SpeculativeGenerator
+from specdec import BatchError, NumericalError, SamplingParams, SpecdecError, SpeculativeGenerator
+from specdec.engine import verdicts
+from specdec.engine.drafting import Proposal
+from specdec.engine.request import Request
+from specdec.engine.scheduler import Scheduled
+from specdec.engine.verdicts import Decoded, checked, decide
+from specdec.models.base import PassOutput, RowMaxima
 from specdec.models.loading import LoadedModel
-from specdec.sampling import Constraint
-from specdec.verify.base import StepKey, Verdict
+from specdec.randomness import RandomSource
+from specdec.sampling import Constraint, LogitsTransform
+from specdec.verify.base import Rule, StepKey, Verdict
+from specdec.verify.device import kernel_of
+from specdec.verify.greedy import GreedyRule
 from specdec.verify.gumbel import GumbelRule
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import ROOT, DraftTree
 from tests.engines import DRAFTERS, add, drain, outputs, run, small_engine
 from tests.tiny import VOCAB_SIZE as V
 from tests.tiny import llama
@@ -80,6 +89,23 @@ SAYINGS: dict[str, Callable[[DraftTree, Verdict], Any]] = {
 }
 
 
+TOKEN, LIST = f"which is no token id below {V}", "for one draft; give a list of one Verdict"
+SAID_OF = {
+    "a token beyond the vocabulary": TOKEN,
+    "a token below it": TOKEN,
+    "a token that is a float": TOKEN,
+    "a token that is a bool": TOKEN,
+    "no token": TOKEN,
+    "two verdicts": LIST,
+    "no verdict": LIST,
+    "None": LIST,
+    "a pair": "gives ((), 3); give a Verdict",
+    "no path at all": "TypeError",
+    "an error": "IndexError: beyond the tree",
+    "a panic": "Panic: a bug below",
+}
+
+
 @pytest.mark.parametrize("saying", SAYINGS)
 def test_a_rule_that_is_wrong_ends_its_request(saying: str, plain: list[list[int]]) -> None:
     rule = OddRule(SAYINGS[saying])
@@ -88,6 +114,7 @@ def test_a_rule_that_is_wrong_ends_its_request(saying: str, plain: list[list[int
     assert outputs(requests)[:2] == plain[:2]
     bad = requests[2]
     assert (bad.finish_reason, type(bad.error)) == ("error", SpecdecError)
+    assert SAID_OF.get(saying, "which is no path from the root of a draft") in str(bad.error)
     assert "rule 'odd'" in str(bad.error).lower()
     assert bad.output == plain[2][: len(bad.output)]
     assert 3 <= len(bad.output) < 16
@@ -224,3 +251,107 @@ def test_errors_of_our_own_keep_their_words() -> None:
     banned = SamplingParams(max_tokens=4, bad_words=[[a, b] for a in range(V) for b in range(V) if a != 5])
     [request] = run(small_engine(DRAFTERS["none"]()), PROMPTS[:1], banned)
     assert "every token is banned" in str(request.error)
+
+
+TREE = DraftTree((4, 5, 6), (ROOT, ROOT, 1))
+
+
+@pytest.mark.parametrize("path", [(), (0,), (1,), (1, 2)])
+@pytest.mark.parametrize("token", [0, V - 1])
+def test_a_verdict_that_can_be_is_taken_as_it_is(path: tuple[int, ...], token: int) -> None:
+    verdict = Verdict(path, token)
+    assert checked(verdict, TREE, V, GumbelRule()) is verdict
+
+
+@pytest.mark.parametrize("path", [(2,), (0, 2), (0, 1), (1, 1), (3,), (1, 2, 3), (-1,), (1, -1), (True,), (1.0,)])
+def test_a_path_that_the_tree_does_not_have_is_refused_by_name(path: tuple[int, ...]) -> None:
+    with pytest.raises(SpecdecError, match=r"Rule 'gumbel' accepts the path .*with parents \(-1, -1, 1\)"):
+        checked(Verdict(path, 3), TREE, V, GumbelRule())
+
+
+@pytest.mark.parametrize("said", [((), 3), None, 3, [Verdict((), 3)]])
+def test_what_is_no_verdict_is_refused_by_name(said: Any) -> None:
+    with pytest.raises(SpecdecError, match=r"Rule 'gumbel' gives .*; give a Verdict"):
+        checked(said, TREE, V, GumbelRule())
+
+
+def decoded(rule: Rule, seed: int, rows: Tensor | PassOutput, tree: DraftTree = TREE, **settings: Any) -> Decoded:
+    """A request of two tokens between its pass and its verdict."""
+    params = SamplingParams(**settings)
+    transform = LogitsTransform(params, [1, 2], V)
+    request = Request(seed, [1, 2], params, rule, transform, RandomSource(seed), None, frozenset(), 20)
+    output = PassOutput(rows) if isinstance(rows, Tensor) else rows
+    return Decoded(Scheduled(request, [2], 2, True), Proposal(tree, "by hand"), output, output)
+
+
+def noise(seed: int, rows: int = 4) -> Tensor:
+    return torch.randn(rows, V, generator=torch.Generator().manual_seed(seed))
+
+
+def only_maxima(rows: Tensor) -> PassOutput:
+    return PassOutput(None, RowMaxima.of(rows))
+
+
+def test_a_row_without_a_number_ends_its_request_alone_also_where_the_argmax_is_enough() -> None:
+    """Greedy requests are judged by the maxima of their rows."""
+    broken = noise(1)
+    broken[2, 5] = torch.nan
+    rule = GreedyRule()
+    right, wrong = decoded(rule, 0, only_maxima(noise(0))), decoded(rule, 1, only_maxima(broken))
+    assert right.request.by_argmax
+    found = dict(decide([wrong, right], on_device=False))
+    assert isinstance(found[wrong], NumericalError)
+    best = noise(0).argmax(-1).tolist()
+    assert found[right] == rule.accept_argmax(TREE, best)
+
+
+class Device:
+    """In the place of the kernels: what the rule says on the host, and which requests were asked for together."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[list[int]] = []
+        monkeypatch.setattr(verdicts, "judge_batch", self.judge)
+
+    def judge(
+        self,
+        rule: Rule,
+        trees: Sequence[DraftTree],
+        logits: Sequence[Tensor],
+        transforms: Sequence[LogitsTransform],
+        keys: Sequence[StepKey],
+    ) -> list[Verdict]:
+        self.asked.append([key.random.seed for key in keys])
+        scores = [
+            transform.scores(rows, [(), *map(tree.prefix, range(len(tree)))])
+            for transform, rows, tree in zip(transforms, logits, trees, strict=True)
+        ]
+        return list(rule.accept(trees, scores, keys))
+
+
+def test_the_device_judges_together_those_who_share_a_rule_that_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    warm, greedy = GumbelRule(), GreedyRule()
+    items = [
+        decoded(warm, 0, noise(0), temperature=1.0),
+        decoded(greedy, 1, noise(1)),
+        decoded(warm, 2, noise(2), temperature=0.7, top_k=9),
+        decoded(greedy, 3, noise(3)),
+    ]
+    assert all(kernel_of(rule) for rule in (warm, greedy))
+    host = dict(decide(items, on_device=False))
+    assert device.asked == []
+    assert dict(decide(items, on_device=True)) == host
+    assert device.asked == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("why", ["a penalty", "only maxima", "no kernel", "a host"])
+def test_the_host_judges_what_the_device_cannot(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    rule = OddRule(lambda tree, verdict: [verdict]) if why == "no kernel" else GreedyRule()
+    other = {"presence_penalty": 1.0} if why == "a penalty" else {}
+    rows = [only_maxima(noise(0)) if why == "only maxima" else noise(0), noise(1)]
+    items = [decoded(rule, 0, rows[0]), decoded(rule, 1, rows[1], **other)]
+    found = decide(items, on_device=why != "a host")
+    assert device.asked == []
+    assert [item for item, _ in found] == items
+    assert all(isinstance(verdict, Verdict) for _, verdict in found)
