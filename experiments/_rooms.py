@@ -26,7 +26,8 @@ RULE_FILES = {
 }
 """File of `specdec/verify` → rules that run all of it. In the order of imports."""
 CACHE = ("tests/cache/test_blocks.py", "tests/cache/test_pool.py", "tests/cache/test_paged.py", "tests/cache")
-SAMPLING = ("tests/sampling",)
+SAMPLING = ("tests/sampling/test_sampling.py", "tests/sampling")
+CONSTRAINED = "tests/engine/test_constraints.py::"
 ENGINE = (
     "tests/engine/test_text.py", "tests/engine/test_request.py", "tests/engine/test_intake.py",
     "tests/engine/test_scheduler.py", "tests/engine/test_clock.py",
@@ -40,17 +41,26 @@ ROOMS = {
     "cache/layout": CACHE,
     "cache/pool": CACHE,
     "cache/paged": CACHE,
-    "sampling/params": SAMPLING,
-    "sampling/transform": (*SAMPLING, *LAWS[:1], "tests/engine/test_limits.py", "tests/engine/test_constraints.py"),
-    "sampling/draws": (*SAMPLING, "tests/engine/test_engine.py"),
-    "sampling/constraints": ("tests/sampling", "tests/engine/test_constraints.py"),
+    "sampling/params": ("tests/sampling/test_params.py", *SAMPLING),
+    "sampling/transform": (
+        *SAMPLING, *LAWS[:1], f"{CONSTRAINED}test_greedy_takes_the_likeliest_token_that_may_follow",
+        "tests/engine/test_limits.py::test_logits_are_edited_only_until_the_least_length_is_reached",
+        "tests/engine/test_limits.py::test_ids_outside_the_vocabulary_are_refused_by_name",
+        "tests/engine/test_limits.py::test_greedy_texts_within_limits_are_those_of_transformers_generate",
+    ),
+    "sampling/draws": (*SAMPLING, "tests/engine/test_logprobs.py"),
+    "sampling/constraints": (
+        "tests/sampling/test_constraints.py", f"{CONSTRAINED}test_the_masks_of_a_tree_by_hand",
+        f"{CONSTRAINED}test_greedy_takes_the_likeliest_token_that_may_follow",
+        f"{CONSTRAINED}test_every_drafter_gives_the_text_of_plain_decoding_under_a_constraint",
+    ),
     "engine/verdicts": (*ENGINE, *LAWS),
     "engine/scheduler": (*ENGINE, *LAWS),
     "engine/request": (*ENGINE, *LAWS),
     "engine/text": (*ENGINE, "tests/test_generator.py"),
     "policy/product": ("tests/policy",),
     "measure/metrics": ("tests/measure/test_metrics.py",),
-}
+}  # fmt: skip
 """File of `specdec` → its tests, the quick ones first; a folder stands for those of its files that were not named."""
 BY_HAND = "by hand"
 NAMES = (*RULE_FILES, *ROOMS, BY_HAND)

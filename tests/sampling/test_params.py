@@ -83,6 +83,57 @@ def test_the_largest_values_together_stay_finite(logit: float) -> None:
         assert not torch.isnan(torch.softmax(scores, -1)).any()
 
 
+def above(value: float) -> float:
+    return math.nextafter(value, math.inf)
+
+
+def below(value: float) -> float:
+    return math.nextafter(value, -math.inf)
+
+
+BOUNDS: dict[str, tuple[list[Any], list[Any]]] = {
+    "max_tokens": ([1, 2**31 - 1], [0, 2**31]),
+    "min_tokens": ([0, 128], [-1]),
+    "temperature": ([0.0, 1e-5, 1e6], [below(0.0), below(1e-5), above(1e6)]),
+    "top_k": ([0, 1, 2**31 - 1], [-1, 2**31]),
+    "top_p": ([5e-324, 1.0], [0.0, above(1.0)]),
+    "min_p": ([0.0, 1.0], [below(0.0), above(1.0)]),
+    "repetition_penalty": ([1e-6, 1e6], [below(1e-6), above(1e6)]),
+    "presence_penalty": ([-1e6, 1e6], [below(-1e6), above(1e6)]),
+    "frequency_penalty": ([-1e6, 1e6], [below(-1e6), above(1e6)]),
+    "logit_bias": ([{0: -1e6, 5: 1e6}], [{0: below(-1e6)}, {5: above(1e6)}]),
+    "bad_words": ([[], [[0]], [[0, 1]], ["a"]], [[[]], [""]]),
+    "allowed_token_ids": ([None, [0], [0, 1]], [[]]),
+    "seed": ([None, 0, 2**64 - 1], [-1, 2**64]),
+    "n": ([1, 2, 1024], [0, 1025]),
+    "logprobs": ([None, 0, 1000], [-1, 1001]),
+    "prompt_logprobs": ([None, 0, 1000], [-1, 1001]),
+    "num_draft_tokens": ([None, 0], [-1]),
+}
+"""The outermost values that fit, and the next ones."""
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name: str) -> None:
+    fit, unfit = BOUNDS[name]
+    for value in fit:
+        SamplingParams(**{"temperature": 1.0, name: value})
+    for value in unfit:
+        with pytest.raises(ConfigError, match=f"^{name} = "):
+            SamplingParams(**{"temperature": 1.0, name: value})
+
+
+def test_nothing_is_on_unless_it_is_asked_for() -> None:
+    assert {field.name: getattr(SamplingParams(), field.name) for field in fields(SamplingParams)} == {
+        "max_tokens": 128, "min_tokens": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
+        "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": None,
+        "bad_words": (), "suppress_tokens": (), "begin_suppress_tokens": (), "allowed_token_ids": None, "seed": None,
+        "n": 1, "stop": (), "stop_token_ids": (), "ignore_eos": False, "include_stop_str_in_output": False,
+        "skip_special_tokens": True, "logprobs": None, "prompt_logprobs": None, "num_draft_tokens": None,
+        "drafter": None, "constraint": None,
+    }  # fmt: skip
+
+
 def test_values_are_kept_as_plain_numbers_and_tuples() -> None:
     params = SamplingParams(
         max_tokens=np.int64(7), temperature=np.float32(0.5), top_k=torch.tensor(4), stop="\n", bad_words=["x", [1, 2]],
@@ -108,6 +159,9 @@ def test_values_are_kept_as_plain_numbers_and_tuples() -> None:
         ({"min_tokens": 129}, r"min_tokens = 129 .* max_tokens = 128"),
         ({"n": 2, "temperature": 0}, r"n = 2 .* temperature"),
         ({"allowed_token_ids": [3, 4], "bad_words": [[4], [3]]}, r"allowed_token_ids = \(3, 4\)"),
+        ({"allowed_token_ids": [3], "bad_words": [[4], [3]]}, r"allowed_token_ids = \(3,\)"),
+        ({"allowed_token_ids": [3, 4], "bad_words": [[4]], "suppress_tokens": [3]}, r"allowed_token_ids = \(3, 4\)"),
+        ({"stop_token_ids": [3], "suppress_tokens": [3]}, r"stop_token_ids = \(3,\)"),
         ({"stop_token_ids": [3], "allowed_token_ids": [4]}, r"stop_token_ids = \(3,\)"),
         ({"stop_token_ids": [3, 5], "bad_words": [[3], [5]]}, r"stop_token_ids = \(3, 5\)"),
         ({"min_tokens": 1, "constraint": Choices([[1]], [0], 8)}, r"min_tokens = 1 .* constraint"),
@@ -119,6 +173,24 @@ def test_fields_that_cannot_go_together_are_refused(settings: dict[str, Any], me
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        {"min_tokens": 9, "max_tokens": 9},
+        {"allowed_token_ids": [3, 4], "bad_words": [[4]]},
+        {"allowed_token_ids": [3], "bad_words": [[3, 3], "x", "xy"]},
+        {"allowed_token_ids": [3, 4], "suppress_tokens": [4]},
+        {"stop_token_ids": [3, 5], "bad_words": [[3], [5, 5]]},
+        {"stop_token_ids": [3, 5], "allowed_token_ids": [3]},
+        {"stop_token_ids": [3, 5], "allowed_token_ids": [3, 5], "suppress_tokens": [3]},
+        {"constraint": Choices([[1]], [0], 8), "max_tokens": 1},
+    ],
+    ids=str,
+)
+def test_fields_that_leave_a_way_go_together(settings: dict[str, Any]) -> None:
+    SamplingParams(**settings)
+
+
+@pytest.mark.parametrize(
     ("settings", "end"),
     [
         ({"bad_words": [[token] for token in range(VOCAB_SIZE)]}, None),
@@ -126,6 +198,7 @@ def test_fields_that_cannot_go_together_are_refused(settings: dict[str, Any], me
         ({"allowed_token_ids": [0], "min_tokens": 1}, 0),
         ({"allowed_token_ids": [7], "stop_token_ids": [7], "min_tokens": 2}, None),
         ({"allowed_token_ids": [7], "begin_suppress_tokens": [7]}, None),
+        ({"begin_suppress_tokens": range(VOCAB_SIZE)}, None),
         ({"constraint": Choices([[1]], [0], VOCAB_SIZE), "allowed_token_ids": [2]}, None),
         ({"constraint": Choices([[1]], [0], VOCAB_SIZE), "bad_words": [[1]]}, None),
     ],
@@ -141,6 +214,7 @@ def test_samples_differ_in_their_seeds_alone() -> None:
     params = SamplingParams(n=3, temperature=1.0, seed=2**64 - 2, top_k=4)
     assert params.samples() == [replace(params, n=1, seed=seed) for seed in (2**64 - 2, 2**64 - 1, 0)]
     assert [one.seed for one in replace(params, seed=None).samples()] == [None] * 3
+    assert [one.seed for one in replace(params, n=2).samples()] == [2**64 - 2, 2**64 - 1]
     assert SamplingParams(seed=4).samples() == [SamplingParams(seed=4)]
     with pytest.raises(ConfigError, match="n = 2"):
         SamplingParams(n=2).samples()  # greedy, unless the model says otherwise
@@ -163,6 +237,13 @@ def test_a_models_defaults_stand_in_for_what_nobody_set() -> None:
 
 def test_less_than_the_models_least_length_is_the_callers_right() -> None:
     assert SamplingParams(max_tokens=3).over({"min_tokens": 5}).min_tokens == 0
+    assert SamplingParams(max_tokens=5).over({"min_tokens": 5}).min_tokens == 5
+    assert SamplingParams().over({"min_tokens": 5, "max_tokens": 5}).min_tokens == 5
+
+
+def test_a_models_defaults_are_checked_like_a_callers() -> None:
+    with pytest.raises(ConfigError, match="max_tokens = 0"):
+        SamplingParams().over({"max_tokens": 0})
 
 
 def test_the_page_names_every_field() -> None:

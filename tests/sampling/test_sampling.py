@@ -22,11 +22,13 @@ from transformers.generation.logits_process import (
 
 from specdec.errors import ConfigError, NumericalError
 from specdec.sampling import (
+    Choices,
     LogitsTransform,
     SamplingParams,
     log_probability,
     probabilities,
     sample_from_weights,
+    top_log_probabilities,
 )
 
 VOCAB = 101
@@ -36,6 +38,7 @@ BAD_WORDS = [[13], [2, 6, 5, 3, 60], [7, 61], [1, 62], [7, 1, 63], [4, 1, 4, 64]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": 0.7},
+    "temperature of two": {"temperature": 2.0},
     "top_k": {"temperature": 1.0, "top_k": 7},
     "top_k beyond the vocabulary": {"temperature": 1.0, "top_k": 1000},
     "top_p": {"temperature": 1.0, "top_p": 0.8},
@@ -175,6 +178,132 @@ def test_penalties_count_output_and_path(settings: dict[str, float], change: dic
     transform.append([8, 9, 8])
     scores = transform.scores(torch.full((1, 10), 4.0), [[7, 9, 9]])
     assert {token: float(scores[0, token]) - 4.0 for token in change} == change
+
+
+@pytest.mark.parametrize(
+    ("prompt", "path", "banned"),
+    [
+        ((2,), (), []),
+        ((6,), (), [8]),
+        ((2, 6), (), [5, 8]),
+        ((), (2, 6), [5, 8]),
+        ((2,), (6,), [5, 8]),
+        ((2, 6, 6), (), [8]),
+        ((9, 2, 6), (), [5, 8]),
+        ((2, 9), (6,), [8]),
+    ],
+)
+@pytest.mark.parametrize("commit", [False, True])
+def test_a_bad_word_is_banned_where_its_beginning_stands(
+    prompt: tuple[int, ...], path: tuple[int, ...], banned: list[int], commit: bool
+) -> None:
+    """Also where the text so far is no longer than that beginning."""
+    transform = LogitsTransform(SamplingParams(bad_words=[[2, 6, 5], [6, 8]]), prompt, 10)
+    if commit:
+        transform.append(path)
+    [scores] = transform.scores(torch.zeros(1, 10), [() if commit else path])
+    assert scores.isinf().nonzero().flatten().tolist() == banned
+
+
+def test_ends_come_no_earlier_and_beginnings_once() -> None:
+    """By hand: which tokens are banned after so many committed and so many drafted ones."""
+    params = SamplingParams(min_tokens=3, begin_suppress_tokens=[4])
+    transform = LogitsTransform(params, [1], 6, ends=[5, 0])
+    paths = [[1] * n for n in range(5)]
+    for written in range(5):
+        banned = [row.isinf().nonzero().flatten().tolist() for row in transform.scores(torch.zeros(5, 6), paths)]
+        assert banned == [([0, *[4] * (n == 0), 5] if n < 3 else []) for n in range(written, written + 5)]
+        transform.append([1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends", "identity", "edits"),
+    [
+        ({}, [], True, False),
+        ({"temperature": 1.0}, [], False, False),
+        ({"top_k": 3, "top_p": 0.5, "min_p": 0.5}, [], True, False),
+        ({"logit_bias": {1: 1.0}}, [], False, True),
+        ({"bad_words": [[1]]}, [], False, True),
+        ({"presence_penalty": 0.5, "temperature": 1.0}, [], False, True),
+        ({"suppress_tokens": [1]}, [], False, True),
+        ({"allowed_token_ids": [1]}, [], False, True),
+        ({"constraint": Choices([[1]], [0], 6)}, [], False, True),
+        ({"min_tokens": 2}, [5], False, True),
+        ({"min_tokens": 2}, [], True, False),
+        ({"begin_suppress_tokens": [5]}, [], False, True),
+    ],
+    ids=str,
+)
+def test_what_a_transform_says_of_itself(
+    settings: dict[str, Any], ends: list[int], identity: bool, edits: bool
+) -> None:
+    """Who relies on it looks at logits alone."""
+    transform = LogitsTransform(SamplingParams(**settings), [1], 6, ends=ends)
+    assert (transform.identity, transform.edits) == (identity, edits)
+    logits = torch.tensor([[-1.0, -2.0, 3.0, 4.0, 5.0, 6.0]])
+    assert torch.equal(transform.scores(logits, [[1]]), logits) or not identity
+
+
+def test_identity_returns_when_the_beginning_is_over() -> None:
+    transform = LogitsTransform(SamplingParams(min_tokens=2, begin_suppress_tokens=[3]), [1], 6, ends=[5])
+    found = []
+    for _ in range(4):
+        found.append(transform.identity)
+        transform.append([1])
+    assert found == [False, False, True, True]
+
+
+TREE = ((0, 1, 3, 2, 2, 2), (-1, 0, 0, 1, -1, 2))
+TREE_PATHS = [(), (0,), (0, 1), (0, 3), (0, 1, 2), (2,), (0, 3, 2)]
+TEXTS = [[0, 1], [0, 1, 2], [0, 2], [1, 2]]
+
+
+def test_a_constraint_reads_a_tree_as_it_reads_each_path() -> None:
+    """The text is one of TEXTS and then 4. Rows that no text reaches are zeros; those of a lone path fail."""
+    params = SamplingParams(constraint=Choices(TEXTS, [4], 5))
+    transform = LogitsTransform(params, [], 5)
+    logits = random_logits(len(TREE_PATHS), vocab=5)
+    scores = transform.scores(logits, TREE_PATHS, [-1, *(parent + 1 for parent in TREE[1])])
+    allowed = {(): [0, 1], (0,): [1, 2], (0, 1): [2, 4], (0, 1, 2): [4]}
+    for row, path, given in zip(scores, TREE_PATHS, logits, strict=True):
+        if path not in allowed:
+            assert row.tolist() == [0.0] * 5
+            with pytest.raises(NumericalError):
+                transform.scores(given[None], [path])
+            continue
+        assert row.isfinite().nonzero().flatten().tolist() == allowed[path]
+        assert torch.equal(transform.scores(given[None], [path])[0], row)
+    assert transform.forbidden(*TREE) == [2, 4, 5]
+    assert transform.forbidden((), ()) == []
+    assert transform_for().forbidden(*TREE) == []
+    transform.append([0, 1])
+    assert transform.forbidden((4, 2, 4, 0), (-1, -1, 1, 1)) == [3]
+    assert params.constraint is not None
+    assert params.constraint.masks((), ())[0].tolist() == [True, True, False, False, False]  # a fork was used
+
+
+def test_rows_below_a_banned_token_have_no_say() -> None:
+    """Whatever bans it, at the root of the draft or further down; the other rows are what they are alone."""
+    for settings in ({"bad_words": [[0]]}, {"suppress_tokens": [0]}, {"allowed_token_ids": [1, 2, 3, 4]}):
+        transform = LogitsTransform(SamplingParams(**settings), [1], 5)
+        paths, parents = [(), (0,), (1,), (0, 1), (1, 0), (1, 2), (1, 0, 3)], [-1, 0, 0, 1, 2, 2, 4]
+        logits = random_logits(7, vocab=5)
+        scores = transform.scores(logits, paths, parents)
+        unread = [bool((row == 0).all()) for row in scores]
+        assert unread == [False, True, False, True, True, False, True]
+        for row in (0, 2, 5):
+            assert torch.equal(scores[row], transform.scores(logits[row : row + 1], [paths[row]])[0])
+
+
+def test_a_models_own_bans_are_left_to_it() -> None:
+    """With every step off the logits of a tree come back as they are, -inf and all."""
+    logits = random_logits(3, vocab=5)
+    logits[0, 1] = -math.inf
+    before = logits.clone()
+    for settings in ({}, {"temperature": 1.0}):
+        scores = LogitsTransform(SamplingParams(**settings), [], 5).scores(logits, [(), (1,), (1, 2)], [-1, 0, 1])
+        assert scores is logits
+        assert torch.equal(logits, before)
 
 
 @pytest.mark.parametrize("settings", [*SETTINGS.values(), EVERYTHING], ids=[*SETTINGS, "everything"])
@@ -318,8 +447,13 @@ def test_unknown_token_ids(token: int) -> None:
         LogitsTransform(SamplingParams(), [0], VOCAB, bad_words=[[0, token]])
     with pytest.raises(ConfigError, match="output"):
         transform_for().append([0, token])
+    with pytest.raises(ConfigError, match="end a text"):
+        LogitsTransform(SamplingParams(), [0], VOCAB, ends=[0, token])
     with pytest.raises(ConfigError, match="logit_bias"):
         transform_for(logit_bias={VOCAB: 1.0})
+    for name in ("suppress_tokens", "begin_suppress_tokens", "allowed_token_ids"):
+        with pytest.raises(ConfigError, match=f"Token id {VOCAB} in {name}"):
+            transform_for(**{name: [0, VOCAB]})
 
 
 @pytest.mark.parametrize("shape", [(2, VOCAB), (1, VOCAB - 1), (VOCAB,)], ids=str)
@@ -354,7 +488,8 @@ def test_inverse_cdf_never_returns_a_token_of_weight_zero(u: float) -> None:
         weights = torch.rand(1000, generator=torch.Generator().manual_seed(seed))
         weights[weights < 0.5] = 0.0
         weights[[0, 1, -2, -1]] = 0.0
-        assert weights[sample_from_weights(weights, u)] > 0
+        for scale in (1.0, 1e-4):  # a total above 1, and one below
+            assert (scale * weights)[sample_from_weights(scale * weights, u)] > 0
 
 
 @pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, math.nan], [1.0, math.inf], [2.0, -1.0]], ids=str)
@@ -375,3 +510,19 @@ def test_log_probability(dtype: torch.dtype) -> None:
     assert torch.equal(result, torch.cat(alone))
     assert torch.equal(result, log_probability(logits, tokens.tolist()))
     assert log_probability(logits[:0], []).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("k", [0, 1, 3, 60, 61])
+def test_the_most_probable_tokens(dtype: torch.dtype, k: int) -> None:
+    """Beside a sort in float64; no more than there are."""
+    logits = (torch.randperm(120, generator=torch.Generator().manual_seed(1)).reshape(2, 60) / 8).to(dtype)
+    found = top_log_probabilities(logits, k)
+    assert len(found) == 2
+    for row, listed in zip(logits, found, strict=True):
+        p = row.double().softmax(-1).log().tolist()
+        want = sorted(range(60), key=lambda token: -p[token])[:k]
+        assert [token for token, _ in listed] == want
+        assert [value for _, value in listed] == pytest.approx([p[token] for token in want], abs=4e-6)
+    assert top_log_probabilities(logits[1:], k) == found[1:]
+    assert top_log_probabilities(logits[:0], k) == []
