@@ -63,7 +63,10 @@ def command(module: str | None = None) -> str:
     main = sys.modules["__main__"].__spec__
     if module is None and main is not None:
         module = main.name.removesuffix(".__main__")
-    program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module]
+    if sys.argv[0].startswith("specdec "):  # the command line put its command there
+        program = sys.argv[0].split()
+    else:
+        program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module]
     return shlex.join([*program, *map(_without_folder, sys.argv[1:])])
 
 

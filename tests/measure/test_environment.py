@@ -1,0 +1,23 @@
+"""What is noted of a run's surroundings."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import pytest
+
+from specdec.measure.environment import command
+
+
+@pytest.mark.parametrize("module", [None, "benchmarks.decode"])
+def test_a_command_can_be_given_again(module: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line's own commands stand in argv[0], after the program's name, however they were started."""
+    words = ["-m", "study=it's 5, γ", "drafter=none,ngram"]
+    monkeypatch.setattr(sys, "argv", ["specdec study", *words])
+    assert shlex.split(command(module)) == ["specdec", "study", *words]
+
+
+def test_a_programs_own_name_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/some/where/decode.py", "rows=3", "json=/some/where/x.json"])
+    assert shlex.split(command("benchmarks.decode")) == ["python", "-m", "benchmarks.decode", "rows=3", "json=x.json"]
