@@ -21,7 +21,7 @@ from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled, Scheduler
 from specdec.engine.settling import Deliver, Settling
 from specdec.errors import ConfigError, SpecdecError
-from specdec.kernels.cpu.threads import torch_on_one_thread
+from specdec.kernels.cpu.threads import end_blocks, torch_on_one_thread
 from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.policy.always import AlwaysPolicy
@@ -212,6 +212,7 @@ class Engine:
 
     def _restore(self) -> None:
         """Requests begin anew from their tokens; the one that was being written ends, and those that had ended go."""
+        end_blocks()
         self._settling.restore()
         self.scheduler.restart()
         for request in self.scheduler.live:

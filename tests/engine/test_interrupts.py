@@ -14,10 +14,12 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 
 import specdec
 from specdec import EngineConfig, EngineLoop, SamplingParams, SpeculativeGenerator
 from specdec.engine.outputs import StreamEvent
+from specdec.kernels.cpu.threads import end_blocks, num_threads
 from specdec.models.loading import LoadedModel
 from tests.engines import DRAFTERS, add, outputs, run, small_engine
 from tests.tiny import llama
@@ -127,6 +129,16 @@ def follow(stream: Iterator[StreamEvent], text: list[int], ended: list[str], ind
             assert (event.generation.error is None) == (ended[index] == "length")
 
 
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """An engine holds torch to one thread while a step lasts: with two there is something to give back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    end_blocks()  # a failure here is no other test's
+    torch.set_num_threads(before)
+
+
 def sound(shared: SpeculativeGenerator, plain: list[list[int]]) -> None:
     """Whatever came before, it decodes right and gives everything back."""
     after = shared.generate(PROMPTS, PARAMS)
@@ -134,6 +146,7 @@ def sound(shared: SpeculativeGenerator, plain: list[list[int]]) -> None:
     assert [one.text for one in after] == ["".join(f"{t} " for t in text) for text in plain]
     shared.close()
     engine = shared.engine
+    assert (torch.get_num_threads(), num_threads()) == (2, 2)
     engine.cache.check_integrity()
     assert engine.cache.num_free_blocks == engine.cache.num_blocks
     assert not engine.has_work

@@ -68,6 +68,11 @@ def undisturbed() -> Iterator[None]:
         _steps.running.discard(own)  # of the child, if that was forked inside
 
 
+def disturb() -> None:
+    """Ends the calling thread's block, if an interrupt left one open."""
+    _steps.running.discard(threading.get_ident())
+
+
 def _before() -> None:
     _steps.may_begin.clear()
     until = time.monotonic() + PATIENCE

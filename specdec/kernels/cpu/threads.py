@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from specdec.kernels.cpu import library as native
-from specdec.kernels.cpu.forks import threads_before_fork, undisturbed
+from specdec.kernels.cpu.forks import disturb, threads_before_fork, undisturbed
 
-_team: ContextVar[int | None] = ContextVar("team", default=None)
+
+class _Held(threading.local):
+    """What a thread had before its torch was held to one: the kernels' number, None outside of a block, and torch's."""
+
+    kernels: int | None = None
+    torch: int = 1
+
+
+_held = _Held()
 
 
 def num_threads() -> int:
     """Threads of a call into the kernels: torch's number, also where torch itself is held to one, as in a step and in
     a child process."""
-    return _team.get() or threads_before_fork() or torch.get_num_threads()
+    return _held.kernels or threads_before_fork() or torch.get_num_threads()
 
 
 @contextmanager
@@ -34,17 +42,27 @@ def torch_on_one_thread() -> Iterator[None]:
     """
     limits = _limits()
     with undisturbed():
-        if not limits or native.library() is None or _team.get() is not None:
+        if not limits or native.library() is None or _held.kernels is not None:
             yield
             return
-        threads = torch.get_num_threads()
-        token = _team.set(num_threads())
-        _limit(limits, 1)
+        _held.torch, _held.kernels = torch.get_num_threads(), num_threads()
         try:
+            _limit(limits, 1)
             yield
         finally:
-            _limit(limits, threads)
-            _team.reset(token)
+            _give_back()
+
+
+def end_blocks() -> None:
+    """Ends what an interrupt left open in the calling thread, on its way into a block or out of one."""
+    _give_back()
+    disturb()
+
+
+def _give_back() -> None:
+    if _held.kernels is not None:
+        _limit(_limits(), _held.torch)
+        _held.kernels = None
 
 
 def _limit(limits: tuple[Callable[[int], object], ...], threads: int) -> None:
