@@ -28,14 +28,7 @@ RULE_FILES = {
 CACHE = ("tests/cache/test_blocks.py", "tests/cache/test_pool.py", "tests/cache/test_paged.py", "tests/cache")
 SAMPLING = ("tests/sampling/test_sampling.py", "tests/sampling")
 CONSTRAINED = "tests/engine/test_constraints.py::"
-ENGINE = (
-    "tests/engine/test_text.py", "tests/engine/test_request.py", "tests/engine/test_intake.py",
-    "tests/engine/test_scheduler.py", "tests/engine/test_clock.py",
-    "tests/engine/test_queue.py", "tests/engine/test_engine.py", "tests/engine/test_logprobs.py",
-    "tests/engine/test_batch.py", "tests/engine/test_faults.py", "tests/engine/test_limits.py",
-    "tests/engine/test_drafting.py", "tests/engine/test_loop.py", "tests/engine/test_verdicts.py",
-)  # fmt: skip
-LAWS = ("tests/proof/test_transformed_rows.py", "tests/proof/test_whole_engine.py")
+ROWS = "tests/proof/test_transformed_rows.py"
 ROOMS = {
     "cache/blocks": CACHE,
     "cache/layout": CACHE,
@@ -43,7 +36,7 @@ ROOMS = {
     "cache/paged": CACHE,
     "sampling/params": ("tests/sampling/test_params.py", *SAMPLING),
     "sampling/transform": (
-        *SAMPLING, *LAWS[:1], f"{CONSTRAINED}test_greedy_takes_the_likeliest_token_that_may_follow",
+        *SAMPLING, ROWS, f"{CONSTRAINED}test_greedy_takes_the_likeliest_token_that_may_follow",
         "tests/engine/test_limits.py::test_logits_are_edited_only_until_the_least_length_is_reached",
         "tests/engine/test_limits.py::test_ids_outside_the_vocabulary_are_refused_by_name",
         "tests/engine/test_limits.py::test_greedy_texts_within_limits_are_those_of_transformers_generate",
@@ -54,10 +47,10 @@ ROOMS = {
         f"{CONSTRAINED}test_greedy_takes_the_likeliest_token_that_may_follow",
         f"{CONSTRAINED}test_every_drafter_gives_the_text_of_plain_decoding_under_a_constraint",
     ),
-    "engine/verdicts": (*ENGINE, *LAWS),
-    "engine/scheduler": (*ENGINE, *LAWS),
-    "engine/request": (*ENGINE, *LAWS),
-    "engine/text": (*ENGINE, "tests/test_generator.py"),
+    "engine/verdicts": ("tests/engine/test_verdicts.py", ROWS),
+    "engine/scheduler": ("tests/engine/test_scheduler.py", "tests/engine/test_queue.py"),
+    "engine/request": ("tests/engine/test_request.py",),
+    "engine/text": ("tests/engine/test_text.py", "tests/engine/test_request.py"),
     "policy/product": ("tests/policy",),
     "measure/metrics": ("tests/measure/test_metrics.py",),
 }  # fmt: skip

@@ -62,13 +62,9 @@ class TextStream:
 
     def finish(self) -> str:
         """The rest of the text: whatever was held back, incomplete characters included."""
-        if self.stopped:
-            return ""
         before = self._decode(self._tokens[self._window : self._read])
         rest = self._release(self._decode(self._tokens[self._window :])[len(before) :])
         self._read = len(self._tokens)
-        if self.stopped:
-            return rest
         rest, self._held = rest + self._held, ""
         return rest
 
@@ -82,8 +78,7 @@ class TextStream:
             self.stopped = True
             start, end = min(found)
             return text[: end if self._include_stop else start]
-        longest = max((len(stop) - 1 for stop in self._stop), default=0)
-        for size in range(min(longest, len(text)), 0, -1):
+        for size in range(len(text), 0, -1):
             if any(len(stop) > size and stop.startswith(text[-size:]) for stop in self._stop):
                 self._held = text[-size:]
                 self._early = max(early - len(text) + size, 0)

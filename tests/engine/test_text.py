@@ -145,6 +145,9 @@ def test_a_stop_string_may_stay_in_the_text(pieces: list[str], stop: list[str], 
         (["ab", "abx"], ["abab", "b"], 1, ["", "", ""], True),  # what is held has a "b" that came early
         (["ab", "x"], ["abab", "b"], 1, ["", "abx", ""], False),
         (["a", "b", "c"], ["b"], 9, ["a", "b", "c", ""], False),
+        (["ab", "x", "b"], ["abab", "b"], 1, ["", "abx", "", ""], True),  # nothing is too early any more
+        (["END", "x"], ["END", "ENDING"], 1, ["", "ENDx", ""], False),  # held for the sake of the longer one
+        (["END", "x"], ["END", "in the end"], 1, ["END", "x", ""], False),  # shown, since nothing more can come of it
     ],
 )
 def test_a_stop_string_that_is_complete_too_early_ends_nothing(
@@ -177,6 +180,27 @@ def test_spaces_that_a_tokenizer_strips_from_what_it_decodes_are_kept_between_wo
     parts = [stream.append(token) for token in range(5)]
     assert parts == ["one", " two", "", "é", " three"]
     assert "".join(parts) == tokenizer.decode(range(5), skip_special_tokens=True)
+
+
+def test_a_token_without_text_between_two_words_leaves_the_space_between_them() -> None:
+    """The words are decoded together, though a special token is skipped between them."""
+    stream = TextStream(Stripped([b" one", b" two"]))
+    assert [stream.append(token) for token in (0, SPECIAL, SPECIAL, 1)] == ["one", "", "", " two"]
+
+
+class Cleaning(Bytes):
+    """As many tokenizers do unless told not to, takes the space before a full stop away."""
+
+    def decode(
+        self, token_ids: Sequence[int], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = True
+    ) -> str:
+        text = super().decode(token_ids, skip_special_tokens)
+        return text.replace(" .", ".") if clean_up_tokenization_spaces else text
+
+
+def test_spaces_are_left_as_the_model_set_them() -> None:
+    stream = TextStream(Cleaning([b"a .", b" ", b".", b"b"]))
+    assert "".join(stream.append(token) for token in range(4)) == "a . .b"
 
 
 def decoded(pieces: Sequence[bytes]) -> str:

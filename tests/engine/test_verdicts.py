@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from specdec import BatchError, NumericalError, SamplingParams, SpecdecError, SpeculativeGenerator
+from specdec import BatchError, ConfigError, NumericalError, SamplingParams, SpecdecError, SpeculativeGenerator
 from specdec.engine import verdicts
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
@@ -251,6 +251,21 @@ def test_errors_of_our_own_keep_their_words() -> None:
     banned = SamplingParams(max_tokens=4, bad_words=[[a, b] for a in range(V) for b in range(V) if a != 5])
     [request] = run(small_engine(DRAFTERS["none"]()), PROMPTS[:1], banned)
     assert "every token is banned" in str(request.error)
+
+
+def test_what_a_constraint_says_in_our_own_words_is_said_once() -> None:
+    """As the grammars do, which raise errors of ours."""
+
+    class Grammar(OddConstraint):
+        def advance(self, token: int) -> None:
+            raise ConfigError("The grammar ends here.")
+
+        def fork(self) -> Grammar:
+            return Grammar(self.method, self.after, self.written)
+
+    params = SamplingParams(max_tokens=4, constraint=Grammar("advance", 0))
+    [request] = run(small_engine(DRAFTERS["none"]()), PROMPTS[:1], params)
+    assert (type(request.error), str(request.error)) == (ConfigError, "The grammar ends here.")
 
 
 TREE = DraftTree((4, 5, 6), (ROOT, ROOT, 1))
