@@ -51,6 +51,13 @@ ROOMS = {
     "engine/scheduler": ("tests/engine/test_scheduler.py", "tests/engine/test_queue.py"),
     "engine/request": ("tests/engine/test_request.py",),
     "engine/text": ("tests/engine/test_text.py", "tests/engine/test_request.py"),
+    "engine/batch": ("tests/engine/test_batch.py",),
+    "prompts/encoding": ("tests/prompts/test_encoding.py",),
+    "prompts/plain": ("tests/prompts/test_plain.py",),
+    "prompts/chat": ("tests/prompts/test_chat.py",),
+    "prompts/entry": ("tests/prompts/test_entry.py", "tests/prompts/test_chat.py"),
+    "prompts/records": ("tests/prompts/test_records.py",),
+    "prompts/subsets": ("tests/prompts/test_subsets.py", "tests/prompts/test_sources.py"),
     "policy/product": ("tests/policy",),
     "measure/metrics": ("tests/measure/test_metrics.py",),
 }  # fmt: skip

@@ -74,5 +74,5 @@ def _key(key: Any, name: str) -> Any:
     if isinstance(key, str):
         return _text(key, f"a key of {name}")
     if key is None or isinstance(key, bool | int | float):
-        return key
+        return plain(key, name)
     raise InvalidRequestError(f"A key of {name} = {shown(key)} cannot work. Give text.")

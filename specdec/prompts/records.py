@@ -14,7 +14,7 @@ from specdec.errors import ConfigError
 from specdec.foreign import described
 from specdec.prompts.files import check_there, json_of, lines
 
-WORD = either(text(), whole(-(2**63), 2**63)).but("a non-empty text or an integer")
+WORD = either(text(), whole(-(2**63), 2**63 - 1)).but("a non-empty text or an integer of 64 bits")
 """What an id or a category may be."""
 
 

@@ -157,3 +157,10 @@ def undescribed(place):  # type: ignore[no-untyped-def]
 def test_other_fields_that_cannot_be_used_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         Chat([USER], **fields)
+
+
+def test_the_words_of_a_chat_are_its_messages_one_below_the_other() -> None:
+    parts = [{"type": "text", "text": "B"}, {"type": "text", "text": "C"}]
+    called: dict[str, Any] = {"role": "assistant", "tool_calls": [{"id": 1}]}
+    chat = Chat([{"role": "system", "content": "A"}, {"role": "user", "content": parts}, called, USER])
+    assert chat.words == f"A\nB\nC\n\n{USER['content']}"

@@ -103,3 +103,15 @@ def test_a_file_that_is_no_text_is_named_by_its_line(tmp_path: Path) -> None:
     path.write_bytes(GOOD.encode() + b"\n" + '{"prompt": "ö"}'.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"x\.jsonl, line 2, cannot be read: .*in UTF-8"):
         load_prompts(path)
+
+
+@pytest.mark.parametrize("number", [-(2**63), -126, 0, 126, 2**63 - 1])
+def test_an_id_may_be_an_integer_of_64_bits(tmp_path: Path, number: int) -> None:
+    row = {"question_id": number, "category": number, "prompt": "x"}
+    assert load_prompts(written(tmp_path, json.dumps(row))) == [PromptRecord(str(number), str(number), "x")]
+
+
+@pytest.mark.parametrize("number", [-(2**63) - 1, 2**63, 10**400])
+def test_and_no_larger_one(tmp_path: Path, number: int) -> None:
+    with pytest.raises(ConfigError, match=r"line 1: question_id = .* an integer of 64 bits"):
+        load_prompts(written(tmp_path, json.dumps({"question_id": number, "category": "qa", "prompt": "x"})))

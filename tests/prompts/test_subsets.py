@@ -36,6 +36,7 @@ def test_a_random_subset_is_its_seeds_and_in_order() -> None:
     assert all(list(text) == sorted(set(text)) and len(text) == 4 for text in chosen.values())
     assert {token for text in chosen.values() for token in text} == set("0123456789")
     assert ids(choose(RECORDS, 99, "random")) == "0123456789"
+    assert ids(choose(RECORDS, 4, "random")) == chosen[0]
 
 
 def test_categories_keep_their_order_and_an_unknown_one_is_refused() -> None:
