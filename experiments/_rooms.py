@@ -56,6 +56,7 @@ ROOMS = {
     "prompts/plain": ("tests/prompts/test_plain.py",),
     "prompts/chat": ("tests/prompts/test_chat.py",),
     "prompts/entry": ("tests/prompts/test_entry.py", "tests/prompts/test_chat.py"),
+    "prompts/files": ("tests/prompts/test_files.py", "tests/prompts/test_records.py"),
     "prompts/records": ("tests/prompts/test_records.py",),
     "prompts/subsets": ("tests/prompts/test_subsets.py", "tests/prompts/test_sources.py"),
     "policy/product": ("tests/policy",),

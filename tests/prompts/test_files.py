@@ -129,6 +129,55 @@ def test_a_file_beyond_all_bounds_is_refused(name: str, tmp_path: Path, monkeypa
         read(tmp_path / name)
 
 
+def of_size(size: int) -> bytes:
+    """One row as a line of so many bytes, its end included."""
+    return b'{"text": "' + b"a" * (size - 13) + b'"}\n'
+
+
+def test_the_bounds_are_those_that_a_message_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line and a file of that size are read, and none with one byte more."""
+    path = tmp_path / "x.jsonl"
+    monkeypatch.setattr(files, "LONGEST_LINE", 40)
+    monkeypatch.setattr(files, "LARGEST", 100)
+    for good in (of_size(40), of_size(40) * 2 + of_size(20)):
+        path.write_bytes(good)
+        assert len(read(path)) == good.count(b"\n")
+    for bad, line in ((of_size(41), 1), (of_size(20) + of_size(41), 2), (of_size(40) * 2 + of_size(21), 3)):
+        path.write_bytes(bad)
+        with pytest.raises(ConfigError, match=rf"line {line}, is larger"):
+            read(path)
+    listed = b"[" + of_size(40) + b"," + of_size(40)
+    for end, good in ((b"]".rjust(100 - len(listed)), True), (b"]".rjust(101 - len(listed)), False)):
+        (tmp_path / "x.json").write_bytes(listed + end)
+        if good:
+            assert len(read(tmp_path / "x.json")) == 2
+        else:
+            with pytest.raises(ConfigError, match="is larger"):
+                read(tmp_path / "x.json")
+    (tmp_path / "text").write_bytes(b"a" * 40)
+    assert files.read_text(tmp_path / "text", "prompt") == "a" * 40
+    (tmp_path / "text").write_bytes(b"a" * 41)
+    with pytest.raises(ConfigError, match=r"prompt: .* is larger"):
+        files.read_text(tmp_path / "text", "prompt")
+
+
+def test_a_message_names_the_bounds_in_mebibytes(tmp_path: Path) -> None:
+    with (tmp_path / "x.jsonl").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(ConfigError, match=r"\(64 MiB a line, 1024 MiB unpacked\)"):
+        read(tmp_path / "x.jsonl")
+
+
+def test_a_parquet_file_of_the_largest_size_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
+    size = (tmp_path / "x.parquet").stat().st_size
+    monkeypatch.setattr(files, "LARGEST", size)
+    assert read(tmp_path / "x.parquet") == ROWS
+    monkeypatch.setattr(files, "LARGEST", size - 1)
+    with pytest.raises(ConfigError, match="is larger"):
+        read(tmp_path / "x.parquet")
+
+
 def test_a_file_in_one_endless_line_is_never_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sparse file of four gigabytes."""
     with (tmp_path / "x.jsonl").open("wb") as file:
