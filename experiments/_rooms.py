@@ -52,6 +52,7 @@ ROOMS = {
     "engine/request": ("tests/engine/test_request.py",),
     "engine/text": ("tests/engine/test_text.py", "tests/engine/test_request.py"),
     "engine/batch": ("tests/engine/test_batch.py",),
+    "engine/logprobs": ("tests/engine/test_logprobs.py",),
     "prompts/encoding": ("tests/prompts/test_encoding.py",),
     "prompts/plain": ("tests/prompts/test_plain.py",),
     "prompts/chat": ("tests/prompts/test_chat.py",),

@@ -94,6 +94,19 @@ def test_each_token_is_scored_by_the_row_that_it_follows(name: str, temperature:
         assert displaced > 4 * len(PROMPTS)
 
 
+def test_a_text_that_ends_within_an_accepted_draft_is_scored_up_to_its_end() -> None:
+    [plain] = run(small_engine(DRAFTERS["none"]()), [PROMPTS[2]], SamplingParams(max_tokens=LENGTH))
+    count = plain.output.index(plain.output[4]) + 1
+    params = SamplingParams(max_tokens=LENGTH, stop_token_ids=[plain.output[4]], logprobs=1)
+    prophet = ProphetDrafter([plain.tokens], num_draft_tokens=8)
+    [request] = run(small_engine(prophet), [PROMPTS[2]], params)
+    assert (request.finish_reason, request.output) == ("stop", plain.output[:count])
+    assert sum(request.stats.accepted_at) > count  # more was accepted than the text took
+    want = reference(request.tokens)[len(request.prompt) - 1 :][range(count), request.output]
+    assert torch.allclose(torch.tensor(request.logprobs, dtype=torch.float64), want, atol=ERROR)
+    assert [top[0][0] for top in request.top_logprobs] == request.output
+
+
 @pytest.mark.parametrize("drafter", ["none", "ngram", "model tree", "early exit"])
 @pytest.mark.parametrize(
     "sizes",
