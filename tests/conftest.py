@@ -22,6 +22,12 @@ settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True
 settings.load_profile("ci")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers collect for themselves and must find the same names: none may hold an address."""
+    if named := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"{named[0]} has another name in every process. Give its parameters ids.")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Two test workers share two cores."""

@@ -67,6 +67,9 @@ class Choices(Constraint):
                 raise ConfigError(f"Token id {token} in choices: give ids in [0, {vocab_size}).")
         self._written: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Choices({len(self._texts)} texts, vocab_size={self._vocab_size})"
+
     def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
         """See `Constraint.masks`."""
         texts = [self._written]

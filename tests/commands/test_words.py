@@ -94,31 +94,31 @@ def test_a_sentence_is_the_same_in_a_sweep() -> None:
     assert [config.prompt for config in configs] == [SENTENCES[16]] * 2
 
 
-def test_sentences_that_come_through_the_system(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "data", "want"),
+    [
+        (["prompt=-"], "zwei\nZeilen 🙂\n\n", "zwei\nZeilen 🙂\n"),
+        pytest.param([f"prompt={SENTENCES[6]}"], "", SENTENCES[6], marks=pytest.mark.slow),
+        pytest.param([SENTENCES[2]], "", SENTENCES[2], marks=pytest.mark.slow),
+        pytest.param(["--", "-m --help"], "", "-m --help", marks=pytest.mark.slow),
+        pytest.param(["prompt=@a b.txt"], "", "hé\nllo, ${x}", marks=pytest.mark.slow),
+    ],
+)
+def test_sentences_that_come_through_the_system(words: list[str], data: str, want: str, tmp_path: Path) -> None:
     """Argument lists of a process hold bytes; a file and a pipe hold lines."""
     program = (
-        "import sys; from specdec.commands import generate; from specdec.study.plan import Plan\n"
-        "generate._texts = lambda config, job: sys.exit(config.prompt == sys.argv[-1] or repr(config.prompt))\n"
+        "from specdec.study.plan import Plan\n"
         "Plan.generator = lambda self: None\n"
         "from specdec.commands.application import application\n"
         "seen = []\n"
         "application('generate', lambda config: seen.append(config.prompt), word='prompt')()\n"
-        "sys.stdout.buffer.write(repr(seen).encode())\n"
+        "import sys; sys.stdout.buffer.write(repr(seen).encode())\n"
     )
-    text = tmp_path / "a b.txt"
-    text.write_bytes("\ufeffhé\nllo, ${x}\r\n".encode())
-    for words, data, want in (
-        ([f"prompt={SENTENCES[6]}"], b"", SENTENCES[6]),
-        ([SENTENCES[2]], b"", SENTENCES[2]),
-        (["--", "-m --help"], b"", "-m --help"),
-        (["prompt=-"], "zwei\nZeilen 🙂\n\n".encode(), "zwei\nZeilen 🙂\n"),
-        ([f"prompt=@{text}"], b"", "hé\nllo, ${x}"),
-    ):
-        env = os.environ | {"PYTHONPATH": str(ROOT), "LC_ALL": "C"}
-        done = subprocess.run(
-            [sys.executable, "-c", program, *words], input=data, cwd=ROOT, env=env, capture_output=True, check=False
-        )
-        assert done.stdout.decode() == repr([want]), done.stderr.decode()
+    (tmp_path / "a b.txt").write_bytes("\ufeffhé\nllo, ${x}\r\n".encode())
+    env = os.environ | {"PYTHONPATH": str(ROOT), "LC_ALL": "C"}
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, input=data.encode(), cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert done.stdout.decode() == repr([want]), done.stderr.decode()
 
 
 @pytest.mark.parametrize(
