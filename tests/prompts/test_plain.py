@@ -38,6 +38,9 @@ class Dumped:
     def __init__(self, dump: Any) -> None:
         self._dump = dump
 
+    def __repr__(self) -> str:
+        return f"Dumped({self._dump!r})"
+
     def model_dump(self) -> Any:
         return self._dump
 
@@ -111,9 +114,9 @@ def test_a_copy_is_none_of_the_original() -> None:
     [
         (Point, "x = <class"),
         (Dumped, "x = <class"),
-        (Dumped([1]), "x = <"),
+        (Dumped([1]), r"x = Dumped\(\[1\]\)"),
         (dict, "x = <class 'dict'>"),
-        (object(), "x = <object"),
+        (NotImplemented, "x = NotImplemented"),
         (b"y", r"x = b'y' \(bytes\) cannot work"),
         ({1, 2}, r"x = \{1, 2\}"),
         (1j, "x = 1j"),
