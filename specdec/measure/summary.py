@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from specdec.measure.metrics import cost_ratio, credible, percentile, predicted_speedup, speedup, speedup_interval
 from specdec.measure.rows import PromptRow
 from specdec.stats import DecodingStats
+
+STATUS = Path("/proc/self/status")
+"""Where Linux tells a process of itself."""
 
 
 def summarize(
@@ -90,5 +94,8 @@ def peak_memory() -> int:
     """Bytes: of the GPU's allocator if one is in use, else the most that this process has held."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if STATUS.is_file():  # what getrusage says begins with what the parent held when it started this process
+        [line] = [line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -21,3 +22,10 @@ def test_a_command_can_be_given_again(module: str | None, monkeypatch: pytest.Mo
 def test_a_programs_own_name_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/some/where/decode.py", "rows=3", "json=/some/where/x.json"])
     assert shlex.split(command("benchmarks.decode")) == ["python", "-m", "benchmarks.decode", "rows=3", "json=x.json"]
+
+
+def test_what_a_parent_holds_is_no_memory_of_ours() -> None:
+    held = bytearray(b"x") * (2 << 30)
+    program = "from specdec.measure.summary import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < len(held)
