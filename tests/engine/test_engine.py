@@ -342,3 +342,24 @@ def test_the_target_module_still_works_on_its_own_attention() -> None:
         module.set_attn_implementation("sdpa")
         after = module(input_ids=ids).logits
     assert torch.allclose(before, after, atol=1e-5)
+
+
+class _Words:
+    """A tokenizer that gives every token a word of its own."""
+
+    def decode(self, ids: Sequence[int], **_: bool) -> str:
+        return "".join(f"{token} " for token in ids)
+
+
+def test_pieces_of_text_say_whether_a_drafter_proposed_them() -> None:
+    """The accepted path was drafted; the target's own token after it was not."""
+    engine = Engine(llama(0), DRAFTERS["ngram"](), "gumbel", tokenizer=_Words())
+    add(engine, [1, 2, 3, 1, 2, 3, 1], SamplingParams(max_tokens=40))
+    accepted = 0
+    while engine.has_work:
+        for output in engine.step():
+            wanted = [index < len(output.path) for index in range(len(output.token_ids))]
+            assert [piece.drafted for piece in output.pieces] == wanted
+            assert [piece.text for piece in output.pieces] == [f"{token} " for token in output.token_ids]
+            accepted += len(output.path)
+    assert accepted > 0
