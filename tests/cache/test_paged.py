@@ -535,3 +535,16 @@ def test_check_integrity_notices_a_leaked_block() -> None:
     del cache._sequences[0]
     with pytest.raises(SpecdecError, match="Block"):
         cache.check_integrity()
+
+
+def test_a_cleared_cache_is_as_new() -> None:
+    cache = PagedCache(LAYOUT, num_blocks=4, block_size=2)
+    cache.add(1)
+    cache.reserve(1, 5)
+    cache.commit(1, 3)
+    cache.clear()
+    assert 1 not in cache
+    assert cache.num_free_blocks == 4
+    cache.add(1)
+    assert cache.length(1) == 0
+    cache.check_integrity()
