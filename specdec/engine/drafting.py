@@ -18,6 +18,7 @@ from specdec.engine.faults import Contained, Faults, check_tree, check_trees
 from specdec.engine.limits import DraftLimits
 from specdec.engine.scheduler import Scheduled
 from specdec.errors import ConfigError
+from specdec.foreign import STOPS
 from specdec.models.base import PassOutput
 from specdec.policy.base import Ask, Candidate, Choice, Drafted, Load, Policy
 from specdec.verify.tree import DraftTree
@@ -189,7 +190,9 @@ class Drafting:
         affair, and will end it when its logits are read; here it costs the draft."""
         try:
             dropped = part.request.transform.forbidden(one.tree.tokens, one.tree.parents)
-        except Exception:
+        except STOPS:
+            raise
+        except BaseException:
             return Proposal()
         return Proposal(one.tree.pruned(dropped), one.drafter) if dropped else one
 

@@ -130,12 +130,12 @@ def test_a_token_of_another_integer_type_is_understood(plain: list[list[int]]) -
 class OddConstraint(Constraint):
     """Allows everything, and raises in one of its methods after some tokens."""
 
-    def __init__(self, method: str, after: int, written: int = 0) -> None:
-        self.method, self.after, self.written = method, after, written
+    def __init__(self, method: str, after: int, error: type[BaseException] = LookupError, written: int = 0) -> None:
+        self.method, self.after, self.error, self.written = method, after, error, written
 
     def _maybe(self, method: str) -> None:
         if method == self.method and self.written >= self.after:
-            raise LookupError("no such state")
+            raise self.error("no such state")
 
     def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
         self._maybe("masks")
@@ -149,20 +149,24 @@ class OddConstraint(Constraint):
         return []
 
     def fork(self) -> OddConstraint:
-        return OddConstraint(self.method, self.after, self.written)
+        return OddConstraint(self.method, self.after, self.error, self.written)
 
 
+@pytest.mark.parametrize("error", [LookupError, Panic])
 @pytest.mark.parametrize("drafter", ["none", "ngram", "model"])
 @pytest.mark.parametrize("method", ["masks", "advance"])
-def test_a_constraint_that_raises_ends_its_request(method: str, drafter: str, plain: list[list[int]]) -> None:
-    params = [*WARM[:2], SamplingParams(max_tokens=16, temperature=1.0, seed=2, constraint=OddConstraint(method, 5))]
+def test_a_constraint_that_raises_ends_its_request(
+    method: str, drafter: str, error: type[BaseException], plain: list[list[int]]
+) -> None:
+    constraint = OddConstraint(method, 5, error)
+    params = [*WARM[:2], SamplingParams(max_tokens=16, temperature=1.0, seed=2, constraint=constraint)]
     requests = run(small_engine(DRAFTERS[drafter](), "gumbel"), PROMPTS, params)
     assert outputs(requests)[:2] == plain[:2]
     bad = requests[2]
     assert bad.finish_reason == "error"
     assert isinstance(bad.error, SpecdecError)
     assert "no such state" in str(bad.error)
-    assert isinstance(bad.error.__cause__, LookupError)
+    assert isinstance(bad.error.__cause__, error)
     assert bad.output == plain[2][: len(bad.output)]
     assert 0 < len(bad.output) < 16
 
