@@ -46,11 +46,16 @@ class Kind:
         return Kind(self.read, wanted)
 
 
+def is_integer(value: object) -> bool:
+    """Whether it is of a type with `__index__`, and no bool."""
+    return hasattr(value, "__index__") and not isinstance(value, bool | np.bool_)
+
+
 def whole(least: int = 0, most: int = 2**31 - 1, wanted: str = "") -> Kind:
     """An integer of any type with `__index__`, but no bool: `least` ≤ value ≤ `most`."""
 
     def read(value: Any) -> int:
-        if isinstance(value, bool | np.bool_):
+        if not is_integer(value):
             raise Unfit
         try:
             number = operator.index(value)

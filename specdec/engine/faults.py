@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.checks import shown
+from specdec.checks import is_integer, shown
 from specdec.drafters.base import DraftRequest
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS
@@ -122,7 +122,7 @@ def _with_plain_numbers(tree: DraftTree) -> DraftTree:
     plain = type(tree.tokens) is tuple and type(tree.parents) is tuple
     if plain and set(map(type, numbers)) == {int}:
         return tree
-    if odd := [number for number in numbers if isinstance(number, bool) or not hasattr(number, "__index__")]:
+    if odd := [number for number in numbers if not is_integer(number)]:
         raise SpecdecError(f"{shown(odd[0])} in a draft where an integer belongs")
     return DraftTree(tuple(map(index, tree.tokens)), tuple(map(index, tree.parents)), tree.q, index(tree.kind))
 
@@ -189,6 +189,6 @@ def check_choice(choice: Any, ask: Ask) -> Choice:
 
 def check_depth(depth: Any, most: int) -> int:
     """A policy's depth, if it is an integer from 0 to `most`."""
-    if isinstance(depth, bool) or not hasattr(depth, "__index__") or not 0 <= index(depth) <= most:
+    if not is_integer(depth) or not 0 <= index(depth) <= most:
         raise SpecdecError(f"it chose the depth {shown(depth)}; give an integer from 0 to {most}")
     return index(depth)

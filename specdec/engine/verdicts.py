@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
-from specdec.checks import shown
+from specdec.checks import is_integer, shown
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled
@@ -128,6 +128,6 @@ def checked(verdict: Any, tree: DraftTree, vocab_size: int, rule: Rule) -> Verdi
             )
         node = step
     token = verdict.next_token
-    if isinstance(token, bool) or not hasattr(token, "__index__") or not 0 <= index(token) < vocab_size:
+    if not is_integer(token) or not 0 <= index(token) < vocab_size:
         raise SpecdecError(f"Rule {rule.name!r} emits {shown(token)}, which is no token id below {vocab_size}.")
     return verdict if type(token) is int else Verdict(verdict.path, index(token))
