@@ -94,6 +94,11 @@ def peak_memory() -> int:
     """Bytes: of the GPU's allocator if one is in use, else the most that this process has held."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    return peak_host_memory()
+
+
+def peak_host_memory() -> int:
+    """Most bytes that this process has held."""
     if STATUS.is_file():  # what getrusage says begins with what the parent held when it started this process
         [line] = [line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024

@@ -32,6 +32,8 @@ def main() -> None:
 
     import torch
 
+    from specdec.measure.summary import peak_host_memory
+
     torch.set_num_threads(1)
     assert outcome(sys.argv[1])["how"] == "ok"
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -41,15 +43,8 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         answer = outcome(line.rstrip("\n"))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answer["peak"] = _peak()
+        answer["peak"] = peak_host_memory()
         print(json.dumps(answer), file=answers, flush=True)
-
-
-def _peak() -> int:
-    """Most bytes that this program has held. `ru_maxrss` would count what its parent held before it started us."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
 
 
 def outcome(path: str) -> dict[str, Any]:
