@@ -20,6 +20,7 @@ from specdec.cache import KVPool
 from specdec.cache.paged import PagedCache
 from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
+from tests.models.zoo import draw
 
 VOCAB_SIZE, MAX_CONTEXT, WINDOW = 101, 128, 6
 TOLERANCE = 1e-4
@@ -51,15 +52,7 @@ def make_module(kind: str, options: dict[str, Any], seed: int = 0) -> PreTrained
     """A random model whose logits depend on the whole context: every weight, bias and norm is drawn anew."""
     config = getattr(transformers, f"{kind}Config")(**options)
     module: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in module.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator)
-            if weight.dim() == 1:
-                weight.add_(0.1 * noise)
-            else:
-                is_table = any(mark in name for mark in ("embed", "wte", "wpe"))
-                weight.copy_(noise * (0.5 if is_table else 1.2 * max(weight.shape[-2:]) ** -0.5))
+    draw(module, seed)
     return module
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +31,8 @@ from specdec.models.tables import safetensors_table
 from specdec.models.vocabulary import tokens_of
 from tests.models.tinyfiles import cut, edit_json, make_module, make_tokenizer, write_gguf
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 
 class Trap:
     """Unpickled, it leaves a mark."""
@@ -41,18 +42,6 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return os.mkdir, (self._mark,)
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No network, and a cache folder of its own."""
-
-    def refuse(*args: object) -> None:
-        raise AssertionError(f"a test tried to reach the network: {args}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,8 @@ from specdec.paths import cache_dir
 from tests.cachefolders import DAMAGES, room_for, unwritable
 from tests.models.tinyfiles import WORDS, cut, edit_json, make_module, make_tokenizer, write_gguf
 
+pytestmark = pytest.mark.usefixtures("alone")
 PROMPT = [4, 5, 6, 30, 7]
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No network, and a cache folder of its own."""
-
-    def refuse(*args: object) -> None:
-        raise AssertionError(f"a test tried to reach the network: {args}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
 
 
 @pytest.fixture(scope="module")
