@@ -75,6 +75,10 @@ class DraftRequest:
         transform: the request's sampling transform, the same for q as for p.
         rule: the acceptance rule that will judge the draft.
         key: the step's random numbers.
+        shape: the tree to draw, at most so deep, for drafters that draw; None leaves it to the drafter.
+        salt: requests of different salts share nothing.
+        store: whether anything of this text may outlive the request, or be seen by others.
+        prediction: what the user expects the text to be; empty if nothing is expected.
     """
 
     request_id: int
@@ -83,6 +87,10 @@ class DraftRequest:
     transform: LogitsTransform | TransformView
     rule: Rule
     key: StepKey
+    shape: TreeShape | None = None
+    salt: str = ""
+    store: bool = True
+    prediction: tuple[int, ...] = ()
 
     @property
     def by_argmax(self) -> bool:
@@ -169,9 +177,11 @@ class Drafter(ABC):
     name: ClassVar[str]
     deterministic: bool = True
     """Whether its drafts are functions of the committed tokens alone (their q is one-hot, `tree.q` is None)."""
-    shares: ClassVar[bool] = False
+    shares: bool = False
     """Whether a request's draft may depend on other requests: a store of answers, statistics over all texts. Only rules
     whose text does not depend on the draft may judge it then."""
+    extends: ClassVar[bool] = False
+    """Whether it can go on where another drafter's draft stops (`extend`)."""
 
     def __init__(self, num_draft_tokens: int = 5, branches: int = 1, shape: TreeShape | None = None) -> None:
         depth, count = take("num_draft_tokens", num_draft_tokens, DEPTH), take("branches", branches, BRANCHES)
@@ -234,6 +244,18 @@ class Drafter(ABC):
 
         A tree may depend on the committed tokens and on its own draws, and on other requests only if `shares` is set.
         """
+
+    def extend(self, requests: Sequence[DraftRequest], trees: Sequence[DraftTree]) -> list[DraftTree]:
+        """Adds nodes below, and candidates beside, those of another drafter's deterministic drafts.
+
+        Args:
+            requests: who asks.
+            trees: one draft for each. Their nodes keep their numbers.
+
+        Returns:
+            One larger tree for each; new nodes have the highest numbers.
+        """
+        raise NotImplementedError(f"Drafter {self.name!r} does not extend drafts.")
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027
         """Tells of one pass: an outcome for every request that took part, whoever drafted for it. The cache holds what

@@ -61,7 +61,7 @@ class EarlyExitDrafter(Drafter):
         trees = [
             GrowingTree(
                 request,
-                self.shape.truncated(request.max_depth),
+                request.shape or self.shape.truncated(request.max_depth),
                 self._cache.slots(request.request_id),
                 committed=self._cache.length(request.request_id),
                 tail=request.tokens[-1:],

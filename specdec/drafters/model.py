@@ -94,7 +94,7 @@ class ModelDrafter(Drafter):
         model, _, pool = self._attached()
         growing: dict[int, GrowingTree] = {}
         for index, request in enumerate(requests):
-            shape = self.shape.truncated(request.max_depth)
+            shape = request.shape or self.shape.truncated(request.max_depth)
             if len(request.tokens) + shape.depth <= model.max_context:
                 growing[index] = self._start(request, shape)
         trees = dict(zip(growing, grow_trees(list(growing.values()), model, pool), strict=True))

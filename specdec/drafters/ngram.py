@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from specdec.checks import take, whole
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.errors import ConfigError
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import KINDS, DraftTree
 
+DEPTHS = 64
+"""Depths that the kinds of nodes tell apart, beside the length of the match."""
 MATCH = whole(1, 64)
 """Every length of a suffix is indexed at every token, so what is indexed grows with the square of the longest."""
 
@@ -54,7 +57,9 @@ class NgramDrafter(Drafter):
         index.extend(request.tokens)
         length = min(self.num_draft_tokens, request.max_depth)
         matched, starts = index.lookup(request.tokens)
-        return DraftTree.from_chains([_copy(request.tokens, start, length) for start in starts], kind=matched)
+        tree = DraftTree.from_chains([_copy(request.tokens, start, length) for start in starts])
+        base = DEPTHS * min(matched, KINDS // DEPTHS - 1)
+        return replace(tree, kinds=tuple(base + min(depth, DEPTHS - 1) for depth in tree.depths))
 
 
 class _NgramIndex:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any
 
@@ -19,7 +20,7 @@ from specdec.drafters.base import DraftRequest
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS
 from specdec.policy.base import Ask, Choice
-from specdec.verify.tree import ROOT, DraftTree
+from specdec.verify.tree import KINDS, ROOT, DraftTree
 
 logger = logging.getLogger("specdec")
 MASS_TOLERANCE = 1e-3
@@ -112,19 +113,20 @@ def check_tree(
             raise SpecdecError("a q from a drafter that says deterministic = True")
         _check_q(draft, draft.q, request.transform.vocab_size, device)
         if draft.q.requires_grad:
-            return DraftTree(draft.tokens, draft.parents, draft.q.detach(), draft.kind)
+            return replace(draft, q=draft.q.detach())
     return draft
 
 
 def _with_plain_numbers(tree: DraftTree) -> DraftTree:
     """Tokens and parents as tuples of ints: numpy's integers and tensors of one are understood."""
-    numbers = (*tree.tokens, *tree.parents, tree.kind)
-    plain = type(tree.tokens) is tuple and type(tree.parents) is tuple
-    if plain and set(map(type, numbers)) == {int}:
-        return tree
-    if odd := [number for number in numbers if not is_integer(number)]:
-        raise SpecdecError(f"{shown(odd[0])} in a draft where an integer belongs")
-    return DraftTree(tuple(map(index, tree.tokens)), tuple(map(index, tree.parents)), tree.q, index(tree.kind))
+    numbers = (*tree.tokens, *tree.parents, *tree.kinds)
+    plain = type(tree.tokens) is tuple and type(tree.parents) is tuple and type(tree.kinds) is tuple
+    if not (plain and set(map(type, numbers)) == {int}):
+        if odd := [number for number in numbers if not is_integer(number)]:
+            raise SpecdecError(f"{shown(odd[0])} in a draft where an integer belongs")
+        tokens, parents, kinds = (tuple(map(index, each)) for each in (tree.tokens, tree.parents, tree.kinds))
+        tree = DraftTree(tokens, parents, tree.q, kinds, tree.chances)
+    return tree
 
 
 def _check_nodes(tree: DraftTree, size: int) -> int:
@@ -143,7 +145,18 @@ def _check_nodes(tree: DraftTree, size: int) -> int:
     shape = tree.shape
     if shape.parents != parents or shape.depths != tuple(depths):
         raise SpecdecError("a tree that was changed after it was made; make another DraftTree")
+    _check_estimates(tree)
     return max(depths) + 1
+
+
+def _check_estimates(tree: DraftTree) -> None:
+    """Raises SpecdecError for kinds or chances that no table of rates can take."""
+    if tree.kinds and (len(tree.kinds) != len(tree) or not 0 <= min(tree.kinds) <= max(tree.kinds) < KINDS):
+        raise SpecdecError(f"kinds {shown(tree.kinds)}; give every node a number from 0 to {KINDS - 1}")
+    if tree.chances:
+        sound = len(tree.chances) == len(tree) and all(isinstance(each, float) for each in tree.chances)
+        if not sound or not all(0 <= each <= 1 for each in tree.chances):
+            raise SpecdecError(f"chances {shown(tree.chances)}; give every node a float from 0 to 1")
 
 
 def _check_q(tree: DraftTree, q: Any, size: int, device: torch.device) -> None:

@@ -72,6 +72,7 @@ class Intake:
             text=self._text(params),
             ends=ends,
             max_length=min(len(prompt) + params.max_tokens, self._model.max_context),
+            prediction=self._prediction(params.prediction),
         )
         request.stats.prompt_tokens = len(prompt)
         return request
@@ -140,6 +141,20 @@ class Intake:
             params.include_stop_str_in_output,
             params.skip_special_tokens,
         )
+
+    def _prediction(self, prediction: str | Sequence[int] | None) -> tuple[int, ...]:
+        if not isinstance(prediction, str):
+            ids = tuple(prediction or ())
+        elif self._tokenizer is None:
+            raise InvalidRequestError("prediction is a text, and this engine has no tokenizer. Give token ids.")
+        else:
+            ids = tuple(self._tokenizer.encode(prediction, add_special_tokens=False))
+        if bad := [token for token in ids if token >= self._model.vocab_size]:
+            raise InvalidRequestError(
+                f"Token id {bad[0]} of prediction is outside the vocabulary of {self._model.vocab_size}. Use the "
+                "target's tokenizer."
+            )
+        return ids
 
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
         """Token ids of the bad words; a word is banned at the start of a text and after a space."""

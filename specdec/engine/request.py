@@ -38,6 +38,7 @@ class Request:
         text: turns its tokens into text; None when the caller wants token ids alone.
         ends: token ids that end the text.
         max_length: no more tokens than this, prompt included.
+        prediction: token ids that the user expects.
     """
 
     id: int
@@ -49,6 +50,7 @@ class Request:
     text: TextStream | None
     ends: frozenset[int]
     max_length: int
+    prediction: tuple[int, ...] = ()
     tokens: list[int] = field(init=False)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)

@@ -14,7 +14,7 @@ from specdec.engine.request import Request
 from specdec.errors import ConfigError, OutOfBlocksError, SpecdecError
 from specdec.models.batch import SequenceRows
 from specdec.sampling.view import TransformView
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import DraftTree, TreeShape
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Scheduled:
         request = self.request
         return (request.by_argmax or not self.decodes) and not request.scores_prompt
 
-    def draft_request(self, max_depth: int) -> DraftRequest:
+    def draft_request(self, max_depth: int, shape: TreeShape | None = None) -> DraftRequest:
         """What a drafter is asked."""
         request = self.request
         return DraftRequest(
@@ -49,6 +49,10 @@ class Scheduled:
             transform=TransformView(request.transform),
             rule=request.rule,
             key=request.key(),
+            shape=shape,
+            salt=request.params.cache_salt or "",
+            store=request.params.store,
+            prediction=request.prediction,
         )
 
     def rows(self, tree: DraftTree, cache: PagedCache, all_logits: bool = False) -> SequenceRows:

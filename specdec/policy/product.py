@@ -107,14 +107,14 @@ class ProductPolicy(Policy):
 
     def trim(self, drafts: Sequence[Drafted], load: Load) -> list[int]:
         """See `Policy.trim`. These drafts have been paid for: only their rows count."""
-        wanted = [(each.request_id, (each.drafter, each.tree.kind), each.tree.depth) for each in drafts]
+        wanted = [(each.request_id, (each.drafter, each.tree.node_kinds[0]), each.tree.depth) for each in drafts]
         return self._depths(wanted, load, 0.0)
 
     def observe(self, request_id: int, drafter: str, tree: DraftTree, num_accepted: int) -> None:
         """See `Policy.observe`."""
         for rates in (self._requests.setdefault(request_id, _Rates()), self._pool):
             for depth in range(min(num_accepted + 1, tree.depth)):
-                rates.at((drafter, tree.kind), depth).observe(depth < num_accepted)
+                rates.at((drafter, tree.node_kinds[0]), depth).observe(depth < num_accepted)
 
     def drafted(self, drafter: str, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""

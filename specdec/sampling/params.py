@@ -79,6 +79,9 @@ KINDS: dict[str, Kind] = {
     "prompt_logprobs": whole(0, MOST_LISTED).or_none().but(LISTED),
     "num_draft_tokens": whole().but("an integer >= 0 (0 decodes plainly)").or_none(" for no cap"),
     "drafter": text("the name of a drafter").or_none(),
+    "prediction": either(text(), several(whole(), "", least=1)).but("a non-empty text, or token ids").or_none(),
+    "cache_salt": text().or_none(),
+    "store": flag(),
     "constraint": instance(Constraint, "a specdec.sampling.constraints.Constraint").or_none(),
 }
 """What each field may be."""
@@ -121,6 +124,10 @@ class SamplingParams:
         prompt_logprobs: the same for the tokens of the prompt, all but the first.
         num_draft_tokens: this request's own cap on the draft length; None is no cap.
         drafter: name of the drafter that serves this request, if the engine has several; None leaves it to the policy.
+        prediction: what the text will mostly be: a text or token ids (OpenAI's predicted outputs). Drafters may copy
+            from it; the text does not change.
+        cache_salt: requests of different salts share nothing that drafters or caches keep; None is a salt of its own.
+        store: whether drafters may keep anything of this text once the request has ended, or show it to others.
         constraint: what the text must keep to; None is nothing.
 
     Raises:
@@ -153,6 +160,9 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     num_draft_tokens: int | None = None
     drafter: str | None = None
+    prediction: str | Sequence[int] | None = None
+    cache_salt: str | None = None
+    store: bool = True
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:

@@ -19,9 +19,9 @@ from specdec.study.choices import register_choices
 from specdec.study.schema import schema
 from specdec.typed import TypedName, TypedPath, TypedText
 
-NOT_SETTINGS: tuple[str, ...] = ("constraint", "n")
-"""Fields of `SamplingParams` that only a program can give: no config file can hold the one, and a study has one text
-of each prompt."""
+NOT_SETTINGS: tuple[str, ...] = ("constraint", "n", "prediction")
+"""Fields of `SamplingParams` that only a program can give: no config file can hold a constraint, a study has one text
+of each prompt, and what a text will be differs from prompt to prompt."""
 PRECISION = ("dtype", "kv_dtype", "smoothing", "calibration")
 """Parameters of `load` that are the group `precision`; the group `device` has its device, `target` all others."""
 

@@ -8,107 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from torch import Tensor
 
-from specdec.errors import ConfigError, SpecdecError
+from specdec.errors import SpecdecError
+from specdec.verify.shape import KINDS, ROOT, TreeShape
 
-ROOT = -1
-
-
-@dataclass(frozen=True)
-class TreeShape:
-    """A draft tree without its tokens. The constructors number nodes level by level.
-
-    Args:
-        parents: index of each of the N nodes' parent, `ROOT` for children of the last committed token.
-
-    Raises:
-        SpecdecError: if a node comes before its parent.
-    """
-
-    parents: tuple[int, ...] = ()
-    depths: tuple[int, ...] = field(init=False, repr=False, compare=False)
-    """Depth of each node: 0 for a child of the root."""
-
-    def __post_init__(self) -> None:
-        depths: list[int] = []
-        for node, parent in enumerate(self.parents):
-            if not ROOT <= parent < node:
-                raise SpecdecError(
-                    f"Draft tree: node {node} has parent {parent}; parents must come before their children."
-                )
-            depths.append(0 if parent == ROOT else depths[parent] + 1)
-        object.__setattr__(self, "depths", tuple(depths))
-
-    @classmethod
-    def chain(cls, depth: int) -> TreeShape:
-        """`depth` nodes, each the child of the one before it."""
-        return cls(tuple(range(ROOT, depth - 1)))
-
-    @classmethod
-    def fork(cls, branches: int, depth: int) -> TreeShape:
-        """`branches` children of the root, each continued as a chain of `depth` nodes in all."""
-        return cls(tuple(max(node - branches, ROOT) for node in range(branches * depth)))
-
-    @classmethod
-    def choices(cls, paths: Iterable[Sequence[int]]) -> TreeShape:
-        """A tree given by the ranks of its nodes among their siblings, as Medusa's trees are (Cai et al. 2024).
-
-        Args:
-            paths: of each node the ranks on the way to it, 0 for the likeliest child. What lies on the way to a node
-                is part of the tree and need not be given.
-
-        Raises:
-            ConfigError: if a node is given without its likelier siblings: candidates are drawn best first, and the
-                second of two cannot stand for the third.
-        """
-        prefixes = {tuple(path[: length + 1]) for path in paths for length in range(len(path))}
-        number = {(): ROOT} | {
-            path: node for node, path in enumerate(sorted(prefixes, key=lambda path: (len(path), path)))
-        }
-        for path in prefixes:
-            sibling = (*path[:-1], path[-1] - 1)
-            if path[-1] != 0 and sibling not in prefixes:
-                raise ConfigError(f"Tree choices: {list(path)} is given without {list(sibling)}. Ranks count from 0.")
-        return cls(tuple(number[path[:-1]] for path in number if path))
-
-    def __len__(self) -> int:
-        return len(self.parents)
-
-    @property
-    def depth(self) -> int:
-        """Number of nodes on the longest branch."""
-        return max(self.depths, default=-1) + 1
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether every node follows the one before it; true for the empty tree."""
-        return self.parents == tuple(range(ROOT, len(self) - 1))
-
-    @cached_property
-    def inner(self) -> tuple[int, ...]:
-        """Nodes that have children, the root among them, in ascending order."""
-        return tuple(sorted(set(self.parents)))
-
-    @property
-    def widest(self) -> int:
-        """Most children of any node, the root included; 0 for the empty tree."""
-        return max((self.parents.count(node) for node in self.inner), default=0)
-
-    def children(self, node: int) -> list[int]:
-        """Children of `node` (or of `ROOT`) in the order in which they were drawn."""
-        return [child for child, parent in enumerate(self.parents) if parent == node]
-
-    def truncated(self, depth: int) -> TreeShape:
-        """The nodes of depth less than `depth`."""
-        return self.of([node for node, d in enumerate(self.depths) if d < depth])
-
-    def of(self, nodes: Sequence[int]) -> TreeShape:
-        """The shape of some nodes alone, ascending, which are numbered anew; their parents must be among them."""
-        index = {ROOT: ROOT} | {old: new for new, old in enumerate(nodes)}
-        return TreeShape(tuple(index[self.parents[node]] for node in nodes))
+__all__ = ["KINDS", "ROOT", "DraftTree", "TreeShape"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,17 +27,20 @@ class DraftTree:
         q: float32 [P, V], the distributions that nodes were drawn from: one row for the children of each of the P nodes
             that have some, the root first, in the order of their numbers (in a chain, row n for node n). None for a
             deterministic drafter: its q is one-hot, and no dense form is needed.
-        kind: drafts of one kind are accepted at similar rates (an n-gram drafter's: the length of the match). Known
-            before anything is drawn.
+        kinds: a number from 0 to `KINDS` - 1 for each node, known before anything is drawn: once their parents are
+            accepted, nodes of one kind are accepted at similar rates (an n-gram drafter's: by the length of the match).
+            Empty: see `node_kinds`.
+        chances: of each node the drafter's own estimate of that rate, in [0, 1]. Empty if it has none.
 
     Raises:
-        SpecdecError: if the three do not fit together, or a node comes before its parent.
+        SpecdecError: if these do not fit together, or a node comes before its parent.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     q: Tensor | None = None
-    kind: int = 0
+    kinds: tuple[int, ...] = ()
+    chances: tuple[float, ...] = ()
     shape: TreeShape = field(init=False, repr=False)
     """The tree without its tokens."""
 
@@ -144,6 +53,9 @@ class DraftTree:
             raise SpecdecError(
                 f"Draft tree: {len(shape.inner)} nodes have children (the root counts) but q has {len(self.q)} rows."
             )
+        for what, values in (("kinds", self.kinds), ("chances", self.chances)):
+            if values and len(values) != len(self.tokens):
+                raise SpecdecError(f"Draft tree: {len(self.tokens)} tokens but {len(values)} {what}.")
 
     @classmethod
     def chain(cls, tokens: Iterable[int], q: Tensor | None = None) -> DraftTree:
@@ -152,7 +64,7 @@ class DraftTree:
         return cls(tokens, TreeShape.chain(len(tokens)).parents, q)
 
     @classmethod
-    def from_chains(cls, chains: Iterable[Sequence[int]], kind: int = 0) -> DraftTree:
+    def from_chains(cls, chains: Iterable[Sequence[int]]) -> DraftTree:
         """The trie of several deterministic chains: common prefixes are shared, earlier chains are tested first."""
         tokens: list[int] = []
         parents: list[int] = []
@@ -165,7 +77,7 @@ class DraftTree:
                     tokens.append(token)
                     parents.append(parent)
                 parent = node
-        return cls(tuple(tokens), tuple(parents), kind=kind)
+        return cls(tuple(tokens), tuple(parents))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -174,6 +86,11 @@ class DraftTree:
     def depths(self) -> tuple[int, ...]:
         """Depth of each node: 0 for a child of the root."""
         return self.shape.depths
+
+    @property
+    def node_kinds(self) -> tuple[int, ...]:
+        """`kinds`; if there are none, those of the shape."""
+        return self.kinds or self.shape.kinds
 
     @property
     def is_chain(self) -> bool:
@@ -216,7 +133,7 @@ class DraftTree:
             return self
         kept = [node for node, d in enumerate(self.depths) if d < depth]
         rows = [row for row, node in enumerate(self.shape.inner) if self.children(node)[0] in kept]
-        return replace(self._of(kept), q=None if self.q is None else self.q[rows])
+        return replace(self.of(kept), q=None if self.q is None else self.q[rows])
 
     def pruned(self, dropped: Collection[int]) -> DraftTree:
         """The tree without some nodes and all that is below them.
@@ -233,8 +150,14 @@ class DraftTree:
         for node, parent in enumerate(self.parents):
             if node not in dropped and (parent == ROOT or parent in kept):
                 kept.append(node)
-        return self if len(kept) == len(self) else self._of(kept)
+        return self if len(kept) == len(self) else self.of(kept)
 
-    def _of(self, nodes: Sequence[int]) -> DraftTree:
-        """Some nodes alone, without q."""
-        return DraftTree(tuple(self.tokens[n] for n in nodes), self.shape.of(nodes).parents, kind=self.kind)
+    def of(self, nodes: Sequence[int]) -> DraftTree:
+        """Some nodes alone, ascending, without q; their parents must be among them."""
+        kinds, chances = self.node_kinds, self.chances
+        return DraftTree(
+            tuple(self.tokens[n] for n in nodes),
+            self.shape.of(nodes).parents,
+            kinds=tuple(kinds[n] for n in nodes),
+            chances=tuple(chances[n] for n in nodes) if chances else (),
+        )

@@ -9,8 +9,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from specdec import ConfigError, Drafter, DraftRequest, DraftTree, Engine, EngineConfig, Needs, Outcome, SamplingParams
+from specdec import (
+    ConfigError,
+    Drafter,
+    DraftRequest,
+    DraftTree,
+    Engine,
+    EngineConfig,
+    Needs,
+    Outcome,
+    SamplingParams,
+)
 from specdec.drafters.none import NoDrafter
+from specdec.errors import InvalidRequestError
 from specdec.policy.base import Ask, Choice, Load, Policy
 from specdec.testing import OracleDrafter, PoisonDrafter, RecordingDrafter
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, outputs, run, small_engine
@@ -317,3 +328,33 @@ def test_a_drafter_that_shares_is_judged_by_rules_whose_text_does_not_depend_on_
     assert small_engine(SharedDrafter(), "token").make_request([1], GREEDY).rule.name == "greedy"
     with pytest.raises(ConfigError, match="gumbel"):
         small_engine(SharedDrafter(), "token").make_request([1], warm)
+
+
+class Asked(Drafter):
+    """Keeps what it was asked, and drafts nothing."""
+
+    name = "asked"
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.requests: list[DraftRequest] = []
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        self.requests += requests
+        return [DraftTree()] * len(requests)
+
+
+def test_a_drafter_is_told_what_may_be_shared_and_what_is_expected() -> None:
+    drafter = Asked()
+    params = SamplingParams(max_tokens=3, cache_salt="team a", store=False, prediction=[4, 5, 6])
+    run(small_engine(drafter), [[1, 2], [3]], [params, SamplingParams(max_tokens=3)])
+    asked = {one.request_id: (one.salt, one.store, one.prediction) for one in drafter.requests}
+    assert list(asked.values()) == [("team a", False, (4, 5, 6)), ("", True, ())]
+
+
+def test_a_prediction_outside_the_vocabulary_or_in_words_without_a_tokenizer_is_refused() -> None:
+    engine = small_engine(Asked())
+    with pytest.raises(InvalidRequestError, match=r"Token id 99999 of prediction .*Use the target's tokenizer"):
+        engine.make_request([1], SamplingParams(prediction=[1, 99999]))
+    with pytest.raises(InvalidRequestError, match=r"prediction is a text.*Give token ids"):
+        engine.make_request([1], SamplingParams(prediction="yes"))

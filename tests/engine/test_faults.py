@@ -100,7 +100,15 @@ TREES: dict[str, Wrong] = {
     "parents but no tokens": lambda r: changed(DraftTree.chain([1, 2]), tokens=()),
     "a shape of another tree": lambda r: changed(DraftTree.chain([1, 2]), shape=TreeShape((-1, -1))),
     "no shape": lambda r: changed(object.__new__(DraftTree), tokens=(1,), parents=(-1,)),
-    "a kind that is a list": lambda r: DraftTree((1,), (-1,), kind=[]),  # type: ignore[arg-type]
+    "a kind that is a list": lambda r: DraftTree((1,), (-1,), kinds=([],)),  # type: ignore[arg-type]
+    "kinds that are a number": lambda r: changed(DraftTree.chain([1, 2]), kinds=3),
+    "a kind too few": lambda r: changed(DraftTree.chain([1, 2]), kinds=(1,)),
+    "a kind below 0": lambda r: DraftTree((1,), (-1,), kinds=(-1,)),
+    "a kind that no table has": lambda r: DraftTree((1,), (-1,), kinds=(1024,)),
+    "a chance too few": lambda r: changed(DraftTree.chain([1, 2]), chances=(0.5,)),
+    "a chance above 1": lambda r: DraftTree((1,), (-1,), chances=(1.5,)),
+    "a chance of NaN": lambda r: DraftTree((1,), (-1,), chances=(float("nan"),)),
+    "a chance in words": lambda r: DraftTree((1,), (-1,), chances=("likely",)),  # type: ignore[arg-type]
     "a q after all": lambda r: DraftTree.chain([1], UNIFORM),
 }
 QS: dict[str, Wrong] = {
@@ -166,7 +174,7 @@ def test_a_wrong_q_costs_its_request_the_draft(wrong: str, caplog: pytest.LogCap
         lambda ids: DraftTree.chain(np.array(ids)),
         lambda ids: DraftTree.chain(torch.tensor(ids)),
         lambda ids: changed(DraftTree.chain(ids), tokens=list(ids), parents=[-1, 0]),
-        lambda ids: DraftTree(tuple(ids), (np.int32(-1), np.uint8(0)), kind=np.int64(2)),  # type: ignore[arg-type]
+        lambda ids: DraftTree(tuple(ids), (np.int32(-1), np.uint8(0)), kinds=(np.int64(2), 1)),  # type: ignore[arg-type]
     ],
     ids=["numpy", "tensors", "lists", "numpy parents"],
 )

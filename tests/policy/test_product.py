@@ -92,7 +92,7 @@ def test_one_requests_gain_is_not_taken_from_the_others() -> None:
 
 def test_kinds_of_drafts_are_told_apart() -> None:
     controller = ProductPolicy(TYPICAL)
-    long, short = DraftTree.chain([1, 2, 3, 4]), DraftTree((1, 2, 3, 4), (-1, 0, 1, 2), kind=1)
+    long, short = DraftTree.chain([1, 2, 3, 4]), DraftTree((1, 2, 3, 4), (-1, 0, 1, 2), kinds=(1, 1, 1, 1))
     for _ in range(40):
         controller.observe(0, "d", long, 4)
         controller.observe(0, "d", short, 0)

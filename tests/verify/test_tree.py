@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdec.errors import ConfigError, SpecdecError
-from specdec.verify.tree import ROOT, DraftTree, TreeShape
+from specdec.verify.tree import KINDS, ROOT, DraftTree, TreeShape
 
 FORK = DraftTree((10, 11, 12, 13, 14), (ROOT, ROOT, 0, 0, 2))
 
@@ -142,12 +142,31 @@ def test_truncation_keeps_the_shallow_nodes_whatever_their_tokens(
 
 @given(shapes(), st.sets(st.integers(0, 11)))
 def test_pruning_drops_nodes_and_all_below_them(parents: tuple[int, ...], dropped: set[int]) -> None:
-    tree = DraftTree(tuple(range(len(parents))), parents, kind=3)  # each token names its node
+    numbers = tuple(range(len(parents)))  # each token, and each kind, names its node
+    tree = DraftTree(numbers, parents, kinds=numbers, chances=tuple(number / 64 for number in numbers))
     short = tree.pruned(dropped)
     kept = [node for node, nodes in enumerate(ancestors(parents)) if not dropped & set(nodes)]
     assert list(short.tokens) == kept
     assert [ROOT if p == ROOT else short.tokens[p] for p in short.parents] == [parents[node] for node in kept]
-    assert short.kind == 3
+    assert list(short.kinds) == kept
+    assert [64 * chance for chance in short.chances] == kept
+
+
+def test_kinds_of_a_shape_are_its_depths_and_ranks() -> None:
+    """The root has children 0, 1 and 4; node 0 has 2 and 3; node 3 has 5."""
+    shape = TreeShape((ROOT, ROOT, 0, 0, ROOT, 3))
+    assert [divmod(kind, 32) for kind in shape.kinds] == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0)]
+    assert DraftTree(tuple(range(6)), shape.parents).node_kinds == shape.kinds
+    assert max(TreeShape.chain(40).kinds) < KINDS
+    assert max(TreeShape((ROOT,) * 40).kinds) < 32
+
+
+def test_a_tree_keeps_its_own_kinds() -> None:
+    tree = DraftTree((7, 8, 9), (ROOT, 0, ROOT), kinds=(5, 6, 7))
+    assert tree.node_kinds == (5, 6, 7)
+    assert DraftTree((7, 8, 9), (ROOT, 0, ROOT)).of([0, 2]).node_kinds == (0, 1)
+    with pytest.raises(SpecdecError, match="3 tokens but 2 kinds"):
+        DraftTree((7, 8, 9), (ROOT, 0, ROOT), kinds=(5, 6))
 
 
 def test_a_draft_that_was_drawn_is_not_pruned() -> None:
