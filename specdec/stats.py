@@ -12,6 +12,42 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+NOBODY = "none"
+"""Stands for the drafter of a step that verified no draft."""
+
+
+@dataclass
+class DrafterStats:
+    """What one drafter did for one request, or for several added up. Times in seconds.
+
+    Args:
+        name: of the drafter; `NOBODY` for the steps that verified no draft, whoever was asked for one.
+        steps: in which its draft was verified.
+        drafted_tokens, accepted_tokens: nodes of these drafts, and those that were accepted.
+        output_tokens: tokens that these steps emitted.
+        seconds: its part of `DecodingStats.draft_seconds`, for drafts that were verified and for those that were not.
+    """
+
+    name: str
+    steps: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def mean_accepted_length(self) -> float:
+        """τ of its steps; 0 before the first."""
+        return self.output_tokens / self.steps if self.steps else 0.0
+
+    def add(self, other: DrafterStats) -> None:
+        """Adds counts and times of the same drafter."""
+        self.steps += other.steps
+        self.drafted_tokens += other.drafted_tokens
+        self.accepted_tokens += other.accepted_tokens
+        self.output_tokens += other.output_tokens
+        self.seconds += other.seconds
+
 
 @dataclass
 class DecodingStats:
@@ -36,15 +72,19 @@ class DecodingStats:
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
     host_seconds: float = 0.0
+    by_drafter: list[DrafterStats] = field(default_factory=list)
+    """One entry a drafter that did anything, in the order in which they began; `steps` add up to `passes`."""
 
-    def record_step(self, emitted: int, drafted: int, tested: int, accepted: int) -> None:
+    def record_step(self, emitted: int, drafted: int, tested: int, accepted: int, drafter: str = NOBODY) -> None:
         """Adds one verified step.
 
         Args:
             emitted: tokens that were appended to the output.
             drafted: draft nodes that were verified.
             tested, accepted: draft positions, counted from the first.
+            drafter: who drafted; without a draft the step is nobody's.
         """
+        self.of(drafter if drafted else NOBODY).add(DrafterStats(drafter, 1, drafted, accepted, emitted))
         self.passes += 1
         self.output_tokens += emitted
         self.drafted_tokens += drafted
@@ -52,6 +92,14 @@ class DecodingStats:
             counts.extend([0] * (tested - len(counts)))
             for position in range(reached):
                 counts[position] += 1
+
+    def of(self, drafter: str) -> DrafterStats:
+        """The entry of a drafter, made if it is not there."""
+        for entry in self.by_drafter:
+            if entry.name == drafter:
+                return entry
+        self.by_drafter.append(DrafterStats(drafter))
+        return self.by_drafter[-1]
 
     @property
     def accepted_tokens(self) -> int:
@@ -108,8 +156,12 @@ class DecodingStats:
         added: dict[str, Any] = {}
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
-            added[name] = _longer_sum(mine, theirs) if isinstance(mine, list) else mine + theirs
-        return DecodingStats(**added)
+            if name != "by_drafter":
+                added[name] = _longer_sum(mine, theirs) if isinstance(mine, list) else mine + theirs
+        total = DecodingStats(**added)
+        for entry in (*self.by_drafter, *other.by_drafter):
+            total.of(entry.name).add(entry)
+        return total
 
     @classmethod
     def total(cls, stats: Iterable[DecodingStats]) -> DecodingStats:

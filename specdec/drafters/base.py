@@ -238,6 +238,11 @@ class Drafter(ABC):
         """Upper bound of a draft's size when no branch is longer than `max_depth`."""
         return sum(depth < max_depth for depth in self.shape.depths)
 
+    def memory(self) -> int:
+        """Bytes that it holds now, for all requests together: tables, stores, a model of its own. What stands in its
+        pools (`Needs.pools`) is counted by the engine; the target's own weights are nobody's."""
+        return 0
+
     @abstractmethod
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """One tree per request, empty where there is nothing to propose.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -44,8 +44,13 @@ class StepClock:
         """Seconds of this step so far."""
         return self._spent[what]
 
-    def divide(self, shares: Sequence[Share]) -> None:
-        """Ends the step. Drafting and host work go to those that decode; without any, all of it is prefill."""
+    def divide(self, shares: Sequence[Share], drafters: Mapping[str, float]) -> None:
+        """Ends the step. Drafting and host work go to those that decode; without any, all of it is prefill.
+
+        Args:
+            shares: of all requests that took part.
+            drafters: seconds of the drafting by the name of the drafter that took them.
+        """
         draft, verify = self._spent["draft"], self._spent["verify"]
         whole = perf_counter() - self._began
         self.total += whole
@@ -59,5 +64,7 @@ class StepClock:
             if decode_rows:
                 stats.draft_seconds += draft * share.decode_rows / decode_rows
                 stats.host_seconds += host * share.decode_rows / decode_rows
+                for name, seconds in drafters.items():
+                    stats.of(name).seconds += seconds * share.decode_rows / decode_rows
             else:
                 stats.prefill_seconds += (draft + host) * share.prefill_rows / rows

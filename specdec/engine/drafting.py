@@ -62,6 +62,8 @@ class Drafting:
         self._known_candidates: dict[tuple[str | None, int], tuple[Candidate, ...]] = {}
         self._lost: set[tuple[str, int]] = set()
         """Drafters that have lost track of a request, and are not asked for it again."""
+        self.seconds: dict[str, float] = {}
+        """What each drafter took since `propose` began: for its drafts, and to be told of verdicts."""
         self.hidden = tuple(sorted({boundary for needs in self._needs.values() for boundary in needs.hidden}))
         """Boundaries that any drafter wants."""
         self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
@@ -86,7 +88,7 @@ class Drafting:
 
     def propose(self, plan: Sequence[Scheduled]) -> list[Proposal]:
         """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not."""
-        proposals = [Proposal()] * len(plan)
+        proposals, self.seconds = [Proposal()] * len(plan), {}
         choices = self._choose(plan)
         for name, drafter in self.drafters.items():
             asked = [index for index, choice in choices.items() if choice.drafter == name and choice.depth > 0]
@@ -96,9 +98,10 @@ class Drafting:
             requests = tuple(plan[index].draft_request(choices[index].depth) for index in asked)
             for index, tree in zip(asked, self._ask(drafter, requests), strict=True):
                 proposals[index] = Proposal(tree, name)
+            self.seconds[name] = perf_counter() - began
             levels = max(proposals[index].tree.depth for index in asked)
             if levels and not drafter.deterministic:
-                self.policy.drafted(name, levels, perf_counter() - began)
+                self.policy.drafted(name, levels, self.seconds[name])
         return self._trimmed(plan, proposals)
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
@@ -107,8 +110,10 @@ class Drafting:
             views = [self._view(name, one) for one in outcomes if (name, one.request_id) not in self._lost]
             if not views:
                 continue
+            began = perf_counter()
             with Contained(self.faults, name, "observe") as contained:
                 drafter.observe(views)
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
             if contained.failed:
                 self._lose(drafter, (one.request_id for one in views))
         for one in outcomes:

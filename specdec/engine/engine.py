@@ -182,7 +182,8 @@ class Engine:
         for output in gained:
             if output.finish_reason is not None:
                 self._finish(output.request)
-        self._clock.divide([part.share(one.tree) for part, one in zip(plan, proposals, strict=True)])
+        shares = [part.share(one.tree) for part, one in zip(plan, proposals, strict=True)]
+        self._clock.divide(shares, self.drafting.seconds)
         return gained
 
     def _run(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal]) -> list[PassOutput]:

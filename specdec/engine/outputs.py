@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from specdec.engine.request import FinishReason, Request, TextPiece
 from specdec.errors import SpecdecError
-from specdec.stats import DecodingStats
+from specdec.stats import NOBODY, DecodingStats
 from specdec.verify.tree import DraftTree
 
 
@@ -23,6 +23,7 @@ class StepOutput:
         path: nodes of the draft that were accepted, first to last.
         logprobs: natural log-probability of each token, if the request wants them.
         top_logprobs: for each token the most probable ones in its place, with their log-probabilities, likewise.
+        drafter: name of the drafter whose draft this was; `specdec.stats.NOBODY` if it is empty.
 
     The same of the prompt, if the request wants it, is in the request: `prompt_logprobs` and `prompt_top_logprobs`, of
     its tokens from the second one on. They are complete when the first token is there.
@@ -36,6 +37,7 @@ class StepOutput:
     path: tuple[int, ...] = ()
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    drafter: str = NOBODY
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ class StreamEvent:
     def path(self) -> tuple[int, ...]:
         """Nodes of the draft that were accepted, first to last."""
         return self.step.path if self.step is not None else ()
+
+    @property
+    def drafter(self) -> str:
+        """Who proposed it."""
+        return self.step.drafter if self.step is not None else NOBODY
 
 
 class BatchError(SpecdecError):

@@ -15,6 +15,7 @@ from specdec.engine.verdicts import Decoded, decide, own_error
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS
 from specdec.models.base import PassOutput
+from specdec.stats import NOBODY
 from specdec.verify.base import Verdict
 
 Deliver = Callable[[StepOutput], object]
@@ -115,8 +116,9 @@ class Settling:
         self._cache.commit_path(request.id, [*range(tail), *(tail + node for node in path[: len(tokens)])])
         reason = request.finish_reason
         scored = score_step(item, path, tokens)
-        output = StepOutput(request, pieces, tokens, reason, tree, path, scored.logprobs, scored.tops)
-        request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path))
+        drafter = item.proposal.drafter if len(tree) else NOBODY
+        output = StepOutput(request, pieces, tokens, reason, tree, path, scored.logprobs, scored.tops, drafter)
+        request.stats.record_step(len(tokens), len(tree), verdict.num_tested(tree), len(path), drafter)
         return output
 
     def _fail(self, request: Request, error: SpecdecError) -> StepOutput:

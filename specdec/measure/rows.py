@@ -23,6 +23,7 @@ class StepRow:
         texts: pieces of text that became certain, in order.
         proposed: for each piece, whether the drafter had proposed it.
         rejected: text of the draft token that the target refused where the step ended, if there was one.
+        drafter: whose draft it was; `specdec.stats.NOBODY` if there was none.
     """
 
     index: int
@@ -34,6 +35,7 @@ class StepRow:
     texts: list[str]
     proposed: list[bool]
     rejected: str | None
+    drafter: str
 
 
 @dataclass(frozen=True)

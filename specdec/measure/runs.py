@@ -34,7 +34,7 @@ CONFIG, AXES, ENVIRONMENT, SUMMARY, ERROR = "config.yaml", "axes.json", "environ
 LINES, ROWS, STEPS, TRACE = "rows.jsonl", "rows.parquet", "steps.parquet", "trace.safetensors"
 SEALED = (CONFIG, AXES, ENVIRONMENT, ROWS, STEPS, TRACE)
 """Files that a done job has, but for a trace that was not saved."""
-SEAL, FIGURES, VERSION = "files", "figures", 1
+SEAL, FIGURES, VERSION = "files", "figures", 2
 """The summary's entry for them, in it the one for the summary itself, and the version of such folders."""
 DAMAGED = ".damaged-"
 """In the name of a folder that was set aside."""

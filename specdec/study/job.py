@@ -200,6 +200,7 @@ class _Prompt:
             texts=[piece.text for piece in event.pieces],
             proposed=[piece.drafted for piece in event.pieces],
             rejected=tokenizer.decode([tree.tokens[refused[0]]]) if refused else None,
+            drafter=event.drafter,
         )
         self.steps.append(row)
         self.length += len(event.token_ids)

@@ -21,8 +21,12 @@ def step(monkeypatch: pytest.MonkeyPatch, shares: list[Share]) -> None:
         pass
     with watch.measure("verify"):
         pass
-    watch.divide(shares)
+    watch.divide(shares, {"slow": 4.0, "quick": 1.0})
     assert next(times, None) is None
+
+
+def by_drafter(stats: DecodingStats) -> dict[str, float]:
+    return {entry.name: entry.seconds for entry in stats.by_drafter}
 
 
 def seconds(stats: DecodingStats) -> tuple[float, float, float, float]:
@@ -42,6 +46,8 @@ def test_one_request_that_decodes_gets_all(monkeypatch: pytest.MonkeyPatch) -> N
 def test_requests_pay_by_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = share(0, 1), share(0, 2)
     step(monkeypatch, [small, large])
+    assert by_drafter(small.stats) == pytest.approx({"slow": 4 / 3, "quick": 1 / 3})
+    assert by_drafter(large.stats) == pytest.approx({"slow": 8 / 3, "quick": 2 / 3})
     assert seconds(small.stats) == pytest.approx((0.0, 2.0, 4.0, 2.0))
     assert seconds(large.stats) == pytest.approx((0.0, 4.0, 8.0, 4.0))
 
@@ -59,6 +65,7 @@ def test_a_step_that_only_prefills_is_all_prefill(monkeypatch: pytest.MonkeyPatc
     step(monkeypatch, [one, three])
     assert seconds(one.stats) == pytest.approx((6.0, 0.0, 0.0, 0.0))
     assert seconds(three.stats) == pytest.approx((18.0, 0.0, 0.0, 0.0))
+    assert (one.stats.by_drafter, three.stats.by_drafter) == ([], [])
 
 
 def test_steps_add_up_and_each_starts_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +75,14 @@ def test_steps_add_up_and_each_starts_from_zero(monkeypatch: pytest.MonkeyPatch)
     watch.start()
     with watch.measure("draft"):
         pass
-    watch.divide([alone])
+    watch.divide([alone], {})
     assert seconds(alone.stats) == (0.0, 2.0, 0.0, 2.0)
     watch.start()
     with watch.measure("verify"):
         pass
     with watch.measure("verify"):
         pass
-    watch.divide([alone])
+    watch.divide([alone], {})
     assert seconds(alone.stats) == (0.0, 2.0, 5.0, 4.0)
 
 

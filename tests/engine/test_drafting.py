@@ -21,8 +21,10 @@ from specdec import (
     SamplingParams,
 )
 from specdec.drafters.none import NoDrafter
+from specdec.engine.outputs import StepOutput
 from specdec.errors import InvalidRequestError
 from specdec.policy.base import Ask, Choice, Load, Policy
+from specdec.stats import NOBODY, DecodingStats
 from specdec.testing import OracleDrafter, PoisonDrafter, RecordingDrafter
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, outputs, run, small_engine
 from tests.tiny import VOCAB_SIZE, llama, llama_module
@@ -297,6 +299,36 @@ def test_two_drafters_take_turns_and_both_keep_their_state(sizes: dict[str, int]
                 assert len(outcome.path) == len(outcome.tree)
     assert own > 8
     assert engine.drafting.faults == {}
+
+
+def test_every_step_says_who_drafted_and_the_counts_of_each_drafter_are_those_of_its_steps() -> None:
+    """Turns of one that is always right, one that is always wrong, and one that never has anything to say."""
+    engine = small_engine([OracleDrafter(4), PoisonDrafter(), SilentDrafter()], policy=Turns())
+    requests = [add(engine, prompt, GREEDY) for prompt in PROMPTS]
+    steps: dict[str, list[StepOutput]] = {}
+    while engine.has_work:
+        for output in engine.step():
+            steps.setdefault(output.drafter, []).append(output)
+    assert steps.keys() == {"oracle", "poison", NOBODY}
+    total = DecodingStats.total(request.stats for request in requests)
+    assert {one.name: one.steps for one in total.by_drafter if one.steps} == {n: len(o) for n, o in steps.items()}
+    for name, outputs_of in steps.items():
+        entry = total.of(name)
+        assert entry.drafted_tokens == sum(len(output.draft) for output in outputs_of)
+        assert entry.accepted_tokens == sum(len(output.path) for output in outputs_of)
+        assert entry.output_tokens == sum(len(output.token_ids) for output in outputs_of)
+    assert total.of("oracle").accepted_tokens == total.of("oracle").drafted_tokens > 8
+    assert (total.of("poison").accepted_tokens, total.of(NOBODY).drafted_tokens) == (0, 0)
+    seconds = {one.name: one.seconds for one in total.by_drafter}
+    assert min(seconds["oracle"], seconds["poison"], seconds["silent"]) > 0 == seconds[NOBODY]
+    assert sum(seconds.values()) < total.draft_seconds
+
+
+class SilentDrafter(Drafter):
+    name = "silent"
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        return [DraftTree() for _ in requests]
 
 
 def test_a_request_may_name_its_drafter(plain: list[list[int]]) -> None:

@@ -129,7 +129,7 @@ def replaced_by_a_file(path: Path) -> None:
 
 def another_version(path: Path) -> None:
     summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
-    summary["files"]["version"] = 2
+    summary["files"]["version"] = 3
     (path / SUMMARY).write_text(json.dumps(summary), encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from specdec.measure.metrics import (
     speedup,
     speedup_interval,
 )
-from specdec.stats import DecodingStats
+from specdec.stats import NOBODY, DecodingStats, DrafterStats
 
 Steps = list[tuple[int, int]]
 """(tested, accepted) draft positions of each step."""
@@ -84,7 +84,7 @@ def test_a_total_is_what_one_record_of_all_steps_says(parts: list[Steps]) -> Non
 
 
 def test_every_field_is_added_and_the_parts_stay_as_they_were() -> None:
-    names = [field.name for field in fields(DecodingStats)]
+    names = [field.name for field in fields(DecodingStats) if field.name != "by_drafter"]
     lists = {"tested_at", "accepted_at"}
     a = DecodingStats(**{name: [1, 2] if name in lists else 2**i for i, name in enumerate(names)})  # type: ignore[arg-type]
     b = DecodingStats(**{name: [1] if name in lists else 3 * 2**i for i, name in enumerate(names)})  # type: ignore[arg-type]
@@ -94,6 +94,27 @@ def test_every_field_is_added_and_the_parts_stay_as_they_were() -> None:
     assert (a.tested_at, b.tested_at) == ([1, 2], [1])
     added.tested_at.append(9)
     assert a.tested_at == [1, 2]
+
+
+def test_steps_are_counted_by_who_drafted_them() -> None:
+    a, b = DecodingStats(), DecodingStats()
+    a.record_step(emitted=3, drafted=4, tested=3, accepted=2, drafter="quick")
+    a.record_step(emitted=1, drafted=0, tested=0, accepted=0, drafter="quick")  # it was asked, and had nothing to say
+    a.of("quick").seconds = 0.5
+    b.record_step(emitted=2, drafted=5, tested=2, accepted=1, drafter="slow")
+    b.record_step(emitted=1, drafted=2, tested=1, accepted=0, drafter="quick")
+    b.of("quick").seconds = 0.25
+    total = a + b
+    assert total.by_drafter == [
+        DrafterStats("quick", steps=2, drafted_tokens=6, accepted_tokens=2, output_tokens=4, seconds=0.75),
+        DrafterStats(NOBODY, steps=1, output_tokens=1),
+        DrafterStats("slow", steps=1, drafted_tokens=5, accepted_tokens=1, output_tokens=2),
+    ]
+    assert [entry.mean_accepted_length for entry in total.by_drafter] == [2.0, 1.0, 2.0]
+    assert [entry.name for entry in a.by_drafter] == ["quick", NOBODY]
+    total.of("quick").steps = 9
+    assert a.of("quick").steps == 1  # the parts stay as they were
+    assert DrafterStats("new").mean_accepted_length == 0.0
 
 
 def test_what_can_be_read_off_three_steps() -> None:

@@ -17,10 +17,10 @@ def row(
     index: int, tokens: list[int] | None = None, plain: list[int] | None = None, comparable: bool = True
 ) -> PromptRow:
     stats = DecodingStats(prompt_tokens=3, verify_seconds=0.5, draft_seconds=0.25, host_seconds=0.25)
-    stats.record_step(emitted=2, drafted=3, tested=2, accepted=1)
+    stats.record_step(emitted=2, drafted=3, tested=2, accepted=1, drafter="ngram")
     stats.record_step(emitted=1, drafted=0, tested=0, accepted=0)
     slow = DecodingStats(prompt_tokens=3, output_tokens=3, passes=3, verify_seconds=2.0)
-    step = StepRow(index, 0, 3, 3, 2, 1, ["two ", "words"], [True, False], "three")
+    step = StepRow(index, 0, 3, 3, 2, 1, ["two ", "words"], [True, False], "three", "ngram")
     return PromptRow(
         index, f"q{index}", "kind", 'a "prompt"\n', "two words", tokens or [1, 2, 3], 7, "length", stats,
         plain, slow if plain else None, comparable, 0.1, [0.2, 0.3], 0.5, 0.25, [step],
@@ -52,7 +52,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert first["ttft_ms"] == pytest.approx(100.0)
     assert run.steps[1] == {
         "index": 1, "step": 0, "anchor": 3, "drafted": 3, "tested": 2, "accepted": 1,
-        "texts": ["two ", "words"], "proposed": [True, False], "rejected": "three",
+        "texts": ["two ", "words"], "proposed": [True, False], "rejected": "three", "drafter": "ngram",
     }  # fmt: skip
     assert folder.done
     assert not (folder.path / LINES).exists()

@@ -445,7 +445,7 @@ def test_a_small_study_makes_a_small_page(rivers: Path) -> None:
 def folder_of_runs(path: Path) -> Path:
     """A study on the disk: one job that is done, and one that failed."""
     stats = DecodingStats(output_tokens=2, passes=2, verify_seconds=1.0)
-    step = StepRow(0, 0, 5, 1, 1, 1, ["Hello", "!"], [True, False], None)
+    step = StepRow(0, 0, 5, 1, 1, 1, ["Hello", "!"], [True, False], None, "ngram")
     row = PromptRow(0, "q", "greeting", "Say hello.", "Hello!", [1, 2], 0, "length", stats, None, None, False, 0.1, [],
                     0.5, 0.1, [step])  # fmt: skip
     done, failed = RunFolder(path / "done"), RunFolder(path / "failed")

@@ -132,7 +132,8 @@ class Trace:
         stats = DecodingStats()
         for step, verdict in zip(steps, judge.accept([step.tree for step in steps], scores, keys), strict=True):
             accepted = len(verdict.path)
-            stats.record_step(accepted + 1, len(step.tree), verdict.num_tested(step.tree), accepted)
+            tested = verdict.num_tested(step.tree)
+            stats.record_step(accepted + 1, len(step.tree), tested, accepted, self.info.drafter)
         return stats
 
     @property
