@@ -11,24 +11,14 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from specdec.cache import Layout, PagedCache, Pool
-from specdec.checks import several, take, whole
+from specdec.checks import take
+from specdec.drafters.sizes import BRANCHES, CHOICES, DEPTH, MOST_NODES
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.sampling import LogitsTransform
 from specdec.sampling.view import TransformView
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.tree import DraftTree, TreeShape
-
-MOST_NODES = 1024
-"""Tokens of the largest draft."""
-DEPTH = whole(1, MOST_NODES).but(f"an integer from 1 to {MOST_NODES}; for plain decoding use drafter='none'")
-BRANCHES = whole(1, MOST_NODES).but(f"an integer from 1 to {MOST_NODES}; 1 proposes chains")
-CHOICES = several(
-    several(whole(0, MOST_NODES), "", least=1, most=64),
-    "the tree's branches, each a list of at most 64 ranks that count from 0, such as [[0, 0], [1]]",
-    least=1,
-    most=MOST_NODES,
-).or_none(" for the tree of num_draft_tokens and branches")
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from specdec import ConfigError, Drafter, EngineConfig, SamplingParams
-from specdec.drafters.base import MOST_NODES
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.sizes import MOST_NODES
 from specdec.engine import Engine
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy
