@@ -44,12 +44,15 @@ class Needs:
         hidden: layer boundaries whose hidden states it wants of every row, increasing (`Wants`).
         logits: whether it wants the target's logits: of no row, of the rows that a step verifies, or of all rows that
             run, a prompt's too.
+        top: how many of the largest logits of each row that a step verifies it wants to be told; their ids cost nothing
+            beside the pass, where logits cost their memory.
         pools: layouts of the pools that it keeps beside the target's, under the same block table.
         whole_prefix: whether the target must have cached all tokens but the last before this drafter can draft.
     """
 
     hidden: tuple[int, ...] = ()
     logits: Literal["none", "verified", "all"] = "none"
+    top: int = 0
     pools: tuple[Layout, ...] = ()
     whole_prefix: bool = False
 
@@ -122,6 +125,9 @@ class Outcome:
         hidden: float32 [T, k, H] at the boundaries that the drafter asked for, or None.
         logits: the target's raw logits, float: the rows that were verified, [N + 1, V] (after the last token of the
             tail, and after every node); or of all rows that ran, [T, V]; or None, as the drafter asked.
+        top: int32 [N + 1, k], ids of the k largest raw logits of the rows that were verified, largest first and of
+            equals the lowest id first, for as many as the drafter asked (k is less only where the vocabulary is);
+            None if it asked for none, or if the pass read only a piece of a prompt.
         seconds: of the target's pass, all requests together.
     """
 
@@ -134,6 +140,7 @@ class Outcome:
     tokens: Sequence[int] = ()
     hidden: Tensor | None = None
     logits: Tensor | None = None
+    top: Tensor | None = None
     seconds: float = 0.0
 
     @cached_property

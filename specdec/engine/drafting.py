@@ -68,6 +68,8 @@ class Drafting:
         """Boundaries that any drafter wants."""
         self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
         """The most that any drafter wants of the target's logits."""
+        self.top = max(needs.top for needs in self._needs.values())
+        """How many of a row's largest logits any drafter wants to be told."""
 
     @property
     def listens(self) -> bool:
@@ -128,6 +130,10 @@ class Drafting:
             prompt: whether they were a piece of a prompt, of which nothing was verified.
         """
         return None if self.logits == "none" or (prompt and self.logits == "verified") else output.logits
+
+    def shown_top(self, verified: PassOutput) -> Tensor | None:
+        """Ids of the largest logits of a request's verified rows, if any drafter wants them."""
+        return verified.top(self.top) if self.top else None
 
     def timed(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal], seconds: float) -> None:
         """Tells the policy what the target's pass took."""
@@ -221,7 +227,7 @@ class Drafting:
     def _view(self, name: str, outcome: Outcome) -> Outcome:
         """What one drafter asked to see."""
         needs = self._needs[name]
-        if needs.hidden == self.hidden and needs.logits == self.logits:
+        if (needs.hidden, needs.logits, needs.top) == (self.hidden, self.logits, self.top):
             return outcome
         hidden = outcome.hidden
         if hidden is not None and needs.hidden != self.hidden:
@@ -231,7 +237,8 @@ class Drafting:
         if logits is not None and needs.logits != self.logits:
             last = len(outcome.tree) + 1 if needs.logits == "verified" and outcome.tokens else 0
             logits = logits[-last:] if last else None
-        return replace(outcome, hidden=hidden, logits=logits)
+        top = outcome.top[:, : needs.top] if needs.top and outcome.top is not None else None
+        return replace(outcome, hidden=hidden, logits=logits, top=top)
 
     def _tell_all(self, request_id: int, tell: Callable[[Drafter], None]) -> None:
         """Tells every drafter that the request's state is gone, so that none is behind with it any more."""

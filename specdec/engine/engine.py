@@ -195,7 +195,7 @@ class Engine:
         ]
         batch = RaggedBatch.build(parts, self.model.kv_layout.device)
         argmax = self.drafting.logits == "none" and all(p.by_argmax for p in plan)
-        wants = Wants(logits="argmax" if argmax else "all", hidden=self.drafting.hidden)
+        wants = Wants(logits="argmax" if argmax else "all", hidden=self.drafting.hidden, top=self.drafting.top)
         output = self.model.run(batch, self.cache.target, wants)
         return output.split([len(part.logit_rows) for part in parts], [len(part.tokens) for part in parts])
 

@@ -88,7 +88,7 @@ class Settling:
                     Outcome(
                         request.id, start, tuple(item.part.tail), item.tree, item.proposal.drafter,
                         gained[-1].path[: len(tokens)], tokens, item.output.hidden, self._drafting.shown(seen),
-                        seconds,
+                        self._drafting.shown_top(item.verified), seconds,
                     )
                 )  # fmt: skip
         return gained, outcomes

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool
 from specdec.errors import ConfigError
-from specdec.kernels.rows import RowMaxima
+from specdec.kernels.rows import RowMaxima, largest
 from specdec.models.batch import RaggedBatch
+
+MOST_TOP = 64
+"""Largest logits of a row that a pass can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,24 @@ class Wants:
     Args:
         logits: of the batch's `logit_rows` all logits, or the largest of each row alone.
         hidden: boundaries whose hidden states are wanted, of every row that runs; increasing.
+        top: how many of each row's largest logits must be told apart afterwards (`PassOutput.top`), at most `MOST_TOP`.
+            They need no logits that are kept.
     """
 
     logits: Literal["argmax", "all"] = "all"
     hidden: tuple[int, ...] = ()
+    top: int = 0
 
     def check(self, name: str, num_layers: int) -> None:
-        """Raises ConfigError unless `hidden` are increasing boundaries of the model `name`, 0 to `num_layers`."""
+        """Raises ConfigError unless `hidden` are increasing boundaries of the model `name`, 0 to `num_layers`, and
+        `top` is 0 to `MOST_TOP`."""
         if any(not a < b for a, b in pairwise((-1, *self.hidden, num_layers + 1))):
             raise ConfigError(
                 f"hidden={self.hidden} are no layer boundaries of {name}: give increasing numbers from 0 (the "
                 f"embeddings) to {num_layers} (the final norm)."
             )
+        if not 0 <= self.top <= MOST_TOP:
+            raise ConfigError(f"top={self.top} logits of a row cannot be asked for. Give 0 to {MOST_TOP}.")
 
 
 class PassOutput:
@@ -49,11 +58,19 @@ class PassOutput:
         maxima: each row's first largest logit; found in `logits` if left out.
         hidden: float32 [T, k, H], every row's hidden state at the k boundaries asked for, in their order; None if none
             were.
+        tops: int32 [R, k] on the CPU, ids of each row's k largest logits, largest first and of equals the lowest id
+            first; found in `logits` if left out.
     """
 
-    def __init__(self, logits: Tensor | None, maxima: RowMaxima | None = None, hidden: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        logits: Tensor | None,
+        maxima: RowMaxima | None = None,
+        hidden: Tensor | None = None,
+        tops: Tensor | None = None,
+    ) -> None:
         assert logits is not None or maxima is not None
-        self.logits, self.hidden, self._maxima = logits, hidden, maxima
+        self.logits, self.hidden, self._maxima, self._tops = logits, hidden, maxima, tops
 
     def __len__(self) -> int:
         """Rows of logits."""
@@ -67,13 +84,22 @@ class PassOutput:
         assert self.logits is not None
         return RowMaxima.of(self.logits)
 
+    def top(self, count: int) -> Tensor:
+        """Ids of each row's `count` largest logits, int32 [R, min(count, V)] on the CPU: largest first, of equals the
+        lowest id first; a NaN counts as the largest. No more than were wanted of the pass. Where the logits are on a
+        GPU the host waits for them."""
+        if self._tops is not None:
+            return self._tops[:, :count]
+        assert self.logits is not None
+        return largest(self.logits, count)
+
     def last(self, count: int) -> PassOutput:
         """The last `count` rows of logits alone."""
         if count == len(self):
             return self
         logits = None if self.logits is None else self.logits[-count:]
         maxima = self._maxima and RowMaxima(self._maxima.tokens[-count:], self._maxima.values[-count:])
-        return PassOutput(logits, maxima)
+        return PassOutput(logits, maxima, tops=None if self._tops is None else self._tops[-count:])
 
     def split(self, logit_rows: Sequence[int], rows: Sequence[int]) -> list[PassOutput]:
         """One output per sequence.
@@ -83,10 +109,14 @@ class PassOutput:
             rows: how many rows of the pass.
         """
         count = len(rows)
-        logits = [None] * count if self.logits is None else torch.split(self.logits, list(logit_rows))
+        logits, tops = _split(self.logits, logit_rows), _split(self._tops, logit_rows)
         maxima = [None] * count if self._maxima is None else self._maxima.split(logit_rows)
-        hidden = [None] * count if self.hidden is None else torch.split(self.hidden, list(rows))
-        return [PassOutput(*parts) for parts in zip(logits, maxima, hidden, strict=True)]
+        hidden = _split(self.hidden, rows)
+        return [PassOutput(*parts) for parts in zip(logits, maxima, hidden, tops, strict=True)]
+
+
+def _split(rows: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | None]:
+    return [None] * len(counts) if rows is None else torch.split(rows, list(counts))
 
 
 class CausalLM(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -17,6 +18,8 @@ from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.llama import LayerProducts, LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+
+BEST = np.dtype(native.Best)
 
 
 def why_not(module: PreTrainedModel) -> str | None:
@@ -95,15 +98,17 @@ class NativeModel(LlamaModel[PackedLinear]):
         rows, num_taps, num_logits = len(batch.token_ids), len(wants.hidden), len(batch.logit_rows)
         logits = torch.empty(num_logits, self.vocab_size) if wants.logits == "all" else None
         hidden = torch.empty(rows, num_taps, self.hidden_size) if num_taps else None
-        taps, best = torch.tensor(wants.hidden, dtype=torch.int64), (native.Best * num_logits)()
+        taps, kept = torch.tensor(wants.hidden, dtype=torch.int64), min(max(wants.top, 1), self.vocab_size)
+        best = np.empty((num_logits, kept), BEST)
         table = SequenceTable.of(batch.columns)
         by_row = (batch.token_ids, batch.positions, batch.write_slots)
         pointers = [native.address(column, torch.int64, (rows,)) for column in by_row]
         rest = (native.address(batch.logit_rows, torch.int64), native.address(taps), native.address(hidden))
-        call = native.Batch(rows, num_logits, num_taps, *pointers, *rest, table.struct)
-        self._kernels.forward(self._bound_to(pool), call, native.address(logits), best, num_threads())
-        maxima = RowMaxima([each.token for each in best], [each.value for each in best])
-        return PassOutput(logits, maxima, hidden)
+        call = native.Batch(rows, num_logits, num_taps, kept, *pointers, *rest, table.struct)
+        self._kernels.forward(self._bound_to(pool), call, native.address(logits), best.ctypes.data, num_threads())
+        maxima = RowMaxima(best["token"][:, 0].tolist(), best["value"][:, 0].tolist())
+        tops = torch.from_numpy(best["token"].astype(np.int32)) if wants.top else None
+        return PassOutput(logits, maxima, hidden, tops)
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

@@ -18,6 +18,7 @@ from specdec.kernels.attention.triton import AttentionConfig, config_for, triton
 from specdec.kernels.linear.triton import LinearTable
 from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonLinear
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
+from specdec.kernels.rows import largest
 from specdec.kernels.verdicts.triton import row_maxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
@@ -107,9 +108,9 @@ class TritonModel(LlamaModel[TritonLinear]):
         """See `CausalLM.run`. Where maxima alone are wanted the host waits for them once."""
         wants.check(self.name, self.kv_layout.num_layers)
         logits, hidden = self._outputs(batch, pool, wants.hidden)
-        return (
-            PassOutput(logits, None, hidden) if wants.logits == "all" else PassOutput(None, row_maxima(logits), hidden)
-        )
+        if wants.logits == "all":
+            return PassOutput(logits, None, hidden)
+        return PassOutput(None, row_maxima(logits), hidden, largest(logits, wants.top) if wants.top else None)
 
     def _outputs(self, batch: RaggedBatch, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
         inputs = PassInputs.of(batch, self._attention.rows_per_tile(self._heads, self._kv_heads))

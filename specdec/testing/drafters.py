@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from specdec.cache import PagedCache, Pool
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
@@ -83,7 +84,7 @@ class RecordingDrafter(Drafter):
     def bind(self, target: TargetHandle) -> Needs:
         """See `Drafter.bind`; an inner drafter may have pools, but no needs of its own beside them."""
         inner = self._inner.bind(target) if self._inner is not None else Needs()
-        return Needs(self._needs.hidden, self._needs.logits, inner.pools, inner.whole_prefix)
+        return replace(self._needs, pools=inner.pools, whole_prefix=inner.whole_prefix)
 
     def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
         """See `Drafter.attach`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from specdec import (
 from specdec.drafters.none import NoDrafter
 from specdec.engine.outputs import StepOutput
 from specdec.errors import InvalidRequestError
+from specdec.models.native import NativeModel
 from specdec.policy.base import Ask, Choice, Load, Policy
 from specdec.stats import NOBODY, DecodingStats
 from specdec.testing import OracleDrafter, PoisonDrafter, RecordingDrafter
@@ -262,6 +264,37 @@ def test_what_is_asked_for_is_told_and_nothing_else() -> None:
                     0, -1
                 ]
             assert float((last - want).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"temperature": 1.0, "seed": 1}, {"prompt_logprobs": 2}], ids=str)
+def test_the_largest_logits_are_those_of_every_verified_row(native: bool, changes: dict[str, Any], others: int) -> None:
+    """After the tail and after every node, accepted or not, whoever drafted; none of a piece of a prompt. Another
+    drafter asks for all logits and for fewer of the largest."""
+    module, target = llama_module(0), NativeModel(llama_module(0)) if native else llama(0)
+    looks, other = RecordingDrafter(PoisonDrafter(), Needs(top=8)), RecordingDrafter(needs=Needs(logits="all", top=3))
+    looks.name = "looks"  # type: ignore[misc]
+    sizes = EngineConfig(block_size=4, num_blocks=64, max_batch_tokens=28, max_num_seqs=2)
+    engine = Engine(target, [looks, other][: 1 + others], config=sizes)
+    neighbour, request = (add(engine, prompt, replace(GREEDY, **changes)) for prompt in (PROMPTS[1], PROMPTS[2]))
+    drain(engine)
+    assert (engine.drafting.faults, neighbour.error, request.error) == ({}, None, None)
+    assert any(len(outcome.tree) > len(outcome.path) for outcome in looks.outcomes[request.id])
+    for outcome in looks.outcomes[request.id]:
+        assert outcome.logits is None
+        if not outcome.tokens:
+            assert outcome.top is None
+            continue
+        assert outcome.top is not None
+        committed, tree = request.tokens[: outcome.start + len(outcome.tail)], outcome.tree
+        texts = [committed, *([*committed, *tree.prefix(node)] for node in range(len(tree)))]
+        with torch.inference_mode():
+            want = [module(input_ids=torch.tensor([text])).logits[0, -1].topk(8).indices.tolist() for text in texts]
+        assert outcome.top.tolist() == want
+    for outcome in other.outcomes.get(request.id, []):
+        assert outcome.logits is not None
+        assert outcome.top is None if not outcome.tokens else outcome.top.shape == (len(outcome.tree) + 1, 3)
 
 
 class Turns(Policy):

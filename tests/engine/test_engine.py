@@ -18,6 +18,7 @@ from specdec import (
     Engine,
     EngineConfig,
     InvalidRequestError,
+    Needs,
     NumericalError,
     OutOfBlocksError,
     SamplingParams,
@@ -28,6 +29,7 @@ from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.native import NativeModel
 from specdec.models.transformers import TransformersModel
+from specdec.testing import RecordingDrafter
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, hopeless, outputs, run, small_engine
 from tests.tiny import VOCAB_SIZE, llama, llama_module
 
@@ -199,6 +201,7 @@ def test_a_request_may_cap_its_own_draft(cap: int, greedy_reference: list[list[i
     [
         ("ngram tree", SamplingParams(), False),
         ("early exit", SamplingParams(), False),
+        ("largest", SamplingParams(), False),
         ("early exit", SamplingParams(logprobs=0), True),
         ("ngram", SamplingParams(prompt_logprobs=0), True),
         ("ngram", SamplingParams(repetition_penalty=1.2), True),
@@ -216,7 +219,8 @@ def test_logits_are_made_only_for_requests_that_look_at_them(
         return forward(self, batch, pool, wants)
 
     monkeypatch.setattr(NativeModel, "run", noted)
-    engine = Engine(NativeModel(llama_module(0)), DRAFTERS[drafter](), config=EngineConfig(num_blocks=64))
+    made = RecordingDrafter(needs=Needs(top=3)) if drafter == "largest" else DRAFTERS[drafter]()
+    engine = Engine(NativeModel(llama_module(0)), made, config=EngineConfig(num_blocks=64))
     add(engine, [1, 2, 3], replace(params, max_tokens=LENGTH))
     drain(engine)
     assert ("all" in wanted) == stored

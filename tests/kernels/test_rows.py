@@ -94,6 +94,31 @@ def test_nothing_beyond_the_row_is_read(architecture: str) -> None:
         assert 0 <= at.value < size
 
 
+@pytest.mark.parametrize("size", [size for size in SIZES if size < 40000])
+@pytest.mark.parametrize("scores", ["all different", "ties", "few numbers", "nan"])
+def test_the_largest_are_those_of_a_full_sort(size: int, scores: str) -> None:
+    """Largest first, of equals the lowest id; a NaN is larger than any number."""
+    several = torch.stack([random_row(seed, size) for seed in range(4)])
+    if scores == "ties":
+        several = several.round()
+    elif scores == "few numbers":
+        several[:, 3:] = -math.inf
+    elif scores == "nan":
+        several[1:, size // 3] = several[2:, size - 1] = several[3, :] = math.nan
+    for count in (1, 8, 64):
+        found = rows.largest(several, count)
+        assert found.dtype == torch.int32
+        assert found.tolist() == [by_hand(row, count) for row in several.tolist()]
+        assert torch.equal(found, reference.largest(several, count))
+        assert torch.equal(rows.largest(several.T.contiguous().T, count), found)
+    assert rows.largest(several[:0], 8).shape == (0, min(size, 8))
+
+
+def by_hand(row: list[float], count: int) -> list[int]:
+    keys = [(0, 0.0) if math.isnan(score) else (1, -score) for score in row]
+    return sorted(range(len(row)), key=lambda i: (keys[i], i))[:count]
+
+
 def test_without_kernels_and_for_other_dtypes_torch_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     row = random_row(3, 100)
     wanted = rows.argmax(row), rows.gumbel_argmax(row, RandomSource(1), 2)

@@ -15,10 +15,10 @@ from transformers.masking_utils import eager_mask
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from specdec import Engine, EngineConfig, SamplingParams
-from specdec.errors import UnsupportedModelError
+from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.kernels.linear import KINDS
 from specdec.kernels.linear.reference import quantize_rows
-from specdec.kernels.rows import RowMaxima
+from specdec.kernels.rows import RowMaxima, reference
 from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.native import NativeModel, why_not
@@ -346,6 +346,61 @@ def test_the_argmax_is_that_of_the_logits(kind: str, number: int, vocab_size: in
     assert best.tokens == [int(row.argmax()) for row in logits]
     assert best.values == logits.amax(1).tolist()
     assert best == output.maxima == RowMaxima.of(logits)
+
+
+@every_kind
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("number", "vocab_size"), [(1, 101), (2, 101), (2, 128), (3, 5)])
+def test_the_largest_logits_are_those_of_a_full_sort(
+    kind: str, architecture: str, number: int, vocab_size: int
+) -> None:
+    """With and without logits that are kept, and with ties: the first of equals counts."""
+    module = make_module("Llama", LLAMA | {"vocab_size": vocab_size})
+    head = module.get_output_embeddings().weight.data
+    head[vocab_size // 2 :] = head[: vocab_size - vocab_size // 2].clone()
+    bench = Bench(NativeModel(module, kind=kind, kernels=kernels(architecture)))
+    tokens = [token % vocab_size for token in TREE]
+    batch = RaggedBatch.build([bench.part(0, tokens, TREE_PARENTS, logit_rows=[5, 0, 6, 2])])
+    with threads(number):
+        logits = bench.model.run(batch, bench.cache.target).logits
+        assert logits is not None
+        sorted_ids = logits.sort(dim=1, descending=True, stable=True).indices
+        for asked in (1, 8, 64):
+            for wants in (Wants("argmax", top=asked), Wants("all", top=asked)):
+                output = bench.model.run(batch, bench.cache.target, wants)
+                found = output.top(asked)
+                assert found.dtype == torch.int32
+                assert found.tolist() == sorted_ids[:, :asked].tolist()
+                assert torch.equal(output.top(1), found[:, :1])
+                assert (output.logits is None) == (wants.logits == "argmax")
+                assert output.maxima == RowMaxima.of(logits)
+                first, second = output.split([1, 3], [7, 0])
+                assert torch.equal(torch.cat([first.top(asked), second.top(asked)]), found)
+                assert torch.equal(second.last(2).top(asked), found[2:])
+
+
+@pytest.mark.parametrize("broken", [(0,), (100,), (3, 90), (*range(40, 60),)], ids=str)
+@pytest.mark.parametrize("number", [1, 2])
+def test_no_number_is_among_the_largest(broken: tuple[int, ...], number: int) -> None:
+    module = make_module("Llama", LLAMA)
+    weights = module.get_output_embeddings().weight.data
+    weights[list(broken)] = torch.tensor([1e35, -1e35]).repeat(weights.shape[1] // 2)
+    module.model.norm.weight.data *= 1e5  # type: ignore[union-attr, operator]
+    bench = Bench(NativeModel(module))
+    batch = RaggedBatch.build([bench.part(0, [4])])
+    with threads(number):
+        output = bench.model.run(batch, bench.cache.target, Wants(top=8))
+    assert output.logits is not None
+    assert torch.equal(output.top(8), reference.largest(output.logits, 8))
+    assert output.top(8)[0, : len(broken)].tolist() == list(broken[:8])
+
+
+def test_more_logits_than_can_be_told_are_refused() -> None:
+    bench = Bench(NativeModel(make_module("Llama", LLAMA)))
+    batch = RaggedBatch.build([bench.part(0, [4])])
+    for count in (-1, 65):
+        with pytest.raises(ConfigError, match=f"top={count} logits .* Give 0 to 64"):
+            bench.model.run(batch, bench.cache.target, Wants(top=count))
 
 
 @pytest.mark.parametrize("broken", [(), (0,), (100,), (3, 90)], ids=str)

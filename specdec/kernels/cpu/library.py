@@ -70,13 +70,13 @@ class Model(Structure):
 class Batch(Structure):
     """passes/llama.h"""
 
-    _fields_ = [("rows", c_int64), ("logit_rows", c_int64), ("num_taps", c_int64), ("tokens", c_void_p),
-                ("positions", c_void_p), ("write_slots", c_void_p), ("logits_of", c_void_p), ("taps", c_void_p),
-                ("hidden", c_void_p), ("sequences", Sequences)]  # fmt: skip
+    _fields_ = [("rows", c_int64), ("logit_rows", c_int64), ("num_taps", c_int64), ("kept", c_int64),
+                ("tokens", c_void_p), ("positions", c_void_p), ("write_slots", c_void_p), ("logits_of", c_void_p),
+                ("taps", c_void_p), ("hidden", c_void_p), ("sequences", Sequences)]  # fmt: skip
 
 
 class Best(Structure):
-    """linear/cpu.h"""
+    """rows/largest.h"""
 
     _fields_ = [("value", c_float), ("token", c_int64)]
 

@@ -10,6 +10,7 @@
 #include "../cpu/gate.h"
 #include "../cpu/simd.h"
 #include "../cpu/threads.h"
+#include "../rows/largest.h"
 #include "amx.h"
 
 enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT8_WEIGHT = 3 };
@@ -305,27 +306,14 @@ struct Gate {
   }
 };
 
-struct Best {
-  float value;
-  int64_t token;
-};
-
-// Stores logits, if they are wanted, and keeps each row's largest with its first token. A NaN is reported as the largest.
+// Stores logits, if they are wanted, and keeps each row's largest.
 struct StoreLogits {
   float* out;  // or null
   int64_t width;
-  Best* best;  // [rows], this thread's own
+  Best* best;  // [rows, kept], this thread's own
+  int64_t kept;
   INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
     if (out) Store{out, width}(panel, row, values);
-    Best& b = best[row];
-    vi larger = {};
-    for (int v = 0; v < NV; v++) larger |= ~(values[v] <= b.value);
-    int64_t any = 0;
-    for (int i = 0; i < W; i++) any |= larger[i];
-    if (!any) return;
-    alignas(64) float x[PANEL];
-    for (int v = 0; v < NV; v++) store(x + v * W, values[v]);
-    for (int64_t i = 0; i < PANEL && panel * PANEL + i < width; i++)
-      if (!(x[i] <= b.value) && b.value == b.value) b = {x[i], panel * PANEL + i};
+    Largest{best + row * kept, kept, width}.meet(panel * PANEL, values);
   }
 };

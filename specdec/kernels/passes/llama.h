@@ -29,6 +29,7 @@ struct Model {
 
 struct Batch {
   int64_t rows, logit_rows, num_taps;
+  int64_t kept;                              // largest logits of a row that are told, at least one
   const int64_t *tokens, *positions, *write_slots, *logits_of;
   const int64_t* taps;                       // [num_taps], increasing: layers before which the stream is wanted, or
                                              // num_layers for the final norm of it
@@ -55,7 +56,7 @@ struct Workspace {
     to(sine, count * (size / 2));
     to(row_scale, most);
     for (auto* buffer : {&rows, &attended, &products}) to(*buffer, most * (4 * widest + 64));
-    to(best, threads * batch.logit_rows);
+    to(best, threads * batch.logit_rows * batch.kept);
   }
 };
 
@@ -92,6 +93,8 @@ INLINE void demand_batch(const Model& model, const Batch& batch) {
   demand_size(batch.rows, 1, "rows");
   demand_size(batch.logit_rows, 0, "rows with logits");
   demand_size(batch.num_taps, 0, "taps");
+  DEMAND(batch.kept >= 1 && batch.kept <= model.vocab_size, "%lld largest of %lld logits are asked for",
+         (long long)batch.kept, (long long)model.vocab_size);
   demand_within(batch.tokens, batch.rows, 0, model.vocab_size, "token");
   demand_within(batch.positions, batch.rows, 0, POSITIONS, "position");
   demand_within(batch.write_slots, batch.rows, 0, slots, "slot to write");
@@ -236,8 +239,8 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
   return x;
 }
 
-// Logits [logit_rows, vocab_size], unless null, and of every row the largest and the first token that has it; and the
-// batch's hidden states.
+// Logits [logit_rows, vocab_size], unless null; of every row its largest, best [logit_rows, kept], largest first and of
+// equals the first token first; and the batch's hidden states.
 static void forward(const Model& model, const Batch& batch, float* logits, Best* best, int threads) {
   static Workspace space;
   demand_model(model);
@@ -258,22 +261,18 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
     tap(team, model, batch, model.num_layers, x);
     if (batch.logit_rows == 0) return;
     const int64_t* source = x == space.x.data() ? batch.logits_of : nullptr;
-    Best* mine = space.best.data() + thread * batch.logit_rows;
-    for (int64_t r = 0; r < batch.logit_rows; r++) mine[r] = {-INFINITY, model.vocab_size};
+    auto largest = [&](Best* lists, int64_t row) {
+      return Largest{lists + row * batch.kept, batch.kept, model.vocab_size};
+    };
+    const int64_t part = batch.logit_rows * batch.kept;
+    Best* mine = space.best.data() + thread * part;
+    for (int64_t r = 0; r < batch.logit_rows; r++) largest(mine, r).clear();
     prepare_normed(team, model.head, x, source, model.final_norm, model.eps, batch.logit_rows, rows);
-    run_linear(team, model.head, rows, batch.logit_rows, StoreLogits{logits, model.vocab_size, mine});
+    run_linear(team, model.head, rows, batch.logit_rows, StoreLogits{logits, model.vocab_size, mine, batch.kept});
     team.barrier();
-    if (thread == 0)
-      for (int64_t r = 0; r < batch.logit_rows; r++) {
-        best[r] = space.best[r];
-        for (int t = 1; t < team.size(); t++) {
-          const Best& other = space.best[t * batch.logit_rows + r];
-          bool nan = other.value != other.value, mine_nan = best[r].value != best[r].value;
-          if (nan ? !mine_nan || other.token < best[r].token
-                  : !mine_nan && (other.value > best[r].value ||
-                                  (other.value == best[r].value && other.token < best[r].token)))
-            best[r] = other;
-        }
-      }
+    if (thread != 0) return;
+    memcpy(best, mine, part * sizeof(Best));
+    for (int t = 1; t < team.size(); t++)
+      for (int64_t r = 0; r < batch.logit_rows; r++) largest(best, r).meet(largest(space.best.data() + t * part, r));
   });
 }

@@ -1,4 +1,4 @@
-"""What a decision needs to know of a row of scores: its argmax, alone and under Gumbel noise.
+"""What a decision needs to know of a row of scores: its largest, and its argmax under Gumbel noise.
 
 Native where the kernels are there and the row is on the CPU, plain torch otherwise. Each looks at one row alone, in a
 fixed order where that matters, so the rows beside it cannot change its bits; and none wakes torch's threads.
@@ -51,6 +51,26 @@ def argmax(row: Tensor) -> tuple[int, float]:
     row, largest, at = row.contiguous(), c_float(), c_int64()
     kernels.argmax(native.address(row, torch.float32), row.numel(), byref(largest), byref(at))
     return at.value, largest.value
+
+
+def largest(rows: Tensor, count: int) -> Tensor:
+    """Ids of the `count` largest of each row: largest first, of equals the lowest id first. A NaN is the largest.
+
+    Args:
+        rows: float [R, V].
+        count: at least 1.
+
+    Returns:
+        int32 [R, min(count, V)], on the CPU.
+    """
+    count = min(count, rows.shape[1])
+    if rows.device.type != "cpu":
+        return reference.largest(rows, count).cpu()
+    found = torch.empty(len(rows), count, dtype=torch.int32)
+    for row, ids, least in zip(rows, found, rows.topk(count).values[:, -1], strict=True):
+        candidates = (~(row < least)).nonzero()[:, 0]  # in the order of their ids; the least may have equals
+        ids[:] = candidates[row[candidates].sort(descending=True, stable=True).indices[:count]]
+    return found
 
 
 def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from specdec.randomness import RandomSource
@@ -11,6 +12,11 @@ def argmax(row: Tensor) -> tuple[int, float]:
     """See `specdec.kernels.rows.argmax`."""
     place = int(row.argmax())
     return place, float(row[place])
+
+
+def largest(rows: Tensor, count: int) -> Tensor:
+    """See `specdec.kernels.rows.largest`."""
+    return rows.sort(dim=1, descending=True, stable=True).indices[:, :count].to(torch.int32)
 
 
 def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
