@@ -27,7 +27,7 @@ def _generate(config: DictConfig) -> None:
     texts = _texts(config, job)
     generator = job.generator()
     report = ConsoleReport(Console(record=config.svg is not None))
-    report.legend(job.drafter.name, job.axes["rule"])
+    report.legend(job.axes["drafter"], job.axes["rule"])
     prompts = [(label, job.prompt(text, generator)) for label, text in texts]
     report.table(compare(generator, prompts, job.params, report.prompt, report.event))
     if config.svg is not None:

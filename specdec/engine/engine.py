@@ -13,6 +13,7 @@ from specdec.drafters.base import Drafter, TargetHandle
 from specdec.engine.clock import StepClock
 from specdec.engine.config import EngineConfig
 from specdec.engine.drafting import Drafting, Proposal
+from specdec.engine.faults import held_bytes
 from specdec.engine.intake import Intake
 from specdec.engine.limits import DraftLimits
 from specdec.engine.outputs import StepOutput
@@ -99,6 +100,12 @@ class Engine:
     def busy_seconds(self) -> float:
         """Time spent in steps so far: what a request waits, without what a caller does between steps."""
         return self._clock.total
+
+    @property
+    def drafter_bytes(self) -> int:
+        """What the drafters hold now: what they tell (`Drafter.memory`), and their pools."""
+        pools = sum(pool.layout.bytes_per_token() * pool.num_slots for pool in self.cache.pools[1:])
+        return pools + held_bytes(self.drafters, self.drafting.faults)
 
     def make_request(self, prompt: Sequence[int], params: SamplingParams) -> Request:
         """Checks a request without queueing it. Safe in any thread.

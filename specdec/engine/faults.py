@@ -7,7 +7,7 @@ reach native code, which trusts them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import index
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdec.checks import is_integer, shown
-from specdec.drafters.base import DraftRequest
+from specdec.checks import is_integer, shown, take, whole
+from specdec.drafters.base import Drafter, DraftRequest
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS
 from specdec.policy.base import Ask, Choice
@@ -26,7 +26,7 @@ logger = logging.getLogger("specdec")
 MASS_TOLERANCE = 1e-3
 """A row of q is a softmax in float32: its sum is off by less than the vocabulary's size times 6e-8."""
 
-EMPTY = DraftTree()
+EMPTY, BYTES = DraftTree(), whole(0, 2**63 - 1, "a number of bytes")
 POLICY = "policy "
 """What a policy's name follows, where drafters are called by theirs alone."""
 
@@ -71,6 +71,15 @@ class Contained:
         if error is not None and self.failed and not self._quiet:
             self._faults.note(self._name, self._when, error)
         return self.failed
+
+
+def held_bytes(drafters: Iterable[Drafter], faults: Faults) -> int:
+    """What drafters tell of their memory, together; one that fails to tell counts nothing."""
+    total = 0
+    for drafter in drafters:
+        with Contained(faults, drafter.name, "memory"):
+            total += int(take("memory()", drafter.memory(), BYTES, SpecdecError))
+    return total
 
 
 def check_trees(trees: Any, requests: Sequence[DraftRequest]) -> list[Any]:

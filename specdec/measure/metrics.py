@@ -80,12 +80,37 @@ def _counts(plain: Sequence[DecodingStats], speculative: Sequence[DecodingStats]
     return np.array([[(s.output_tokens, s.passes, s.decode_seconds) for s in pair] for pair in pairs], np.float64)
 
 
+def speedup_with_prefill(plain: DecodingStats, speculative: DecodingStats) -> float | None:
+    """The speedup of whole texts, what it takes to read their prompts included; None if either side took no time.
+
+    Args:
+        plain, speculative: totals over the same prompts.
+    """
+    rates = [
+        side.output_tokens / whole if (whole := side.prefill_seconds + side.decode_seconds) else 0.0
+        for side in (plain, speculative)
+    ]
+    return rates[1] / rates[0] if all(rates) else None
+
+
 def cost_ratio(plain: DecodingStats, speculative: DecodingStats) -> float | None:
     """c: time of one draft token over that of one plain step (Leviathan et al. 2023); None without drafts."""
     if not speculative.drafted_tokens or not plain.passes:
         return None
-    per_token = speculative.draft_seconds / speculative.drafted_tokens
-    return per_token / ((plain.verify_seconds + plain.host_seconds) / plain.passes)
+    return speculative.draft_seconds / speculative.drafted_tokens / _plain_step(plain)
+
+
+def drafting_cost(plain: DecodingStats, speculative: DecodingStats) -> float | None:
+    """Drafting time of a step (the drafts, the policy, and what drafters do with a verdict) over a plain step's time;
+    None without steps on both sides. What a drafter of 2 % takes away, whether its drafts are of use or not."""
+    if not speculative.passes or not plain.passes:
+        return None
+    return speculative.draft_seconds / speculative.passes / _plain_step(plain)
+
+
+def _plain_step(plain: DecodingStats) -> float:
+    """Seconds."""
+    return (plain.verify_seconds + plain.host_seconds) / plain.passes
 
 
 def predicted_speedup(

@@ -11,7 +11,17 @@ from typing import Any
 
 import torch
 
-from specdec.measure.metrics import cost_ratio, credible, percentile, predicted_speedup, speedup, speedup_interval
+from specdec.measure.drafters import along_the_text, by_drafter
+from specdec.measure.metrics import (
+    cost_ratio,
+    credible,
+    drafting_cost,
+    percentile,
+    predicted_speedup,
+    speedup,
+    speedup_interval,
+    speedup_with_prefill,
+)
 from specdec.measure.rows import PromptRow
 from specdec.stats import DecodingStats
 
@@ -20,7 +30,11 @@ STATUS = Path("/proc/self/status")
 
 
 def summarize(
-    rows: Sequence[PromptRow], batch: int = 1, curve: Callable[[int], float] | None = None, **further: Any
+    rows: Sequence[PromptRow],
+    batch: int = 1,
+    curve: Callable[[int], float] | None = None,
+    drafter_bytes: int = 0,
+    **further: Any,
 ) -> dict[str, Any]:
     """What `summary.json` holds.
 
@@ -28,18 +42,22 @@ def summarize(
         rows: of all prompts, at least one.
         batch: sequences that were decoded together.
         curve: seconds of a pass by its rows, if it was measured.
+        drafter_bytes: what the drafters held at the end.
         further: more entries (calibration, certificate, …).
     """
     stats = DecodingStats.total(row.stats for row in rows)
     categories = list(dict.fromkeys(row.category for row in rows))
+    memory = {"drafter_memory_mb": drafter_bytes / 2**20, "peak_memory_mb": peak_memory() / 2**20}
     return {
-        "metrics": scalars(rows, batch, curve) | {"peak_memory_mb": peak_memory() / 2**20},
+        "metrics": scalars(rows, batch, curve) | memory,
         "by_category": {
             name: scalars([row for row in rows if row.category == name], batch, curve) for name in categories
         },
         "acceptance_by_position": stats.acceptance_by_position,
         "cumulative_acceptance_by_position": stats.cumulative_acceptance,
         "acceptance_histogram": stats.acceptance_histogram,
+        "by_drafter": by_drafter(rows),
+        "along_the_text": along_the_text(rows),
         **further,
     }
 
@@ -79,14 +97,16 @@ def scalars(rows: Sequence[PromptRow], batch: int, curve: Callable[[int], float]
 def _against_plain(rows: Sequence[PromptRow]) -> dict[str, Any]:
     """Only prompts that both sides decoded; None throughout if there is none."""
     paired = [(row.plain_stats, row.stats) for row in rows if row.plain_stats is not None]
-    names = ("plain_tokens_per_second", "speedup", "speedup_low", "speedup_high", "cost_ratio")
+    names = ("plain_tokens_per_second", "speedup", "speedup_low", "speedup_high", "speedup_with_prefill", "cost_ratio",
+             "drafting_cost")  # fmt: skip
     if not paired:
         return dict.fromkeys(names) | {"credible": True}
     plain, speculative = [pair[0] for pair in paired], [pair[1] for pair in paired]
     totals = DecodingStats.total(plain), DecodingStats.total(speculative)
     ratio = speedup(plain, speculative)
     low, high = speedup_interval(plain, speculative)
-    values = (totals[0].tokens_per_second, ratio, low, high, cost_ratio(*totals))
+    whole, costs = speedup_with_prefill(*totals), (cost_ratio(*totals), drafting_cost(*totals))
+    values = (totals[0].tokens_per_second, ratio, low, high, whole, *costs)
     return dict(zip(names, values, strict=True)) | {"credible": credible(plain, speculative)}
 
 

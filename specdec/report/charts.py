@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from specdec.report.choices import along_the_text
 from specdec.report.marks import (
     REFERENCE,
     Figure,
@@ -30,7 +31,9 @@ PARTS = {"draft": "var(--part-draft)", "verify": "var(--part-verify)", "host": "
 def figures(methods: Sequence[Method]) -> list[Figure]:
     """Those that any run has data for."""
     done = [method for method in methods if method.done]
-    makers = (_by_position, _histogram, _time_split, _predicted, _cost_curve, _distance, _calibration)
+    makers = (
+        _by_position, _histogram, along_the_text, _time_split, _predicted, _cost_curve, _distance, _calibration
+    )  # fmt: skip
     return [figure for figure in (make(done) for make in makers) if figure.records]
 
 
@@ -113,7 +116,7 @@ def _time_split(methods: Sequence[Method]) -> Figure:
         {"part": "Part", "share": "Share of decoding time"},
         records,
         spec_of(alt.layer(bars, shares, names), height=alt.Step(46)),
-        parts={color: part for part, color in PARTS.items()},
+        parts=PARTS,
     )
 
 

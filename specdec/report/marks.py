@@ -41,7 +41,7 @@ class Figure:
         records: what is drawn; `run` is a method's key, `method` its label.
         spec: Vega-Lite.
         choices: values of the field `kind` with their labels, if one kind is shown at a time.
-        parts: colours and names, where the legend is not one of methods.
+        parts: names and their colours, where the legend is not one of methods.
     """
 
     key: str

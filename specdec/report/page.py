@@ -21,6 +21,7 @@ from markupsafe import Markup
 from specdec.measure.runs import Run
 from specdec.places import write
 from specdec.report.charts import figures
+from specdec.report.choices import chosen, drafters
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
 from specdec.report.marks import CONFIG, Figure
 from specdec.report.methods import Method, axis_name, methods, varying_axes
@@ -70,6 +71,8 @@ def render(runs: Sequence[Run], title: str) -> str:
         every=ALL,
         not_credible=NOT_CREDIBLE,
         tokens=tokens,
+        chosen=chosen(named),
+        drafters=drafters(named),
         origins=origins(named),
     )
 

@@ -58,6 +58,7 @@ class Decoding:
     sampling: Any = field(default_factory=SamplingConfig)
     engine: Any = field(default_factory=EngineSettings)
     drafter: dict[str, Any] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
     rule: dict[str, Any] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)

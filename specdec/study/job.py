@@ -96,7 +96,8 @@ def run_job(
         on_prompt(len(rows))
     curve = measure(generator.engine.model) if options.profile else None
     evidence = _examine(generator, plan, options, prompts, folder.path)
-    summary = summarize(rows, options.batch, curve, cost_curve=None if curve is None else asdict(curve), **evidence)
+    held = generator.engine.drafter_bytes
+    summary = summarize(rows, options.batch, curve, held, cost_curve=curve and asdict(curve), **evidence)
     folder.finish(rows, summary)
 
 

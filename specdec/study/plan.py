@@ -21,13 +21,13 @@ from specdec.engine import EngineConfig
 from specdec.errors import ConfigError
 from specdec.generator import SpeculativeGenerator
 from specdec.models.loading import LoadedModel, check_options, load
-from specdec.models.vocabulary import difference, tokens_of
 from specdec.places import missing
 from specdec.policy.base import Policy
 from specdec.prompts import Chat, PromptRecord
 from specdec.prompts.entry import Prompt
 from specdec.prompts.subsets import fingerprint
 from specdec.sampling import SamplingParams
+from specdec.study.drafters import beside, check_vocabularies
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
 
@@ -44,7 +44,7 @@ class Plan:
     Args:
         load_options: for `specdec.models.loading.load`.
         threads: CPU threads of torch, or None for torch's choice.
-        drafter: not yet bound to a target.
+        drafters: not yet bound to a target; the policy chooses among them.
         rule: a rule, or "auto".
         judge: the rule that will judge its requests.
         params: of the first prompt; the others have seeds that count on.
@@ -58,7 +58,7 @@ class Plan:
 
     load_options: dict[str, Any]
     threads: int | None
-    drafter: Drafter
+    drafters: tuple[Drafter, ...]
     rule: str | Rule
     judge: Rule
     params: SamplingParams
@@ -86,7 +86,7 @@ class Plan:
             SpecdecError: if the parts do not fit the model.
         """
         loaded = _loaded(**self.load_options)
-        return SpeculativeGenerator(loaded, self.drafter, self.rule, config=self.engine, policy=self.policy)
+        return SpeculativeGenerator(loaded, self.drafters, self.rule, config=self.engine, policy=self.policy)
 
     def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
         """A text as the target reads it: in its chat template, if it has one and `chat` is true."""
@@ -108,18 +108,25 @@ def plan(config: DictConfig) -> Plan:
     values = values_of(config)
     params = sampling_params(values)
     drafter, rule, policy = (instantiate(config[group], group) for group in ("drafter", "rule", "policy"))
+    drafters = (drafter, *beside(drafter, values["beside"]))
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
     check_options(load_options["dtype"], load_options["kv_dtype"], load_options["backend"], device["device"])
     _check_chat(values)
-    judge = select_rule(rule, params, drafter.deterministic, drafter.trees, drafter.shares)
+    judge = select_rule(
+        rule,
+        params,
+        all(one.deterministic for one in drafters),
+        any(one.trees for one in drafters),
+        any(one.shares for one in drafters),
+    )
     check_model_path("target.path", values["target"]["path"])
     check_model_path("drafter.draft", values["drafter"].get("draft"))
-    _check_vocabularies(values["target"]["path"], drafter)
+    check_vocabularies(values["target"]["path"], drafters)
     return Plan(
         load_options=load_options,
         threads=device["threads"],
-        drafter=drafter,
+        drafters=drafters,
         rule=rule,
         judge=judge,
         params=params,
@@ -128,7 +135,7 @@ def plan(config: DictConfig) -> Plan:
         source=instantiate(config.data, "data"),
         chat=values["chat"],
         template_kwargs=values["template_kwargs"],
-        axes=_axes(values, drafter, rule, policy),
+        axes=_axes(values, drafters, rule, policy),
     )
 
 
@@ -220,11 +227,11 @@ def _check_chat(values: dict[str, Any]) -> None:
         raise ConfigError(f"template_kwargs.{name} does nothing with chat=false. Leave it out, or set chat=true.")
 
 
-def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Policy) -> dict[str, Any]:
+def _axes(values: dict[str, Any], drafters: Sequence[Drafter], rule: str | Rule, policy: Policy) -> dict[str, Any]:
     """Names of the parts, the drafter's options, and the numbers that studies turn."""
     options = {name: value for name, value in values["drafter"].items() if not name.startswith("_")}
     return {
-        "drafter": drafter.name,
+        "drafter": "+".join(drafter.name for drafter in drafters),
         **{name: value for name, value in options.items() if value is None or isinstance(value, str | int | float)},
         "rule": rule if isinstance(rule, str) else rule.name,
         "temperature": sampling_params(values).temperature,
@@ -241,15 +248,3 @@ def _axes(values: dict[str, Any], drafter: Drafter, rule: str | Rule, policy: Po
 def _shown(path: str | None) -> str | None:
     """A file or folder without those around it, which are this machine's own; a hub id as it is."""
     return Path(path).name if path is not None and Path(path).exists() else path
-
-
-def _check_vocabularies(target: str | None, drafter: Drafter) -> None:
-    """Raises ConfigError if a token that both have has two ids, where that can be read without loading a model."""
-    draft = drafter.vocabulary()
-    tokens = None if draft is None else tokens_of(target)
-    reason = None if draft is None or tokens is None else difference(tokens, draft)
-    if reason is not None:
-        raise ConfigError(
-            f"The drafter's model and the target {reason}. Choose a draft with the target's tokenizer, or "
-            "drafter=ngram."
-        )

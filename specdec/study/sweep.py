@@ -70,7 +70,7 @@ def run(config: DictConfig) -> Run:
     job = plan(config)
     job.use_threads()
     records = job.source.load()
-    name = "-".join([job.drafter.name, str(job.axes["rule"]), identity(config, records)])
+    name = "-".join([*(one.name for one in job.drafters), str(job.axes["rule"]), identity(config, records)])
     settings = {key: value for key, value in values_of(config).items() if key not in NOT_IDENTITY}
     folder = RunFolder(Path(config.runs) / config.study / name, records, settings)
     ledger.note(config, name)

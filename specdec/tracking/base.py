@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 def figures(metrics: Row) -> dict[str, Any]:
     """What is shown of a summary's metrics: nothing that was not measured, and no speedup that cannot be true."""
-    hidden = () if metrics["credible"] else ("speedup", "speedup_low", "speedup_high")
+    hidden = () if metrics["credible"] else ("speedup", "speedup_low", "speedup_high", "speedup_with_prefill")
     return {name: value for name, value in metrics.items() if value is not None and name not in hidden}
 
 

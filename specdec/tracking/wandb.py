@@ -127,7 +127,7 @@ def has_credentials() -> bool:
 
 
 def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    """Name → table: prompts, categories, acceptance by position, distances, calibration."""
+    """Name → table: prompts, categories, drafters, acceptance by position, distances, calibration."""
     import wandb
 
     columns: list[str | int] = [*PROMPT_TEXTS, *PROMPT_SCALARS]
@@ -141,6 +141,11 @@ def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "tables/acceptance": _acceptance_table(summary),
     }
+    if summary["by_drafter"]:
+        fields: list[str | int] = [*summary["by_drafter"][0]]
+        tables["tables/drafters"] = wandb.Table(
+            columns=fields, data=[[one[field] for field in fields] for one in summary["by_drafter"]]
+        )
     if summary["calibration"]:
         keys: list[str | int] = ["confidence", "accepted", "count"]
         tables["tables/calibration"] = wandb.Table(
@@ -170,10 +175,12 @@ def _charts(summary: Row) -> dict[str, Any]:
     alpha = [[str(i), value] for i, value in enumerate(summary["acceptance_by_position"], 1)]
     counts = [[str(i), count] for i, count in enumerate(summary["acceptance_histogram"])]
     shares = [[part, metrics[f"{part}_share"]] for part in ("draft", "verify", "host")]
+    drafters = [[one["drafter"], one["share"]] for one in summary["by_drafter"] if one["category"] is None]
     ratios = [[key, metrics[key]] for key in ("speedup", "predicted_speedup", "tau") if key in metrics]
     charts = {
         "charts/alpha_by_position": bars("α by draft position", "position", "alpha", alpha),
         "charts/acceptance_histogram": bars("Accepted draft tokens a step", "accepted", "steps", counts),
+        "charts/drafters": bars("Share of the steps by who drafted", "drafter", "share", drafters),
         "charts/time_split": bars("Where a step's time goes", "part", "share", shares),
         "charts/speedup": bars("Speedup, its prediction, and its limit τ", "figure", "ratio", ratios),
     }

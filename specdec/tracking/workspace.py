@@ -41,6 +41,11 @@ SECTIONS: Mapping[str, Sequence[Panel]] = {
         Panel("The drafter's calibration", "table", ("tables/calibration",)),
         Panel("Wasted share of the drafts", "bars", ("wasted_share",)),
     ),
+    "Drafters": (
+        Panel("Who drafted, by category", "table", ("tables/drafters",)),
+        Panel("Drafting of a step over a plain step", "bars", ("drafting_cost",)),
+        Panel("Memory of the drafters, MiB", "bars", ("drafter_memory_mb",)),
+    ),
     "Time": (
         Panel("Shares of a step", "bars", ("draft_share", "verify_share", "host_share")),
         Panel("Cost ratio c: a draft token over a pass", "bars", ("cost_ratio",)),

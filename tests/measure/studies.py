@@ -39,7 +39,9 @@ def scalars(speedup: float | None, tau: float, alpha: float, **others: Any) -> d
         "plain_tokens_per_second": plain, "speedup": speedup,
         "speedup_low": speedup and speedup - 0.1, "speedup_high": speedup and speedup + 0.125,
         "credible": speedup is None or speedup <= tau, "predicted_speedup": speedup and 0.5 + 0.75 * speedup,
-        "cost_ratio": speedup and 0.02, "draft_share": 0.125, "verify_share": 0.75, "host_share": 0.125,
+        "cost_ratio": speedup and 0.02, "drafting_cost": speedup and 0.05,
+        "speedup_with_prefill": speedup and speedup - 0.05, "drafter_memory_mb": 1.5,
+        "draft_share": 0.125, "verify_share": 0.75, "host_share": 0.125,
         "drafted_tokens": 40, "wasted_tokens": 10, "wasted_share": 0.25, "identical": None, "comparable": 0,
         "ttft_ms": 41.5, "itl_p50_ms": 21.0, "itl_p95_ms": 33.0, "itl_p99_ms": 40.0, "kv_occupancy": 0.4,
         "kv_waste": 0.05, "peak_memory_mb": 812.0, **others,
@@ -68,7 +70,8 @@ def summary(metrics: dict[str, Any], share: float, positions: int = 4, **others:
         "acceptance_by_position": conditional if drafting else [],
         "cumulative_acceptance_by_position": cumulative if drafting else [],
         "acceptance_histogram": [round(400 * (a - b)) for a, b in pairwise(reached)],
-        "tv_by_position": [], "calibration": [], "cost_curve": None, "certificate": CERTIFICATE, **others,
+        "tv_by_position": [], "calibration": [], "cost_curve": None, "certificate": CERTIFICATE,
+        "by_drafter": [], "along_the_text": [], **others,
     }  # fmt: skip
 
 
@@ -81,7 +84,7 @@ def run(name: str, axes: dict[str, Any], told: dict[str, Any], **others: Any) ->
     ]
     steps = [
         {"index": index, "step": number, "anchor": 9, "drafted": 5, "tested": 5, "accepted": sum(proposed),
-         "texts": pieces, "proposed": proposed, "rejected": rejected}
+         "texts": pieces, "proposed": proposed, "rejected": rejected, "drafter": "ngram"}
         for index in range(len(PROMPTS))
         for number, (pieces, proposed, rejected) in enumerate(steps_of(index))
     ]  # fmt: skip
@@ -92,6 +95,21 @@ def run(name: str, axes: dict[str, Any], told: dict[str, Any], **others: Any) ->
 def steps_of(index: int) -> Sequence[tuple[list[str], list[bool], str | None]]:
     """Of prompt `index`: each has one step less than the one before."""
     return STEPS[: len(STEPS) - index]
+
+
+def choices(category: str | None, **steps: tuple[int, float]) -> list[dict[str, Any]]:
+    """Drafter → its steps on a category of prompts, and τ of those."""
+    total = sum(count for count, _ in steps.values())
+    return [
+        {"category": category, "drafter": name, "steps": count, "share": count / total, "tau": tau}
+        for name, (count, tau) in steps.items()
+    ]
+
+
+def places(category: str | None, part: int, **steps: int) -> list[dict[str, Any]]:
+    """Drafter → its steps that began in a part of the texts."""
+    where = {"category": category, "part": part, "begin": (0, 16, 32)[part], "end": (16, 32, 64)[part]}
+    return [where | {"drafter": name, "steps": n, "share": n / sum(steps.values())} for name, n in steps.items()]
 
 
 def axes(drafter: str, rule: str, gamma: int | None) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from specdec.measure.metrics import (
     bootstrap_interval,
     cost_ratio,
     credible,
+    drafting_cost,
     percentile,
     predicted_speedup,
     speedup,
     speedup_interval,
+    speedup_with_prefill,
 )
 from specdec.stats import NOBODY, DecodingStats, DrafterStats
 
@@ -228,6 +230,24 @@ def test_the_cost_ratio_is_a_draft_token_over_a_pass() -> None:
     fast = DecodingStats(drafted_tokens=50, draft_seconds=1.0)
     assert cost_ratio(plain, fast) == pytest.approx(0.2)
     assert cost_ratio(plain, plain) is None
+
+
+def test_the_drafting_cost_is_the_drafting_of_a_step_over_a_plain_step_with_drafts_and_without() -> None:
+    plain = DecodingStats(passes=10, verify_seconds=0.9, host_seconds=0.1)
+    busy = DecodingStats(passes=20, drafted_tokens=50, draft_seconds=1.0)
+    idle = DecodingStats(passes=20, draft_seconds=0.5)
+    assert drafting_cost(plain, busy) == pytest.approx(0.5)
+    assert drafting_cost(plain, idle) == pytest.approx(0.25)
+    assert drafting_cost(plain, DecodingStats()) is None
+    assert drafting_cost(DecodingStats(), busy) is None
+
+
+def test_the_speedup_of_whole_texts_counts_what_it_takes_to_read_the_prompts() -> None:
+    plain = DecodingStats(output_tokens=12, verify_seconds=8.0, prefill_seconds=4.0)  # 1 a second
+    fast = DecodingStats(output_tokens=12, verify_seconds=2.0, prefill_seconds=4.0)  # 2 a second
+    assert speedup_with_prefill(plain, fast) == pytest.approx(2.0)
+    assert speedup_with_prefill(plain, DecodingStats(output_tokens=3)) is None
+    assert speedup_with_prefill(DecodingStats(), fast) is None
 
 
 def test_the_prediction_is_the_batch_model() -> None:

@@ -24,7 +24,7 @@ from specdec.report.methods import methods, varying_axes
 from specdec.report.page import write_report
 from specdec.report.tokens import token_view
 from specdec.stats import DecodingStats
-from tests.measure.studies import PROMPTS, STEPS, axes, environment, run, scalars, study, summary
+from tests.measure.studies import PROMPTS, STEPS, axes, choices, environment, places, run, scalars, study, summary
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -194,6 +194,49 @@ def test_charts_without_data_are_left_out(show: Open) -> None:
     assert page.locator("figure h3").all_inner_texts() == ["Where the time goes"]
     assert page.get_by_text("All runs share their settings.").is_visible()
     assert "not certified" in page.locator("#losslessness").inner_text()
+
+
+def chooser() -> list[Run]:
+    """A run whose policy chose among three drafters, one of which never drafted, and one with a single drafter."""
+    who = choices(None, suffix=(60, 2.5), recycling=(30, 1.75), none=(10, 1.0), ngram=(0, 0.0))
+    who += choices("dialogue", recycling=(20, 1.5)) + choices("summary", suffix=(60, 2.5), none=(20, 1.0))
+    where = places(None, 0, suffix=5, recycling=15) + places(None, 1, suffix=3, none=1)
+    where += (
+        places("dialogue", 0, recycling=15) + places("summary", 0, suffix=5) + places("summary", 1, suffix=3, none=1)
+    )
+    told = summary(scalars(1.5, 2.0, 0.5), 0.8, by_drafter=who, along_the_text=where)
+    alone = summary(scalars(1.5, 2.0, 0.5), 0.8, by_drafter=choices(None, ngram=(9, 2.0), none=(9, 1.0)))
+    several = {**axes("suffix+recycling+ngram", "gumbel", 8), "policy": "select"}
+    return [run("several", several, told), run("alone", axes("ngram", "gumbel", 3), alone)]
+
+
+def test_the_page_tells_which_drafter_was_chosen_when(show: Open) -> None:
+    page = show(chooser())
+    table = page.locator("#choices")
+    assert table.locator("thead th").all_inner_texts() == ["Method", "Prompts", "suffix", "recycling", "ngram", "none"]
+    assert [row.split("\t")[1:] for row in table.locator("tbody tr").all_inner_texts()] == [
+        ["all prompts", "60%, τ 2.50", "30%, τ 1.75", "–", "10%, τ 1.00"],
+        ["dialogue", "–", "100%, τ 1.50", "–", "–"],
+        ["summary", "75%, τ 2.50", "–", "–", "25%, τ 1.00"],
+    ]
+    figure = page.locator("#figure-choices")
+    assert figure.locator(".legend li").all_inner_texts() == ["suffix", "recycling", "ngram", "none"]
+    assert figure.locator("tbody tr").first.locator("td").all_text_contents() == [
+        "all prompts", "0–15", "suffix", "5", "0.25"
+    ]  # fmt: skip
+
+    def bars() -> list[str]:
+        settled(page)
+        return sorted(
+            figure.locator(".mark-rect path").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+        )
+
+    assert len(bars()) == 4
+    figure.get_by_role("radio", name="dialogue").check()
+    [only] = bars()
+    assert "recycling" in only
+    assert "0–15" in only
+    assert page.evaluate("location.hash") == "#choices=dialogue"
 
 
 def test_the_kind_of_acceptance_can_be_chosen(page: Any) -> None:

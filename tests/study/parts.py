@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from specdec.drafters.ngram import NgramDrafter
+from specdec.policy.base import Ask, Choice, Load, Policy
 from specdec.tracking import NoTracker
+
+
+class Turns(Policy):
+    """Takes the drafters in turns."""
+
+    name = "turns"
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
+        """The next candidate, for all."""
+        self._turn += 1
+        candidates = [ask.candidates[self._turn % len(ask.candidates)] for ask in asks]
+        return [Choice(one.drafter, one.depth) for one in candidates]
+
+
+class Hoarder(NgramDrafter):
+    """Three megabytes."""
+
+    name = "hoarder"
+
+    def memory(self) -> int:
+        """In bytes."""
+        return 3 * 2**20
+
+
+class Forgetful(NgramDrafter):
+    """Does not know what it holds."""
+
+    name = "forgetful"
+
+    def memory(self) -> int:
+        """Never told."""
+        raise RuntimeError("no idea")
 
 
 class Killing(NoTracker):

@@ -83,8 +83,8 @@ def test_an_installed_packages_parts_are_choices_by_name() -> None:
     config = job("drafter=echo", "rule=polite", "policy=shy", "sampling=sample", "+drafter.loudness=3")
     sweep.check(config)
     parts = plan(config)
-    assert isinstance(parts.drafter, EchoDrafter)
-    assert (parts.drafter.loudness, parts.drafter.num_draft_tokens) == (3, 5)
+    assert isinstance(parts.drafters[0], EchoDrafter)
+    assert (parts.drafters[0].loudness, parts.drafters[0].num_draft_tokens) == (3, 5)
     assert isinstance(parts.rule, PoliteRule)
     assert isinstance(parts.policy, ShyPolicy)
     axes = {name: parts.axes[name] for name in ("drafter", "rule", "policy", "loudness")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,40 @@ def test_the_figures_are_sums_over_the_rows(composed: Callable[..., DictConfig])
     assert told["itl_p50_ms"] <= told["itl_p95_ms"] <= told["itl_p99_ms"]
     assert done.summary["certificate"]["passed"]
     assert done.environment["versions"]["torch"]
+
+
+def test_of_several_drafters_it_is_told_who_drafted(composed: Callable[..., DictConfig]) -> None:
+    """The policy of the test takes them in turns; the target's first layer always has a guess."""
+    turns = {"policy": "custom", "policy._target_": "tests.study.parts.Turns"}
+    words = [f"{key}={value}" for key, value in turns.items()]
+    done = run(composed("drafter=early_exit", "beside=[ngram,none]", "rule=gumbel", *words))
+    assert done.status == "done", done.error
+    assert done.axes["drafter"] == "early_exit+ngram+none"
+    assert done.name.startswith("early_exit-ngram-none-gumbel-")
+    steps = Counter(step["drafter"] for step in done.steps)
+    assert steps["early_exit"] > 4
+    assert steps.keys() <= {"early_exit", "ngram", "none"}
+    told = {one["drafter"]: one for one in done.summary["by_drafter"] if one["category"] is None}
+    assert {name: one["steps"] for name, one in told.items() if one["steps"]} == steps
+    assert sum(one["share"] for one in told.values()) == pytest.approx(1)
+    assert sum(one["output_tokens"] for one in told.values()) == 48
+    assert told["ngram"]["seconds"] > 0  # with drafts or without
+    along = [one for one in done.summary["along_the_text"] if one["category"] is None]
+    assert sum(one["steps"] for one in along) == sum(steps.values())
+    assert {one["begin"] for one in along} == {0}  # twelve tokens
+    with pytest.raises(ConfigError, match=r"beside=\['ngram'\] names 'ngram', which is there already"):
+        plan(composed("beside=[ngram]"))
+    with pytest.raises(ConfigError, match="Unknown drafter 'ngrams'"):
+        plan(composed("beside=[ngrams]"))
+
+
+def test_memory_of_a_drafter_is_told_whatever_it_tells(composed: Callable[..., DictConfig]) -> None:
+    def held(drafter: str) -> tuple[str, float]:
+        done = run(composed("drafter=custom", f"drafter._target_=tests.study.parts.{drafter}", "data.limit=1"))
+        return done.status, done.summary["metrics"]["drafter_memory_mb"]
+
+    assert held("Hoarder") == ("done", 3.0)
+    assert held("Forgetful") == ("done", 0.0)
 
 
 def test_a_batch_gives_the_same_rows(composed: Callable[..., DictConfig]) -> None:

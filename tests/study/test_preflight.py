@@ -116,7 +116,7 @@ def test_a_draft_with_another_vocabulary_is_told_by_its_files(
     words = [f"target.path={tiny_folder}", "drafter=model", f"drafter.draft={tmp_path}"]
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 49999}), encoding="utf-8")
     (tmp_path / "tokenizer.json").write_text(json.dumps(files), encoding="utf-8")
-    assert plan(composed(*words)).drafter.name == "model"
+    assert plan(composed(*words)).drafters[0].name == "model"
     first, second = (token for token, number in files["model"]["vocab"].items() if number in (700, 900))
     vocab = files["model"]["vocab"]
     vocab[first], vocab[second] = vocab[second], vocab[first]

@@ -105,7 +105,8 @@ def test_tables_charts_and_the_run_folder_are_in_the_file(file: WandbFile, run: 
     names = {name for _, _, files in file.artifacts for name in files}
     assert names == {
         "tables/prompts.table.json", "tables/categories.table.json", "tables/acceptance.table.json",
-        "tables/calibration.table.json", "charts/alpha_by_position_table.table.json",
+        "tables/calibration.table.json", "tables/drafters.table.json", "charts/drafters_table.table.json",
+        "charts/alpha_by_position_table.table.json",
         "charts/acceptance_histogram_table.table.json", "charts/time_split_table.table.json",
         "charts/speedup_table.table.json", "charts/cost_curve_table.table.json",
         "axes.json", "config.yaml", "environment.json", "rows.parquet", "steps.parquet", "summary.json",
@@ -114,7 +115,7 @@ def test_tables_charts_and_the_run_folder_are_in_the_file(file: WandbFile, run: 
     [folder] = [files for _, kind, files in file.artifacts if kind == "run-folder"]
     assert set(folder) == {path.name for path in run.folder.iterdir() if path.is_file()}
     charts = {key.rpartition("charts/")[2] for key in file.config if key.startswith("_wandb.visualize.charts/")}
-    assert charts == {"alpha_by_position", "acceptance_histogram", "time_split", "speedup", "cost_curve"}
+    assert charts == {"alpha_by_position", "acceptance_histogram", "time_split", "speedup", "cost_curve", "drafters"}
 
 
 @pytest.mark.xdist_group("wandb")
@@ -134,13 +135,18 @@ def test_no_cell_of_a_table_is_lost(file: WandbFile, run: Run, tmp_path: Path) -
         {"position": 3, "alpha": None, "cumulative": None, "tv": 0.75},
     ]
     assert tables["calibration"] == run.summary["calibration"]
+    assert tables["drafters"] == run.summary["by_drafter"]
+    assert [(one["category"], one["drafter"], one["steps"]) for one in tables["drafters"]] == [
+        (None, "ngram", 2), (None, "none", 2), ("kind", "ngram", 2), ("kind", "none", 2)
+    ]  # fmt: skip
 
 
 @pytest.mark.xdist_group("wandb")
 def test_a_speedup_that_cannot_be_true_is_not_sent(run: Run, tmp_path: Path) -> None:
-    run.summary["metrics"] |= {"speedup": 9.0, "speedup_low": 8.0, "speedup_high": 10.0, "credible": False}
+    ratios = {"speedup": 9.0, "speedup_low": 8.0, "speedup_high": 10.0, "speedup_with_prefill": 8.5}
+    run.summary["metrics"] |= ratios | {"credible": False}
     file = offline(run, tmp_path)
-    assert not {"speedup", "speedup_low", "speedup_high"} & set(file.summary)
+    assert not {"speedup", "speedup_low", "speedup_high", "speedup_with_prefill"} & set(file.summary)
     assert (file.summary["credible"], file.summary["tau"]) == (False, 1.5)
     [chart] = tmp_path.glob("wandb/offline-run-*/files/media/table/charts/speedup_table_*.table.json")
     assert "speedup" not in dict(json.loads(chart.read_text(encoding="utf-8"))["data"])

@@ -1,0 +1,71 @@
+"""Who drafted when, counted by hand on two prompts."""
+
+from __future__ import annotations
+
+from specdec.measure.drafters import FIRST_END, along_the_text, by_drafter, part_of
+from specdec.measure.rows import PromptRow, StepRow
+from specdec.stats import NOBODY, DecodingStats
+
+Step = tuple[str, int, int]
+"""Drafter, draft nodes, tokens emitted."""
+
+
+def row(index: int, category: str, prompt: int, steps: list[Step]) -> PromptRow:
+    """A prompt of so many tokens, decoded in these steps; drafting took half a second for each node."""
+    stats, kept, anchor = DecodingStats(prompt_tokens=prompt), [], prompt
+    for number, (drafter, drafted, emitted) in enumerate(steps):
+        stats.record_step(emitted, drafted, emitted - 1, emitted - 1, drafter)
+        stats.of(drafter).seconds += drafted / 2
+        kept.append(StepRow(index, number, anchor, drafted, emitted - 1, emitted - 1, [], [], None, drafter))
+        anchor += emitted
+    return PromptRow(
+        index, f"q{index}", category, "", "", [], 0, "length", stats, None, None, False, 0.1, [], 0.5, 0.25, kept
+    )
+
+
+ROWS = [
+    row(0, "chat", 100, [("quick", 4, 5), ("quick", 4, 1), (NOBODY, 0, 1), ("slow", 8, 9), ("slow", 8, 1)]),
+    row(1, "code", 7, [("slow", 6, 7), ("slow", 6, 7), ("quick", 2, 2), ("quick", 2, 3), (NOBODY, 0, 1)]),
+]
+# Where these steps begin: 0, 5, 6, 7, 16 of the first text, 0, 7, 14, 16, 19 of the second.
+
+
+def test_the_counts_of_every_category_are_those_of_its_steps() -> None:
+    names = ("drafter", "steps", "share", "drafted_tokens", "accepted_tokens", "output_tokens", "tau", "seconds")
+    told: dict[str | None, list[tuple[object, ...]]] = {}
+    for record in by_drafter(ROWS):
+        told.setdefault(record["category"], []).append(tuple(record[name] for name in names))
+    assert told == {
+        None: [("quick", 4, 0.4, 12, 7, 11, 2.75, 6.0), (NOBODY, 2, 0.2, 0, 0, 2, 1.0, 0.0),
+               ("slow", 4, 0.4, 28, 20, 24, 6.0, 14.0)],
+        "chat": [("quick", 2, 0.4, 8, 4, 6, 3.0, 4.0), (NOBODY, 1, 0.2, 0, 0, 1, 1.0, 0.0),
+                 ("slow", 2, 0.4, 16, 8, 10, 5.0, 8.0)],
+        "code": [("slow", 2, 0.4, 12, 12, 14, 7.0, 6.0), ("quick", 2, 0.4, 4, 3, 5, 2.5, 2.0),
+                 (NOBODY, 1, 0.2, 0, 0, 1, 1.0, 0.0)],
+    }  # fmt: skip
+
+
+def test_a_step_counts_in_the_part_of_the_text_where_it_begins() -> None:
+    told = {(one["category"], one["begin"], one["end"], one["drafter"]): one["steps"] for one in along_the_text(ROWS)}
+    assert told == {
+        (None, 0, 16, "quick"): 3, (None, 0, 16, "slow"): 3, (None, 0, 16, NOBODY): 1,
+        (None, 16, 32, "slow"): 1, (None, 16, 32, "quick"): 1, (None, 16, 32, NOBODY): 1,
+        ("chat", 0, 16, "quick"): 2, ("chat", 0, 16, "slow"): 1, ("chat", 0, 16, NOBODY): 1,
+        ("chat", 16, 32, "slow"): 1,
+        ("code", 0, 16, "slow"): 2, ("code", 0, 16, "quick"): 1,
+        ("code", 16, 32, "quick"): 1, ("code", 16, 32, NOBODY): 1,
+    }  # fmt: skip
+    shares = {(one["drafter"], one["part"]): one["share"] for one in along_the_text(ROWS) if one["category"] is None}
+    assert shares[("quick", 0)] == 3 / 7
+    assert shares[("slow", 1)] == 1 / 3
+
+
+def test_parts_cover_every_position_once_and_grow() -> None:
+    ends = [FIRST_END << part for part in range(12)]
+    for position in range(5000):
+        begin_of_part = 0 if part_of(position) == 0 else ends[part_of(position)] // 2
+        assert begin_of_part <= position < ends[part_of(position)]
+
+
+def test_a_job_that_did_nothing_tells_nothing() -> None:
+    assert (by_drafter([row(0, "chat", 3, [])]), along_the_text([])) == ([], [])
