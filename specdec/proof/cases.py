@@ -174,6 +174,27 @@ def many_candidates() -> list[Setting]:
     ]
 
 
+def stopping(with_trees: bool) -> list[Setting]:
+    """Drafting ends for what is known of a branch: how sure q was of the token drawn last, and which token it is. Each
+    is kept; a token that is dropped for what it is would change the law."""
+    stops = {"where q is flat": _flat, "below a token": _below_one}
+    chain = by_last((1, 2, 3), (4, 1, 1), (2, 2, 1)), by_last((4, 2, 1), (1, 4, 2), (1, 1, 1)), CHAIN_3
+    tree = by_last((1, 2), (4, 1), (2, 2)), by_last((3, 2), (1, 1), (4, 1)), TreeShape.fork(2, 3)
+    return [
+        Setting(f"{called}, stops {where}", p, q, shape, stop, max_tokens=4)
+        for called, (p, q, shape) in {"chain": chain, **({"tree": tree} if with_trees else {})}.items()
+        for where, stop in stops.items()
+    ]
+
+
+def _flat(tokens: Tokens, rows: Sequence[Row]) -> bool:
+    return max(rows[-1]) < Fraction(11, 20)
+
+
+def _below_one(tokens: Tokens, rows: Sequence[Row]) -> bool:
+    return tokens[-1] == 1
+
+
 def deterministic(quick: bool, with_trees: bool) -> list[Setting]:
     """A drafter that does not draw."""
     p = table(21, 3)

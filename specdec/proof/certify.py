@@ -134,6 +134,7 @@ def settings_for(rule: Rule, quick: bool = False) -> list[Setting]:
     return [
         *cases.chains(quick),
         *(cases.trees(quick) if rule.trees else []),
+        *cases.stopping(rule.trees),
         *cases.deterministic(quick, deterministic_trees),
         *([] if quick else cases.filtered(rule.trees, deterministic_trees)),
     ]

@@ -5,7 +5,7 @@ Nothing is sampled and nothing is rounded: probabilities are fractions, and a lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -17,6 +17,8 @@ from specdec.verify.tree import ROOT, DraftTree, TreeShape
 Tokens = tuple[int, ...]
 Conditional = Callable[[Tokens], Row]
 """Tokens emitted so far → distribution of the next one."""
+Stop = Callable[[Tokens, Sequence[Row]], bool]
+"""Drafted tokens on the path to a node, and the q that each was drawn from → whether nothing is drawn below the node."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Setting:
         p: the target.
         q: a drafter that draws, or None.
         shape: of a full tree, for a drafter that draws.
+        stop: where that drafter ends a branch before the shape does; it never does at the root.
         propose: a deterministic drafter, instead of q and shape.
         max_tokens: the text is cut after this many tokens.
         eos: token that ends the text earlier.
@@ -37,6 +40,7 @@ class Setting:
     p: Conditional
     q: Conditional | None = None
     shape: TreeShape = field(default_factory=TreeShape)
+    stop: Stop | None = None
     propose: Callable[[Tokens], DraftTree] | None = None
     max_tokens: int = 2
     eos: int | None = None
@@ -64,12 +68,22 @@ def drafts(rule: Rule, setting: Setting, prefix: Tokens) -> Iterator[tuple[Exact
     if setting.q is None or depth == 0:
         yield ExactDraft(DraftTree(), _rows(setting.p, prefix, DraftTree())), ONE
         return
-    for tree, probability in _grown(rule, setting.q, prefix, setting.shape.truncated(depth)):
+    shape = setting.shape.truncated(depth)
+    for tree, probability in _grown(rule, setting.q, prefix, shape, setting.stop or _never):
         yield ExactDraft(tree, _rows(setting.p, prefix, tree), _rows(setting.q, prefix, tree)), probability
 
 
-def _grown(rule: Rule, q: Conditional, prefix: Tokens, shape: TreeShape) -> Iterator[tuple[DraftTree, Fraction]]:
+def _never(tokens: Tokens, rows: Sequence[Row]) -> bool:
+    return False
+
+
+def _grown(
+    rule: Rule, q: Conditional, prefix: Tokens, shape: TreeShape, stop: Stop
+) -> Iterator[tuple[DraftTree, Fraction]]:
     """All trees of the given shape, node by node; children of a node that could not be drawn are missing too."""
+
+    def stopped(path: Tokens) -> bool:
+        return bool(path) and stop(path, [q((*prefix, *path[:length])) for length in range(len(path))])
 
     def expand(
         at: int, tree: DraftTree, place: dict[int, int], chance: Fraction
@@ -83,7 +97,11 @@ def _grown(rule: Rule, q: Conditional, prefix: Tokens, shape: TreeShape) -> Iter
             yield from expand(at + 1, tree, place, chance)
             return
         node = place[at]
-        for tokens, probability in rule.draw_law(q((*prefix, *tree.prefix(node))), len(children)).items():
+        path = tree.prefix(node)
+        if stopped(path):
+            yield from expand(at + 1, tree, place, chance)
+            return
+        for tokens, probability in rule.draw_law(q((*prefix, *path)), len(children)).items():
             grown = DraftTree((*tree.tokens, *tokens), (*tree.parents, *[node] * len(tokens)))
             placed = {child: len(tree) + i for i, child in enumerate(children[: len(tokens)])}
             yield from expand(at + 1, grown, place | placed, chance * probability)
