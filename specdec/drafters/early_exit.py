@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from specdec.cache import PagedCache, Pool
 from specdec.checks import take, whole
-from specdec.drafters.base import Drafter, DraftRequest, Needs, TargetHandle
+from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.growth import GrowingTree, grow_trees
+from specdec.drafters.stopping import stop_rule
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.verify.tree import DraftTree
@@ -27,6 +28,7 @@ class EarlyExitDrafter(Drafter):
         num_layers: k; None takes a third of the target's layers.
         branches: candidates for the first drafted token, each continued as a chain.
         choices: the tree by the ranks of its branches instead (see `TreeShape.choices`).
+        stop, stop_below: rule that ends a branch early, "entropy" or "survival", and its bound (`drafters.stopping`).
     """
 
     name = "early_exit"
@@ -38,8 +40,11 @@ class EarlyExitDrafter(Drafter):
         num_layers: int | None = None,
         branches: int = 1,
         choices: Sequence[Sequence[int]] | None = None,
+        stop: str | None = None,
+        stop_below: float | None = None,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
+        self._stop = stop_rule(stop, stop_below)
         self.num_layers = take("num_layers", num_layers, whole(1, MOST_LAYERS).or_none(" for a third of the target's"))
         self._model: CausalLM | None = None
         self._cache: PagedCache | None = None
@@ -65,7 +70,19 @@ class EarlyExitDrafter(Drafter):
                 self._cache.slots(request.request_id),
                 committed=self._cache.length(request.request_id),
                 tail=request.tokens[-1:],
+                stop=self._stop,
             )
             for request in requests
         ]
         return grow_trees(trees, self._model, self._cache.target)
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Tells the stop rule, if there is one, what came of its drafts."""
+        if self._stop is not None:
+            for outcome in outcomes:
+                self._stop.observe(outcome, outcome.drafter == self.name)
+
+    def end(self, request_id: int, tokens: Sequence[int]) -> None:
+        """See `Drafter.end`."""
+        if self._stop is not None:
+            self._stop.end(request_id)

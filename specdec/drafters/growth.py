@@ -12,9 +12,11 @@ from torch.nn.functional import pad
 
 from specdec.cache import KVPool
 from specdec.drafters.base import DraftRequest
+from specdec.drafters.stopping import Stop
 from specdec.errors import NumericalError
 from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.sampling import probabilities
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 
@@ -29,6 +31,7 @@ class GrowingTree:
         committed: tokens that the drafting model has run and that are in its pool.
         tail: committed tokens that it has not run yet, the last one included. Their rows are the first of the draft;
             node n is row len(tail) + n.
+        stop: ends branches before the shape does; None draws all of it.
     """
 
     request: DraftRequest
@@ -36,6 +39,7 @@ class GrowingTree:
     slots: Tensor
     committed: int
     tail: Sequence[int]
+    stop: Stop | None = None
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     q: list[Tensor] = field(default_factory=list)
@@ -45,11 +49,21 @@ class GrowingTree:
     """Nodes that the drafting model has run: those before the last level."""
     level: int = 0
     """Levels that have been drawn."""
+    sureness: list[float] = field(default_factory=list)
+    """What `stop` wants to know of each node."""
+    ended: set[int] = field(default_factory=set)
+    """Nodes of the last level below which nothing is drawn."""
 
     @property
     def growing(self) -> bool:
         """Whether another level can be drawn."""
-        return self.level < self.shape.depth and (self.level == 0 or self.num_run < len(self.tokens))
+        left = len(self.tokens) - self.num_run - len(self.ended)
+        return self.level < self.shape.depth and (self.level == 0 or left > 0)
+
+    @property
+    def by_argmax(self) -> bool:
+        """Whether the maxima of the next pass are all that is asked of it."""
+        return self.stop is None and self.request.by_argmax and self.shape.widest == 1
 
     @property
     def num_rows(self) -> int:
@@ -77,16 +91,34 @@ class GrowingTree:
         self.num_run = len(self.tokens)
         for row, node in enumerate(nodes):
             wanted = self.shape.children(shaped[node])
-            if not wanted:
+            if not wanted or node in self.ended:
                 continue
             lanes = range(len(self.tokens), len(self.tokens) + len(wanted))
             drawn, q = self._draw(output, row, partial.prefix(node), lanes)
+            self._note(output, row, q, len(drawn))
             self.place.update(zip(wanted, lanes[: len(drawn)], strict=False))
             self.tokens.extend(drawn)
             self.parents.extend([node] * len(drawn))
             if q is not None and drawn:
                 self.q.append(q)
         self.level += 1
+        self._end_branches()
+
+    def _note(self, output: PassOutput, row: int, q: Tensor | None, count: int) -> None:
+        """How sure the law of `count` candidates was: q, or the softmax of the logits if the rule needs no q."""
+        if self.stop is not None and output.logits is not None:
+            law = probabilities(output.logits[row, : self.request.transform.vocab_size]) if q is None else q
+            self.sureness += [self.stop.sureness(law)] * count
+
+    def _end_branches(self) -> None:
+        """Asks of each node that was just drawn whether its branch ends there."""
+        self.ended = set()
+        if self.stop is None:
+            return
+        drawn = DraftTree(tuple(self.tokens), tuple(self.parents))
+        for node in range(self.num_run, len(self.tokens)):
+            if self.stop.ends(self.request.request_id, [self.sureness[each] for each in drawn.path(node)]):
+                self.ended.add(node)
 
     def _draw(
         self, output: PassOutput, row: int, prefix: Sequence[int], lanes: Sequence[int]
@@ -118,9 +150,12 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> l
     """
     while active := [tree for tree in trees if tree.growing]:
         batch = RaggedBatch.build([tree.rows() for tree in active], model.kv_layout.device)
-        argmax = all(tree.request.by_argmax and tree.shape.widest == 1 for tree in active)
+        argmax = all(tree.by_argmax for tree in active)
         output = model.run(batch, pool, Wants(logits="argmax" if argmax else "all"))
         counts = [tree.num_rows for tree in active]
         for tree, rows in zip(active, output.split(counts, counts), strict=True):
             tree.grow(rows)
+    for tree in trees:
+        if tree.stop is not None:
+            tree.stop.drafted(tree.request.request_id, tree.sureness)
     return [tree.tree() for tree in trees]

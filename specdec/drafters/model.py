@@ -9,6 +9,7 @@ from specdec.cache import KVPool, PagedCache, Pool
 from specdec.checks import Kind, mapping, shown, take, text
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.growth import GrowingTree, grow_trees
+from specdec.drafters.stopping import stop_rule
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
@@ -35,6 +36,7 @@ class ModelDrafter(Drafter):
         branches: candidates for the first drafted token, each continued as a chain.
         load_options: passed to `specdec.models.loading.load` if `draft` is a path.
         choices: the tree by the ranks of its branches, in place of γ and branches (see `TreeShape.choices`).
+        stop, stop_below: rule that ends a branch early, "entropy" or "survival", and its bound (`drafters.stopping`).
     """
 
     name = "model"
@@ -47,8 +49,11 @@ class ModelDrafter(Drafter):
         branches: int = 1,
         load_options: dict[str, Any] | None = None,
         choices: Sequence[Sequence[int]] | None = None,
+        stop: str | None = None,
+        stop_below: float | None = None,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
+        self._stop = stop_rule(stop, stop_below)
         if draft is None:
             raise ConfigError("The model drafter needs draft=<hub id, folder, GGUF file or model>.")
         if not isinstance(draft, str) and not hasattr(draft, "run"):
@@ -110,6 +115,8 @@ class ModelDrafter(Drafter):
             if committed:
                 accepted = sum(node < nodes for node in outcome.path) if outcome.drafter == self.name else 0
                 cache.fill(outcome.request_id, pool, committed + accepted)
+            if self._stop is not None:
+                self._stop.observe(outcome, outcome.drafter == self.name)
 
     def forget(self, request_id: int) -> None:
         """Its entries are gone with its blocks."""
@@ -118,6 +125,8 @@ class ModelDrafter(Drafter):
     def end(self, request_id: int, tokens: Sequence[int]) -> None:
         """See `forget`."""
         self._num_run.pop(request_id, None)
+        if self._stop is not None:
+            self._stop.end(request_id)
 
     def _start(self, request: DraftRequest, shape: TreeShape) -> GrowingTree:
         """A tree to grow. Of a long text that was never seen, all but the last chunk is run here."""
@@ -129,7 +138,7 @@ class ModelDrafter(Drafter):
             rows = SequenceRows(chunk, slots[: committed + len(chunk)], committed)
             model.run(RaggedBatch.build([rows], model.kv_layout.device), pool)
             committed += len(chunk)
-        return GrowingTree(request, shape, slots, committed, tail)
+        return GrowingTree(request, shape, slots, committed, tail, self._stop)
 
     def _known(self, tokens: Sequence[int]) -> Sequence[int]:
         """The tokens as the draft model reads them: those that it has no row for become its first."""

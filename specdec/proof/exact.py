@@ -18,7 +18,7 @@ Tokens = tuple[int, ...]
 Conditional = Callable[[Tokens], Row]
 """Tokens emitted so far → distribution of the next one."""
 Stop = Callable[[Tokens, Sequence[Row]], bool]
-"""Drafted tokens on the path to a node, and the q that each was drawn from → whether nothing is drawn below the node."""
+"""Drafted tokens on the way to a node, and the q that each was drawn from → whether nothing is drawn below it."""
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,22 @@ class CutAtTheFirstForbiddenToken(TokenRule):
         return super().law(ExactDraft(tree, draft.p, draft.q))
 
 
+class StopsBeforeKeeping(TokenRule):
+    """15. Drafting stops before the token that was just drawn is kept: it is dropped where its own q is small."""
+
+    @staticmethod
+    def kept(tree: DraftTree, q: Callable[[int, int], float]) -> DraftTree:
+        return tree.truncated(next((node for node, x in enumerate(tree.tokens) if q(node, x) < 0.4), len(tree)))
+
+    def accept_one(self, tree: DraftTree, scores: Tensor, key: StepKey) -> Verdict:
+        tree = self.kept(tree, lambda node, x: draft_probability(x, tree.q_below(node - 1)))
+        return super().accept_one(tree, scores[: len(tree) + 1], key)
+
+    def law(self, draft: ExactDraft) -> Law:
+        tree = self.kept(draft.tree, lambda node, x: float(draft.q_of(node - 1, node)[x]))
+        return super().law(ExactDraft(tree, draft.p[: len(tree) + 1], draft.q and draft.q[: len(tree) + 1]))
+
+
 MUTANTS: list[Rule] = [
     ResidualSharesDraftNumbers(),
     BlockStopsAtTheFirstFailure(),
@@ -258,4 +274,5 @@ MUTANTS: list[Rule] = [
     RootMayRefuse(),
     WholeBranchByTheUncappedRatio(),
     CutAtTheFirstForbiddenToken(),
+    StopsBeforeKeeping(),
 ]

@@ -33,6 +33,8 @@ ERROR_RATE = 1e-6
 SIZES = {"vocab_size": V, "hidden_size": 16, "max_context": 64, "scale": 0.5}
 PROMPT = [1, 2, 0, 1, 2]
 PLAIN = SamplingParams(temperature=1.0, max_tokens=LENGTH)
+STOPS = {"entropy": 0.7024, "survival": 0.65}
+"""Bounds that some branches of the draft model below fall under, and others do not."""
 COLD_TOP_3 = replace(PLAIN, temperature=0.7, top_k=3)
 
 
@@ -68,6 +70,32 @@ def early_exit() -> Drafter:
 
 def lying() -> Drafter:
     return LyingDrafter(llama(25, num_layers=1, **SIZES), num_draft_tokens=2)
+
+
+def stopping(stop: str, branches: int = 1) -> Callable[[], Drafter]:
+    """A draft that ends early about half of the time."""
+
+    def make() -> Drafter:
+        return ModelDrafter(llama(25, num_layers=1, **SIZES), 3, branches, stop=stop, stop_below=STOPS[stop])
+
+    make.__name__ = f"stops by {stop}"
+    return make
+
+
+class DropsTheDoubtful(ModelDrafter):
+    """Stops before the token that was just drawn is kept, since it is doubtful itself."""
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        trees = super().propose(requests)
+        return [
+            tree.truncated(next((node for node, x in enumerate(tree.tokens) if tree.q[node, x] < 0.3), len(tree)))
+            for tree in trees
+            if tree.q is not None
+        ]
+
+
+def doubtful() -> Drafter:
+    return DropsTheDoubtful(llama(25, num_layers=1, **SIZES), num_draft_tokens=2)
 
 
 def transformed(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
@@ -127,6 +155,9 @@ def rejected(texts: list[Text], law: dict[Text, float]) -> bool:
         ("block", early_exit, PLAIN),
         *((rule, tree, COLD_TOP_3) for rule in ("rrs", "gumbel")),
         ("token", ngram, COLD_TOP_3),
+        ("token", stopping("entropy"), PLAIN),
+        ("block", stopping("survival"), PLAIN),
+        ("traversal", stopping("survival", branches=2), PLAIN),
     ],
     ids=lambda value: (
         f"top-k {value.top_k}" if isinstance(value, SamplingParams) else getattr(value, "__name__", value)
@@ -162,10 +193,11 @@ def test_a_draft_of_another_width_changes_no_law(rule: str, width: int) -> None:
     ("rule", "drafter"),
     [
         ("token", lying),
+        ("token", doubtful),
         (ResidualFromTarget(), chain),
         (BonusFromTheWrongRow(), tree),
     ],
-    ids=["lies about q", "residual from p", "bonus from the wrong row"],
+    ids=["lies about q", "drops the doubtful", "residual from p", "bonus from the wrong row"],
 )
 def test_texts_of_a_broken_part_are_rejected(rule: str | Rule, drafter: Callable[[], Drafter]) -> None:
     texts, _ = sampled_texts(drafter(), rule, PLAIN)

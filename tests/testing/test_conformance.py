@@ -29,6 +29,12 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     ),
     "early_exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
     "early_exit, tree": lambda target: EarlyExitDrafter(num_layers=1, choices=[[0, 0], [1]]),
+    "model, stops": lambda target: ModelDrafter(
+        llama(7, vocab_size=target.vocab_size), num_draft_tokens=3, stop="survival"
+    ),
+    "early_exit, tree that stops": lambda target: EarlyExitDrafter(
+        num_layers=1, choices=[[0, 0], [1, 0]], stop="entropy", stop_below=0.1
+    ),
     "oracle": lambda target: OracleDrafter(),
     "poison": lambda target: PoisonDrafter(),
 }
