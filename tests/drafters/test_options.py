@@ -40,7 +40,7 @@ OPTIONS = [
     (name, option)
     for name in MADE
     for option in inspect.signature(DRAFTERS.get(name)).parameters
-    if option not in ("draft", "choices", "load_options")
+    if option not in ("draft", "choices", "load_options", "stop", "stop_below")
 ]
 CHOICES: list[Any] = [
     0, "", "01", [[]], [], [[0, -1]], [[0.5]], [0], [["0"]], [[True]], [[10**9]], [[0] * 65], [[0]] * 1025, {0: [0]},
