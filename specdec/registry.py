@@ -83,6 +83,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "ngram": "specdec.drafters.ngram:NgramDrafter",
             "model": "specdec.drafters.model:ModelDrafter",
             "early_exit": "specdec.drafters.early_exit:EarlyExitDrafter",
+            "prediction": "specdec.drafters.prediction:PredictionDrafter",
         },
     )
     rules = Registry[Any](

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from specdec import Drafter, DraftRequest, DraftTree, Engine, EngineConfig, SamplingParams
@@ -10,7 +11,9 @@ from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.prediction import PredictionDrafter
 from specdec.engine.request import Request
+from specdec.models.base import CausalLM
 from specdec.policy.base import Policy
 from tests.tiny import llama
 
@@ -45,6 +48,36 @@ class ProphetDrafter(Drafter):
             text = next((t for t in self._texts if list(t[: len(have)]) == have), [])
             trees.append(DraftTree.chain(text[len(have) : len(have) + request.max_depth]))
         return trees
+
+
+class ForetoldDrafter(PredictionDrafter):
+    """Every request has a prediction: what the target says to its prompt, with each fifth token changed.
+
+    Args:
+        target: says it.
+    """
+
+    def __init__(self, target: CausalLM, num_draft_tokens: int = 4) -> None:
+        super().__init__(num_draft_tokens)
+        self._target = target
+        self._predictions: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """As for requests that say so themselves."""
+        return super().propose([replace(request, prediction=self._prediction(request)) for request in requests])
+
+    def end(self, request_id: int, tokens: Sequence[int]) -> None:
+        """Forgets what was predicted, too."""
+        super().end(request_id, tokens)
+        self._predictions.clear()
+
+    def _prediction(self, request: DraftRequest) -> tuple[int, ...]:
+        prompt = tuple(request.tokens[: request.num_prompt_tokens])
+        if prompt not in self._predictions:
+            [said] = run(Engine(self._target, NoDrafter()), [prompt], SamplingParams(max_tokens=24))
+            changed = [token + (place % 5 == 4) for place, token in enumerate(said.output)]
+            self._predictions[prompt] = tuple(token % self._target.vocab_size for token in changed)
+        return self._predictions[prompt]
 
 
 DRAFTERS: dict[str, Callable[[], Drafter]] = {

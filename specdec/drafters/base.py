@@ -72,6 +72,7 @@ class DraftRequest:
         salt: requests of different salts share nothing.
         store: whether anything of this text may outlive the request, or be seen by others.
         prediction: what the user expects the text to be; empty if nothing is expected.
+        num_prompt_tokens: how many of the tokens are the prompt's.
     """
 
     request_id: int
@@ -84,6 +85,7 @@ class DraftRequest:
     salt: str = ""
     store: bool = True
     prediction: tuple[int, ...] = ()
+    num_prompt_tokens: int = 0
 
     @property
     def by_argmax(self) -> bool:
@@ -227,8 +229,7 @@ class Drafter(ABC):
         """
 
     def vocabulary(self) -> Mapping[str, int] | None:
-        """Token → id in the vocabulary that drafts come from, if that can be told before anything is loaded; None if it
-        cannot, or if they come from the target's own."""
+        """Token → id of the vocabulary of its drafts, if that is known before anything loads; None for the target's."""
         return None
 
     def max_nodes(self, max_depth: int) -> int:
@@ -260,8 +261,7 @@ class Drafter(ABC):
         raise NotImplementedError(f"Drafter {self.name!r} does not extend drafts.")
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027
-        """Tells of one pass: an outcome for every request that took part, whoever drafted for it. The cache holds what
-        was kept."""
+        """Tells of one pass: what came of it for each request in it, whoever drafted. The cache holds what was kept."""
 
     def forget(self, request_id: int) -> None:  # noqa: B027
         """The request lost its place in the cache, and will start anew from its tokens. Unknown ids are ignored."""

@@ -53,6 +53,7 @@ class Scheduled:
             salt=request.params.cache_salt or "",
             store=request.params.store,
             prediction=request.prediction,
+            num_prompt_tokens=len(request.prompt),
         )
 
     def rows(self, tree: DraftTree, cache: PagedCache, all_logits: bool = False) -> SequenceRows:

@@ -84,8 +84,8 @@ def drain(engine: Engine) -> None:
         raise AssertionError(f"drafter {name!r} failed in {error}")
 
 
-class Drafts(dict[tuple[int, ...], tuple[int, ...]]):
-    """Committed tokens → what was drafted after them.
+class Drafts(dict[tuple[int, tuple[int, ...]], tuple[int, ...]]):
+    """Length of the prompt and committed tokens → what was drafted after them.
 
     Args:
         drafter: is watched from now on.
@@ -99,7 +99,7 @@ class Drafts(dict[tuple[int, ...], tuple[int, ...]]):
         def watched(requests: Sequence[DraftRequest]) -> list[DraftTree]:
             proposed = propose(requests)
             for request, tree in zip(requests, proposed, strict=True):
-                self[tuple(request.tokens)] = tree.tokens
+                self[request.num_prompt_tokens, tuple(request.tokens)] = tree.tokens
             self.trees += proposed
             return proposed
 
@@ -109,8 +109,8 @@ class Drafts(dict[tuple[int, ...], tuple[int, ...]]):
         """Raises AssertionError unless both drafted the same wherever both were asked, and that happened."""
         shared = self.keys() & others.keys()
         assert shared, "no text was drafted for in both runs"
-        for tokens in shared:
-            assert self[tokens] == others[tokens], f"after {tokens}: {self[tokens]}, and elsewhere {others[tokens]}"
+        for key in shared:
+            assert self[key] == others[key], f"after {key[1]}: {self[key]}, and elsewhere {others[key]}"
 
 
 def texts(requests: Iterable[Request]) -> list[list[int]]:

@@ -16,6 +16,7 @@ from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.prediction import PredictionDrafter
 from specdec.drafters.sizes import MOST_NODES
 from specdec.engine import Engine
 from specdec.policy.curve import CostCurve
@@ -35,6 +36,7 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "ngram": NgramDrafter,
     "model": lambda **options: ModelDrafter(**{"draft": llama(1), **options}),
     "early_exit": EarlyExitDrafter,
+    "prediction": PredictionDrafter,
 }
 OPTIONS = [
     (name, option)

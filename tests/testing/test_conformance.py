@@ -18,6 +18,7 @@ from specdec.testing import OracleDrafter, PoisonDrafter, check_drafter
 from specdec.testing.checks import CHECKS
 from specdec.testing.conformance import Scene
 from specdec.testing.tiny import llama
+from tests.engines import ForetoldDrafter
 
 MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "none": lambda target: NoDrafter(),
@@ -35,6 +36,7 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "early_exit, tree that stops": lambda target: EarlyExitDrafter(
         num_layers=1, choices=[[0, 0], [1, 0]], stop="entropy", stop_below=0.1
     ),
+    "prediction": ForetoldDrafter,
     "oracle": lambda target: OracleDrafter(),
     "poison": lambda target: PoisonDrafter(),
 }
