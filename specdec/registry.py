@@ -108,6 +108,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
         {
             "always": "specdec.policy.always:AlwaysPolicy",
             "product": "specdec.policy.product:ProductPolicy",
+            "select": "specdec.policy.select:SelectPolicy",
         },
     )
     return drafters, rules, policies

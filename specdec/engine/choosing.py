@@ -4,60 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from specdec.engine.faults import POLICY, Contained, Faults, check_choice, check_depth, check_each
-from specdec.engine.limits import Bounds
+from specdec.engine.answers import check_choices, check_each, check_pick
+from specdec.engine.faults import POLICY, Contained, Faults
 from specdec.models.base import CausalLM
-from specdec.policy.base import Ask, Choice, Drafted, Load, Policy
-from specdec.verify.tree import DraftTree
+from specdec.policy.base import Ask, Choice, Draft, Drafted, Load, Pick, Policy, whole
 
 
 class Chooser:
     """Asks a policy, checks what it says, and tells it what came of it.
 
     Args:
-        policy: who drafts, and how deep.
+        policy: who drafts, and what of it is verified.
         faults: takes its errors.
-        bounds: how deep each drafter may draft, by its name.
     """
 
-    def __init__(self, policy: Policy, faults: Faults, bounds: Mapping[str, Bounds]) -> None:
-        self._policy, self._faults, self._bounds = policy, faults, bounds
+    def __init__(self, policy: Policy, faults: Faults) -> None:
+        self._policy, self._faults = policy, faults
+        self._picks = type(policy).pick is not Policy.pick
 
     def prepare(self, model: CausalLM) -> None:
         """See `Policy.prepare`."""
         with self._contained("prepare"):
             self._policy.prepare(model)
 
-    def choose(self, asks: Mapping[int, Ask], load: Load) -> dict[int, Choice]:
+    def choose(self, asks: Mapping[int, Ask], load: Load) -> dict[int, list[Choice]]:
         """The policy's choices, by the asks' keys; none where it is wrong."""
-        choices: dict[int, Choice] = {}
+        choices: dict[int, list[Choice]] = {}
         given: list[object] = []
         with self._contained("choose"):
-            given = check_each(self._policy.choose(list(asks.values()), load), len(asks), "choices")
-        for (key, ask), choice in zip(asks.items(), given, strict=False):
+            given = check_each(self._policy.choose(list(asks.values()), load), len(asks), "lists of choices")
+        for (key, ask), chosen in zip(asks.items(), given, strict=False):
             with self._contained("choose"):
-                choices[key] = check_choice(choice, ask)
+                choices[key] = check_choices(chosen, ask)
         return choices
 
-    def trim(self, drafts: Sequence[Drafted], load: Load) -> list[int]:
-        """To which depth the policy cuts each draft: to nothing where it is wrong."""
-        depths, given = [0] * len(drafts), list[object]()
-        with self._contained("trim"):
-            given = check_each(self._policy.trim(drafts, load), len(drafts), "depths")
-        for number, (draft, depth) in enumerate(zip(drafts, given, strict=False)):
-            with self._contained("trim"):
-                depths[number] = check_depth(depth, self._bounds[draft.drafter].depth)
-        return depths
+    def pick(self, drafted: Mapping[int, Drafted], asks: Mapping[int, Ask], load: Load) -> dict[int, Pick | Choice]:
+        """What the policy picks of each request's drafts, by their keys; nothing where it is wrong."""
+        if not self._picks:
+            return {key: whole(one.drafts[0]) for key, one in drafted.items() if one.drafts}
+        picks: dict[int, Pick | Choice] = {}
+        given: list[object] = []
+        with self._contained("pick"):
+            given = check_each(self._policy.pick(list(drafted.values()), load), len(drafted), "picks")
+        for (key, one), pick in zip(drafted.items(), given, strict=False):
+            with self._contained("pick"):
+                if pick is not None:
+                    picks[key] = check_pick(pick, one, asks[key])
+        return picks
 
-    def observe(self, request_id: int, drafter: str, tree: DraftTree, num_accepted: int) -> None:
+    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
         """See `Policy.observe`."""
         with self._contained("observe"):
-            self._policy.observe(request_id, drafter, tree, num_accepted)
+            self._policy.observe(request_id, draft, path, tokens)
 
-    def drafted(self, drafter: str, levels: int, seconds: float) -> None:
+    def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
         with self._contained("drafted"):
-            self._policy.drafted(drafter, levels, seconds)
+            self._policy.drafted(drafter, requests, levels, seconds)
 
     def timed(self, load: Load, seconds: float) -> None:
         """See `Policy.timed`."""

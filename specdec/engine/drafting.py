@@ -5,22 +5,22 @@ The one owner of the drafters: their whole life is told from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
-from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome
+from specdec.drafters.base import Drafter, Needs, Outcome
+from specdec.engine.asking import Asking, allowed
 from specdec.engine.choosing import Chooser
-from specdec.engine.faults import Contained, Faults, check_tree, check_trees
+from specdec.engine.faults import Contained, Faults
 from specdec.engine.limits import DraftLimits
 from specdec.engine.scheduler import Scheduled
 from specdec.errors import ConfigError
-from specdec.foreign import STOPS
 from specdec.models.base import PassOutput
-from specdec.policy.base import Ask, Candidate, Choice, Drafted, Load, Policy
+from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick, Policy
 from specdec.verify.tree import DraftTree
 
 
@@ -55,8 +55,9 @@ class Drafting:
         self._needs = {drafter.name: needs for drafter, needs in drafters}
         self.drafters = {drafter.name: drafter for drafter, _ in drafters}
         self.faults = Faults()
-        self.policy = Chooser(policy, self.faults, limits.of)
-        self._bounds, self._device = limits.of, torch.device(device)
+        self.policy = Chooser(policy, self.faults)
+        self._bounds = limits.of
+        self._asking = Asking(self.faults, limits.of, torch.device(device))
         self._listeners = {name: one for name, one in self.drafters.items() if type(one).observe is not Drafter.observe}
         """Those that would take notice of an outcome."""
         self._known_candidates: dict[tuple[str | None, int], tuple[Candidate, ...]] = {}
@@ -90,21 +91,17 @@ class Drafting:
 
     def propose(self, plan: Sequence[Scheduled]) -> list[Proposal]:
         """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not."""
-        proposals, self.seconds = [Proposal()] * len(plan), {}
-        choices = self._choose(plan)
-        for name, drafter in self.drafters.items():
-            asked = [index for index, choice in choices.items() if choice.drafter == name and choice.depth > 0]
-            if not asked:
-                continue
-            began = perf_counter()
-            requests = tuple(plan[index].draft_request(choices[index].depth) for index in asked)
-            for index, tree in zip(asked, self._ask(drafter, requests), strict=True):
-                proposals[index] = Proposal(tree, name)
-            self.seconds[name] = perf_counter() - began
-            levels = max(proposals[index].tree.depth for index in asked)
-            if levels and not drafter.deterministic:
-                self.policy.drafted(name, levels, self.seconds[name])
-        return self._trimmed(plan, proposals)
+        self.seconds = {}
+        chosen, asks = self._choose(plan)
+        drafts = self._drafts(plan, chosen)
+        for index, ask in asks.items():
+            if chosen.get(index) and not all(one.trimmable for one in ask.candidates):
+                drafts.setdefault(index, [])  # of trimmable drafts there may be none, and another be chosen then
+        settled = {index: own[0] for index, own in drafts.items() if own and not self._open(own, index in asks)}
+        open_drafts = {index: own for index, own in drafts.items() if index not in settled}
+        if open_drafts:
+            settled |= self._picked(plan, open_drafts, asks, sum(len(one.tree) for one in settled.values()))
+        return [settled.get(index, Proposal()) for index in range(len(plan))]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Tells every drafter of a pass, and the policy of its verdicts."""
@@ -119,8 +116,8 @@ class Drafting:
             if contained.failed:
                 self._lose(drafter, (one.request_id for one in views))
         for one in outcomes:
-            if len(one.tree):
-                self.policy.observe(one.request_id, one.drafter, one.tree, len(one.path))
+            if one.tokens:
+                self.policy.observe(one.request_id, Draft(one.drafter, one.tree), one.path, one.tokens)
 
     def shown(self, output: PassOutput, prompt: bool = False) -> Tensor | None:
         """The logits of a request's rows, as far as any drafter wants them.
@@ -150,19 +147,69 @@ class Drafting:
         self._tell_all(request_id, lambda drafter: drafter.end(request_id, text))
         self.policy.end(request_id)
 
-    def _choose(self, plan: Sequence[Scheduled]) -> dict[int, Choice]:
-        """Who drafts for each request that may, and how deep. The policy decides only where the text does not depend on
-        it; the others keep to their first drafter, at full depth."""
-        choices: dict[int, Choice] = {}
+    def _choose(self, plan: Sequence[Scheduled]) -> tuple[dict[int, list[Choice]], dict[int, Ask]]:
+        """Who is asked for each request that may draft, and what the policy was asked. It decides only where the text
+        does not depend on it; the others keep to their first drafter, at full depth."""
+        choices: dict[int, list[Choice]] = {}
         asks: dict[int, Ask] = {}
         for index, part in enumerate(plan):
             candidates = self._candidates(part)
             if candidates and part.request.rule.draft_invariant:
                 asks[index] = Ask(part.request.id, candidates)
             elif candidates:
-                choices[index] = Choice(candidates[0].drafter, candidates[0].depth)
-        fixed = sum(choice.depth for choice in choices.values())
-        return choices | self.policy.choose(asks, _load(plan, fixed)) if asks else choices
+                choices[index] = [Choice(candidates[0].drafter, candidates[0].depth)]
+        fixed = sum(one.depth for chosen in choices.values() for one in chosen)
+        return (choices | self.policy.choose(asks, _load(plan, fixed)) if asks else choices), asks
+
+    def _drafts(self, plan: Sequence[Scheduled], chosen: Mapping[int, Sequence[Choice]]) -> dict[int, list[Proposal]]:
+        """The drafts of those that are asked, all requests of a drafter together; empty ones are left out."""
+        drafts: dict[int, list[Proposal]] = {}
+        for name, drafter in self.drafters.items():
+            asked = {
+                index: one for index, each in chosen.items() for one in each if one.drafter == name and one.depth > 0
+            }
+            if not asked:
+                continue
+            began = perf_counter()
+            requests = tuple(plan[index].draft_request(one.depth, one.shape) for index, one in asked.items())
+            trees = self._asking.ask(drafter, requests)
+            spent = perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self.policy.drafted(name, len(asked), max(tree.depth for tree in trees), spent)
+            for index, tree in zip(asked, trees, strict=True):
+                if len(tree) and drafter.deterministic:
+                    tree = allowed(plan[index], tree)
+                if len(tree):
+                    drafts.setdefault(index, []).append(Proposal(tree, name))
+        return drafts
+
+    def _picked(
+        self, plan: Sequence[Scheduled], drafts: Mapping[int, Sequence[Proposal]], asks: Mapping[int, Ask], fixed: int
+    ) -> dict[int, Proposal]:
+        """What the policy picks of drafts that it may cut. It may also choose to have another one drawn.
+
+        Args:
+            plan: the requests.
+            drafts: by their numbers in the plan.
+            asks: what the policy was asked for them.
+            fixed: rows of drafts that are settled.
+        """
+        drafted = {
+            index: Drafted(plan[index].request.id, tuple(Draft(one.drafter, one.tree) for one in own))
+            for index, own in drafts.items()
+        }
+        picks = self.policy.pick(drafted, asks, _load(plan, fixed))
+        late = {index: [pick] for index, pick in picks.items() if isinstance(pick, Choice)}
+        settled = {index: own[0] for index, own in self._drafts(plan, late).items()}
+        for index, pick in picks.items():
+            if isinstance(pick, Pick) and pick.nodes:
+                [tree] = (one.tree for one in drafted[index].drafts if one.drafter == pick.drafter)
+                settled[index] = Proposal(tree if len(pick.nodes) == len(tree) else tree.of(pick.nodes), pick.drafter)
+        return settled
+
+    def _open(self, drafts: Sequence[Proposal], by_policy: bool) -> bool:
+        """Whether the policy may still cut these drafts: drawn ones stay as they are."""
+        return by_policy and self.drafters[drafts[0].drafter].deterministic
 
     def _candidates(self, part: Scheduled) -> tuple[Candidate, ...]:
         if part.max_depth == 0:
@@ -170,59 +217,13 @@ class Drafting:
         key = part.request.params.drafter, part.max_depth
         if key not in self._known_candidates:
             self._known_candidates[key] = tuple(
-                Candidate(drafter.name, depth, drafter.deterministic)
+                Candidate(drafter.name, depth, drafter.deterministic, drafter.shape)
                 for drafter in self.select(part.request.params.drafter)
                 if (depth := min(part.max_depth, self._bounds[drafter.name].depth)) > 0
             )
         if not self._lost:
             return self._known_candidates[key]
         return tuple(one for one in self._known_candidates[key] if (one.drafter, part.request.id) not in self._lost)
-
-    def _trimmed(self, plan: Sequence[Scheduled], proposals: list[Proposal]) -> list[Proposal]:
-        """Deterministic drafts without what the request's constraint forbids, cut to what the policy thinks will pay.
-        Both are exact: p is zero there, and such a draft is known before anything is drawn."""
-        free: list[int] = []
-        for index, (part, one) in enumerate(zip(plan, proposals, strict=True)):
-            if not len(one.tree) or not self.drafters[one.drafter].deterministic:
-                continue
-            proposals[index] = self._allowed(part, one)
-            if len(proposals[index].tree) and part.request.rule.draft_invariant:
-                free.append(index)
-        if free:
-            fixed = sum(one.tree.depth for index, one in enumerate(proposals) if index not in free)
-            drafts = [Drafted(plan[i].request.id, proposals[i].drafter, proposals[i].tree) for i in free]
-            for index, depth in zip(free, self.policy.trim(drafts, _load(plan, fixed)), strict=True):
-                proposals[index] = Proposal(proposals[index].tree.truncated(depth), proposals[index].drafter)
-        return proposals
-
-    @staticmethod
-    def _allowed(part: Scheduled, one: Proposal) -> Proposal:
-        """The draft without what the request's constraint forbids. A constraint that raises is the request's own
-        affair, and will end it when its logits are read; here it costs the draft."""
-        try:
-            dropped = part.request.transform.forbidden(one.tree.tokens, one.tree.parents)
-        except STOPS:
-            raise
-        except BaseException:
-            return Proposal()
-        return Proposal(one.tree.pruned(dropped), one.drafter) if dropped else one
-
-    def _ask(self, drafter: Drafter, requests: tuple[DraftRequest, ...]) -> list[DraftTree]:
-        """A drafter's trees. If it raises for all together it is asked for one after the other, so that only those
-        requests go without for which it does raise."""
-        trees: list[object] = []
-        with Contained(self.faults, drafter.name, "propose", quiet=len(requests) > 1) as contained:
-            trees = check_trees(drafter.propose(requests), requests)
-        if contained.failed:
-            return [self._ask(drafter, (one,))[0] for one in requests] if len(requests) > 1 else [DraftTree()]
-        return [self._checked(drafter, one, tree) for one, tree in zip(requests, trees, strict=True)]
-
-    def _checked(self, drafter: Drafter, request: DraftRequest, tree: object) -> DraftTree:
-        """The tree, or an empty one if it cannot be verified: slots were reserved for no more than was asked for."""
-        with Contained(self.faults, drafter.name, "propose"):
-            max_nodes = self._bounds[drafter.name].nodes(request.max_depth)
-            return check_tree(tree, request, max_nodes, drafter.deterministic, self._device)
-        return DraftTree()
 
     def _view(self, name: str, outcome: Outcome) -> Outcome:
         """What one drafter asked to see."""

@@ -19,7 +19,6 @@ from specdec.checks import is_integer, shown, take, whole
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS
-from specdec.policy.base import Ask, Choice
 from specdec.verify.tree import KINDS, ROOT, DraftTree
 
 logger = logging.getLogger("specdec")
@@ -189,28 +188,3 @@ def _check_q(tree: DraftTree, q: Any, size: int, device: torch.device) -> None:
             f"q has rows of mass {masses.tolist()}, a least entry of {float(least)}, and {drawn.tolist()} at the "
             "tokens that were drawn from it; rows must have mass 1, no negative entry, and some mass on each such token"
         )
-
-
-def check_each(answers: Any, count: int, what: str) -> list[Any]:
-    """What a policy returned, if it is one thing a question."""
-    if not isinstance(answers, list | tuple) or len(answers) != count:
-        raise SpecdecError(f"it was asked for {count} {what}; give a list of as many, not {shown(answers)}")
-    return list(answers)
-
-
-def check_choice(choice: Any, ask: Ask) -> Choice:
-    """A policy's choice, if it is one of the candidates that it was asked about, and no deeper."""
-    if not isinstance(choice, Choice):
-        raise SpecdecError(f"it chose {shown(choice)}; give a Choice")
-    for candidate in ask.candidates:
-        if candidate.drafter == choice.drafter:
-            return Choice(candidate.drafter, check_depth(choice.depth, candidate.depth))
-    named = ", ".join(repr(one.drafter) for one in ask.candidates)
-    raise SpecdecError(f"it chose the drafter {shown(choice.drafter)}; give one of {named}")
-
-
-def check_depth(depth: Any, most: int) -> int:
-    """A policy's depth, if it is an integer from 0 to `most`."""
-    if not is_integer(depth) or not 0 <= index(depth) <= most:
-        raise SpecdecError(f"it chose the depth {shown(depth)}; give an integer from 0 to {most}")
-    return index(depth)

@@ -12,6 +12,6 @@ class AlwaysPolicy(Policy):
 
     name = "always"
 
-    def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """See `Policy.choose`."""
-        return [Choice(ask.candidates[0].drafter, ask.candidates[0].depth) for ask in asks]
+        return [[Choice(ask.candidates[0].drafter, ask.candidates[0].depth)] for ask in asks]

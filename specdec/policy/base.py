@@ -1,14 +1,15 @@
-"""What a policy is: who drafts for a request in a step, and how deep."""
+"""What a policy is: who drafts for a request in a step, and how much of it is verified."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from specdec.models.base import CausalLM
-from specdec.verify.tree import DraftTree
+from specdec.verify.tree import DraftTree, TreeShape
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,19 @@ class Candidate:
         drafter: name of the drafter.
         depth: longest branch that is possible.
         trimmable: whether the draft costs next to nothing and may be cut once it is there, because it is a function of
-            the committed tokens; `Policy.trim` is asked then.
+            the committed tokens; `Policy.pick` is asked then.
+        shape: the tree that a drafter draws which is not trimmable; None is a chain.
     """
 
     drafter: str
     depth: int
     trimmable: bool = False
+    shape: TreeShape | None = None
+
+    @cached_property
+    def largest(self) -> TreeShape:
+        """The shape of the largest draft that may be asked for."""
+        return TreeShape.chain(self.depth) if self.shape is None else self.shape.truncated(self.depth)
 
 
 @dataclass(frozen=True)
@@ -37,19 +45,49 @@ class Ask:
 
 @dataclass(frozen=True)
 class Choice:
-    """Who drafts, and how deep; depth 0 drafts nothing."""
+    """Who drafts, and how deep; depth 0 drafts nothing.
+
+    Args:
+        drafter: one of the candidates.
+        depth: longest branch.
+        shape: the tree that is drawn, at most so deep; None is all of the candidate's. Means nothing for a trimmable
+            draft.
+    """
 
     drafter: str
     depth: int
+    shape: TreeShape | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A trimmable draft that is there, and who made it."""
+
+    drafter: str
+    tree: DraftTree
 
 
 @dataclass(frozen=True)
 class Drafted:
-    """A draft that is there, and may be cut."""
+    """The trimmable drafts that a request has; none of them is empty. Without any it stands here only if another
+    candidate can still be chosen."""
 
     request_id: int
+    drafts: tuple[Draft, ...]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What is verified of a request's trimmable drafts: of one drafter's draft some nodes, ascending, each with its
+    parent."""
+
     drafter: str
-    tree: DraftTree
+    nodes: tuple[int, ...]
+
+
+def whole(draft: Draft) -> Pick:
+    """All of a draft."""
+    return Pick(draft.drafter, tuple(range(len(draft.tree))))
 
 
 @dataclass(frozen=True)
@@ -68,11 +106,12 @@ class Load:
 
 
 class Policy(ABC):
-    """Chooses drafter and depth; one decision, since only the cost of a pass can weigh the two.
+    """Chooses drafters, and what of their drafts is verified; one decision, since only the cost of a pass can weigh the
+    two.
 
     It is asked for requests whose text does not depend on their drafts (draft-invariant rules). It may look at the
-    whole batch and at the clock, but never at a token of the draft that it decides on: what is decided before the draft
-    is drawn, or about a draft that was not drawn, changes no law.
+    whole batch and at the clock, but never at a token of a draft that is drawn from q: what is decided before such a
+    draft is drawn, or about a draft that was not drawn, changes no law.
     """
 
     name: ClassVar[str]
@@ -81,18 +120,27 @@ class Policy(ABC):
         """Called before every step, outside of its time: the first call is the place to measure something."""
 
     @abstractmethod
-    def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
-        """One choice per ask, before anything is drafted."""
+    def choose(self, asks: Sequence[Ask], load: Load) -> Sequence[Sequence[Choice]]:
+        """For each ask who is asked for a draft, before anything is drafted: nobody, any number of trimmable
+        candidates, or one other."""
 
-    def trim(self, drafts: Sequence[Drafted], load: Load) -> list[int]:
-        """Depth to which each trimmable draft is cut."""
-        return [draft.tree.depth for draft in drafts]
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> Sequence[Pick | Choice | None]:
+        """For each request what of its trimmable drafts is verified, or a candidate that draws, which is then asked
+        instead; None for nothing."""
+        return [whole(one.drafts[0]) if one.drafts else None for one in drafted]
 
-    def observe(self, request_id: int, drafter: str, tree: DraftTree, num_accepted: int) -> None:  # noqa: B027
-        """Learns from a verdict on a draft."""
+    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:  # noqa: B027
+        """Learns from the step of a request, whether it drafted or not.
 
-    def drafted(self, drafter: str, levels: int, seconds: float) -> None:  # noqa: B027
-        """Learns what a drafter took for `levels` levels of all its drafts of a step."""
+        Args:
+            request_id: the request.
+            draft: what was verified, which may be empty.
+            path: its nodes that were kept.
+            tokens: all that the step added to the text.
+        """
+
+    def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:  # noqa: B027
+        """Learns what a drafter took in a step, for so many requests, whose deepest draft has so many levels."""
 
     def timed(self, load: Load, seconds: float) -> None:  # noqa: B027
         """Learns what a pass took; `load.rows` counts the drafts' rows too."""

@@ -1,72 +1,33 @@
-"""How much to draft: as many tokens as the measured cost of a pass and the acceptance seen so far say will pay.
-
-A drafted token at depth i is worth its chance to be accepted: the product of the acceptance rates down to it. It costs
-one more row of the pass, and every request of the pass waits for that row. The policy chooses the rows that make the
-product of all requests' expected speeds largest (proportional fairness, Kelly 1997). So it weighs one request's gain
-against what it takes from each of the others, and no request is left far behind: a batch ends with its slowest one.
-"""
+"""How much to draft: the nodes that pay, by the measured cost of a pass and the acceptance seen so far."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from math import log, log1p
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from specdec.checks import shown
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.paths import cache_dir
-from specdec.policy.base import Ask, Choice, Drafted, Load, Policy
+from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick, Policy
+from specdec.policy.builder import Wish, build, speed
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
-from specdec.verify.tree import DraftTree
+from specdec.policy.survival import SurvivalTable, judged, on_the_way, prior_rate
+from specdec.policy.trials import Purse
 
-PRIOR_RATE, PRIOR_WEIGHT = 0.6, 4.0
-"""What is believed of an acceptance rate that was never seen: enough to try it."""
-POOL_WEIGHT = 12.0
-"""Observations of one request that count as much as those of all others together."""
-MARGIN = 0.03
-"""Drafts must promise so much more speed than none: a smaller gain is below what clock and rates can tell."""
-MEMORY, FADING = 0.97, 0.99
-"""An observation keeps so much of its weight after one more observation, and after a step that could have drafted and
-did not. Texts change, so a drafter that was given up must be tried again; but each trial costs."""
 SMOOTHING = 0.9
 """Weight of the old estimate of a drafter's time beside a new measurement."""
-
-
-@dataclass
-class _Rate:
-    accepted: float = 0.0
-    tested: float = 0.0
-
-    def observe(self, accepted: bool) -> None:
-        self.accepted = MEMORY * self.accepted + accepted
-        self.tested = MEMORY * self.tested + 1
-
-    def fade(self) -> None:
-        self.accepted *= FADING
-        self.tested *= FADING
-
-    def mean(self, prior: float, weight: float) -> float:
-        return (self.accepted + prior * weight) / (self.tested + weight)
-
-
-Arm = tuple[str, int]
-"""Drafter and kind of draft: drafts of one arm are accepted alike."""
-
-
-@dataclass
-class _Rates:
-    """By arm and depth."""
-
-    of: dict[tuple[Arm, int], _Rate] = field(default_factory=dict)
-
-    def at(self, arm: Arm, depth: int) -> _Rate:
-        return self.of.setdefault((arm, depth), _Rate())
+FEW = 4
+"""A drafter whose first nodes were tested less often than this is unknown: it drafts for one request at a time."""
 
 
 class ProductPolicy(Policy):
-    """Maximises the product of the requests' expected speeds.
+    """Maximises the product of the requests' expected speeds, with one drafter for each request.
+
+    Drafts that can be trimmed are asked for in full and cut to the nodes that pay. What a drafter draws is decided
+    before: the shape that pays by the rates of its depths and ranks. One that does not pay is tried now and then, as
+    often as a share of the time pays for.
 
     Args:
         curve: seconds of a pass; or how to get it for a model, which is done before the first step (left out: from a
@@ -85,115 +46,128 @@ class ProductPolicy(Policy):
             )
         self._source = curve or (lambda model: cost_curve(model, cache_dir()))
         self._curve = LiveCurve(curve.check()) if isinstance(curve, CostCurve) else None
-        self._pool = _Rates()
-        self._requests: dict[int, _Rates] = {}
+        self.survival = SurvivalTable()
         self._level_seconds: dict[str, float] = {}
+        self._purses: dict[str, Purse] = {}
+        self._shown: dict[int, tuple[Draft, ...]] = {}
+        """Request → the trimmable drafts that it had in this step."""
+        self._turn = 0
+        """Trials go from request to request."""
 
     def prepare(self, model: CausalLM) -> None:
         """See `Policy.prepare`."""
         if self._curve is None and not isinstance(self._source, CostCurve):
             self._curve = LiveCurve(self._source(model))
 
-    def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
-        """Trimmable drafts are asked for in full; the depth of the others is decided here."""
-        choices = [self._best(ask, load) for ask in asks]
-        trimmable = {(ask.request_id, each.drafter) for ask in asks for each in ask.candidates if each.trimmable}
-        drawn = [i for i, ask in enumerate(asks) if (ask.request_id, choices[i].drafter) not in trimmable]
-        wanted = [(asks[i].request_id, (choices[i].drafter, 0), choices[i].depth) for i in drawn]
-        seconds = max((self._level_seconds.get(choices[i].drafter, 0.0) for i in drawn), default=0.0)
-        for i, depth in zip(drawn, self._depths(wanted, load, seconds), strict=True):
-            choices[i] = Choice(choices[i].drafter, depth)
-        return choices
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
+        """Trimmable drafts are asked for in full; of the others the shape is decided here."""
+        candidates = {ask.request_id: self._best(ask, load) for ask in asks}
+        drawn = {request: one for request, one in candidates.items() if not one.trimmable}
+        shapes = self._shapes(drawn, load) if drawn else {}
+        return [
+            shapes[request] if request in shapes else [Choice(one.drafter, one.depth)]
+            for request, one in candidates.items()
+        ]
 
-    def trim(self, drafts: Sequence[Drafted], load: Load) -> list[int]:
-        """See `Policy.trim`. These drafts have been paid for: only their rows count."""
-        wanted = [(each.request_id, (each.drafter, each.tree.node_kinds[0]), each.tree.depth) for each in drafts]
-        return self._depths(wanted, load, 0.0)
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
+        """The nodes that pay. These drafts have been paid for: only their rows count."""
+        self._remember(drafted)
+        picks = self._picks({one.request_id: one.drafts[0] for one in drafted if one.drafts}, load)
+        return [picks.get(one.request_id) for one in drafted]
 
-    def observe(self, request_id: int, drafter: str, tree: DraftTree, num_accepted: int) -> None:
-        """See `Policy.observe`."""
-        for rates in (self._requests.setdefault(request_id, _Rates()), self._pool):
-            for depth in range(min(num_accepted + 1, tree.depth)):
-                rates.at((drafter, tree.node_kinds[0]), depth).observe(depth < num_accepted)
+    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
+        """Of drafts that were there, verified or not, the text tells how far they were right."""
+        shown_drafts = self._shown.pop(request_id, ())
+        for each in shown_drafts:
+            self.survival.observe(request_id, each, *on_the_way(each.tree, tokens))
+        if len(draft.tree) and draft.drafter not in {each.drafter for each in shown_drafts}:
+            self.survival.observe(request_id, draft, judged(draft.tree, path), path)
 
-    def drafted(self, drafter: str, levels: int, seconds: float) -> None:
+    def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
-        spent = seconds / levels
-        known = self._level_seconds.get(drafter) or spent  # the first draft tells what the next one will take
-        self._level_seconds[drafter] = SMOOTHING * known + (1 - SMOOTHING) * spent
+        if levels:
+            spent = seconds / levels
+            known = self._level_seconds.get(drafter) or spent  # the first draft tells what the next one will take
+            self._level_seconds[drafter] = SMOOTHING * known + (1 - SMOOTHING) * spent
 
     def timed(self, load: Load, seconds: float) -> None:
         """See `Policy.timed`."""
         self._live.observe(load.rows, seconds, load.cached)
+        for purse in self._purses.values():
+            purse.earn(seconds)
 
     def end(self, request_id: int) -> None:
         """See `Policy.end`."""
-        self._requests.pop(request_id, None)
+        self.survival.end(request_id)
+        self._shown.pop(request_id, None)
 
     @property
     def _live(self) -> LiveCurve:
         assert self._curve is not None, "prepare() comes first"
         return self._curve
 
-    def _best(self, ask: Ask, load: Load) -> Choice:
-        """The candidate that promises the most tokens a second if this request alone drafts, at its best depth."""
+    def _remember(self, drafted: Sequence[Drafted]) -> None:
+        self._shown.update((one.request_id, one.drafts) for one in drafted)
+
+    def _seconds(self, load: Load, level_seconds: float, rows: int, levels: int) -> float:
+        """Of a step with so many rows of drafts, and so many levels that are drawn."""
+        return self._live(load.rows + rows, load.cached) + levels * level_seconds
+
+    def _best(self, ask: Ask, load: Load) -> Candidate:
+        """The candidate that promises the most tokens a second if this request alone drafts; the first of equals."""
         if len(ask.candidates) == 1:
-            return Choice(ask.candidates[0].drafter, ask.candidates[0].depth)
-        promises: list[tuple[float, int]] = []
-        for index, each in enumerate(ask.candidates):
-            level = 0.0 if each.trimmable else self._level_seconds.get(each.drafter, 0.0)
-            speeds = [1.0 / self._live(load.rows, load.cached)]
-            for rows, (tokens, chance) in enumerate(self._gained(ask.request_id, (each.drafter, 0), each.depth), 1):
-                speeds.append((tokens + chance) / (self._live(load.rows + rows, load.cached) + rows * level))
-            promises.append((max(speeds), -index))
-        best = ask.candidates[-max(promises)[1]]
-        return Choice(best.drafter, best.depth)
+            return ask.candidates[0]
+        return max(ask.candidates, key=partial(self._promise, ask.request_id, load))
 
-    def _depths(self, wanted: Sequence[tuple[int, Arm, int]], load: Load, level_seconds: float) -> list[int]:
-        """How deep each request should draft. What is known of drafts that are not asked for fades.
+    def _promise(self, request_id: int, load: Load, candidate: Candidate) -> float:
+        """Tokens a second of this request alone, by the rates of a candidate's depths and ranks."""
+        level = 0.0 if candidate.trimmable else self._level_seconds.get(candidate.drafter, 0.0)
+        return speed(self._wish_of(request_id, candidate), partial(self._seconds, load, level))
 
-        Args:
-            wanted: request, arm, and deepest branch possible, of each draft.
-            load: the pass without these drafts.
-            level_seconds: what one level of all drafts takes.
-        """
-        gains: list[tuple[float, int, int]] = []
-        for index, (request, arm, limit) in enumerate(wanted):
-            for depth, (tokens, chance) in enumerate(self._gained(request, arm, limit)):
-                gains.append((log1p(chance / tokens), index, depth))
-        gains.sort(key=lambda item: (-item[0], item[2]))
-        gained, count_kept, levels = 0.0, 0, 0
-        best = load.requests * (log(1 + MARGIN) - log(self._live(load.rows, load.cached)))
-        for count, (gain, _, depth) in enumerate(gains, 1):
-            gained += gain
-            levels = max(levels, depth + 1)
-            seconds = self._live(load.rows + count, load.cached) + levels * level_seconds
-            speed = gained - load.requests * log(seconds)
-            if speed > best:
-                best, count_kept = speed, count
-        depths = [0] * len(wanted)
-        for _, index, depth in gains[:count_kept]:
-            depths[index] = max(depths[index], depth + 1)
-        self._fade(wanted, depths)
-        return depths
+    def _wish_of(self, request_id: int, candidate: Candidate) -> Wish:
+        """What a candidate may draw, before it does."""
+        shape, survivals = candidate.largest, list[float]()
+        for parent, kind in zip(shape.parents, shape.kinds, strict=True):
+            rate = self.survival.rate(request_id, (candidate.drafter, kind), prior_rate(kind))
+            survivals.append(rate * (1.0 if parent < 0 else survivals[parent]))
+        return Wish(survivals, shape.depths)
 
-    def _fade(self, wanted: Sequence[tuple[int, Arm, int]], depths: Sequence[int]) -> None:
-        """A step counts once for the pool, however many requests it has."""
-        tried = {arm for (_, arm, _), depth in zip(wanted, depths, strict=True) if depth}
-        left_out = [(request, arm) for (request, arm, _), depth in zip(wanted, depths, strict=True) if not depth]
-        for request, arm in left_out:
-            self._requests.setdefault(request, _Rates()).at(arm, 0).fade()
-        for arm in {arm for _, arm in left_out} - tried:
-            self._pool.at(arm, 0).fade()
+    def _picks(self, drafts: Mapping[int, Draft], load: Load) -> dict[int, Pick]:
+        """The nodes that pay of one draft for each request."""
+        wishes = [
+            Wish(self.survival.survivals(request_id, draft), draft.tree.depths) for request_id, draft in drafts.items()
+        ]
+        parts = build(wishes, load.requests, partial(self._seconds, load, 0.0))
+        return {
+            request_id: Pick(draft.drafter, tuple(nodes))
+            for (request_id, draft), nodes in zip(drafts.items(), parts, strict=True)
+        }
 
-    def _gained(self, request: int, arm: Arm, limit: int) -> Iterator[tuple[float, float]]:
-        """For each depth of a draft: the tokens that the step yields without it, and those that it adds, on average."""
-        chance = tokens = 1.0
-        for depth in range(limit):
-            chance *= self._rate(request, arm, depth)
-            yield tokens, chance
-            tokens += chance
+    def _shapes(self, drawn: Mapping[int, Candidate], load: Load) -> dict[int, list[Choice]]:
+        """For each request the shape that pays of what a candidate draws, or nothing; and now and then a trial."""
+        unknown = {one.drafter for one in drawn.values() if self._tested(one.drafter) < FEW}
+        known = {request: one for request, one in drawn.items() if one.drafter not in unknown}
+        level = max((self._level_seconds.get(one.drafter, 0.0) for one in known.values()), default=0.0)
+        wishes = [self._wish_of(request, one) for request, one in known.items()]
+        parts = build(wishes, load.requests, partial(self._seconds, load, level))
+        chosen: dict[int, list[Choice]] = {request: [] for request in drawn}
+        for (request, one), nodes in zip(known.items(), parts, strict=True):
+            if nodes:
+                shape = one.largest.of(nodes)
+                chosen[request] = [Choice(one.drafter, shape.depth, shape)]
+        for drafter in dict.fromkeys(one.drafter for one in drawn.values()):
+            mine = [request for request, one in drawn.items() if one.drafter == drafter]
+            if not any(chosen[request] for request in mine) and (drafter in unknown or self._may_try(drafter, load)):
+                request = mine[self._turn % len(mine)]
+                self._turn += 1
+                chosen[request] = [Choice(drafter, 1)]
+        return chosen
 
-    def _rate(self, request: int, arm: Arm, depth: int) -> float:
-        pooled = self._pool.at(arm, depth).mean(PRIOR_RATE, PRIOR_WEIGHT)
-        return self._requests.setdefault(request, _Rates()).at(arm, depth).mean(pooled, POOL_WEIGHT)
+    def _tested(self, drafter: str) -> float:
+        rate = self.survival.pool.get((drafter, 0))
+        return 0.0 if rate is None else rate.tested
+
+    def _may_try(self, drafter: str, load: Load) -> bool:
+        """Whether a drafter that does not pay may draw one level for one request."""
+        price = self._seconds(load, self._level_seconds.get(drafter, 0.0), 1, 1) - self._seconds(load, 0.0, 0, 0)
+        return self._purses.setdefault(drafter, Purse()).pay(max(price, 0.0))

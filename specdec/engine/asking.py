@@ -1,0 +1,57 @@
+"""A drafter is asked for drafts, and what it gives is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from specdec.drafters.base import Drafter, DraftRequest
+from specdec.engine.faults import Contained, Faults, check_tree, check_trees
+from specdec.engine.limits import Bounds
+from specdec.engine.scheduler import Scheduled
+from specdec.foreign import STOPS
+from specdec.verify.tree import DraftTree
+
+
+class Asking:
+    """Asks drafters, and takes of their answers what can be verified.
+
+    Args:
+        faults: takes their errors.
+        bounds: what each drafter may return, by its name.
+        device: where the target's logits are.
+    """
+
+    def __init__(self, faults: Faults, bounds: Mapping[str, Bounds], device: torch.device) -> None:
+        self._faults, self._bounds, self._device = faults, bounds, device
+
+    def ask(self, drafter: Drafter, requests: tuple[DraftRequest, ...]) -> list[DraftTree]:
+        """A drafter's trees. If it raises for all together it is asked for one after the other, so that only those
+        requests go without for which it does raise."""
+        trees: list[object] = []
+        with Contained(self._faults, drafter.name, "propose", quiet=len(requests) > 1) as contained:
+            trees = check_trees(drafter.propose(requests), requests)
+        if contained.failed:
+            return [self.ask(drafter, (one,))[0] for one in requests] if len(requests) > 1 else [DraftTree()]
+        return [self._checked(drafter, one, tree) for one, tree in zip(requests, trees, strict=True)]
+
+    def _checked(self, drafter: Drafter, request: DraftRequest, tree: object) -> DraftTree:
+        """The tree, or an empty one if it cannot be verified: slots were reserved for no more than was asked for."""
+        with Contained(self._faults, drafter.name, "propose"):
+            max_nodes = self._bounds[drafter.name].nodes(request.max_depth)
+            return check_tree(tree, request, max_nodes, drafter.deterministic, self._device)
+        return DraftTree()
+
+
+def allowed(part: Scheduled, tree: DraftTree) -> DraftTree:
+    """A deterministic draft without what the request's constraint forbids. This is exact: p is zero there, and such a
+    draft is known before anything is drawn. A constraint that raises is the request's own affair, and will end it when
+    its logits are read; here it costs the draft."""
+    try:
+        dropped = part.request.transform.forbidden(tree.tokens, tree.parents)
+    except STOPS:
+        raise
+    except BaseException:
+        return DraftTree()
+    return tree.pruned(dropped) if dropped else tree

@@ -1,0 +1,123 @@
+"""The one tree builder: which nodes of all drafts of a pass pay, by their survival and by what the pass costs.
+
+A step of n drafted rows takes T(n) and yields 1 + Σ a tokens, a the survival of each node that is verified (OPT-Tree,
+Wang et al. 2024): the best set of n nodes is the n of largest survival. A child's survival is never above its parent's,
+so that set has each node's parent, and choosing it needs no search. How many nodes is a matter of T, which is measured
+and has steps, so that all n are looked at.
+
+A batch shares the pass: what one request's rows cost, all of them wait for. The sets make the product of all requests'
+expected speeds largest (proportional fairness, Kelly 1997), so that no request is left far behind: a batch ends with
+its slowest one. For a request alone this is its expected speed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log, log1p
+
+from specdec.verify.shape import RANKS, ROOT, TreeShape
+
+MOST_NODES = 24
+"""Nodes of a request that are looked at. A row costs no less the more there are, and the survival of the 25th node is
+below 1/25 of the expected tokens unless nearly everything is accepted."""
+MARGIN = 0.03
+"""Drafts must promise so much more speed than none: a smaller gain is below what clock and rates can tell."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request could have verified.
+
+    Args:
+        survivals: of each node, never above its parent's.
+        depths: of each node, 0 for a child of the root.
+    """
+
+    survivals: Sequence[float]
+    depths: Sequence[int]
+
+
+Seconds = Callable[[int, int], float]
+"""Rows of drafts and levels that are drawn → seconds of the step."""
+
+
+def build(wishes: Sequence[Wish], requests: int, seconds: Seconds, margin: float = MARGIN) -> list[list[int]]:
+    """The nodes to verify of each draft, ascending, parents with their children.
+
+    Args:
+        wishes: one a draft.
+        requests: all that wait for the step, those without a draft too.
+        seconds: of the step.
+        margin: the product of the speeds must grow by the factor (1 + margin) for each request, or nothing is drafted.
+    """
+    gains: list[tuple[float, int, int, int]] = []
+    for number, wish in enumerate(wishes):
+        tokens = 1.0
+        order = sorted(range(len(wish.survivals)), key=lambda node: (-wish.survivals[node], node))[:MOST_NODES]
+        for rank, node in enumerate(order):
+            survival = wish.survivals[node]
+            gains.append((-log1p(survival / tokens), rank, number, node))
+            tokens += survival
+    gains.sort()
+    gained, levels, count_kept = 0.0, 0, 0
+    best = requests * (log1p(margin) - log(seconds(0, 0)))
+    for count, (gain, _, number, node) in enumerate(gains, 1):
+        gained -= gain
+        levels = max(levels, wishes[number].depths[node] + 1)
+        speed = gained - requests * log(seconds(count, levels))
+        if speed > best:
+            best, count_kept = speed, count
+    nodes: list[list[int]] = [[] for _ in wishes]
+    for _, _, number, node in gains[:count_kept]:
+        nodes[number].append(node)
+    return [sorted(each) for each in nodes]
+
+
+def speed(wish: Wish, seconds: Seconds) -> float:
+    """Tokens a second of a request alone, with the best part of its draft."""
+    best, tokens, levels = 1.0 / seconds(0, 0), 1.0, 0
+    order = sorted(range(len(wish.survivals)), key=lambda node: (-wish.survivals[node], node))[:MOST_NODES]
+    for count, node in enumerate(order, 1):
+        tokens += wish.survivals[node]
+        levels = max(levels, wish.depths[node] + 1)
+        best = max(best, tokens / seconds(count, levels))
+    return best
+
+
+def best_shape(
+    rate: Callable[[int], float], max_depth: int, max_nodes: int, widest: int = 8
+) -> tuple[TreeShape, list[float]]:
+    """The tree of so many nodes with the largest Σ a, if a node's rate depends on its depth and rank alone.
+
+    The set that Sequoia's dynamic programme finds (Chen et al. 2024, section 3): there the table is of sizes and root
+    degrees, here the next node of largest survival is taken from a heap, which is the same since a node comes after its
+    parent and after its likelier siblings.
+
+    Args:
+        rate: kind of a shape's node (`TreeShape.kinds`) → its rate, not above that of the rank before.
+        max_depth: longest branch.
+        max_nodes: size.
+        widest: most children of a node.
+
+    Returns:
+        The shape, and the survival of each of its nodes.
+    """
+    parents: list[int] = []
+    survivals: list[float] = []
+    heap: list[tuple[float, int, int, int, float]] = []
+
+    def push(parent: int, depth: int, rank: int, above: float) -> None:
+        if depth < max_depth and rank < widest:
+            kind = min(depth, RANKS - 1) * RANKS + min(rank, RANKS - 1)
+            heapq.heappush(heap, (-above * rate(kind), parent, depth, rank, above))
+
+    push(ROOT, 0, 0, 1.0)
+    while heap and len(parents) < max_nodes:
+        survival, parent, depth, rank, above = heapq.heappop(heap)
+        parents.append(parent)
+        survivals.append(-survival)
+        push(parent, depth, rank + 1, above)
+        push(len(parents) - 1, depth + 1, 0, -survival)
+    return TreeShape(tuple(parents)), survivals

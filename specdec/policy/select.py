@@ -1,0 +1,103 @@
+"""Which drafter, which nodes: of all the drafts that are there, the one that promises the most tokens a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from specdec.models.base import CausalLM
+from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
+from specdec.policy.builder import Wish, speed
+from specdec.policy.curve import CostCurve
+from specdec.policy.product import ProductPolicy
+from specdec.policy.worth import Worth
+
+
+class SelectPolicy(ProductPolicy):
+    """Chooses a drafter for every request and step, by the nodes of the drafts that are there.
+
+    The drafters whose drafts cost next to nothing are asked, and each draft is weighed by the survival of its own nodes
+    and the measured cost of a pass: the expected tokens a second. To verify nothing is one of the choices. Once it is
+    known how the text went on, every draft is scored on it, verified or not (as HedgeSpec scores drafters, Liu et al.
+    2025): no drafter must be tried to be known. A drafter that has to draw is chosen where the rates of its own drafts
+    promise more than the best draft that is there.
+
+    Asking takes time too: a drafter whose drafts are not better than the others' by more than that is asked only as
+    often as a small share of all time pays for.
+    """
+
+    name = "select"
+
+    def __init__(self, curve: CostCurve | Callable[[CausalLM], CostCurve] | None = None) -> None:
+        super().__init__(curve)
+        self._worth = Worth()
+        self._asked: dict[int, list[str]] = {}
+        """Request → the trimmable drafters that were asked in this step."""
+        self._drawing: dict[int, list[Candidate]] = {}
+        """Request → its candidates that draw, in this step."""
+
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
+        """The trimmable candidates that are worth asking. A request without any chooses as `ProductPolicy` does."""
+        seconds, chosen = self._seconds(load, 0.0, 0, 0), list[list[Choice]]()
+        for ask in asks:
+            worth = [
+                one
+                for one in ask.candidates
+                if one.trimmable and self._worth.ask(ask.request_id, one.drafter, load.requests, seconds)
+            ]
+            self._asked[ask.request_id] = [one.drafter for one in worth]
+            self._drawing[ask.request_id] = [one for one in ask.candidates if not one.trimmable]
+            chosen.append([Choice(one.drafter, one.depth) for one in worth])
+        drawn = {
+            ask.request_id: self._best(Ask(ask.request_id, tuple(drawing)), load)
+            for ask, own in zip(asks, chosen, strict=True)
+            if not own and (drawing := self._drawing[ask.request_id])
+        }
+        shapes = self._shapes(drawn, load) if drawn else {}
+        return [own or shapes.get(ask.request_id, []) for ask, own in zip(asks, chosen, strict=True)]
+
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
+        """Of each request's drafts the nodes that pay of the best one; or what promises more than that to be drawn."""
+        self._remember(drafted)
+        best: dict[int, Draft] = {}
+        drawn: dict[int, Candidate] = {}
+        for one in drafted:
+            promises = self._promises(one, load)
+            drawing = self._drawing.get(one.request_id, [])
+            favourite = self._best(Ask(one.request_id, tuple(drawing)), load) if drawing else None
+            if favourite and self._promise(one.request_id, load, favourite) > max(promises.values(), default=0.0):
+                drawn[one.request_id] = favourite
+            elif one.drafts:
+                best[one.request_id] = max(one.drafts, key=lambda each: promises[each.drafter])
+        picks: dict[int, Pick | Choice] = dict(self._picks(best, load))
+        shapes = self._shapes(drawn, load) if drawn else {}
+        picks.update((request_id, choice) for request_id, choices in shapes.items() for choice in choices)
+        return [picks.get(one.request_id) for one in drafted]
+
+    def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
+        """See `Policy.drafted`."""
+        super().drafted(drafter, requests, levels, seconds)
+        self._worth.took(drafter, seconds / requests)
+
+    def timed(self, load: Load, seconds: float) -> None:
+        """See `Policy.timed`."""
+        super().timed(load, seconds)
+        self._worth.passed(seconds)
+
+    def end(self, request_id: int) -> None:
+        """See `Policy.end`."""
+        super().end(request_id)
+        self._worth.end(request_id)
+        self._asked.pop(request_id, None)
+        self._drawing.pop(request_id, None)
+
+    def _promises(self, one: Drafted, load: Load) -> dict[str, float]:
+        """Drafter → tokens a second of the request alone with the best part of its draft."""
+        seconds = partial(self._seconds, load, 0.0)
+        plain = 1.0 / seconds(0, 0)
+        promises = dict.fromkeys(self._asked.get(one.request_id, []), plain)
+        for each in one.drafts:
+            wish = Wish(self.survival.survivals(one.request_id, each), each.tree.depths)
+            promises[each.drafter] = speed(wish, seconds)
+        self._worth.promised(one.request_id, promises, plain)
+        return promises
