@@ -13,9 +13,10 @@ its slowest one. For a request alone this is its expected speed.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log, log1p
+from typing import NamedTuple
 
 from specdec.verify.shape import RANKS, ROOT, TreeShape
 
@@ -39,51 +40,71 @@ class Wish:
     depths: Sequence[int]
 
 
-Seconds = Callable[[int, int], float]
-"""Rows of drafts and levels that are drawn → seconds of the step."""
+Seconds = Callable[[int], float]
+"""Rows of drafts → seconds of the step without what is spent on drawing."""
 
 
-def build(wishes: Sequence[Wish], requests: int, seconds: Seconds, margin: float = MARGIN) -> list[list[int]]:
+def build(
+    wishes: Sequence[Wish], requests: int, seconds: Seconds, level_seconds: float = 0.0, margin: float = MARGIN
+) -> list[list[int]]:
     """The nodes to verify of each draft, ascending, parents with their children.
 
     Args:
         wishes: one a draft.
         requests: all that wait for the step, those without a draft too.
         seconds: of the step.
+        level_seconds: what one level of all drafts takes to be drawn; 0 if they are there.
         margin: the product of the speeds must grow by the factor (1 + margin) for each request, or nothing is drafted.
     """
-    gains: list[tuple[float, int, int, int]] = []
-    for number, wish in enumerate(wishes):
-        tokens = 1.0
-        order = sorted(range(len(wish.survivals)), key=lambda node: (-wish.survivals[node], node))[:MOST_NODES]
-        for rank, node in enumerate(order):
-            survival = wish.survivals[node]
-            gains.append((-log1p(survival / tokens), rank, number, node))
-            tokens += survival
-    gains.sort()
-    gained, levels, count_kept = 0.0, 0, 0
-    best = requests * (log1p(margin) - log(seconds(0, 0)))
-    for count, (gain, _, number, node) in enumerate(gains, 1):
-        gained -= gain
-        levels = max(levels, wishes[number].depths[node] + 1)
-        speed = gained - requests * log(seconds(count, levels))
-        if speed > best:
-            best, count_kept = speed, count
+    best, kept = requests * (log1p(margin) - log(seconds(0))), list[_Gain]()
+    for limit, gains in _by_levels(wishes, level_seconds > 0):
+        gained, drawing = 0.0, limit * level_seconds
+        for count, gain in enumerate(gains, 1):
+            gained += gain.log_tokens
+            worth = gained - requests * log(seconds(count) + drawing)
+            if worth > best:
+                best, kept = worth, gains[:count]
     nodes: list[list[int]] = [[] for _ in wishes]
-    for _, _, number, node in gains[:count_kept]:
-        nodes[number].append(node)
+    for gain in kept:
+        nodes[gain.draft].append(gain.node)
     return [sorted(each) for each in nodes]
 
 
-def speed(wish: Wish, seconds: Seconds) -> float:
+def speed(wish: Wish, seconds: Seconds, level_seconds: float = 0.0) -> float:
     """Tokens a second of a request alone, with the best part of its draft."""
-    best, tokens, levels = 1.0 / seconds(0, 0), 1.0, 0
-    order = sorted(range(len(wish.survivals)), key=lambda node: (-wish.survivals[node], node))[:MOST_NODES]
-    for count, node in enumerate(order, 1):
-        tokens += wish.survivals[node]
-        levels = max(levels, wish.depths[node] + 1)
-        best = max(best, tokens / seconds(count, levels))
+    best = 1.0 / seconds(0)
+    for limit, gains in _by_levels([wish], level_seconds > 0):
+        tokens, drawing = 1.0, limit * level_seconds
+        for count, gain in enumerate(gains, 1):
+            tokens += wish.survivals[gain.node]
+            best = max(best, tokens / (seconds(count) + drawing))
     return best
+
+
+class _Gain(NamedTuple):
+    """What one more node adds to the logarithm of its request's expected tokens."""
+
+    log_tokens: float
+    draft: int
+    node: int
+
+
+def _by_levels(wishes: Sequence[Wish], drawn: bool) -> Iterator[tuple[int, list[_Gain]]]:
+    """For each number of levels the nodes of all drafts in the order in which they are taken; for drafts that are there
+    once, with all their levels."""
+    deepest = max((depth + 1 for wish in wishes for depth in wish.depths), default=0)
+    for limit in range(1, deepest + 1) if drawn else (deepest,):
+        gains: list[tuple[float, int, _Gain]] = []
+        for number, wish in enumerate(wishes):
+            nodes = [node for node, depth in enumerate(wish.depths) if depth < limit]
+            nodes.sort(key=lambda node: -wish.survivals[node])  # stable: of equals the parent stays before its child
+            tokens = 1.0
+            for rank, node in enumerate(nodes[:MOST_NODES]):
+                gain = log1p(wish.survivals[node] / tokens)
+                gains.append((-gain, rank, _Gain(gain, number, node)))
+                tokens += wish.survivals[node]
+        gains.sort()
+        yield limit, [gain for _, _, gain in gains]
 
 
 def best_shape(

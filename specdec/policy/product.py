@@ -15,6 +15,7 @@ from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
 from specdec.policy.survival import SurvivalTable, judged, on_the_way, prior_rate
 from specdec.policy.trials import Purse
+from specdec.verify.shape import ROOT
 
 SMOOTHING = 0.9
 """Weight of the old estimate of a drafter's time beside a new measurement."""
@@ -109,9 +110,9 @@ class ProductPolicy(Policy):
     def _remember(self, drafted: Sequence[Drafted]) -> None:
         self._shown.update((one.request_id, one.drafts) for one in drafted)
 
-    def _seconds(self, load: Load, level_seconds: float, rows: int, levels: int) -> float:
-        """Of a step with so many rows of drafts, and so many levels that are drawn."""
-        return self._live(load.rows + rows, load.cached) + levels * level_seconds
+    def _seconds(self, load: Load, rows: int) -> float:
+        """Of a step with so many rows of drafts."""
+        return self._live(load.rows + rows, load.cached)
 
     def _best(self, ask: Ask, load: Load) -> Candidate:
         """The candidate that promises the most tokens a second if this request alone drafts; the first of equals."""
@@ -122,14 +123,16 @@ class ProductPolicy(Policy):
     def _promise(self, request_id: int, load: Load, candidate: Candidate) -> float:
         """Tokens a second of this request alone, by the rates of a candidate's depths and ranks."""
         level = 0.0 if candidate.trimmable else self._level_seconds.get(candidate.drafter, 0.0)
-        return speed(self._wish_of(request_id, candidate), partial(self._seconds, load, level))
+        return speed(self._wish_of(request_id, candidate), partial(self._seconds, load), level)
 
     def _wish_of(self, request_id: int, candidate: Candidate) -> Wish:
-        """What a candidate may draw, before it does."""
-        shape, survivals = candidate.largest, list[float]()
+        """What a candidate may draw, before it does. No sibling counts for more than the one before it: what is drawn
+        third is the third only if two others are drawn."""
+        shape, survivals, before = candidate.largest, list[float](), dict[int, float]()
         for parent, kind in zip(shape.parents, shape.kinds, strict=True):
             rate = self.survival.rate(request_id, (candidate.drafter, kind), prior_rate(kind))
-            survivals.append(rate * (1.0 if parent < 0 else survivals[parent]))
+            before[parent] = min(rate, before.get(parent, 1.0))
+            survivals.append(before[parent] * (1.0 if parent == ROOT else survivals[parent]))
         return Wish(survivals, shape.depths)
 
     def _picks(self, drafts: Mapping[int, Draft], load: Load) -> dict[int, Pick]:
@@ -137,7 +140,7 @@ class ProductPolicy(Policy):
         wishes = [
             Wish(self.survival.survivals(request_id, draft), draft.tree.depths) for request_id, draft in drafts.items()
         ]
-        parts = build(wishes, load.requests, partial(self._seconds, load, 0.0))
+        parts = build(wishes, load.requests, partial(self._seconds, load))
         return {
             request_id: Pick(draft.drafter, tuple(nodes))
             for (request_id, draft), nodes in zip(drafts.items(), parts, strict=True)
@@ -149,7 +152,7 @@ class ProductPolicy(Policy):
         known = {request: one for request, one in drawn.items() if one.drafter not in unknown}
         level = max((self._level_seconds.get(one.drafter, 0.0) for one in known.values()), default=0.0)
         wishes = [self._wish_of(request, one) for request, one in known.items()]
-        parts = build(wishes, load.requests, partial(self._seconds, load, level))
+        parts = build(wishes, load.requests, partial(self._seconds, load), level)
         chosen: dict[int, list[Choice]] = {request: [] for request in drawn}
         for (request, one), nodes in zip(known.items(), parts, strict=True):
             if nodes:
@@ -169,5 +172,5 @@ class ProductPolicy(Policy):
 
     def _may_try(self, drafter: str, load: Load) -> bool:
         """Whether a drafter that does not pay may draw one level for one request."""
-        price = self._seconds(load, self._level_seconds.get(drafter, 0.0), 1, 1) - self._seconds(load, 0.0, 0, 0)
+        price = self._seconds(load, 1) + self._level_seconds.get(drafter, 0.0) - self._seconds(load, 0)
         return self._purses.setdefault(drafter, Purse()).pay(max(price, 0.0))

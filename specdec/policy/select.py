@@ -38,7 +38,7 @@ class SelectPolicy(ProductPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """The trimmable candidates that are worth asking. A request without any chooses as `ProductPolicy` does."""
-        seconds, chosen = self._seconds(load, 0.0, 0, 0), list[list[Choice]]()
+        seconds, chosen = self._seconds(load, 0), list[list[Choice]]()
         for ask in asks:
             worth = [
                 one
@@ -93,8 +93,8 @@ class SelectPolicy(ProductPolicy):
 
     def _promises(self, one: Drafted, load: Load) -> dict[str, float]:
         """Drafter → tokens a second of the request alone with the best part of its draft."""
-        seconds = partial(self._seconds, load, 0.0)
-        plain = 1.0 / seconds(0, 0)
+        seconds = partial(self._seconds, load)
+        plain = 1.0 / seconds(0)
         promises = dict.fromkeys(self._asked.get(one.request_id, []), plain)
         for each in one.drafts:
             wish = Wish(self.survival.survivals(one.request_id, each), each.tree.depths)

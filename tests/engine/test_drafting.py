@@ -306,12 +306,12 @@ class Turns(Policy):
         self.steps: dict[int, int] = {}
         self.seen: list[str] = []
 
-    def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         choices = []
         for ask in asks:
             step = self.steps[ask.request_id] = self.steps.get(ask.request_id, ask.request_id) + 1
             candidate = ask.candidates[step % len(ask.candidates)]
-            choices.append(Choice(candidate.drafter, candidate.depth))
+            choices.append([Choice(candidate.drafter, candidate.depth)])
             self.seen.append(candidate.drafter)
         return choices
 

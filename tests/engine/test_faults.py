@@ -13,7 +13,7 @@ import torch
 
 from specdec import ConfigError, DraftRequest, DraftTree, Outcome, SamplingParams
 from specdec.engine.request import Request
-from specdec.policy.base import Ask, Choice, Drafted, Load, Policy
+from specdec.policy.base import Ask, Choice, Draft, Drafted, Load, Pick, Policy
 from specdec.sampling import Choices
 from specdec.verify.tree import TreeShape
 from tests.engines import NonsenseDrafter, outputs, run, small_engine
@@ -372,19 +372,19 @@ class OddPolicy(Policy):
     def prepare(self, model: object) -> None:
         self._answer("prepare", None)
 
-    def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
-        right = [Choice(ask.candidates[0].drafter, ask.candidates[0].depth) for ask in asks]
-        answer: list[Choice] = self._answer("choose", right)
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
+        right = [[Choice(ask.candidates[0].drafter, ask.candidates[0].depth)] for ask in asks]
+        answer: list[list[Choice]] = self._answer("choose", right)
         return answer
 
-    def trim(self, drafts: Sequence[Drafted], load: Load) -> list[int]:
-        answer: list[int] = self._answer("trim", super().trim(drafts, load))
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
+        answer: list[Pick | Choice | None] = self._answer("pick", super().pick(drafted, load))
         return answer
 
-    def observe(self, request_id: int, drafter: str, tree: DraftTree, num_accepted: int) -> None:
+    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
         self._answer("observe", None)
 
-    def drafted(self, drafter: str, levels: int, seconds: float) -> None:
+    def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         self._answer("drafted", None)
 
     def timed(self, load: Load, seconds: float) -> None:
@@ -398,21 +398,38 @@ def broken(right: object) -> None:
     raise ZeroDivisionError("no answer")
 
 
+def each(change: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
+    """Changes every request's answer, which stands alone in a list where the policy chooses."""
+    return lambda right: [[change(one[0])] if isinstance(one, list) else change(one) for one in right]
+
+
 ANSWERS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "an unknown drafter": {"choose": lambda right: [Choice("who", 1) for _ in right]},
-    "deeper than there is": {"choose": lambda right: [Choice(one.drafter, one.depth + 1) for one in right]},
-    "a negative depth": {"choose": lambda right: [Choice(one.drafter, -1) for one in right]},
-    "NaN as depth": {"choose": lambda right: [Choice(one.drafter, float("nan")) for one in right]},  # type: ignore[arg-type]
-    "a bool as depth": {"choose": lambda right: [Choice(one.drafter, True) for one in right]},
+    "an unknown drafter": {"choose": each(lambda one: Choice("who", 1))},
+    "deeper than there is": {"choose": each(lambda one: Choice(one.drafter, one.depth + 1))},
+    "a negative depth": {"choose": each(lambda one: Choice(one.drafter, -1))},
+    "NaN as depth": {"choose": each(lambda one: Choice(one.drafter, float("nan")))},  # type: ignore[arg-type]
+    "a bool as depth": {"choose": each(lambda one: Choice(one.drafter, True))},
+    "a larger shape": {"choose": each(lambda one: Choice(one.drafter, one.depth, TreeShape.fork(9, one.depth)))},
+    "a deeper shape": {"choose": each(lambda one: Choice(one.drafter, 1, TreeShape.chain(2)))},
+    "parents for a shape": {"choose": each(lambda one: Choice(one.drafter, one.depth, (-1, 0)))},  # type: ignore[arg-type]
     "no choice": {"choose": lambda right: None},
     "a choice too few": {"choose": lambda right: right[1:]},
     "a choice too many": {"choose": lambda right: [*right, right[0]]},
-    "pairs": {"choose": lambda right: [(one.drafter, one.depth) for one in right]},
+    "choices without lists": {"choose": lambda right: [one[0] for one in right]},
+    "the same drafter twice": {"choose": lambda right: [one * 2 for one in right]},
+    "pairs": {"choose": each(lambda one: (one.drafter, one.depth))},
     "choose raises": {"choose": broken},
-    "cut to NaN": {"trim": lambda right: [float("nan")] * len(right)},
-    "cut to less than nothing": {"trim": lambda right: [-1] * len(right)},
-    "a cut too few": {"trim": lambda right: right[1:]},
-    "trim raises": {"trim": broken},
+    "NaN as node": {"pick": each(lambda one: Pick(one.drafter, (float("nan"),)))},  # type: ignore[arg-type]
+    "a node below 0": {"pick": each(lambda one: Pick(one.drafter, (-1, 0)))},
+    "a node that is not there": {"pick": each(lambda one: Pick(one.drafter, (*one.nodes, len(one.nodes))))},
+    "a child without its parent": {"pick": each(lambda one: Pick(one.drafter, (99,)))},
+    "a node twice": {"pick": each(lambda one: Pick(one.drafter, (0, 0)))},
+    "a number of nodes": {"pick": each(lambda one: Pick(one.drafter, 2))},  # type: ignore[arg-type]
+    "nodes of nobody": {"pick": each(lambda one: Pick("who", one.nodes))},
+    "a draft that was there": {"pick": each(lambda one: Choice(one.drafter, 1))},
+    "words": {"pick": each(lambda one: "all of it")},
+    "a pick too few": {"pick": lambda right: right[1:]},
+    "pick raises": {"pick": broken},
 }
 TELLING = ("prepare", "observe", "timed", "end")
 
@@ -445,7 +462,7 @@ def test_a_policy_that_cannot_be_told_anything_harms_nobody(
 
 
 def test_one_wrong_choice_costs_one_request_its_draft(plain: list[list[int]]) -> None:
-    def last_is_wrong(right: list[Choice]) -> list[object]:
+    def last_is_wrong(right: list[list[Choice]]) -> list[object]:
         return [*right[:-1], "full depth"]
 
     requests = run(small_engine(NonsenseDrafter(), policy=OddPolicy(choose=last_is_wrong)), PROMPTS, GREEDY)
@@ -455,7 +472,7 @@ def test_one_wrong_choice_costs_one_request_its_draft(plain: list[list[int]]) ->
 
 
 def test_a_numpy_depth_is_a_depth(plain: list[list[int]]) -> None:
-    policy = OddPolicy(choose=lambda right: [Choice(one.drafter, np.int64(one.depth)) for one in right])
+    policy = OddPolicy(choose=each(lambda one: Choice(one.drafter, np.int64(one.depth))))
     engine = small_engine(NonsenseDrafter(), policy=policy)
     requests = run(engine, PROMPTS, GREEDY)
     assert outputs(requests) == plain

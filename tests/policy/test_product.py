@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count, product
 from pathlib import Path
 
 import pytest
 
 from specdec import SamplingParams, kept
-from specdec.policy.base import Load
+from specdec.policy.base import Draft, Drafted, Load, Pick
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import ROWS, CostCurve, LiveCurve
 from specdec.policy.product import ProductPolicy
@@ -27,20 +27,38 @@ TYPICAL = CostCurve((1, 8, 16, 64), (1.0, 1.1, 1.5, 5.0))
 CHAIN = DraftTree.chain([1, 2, 3, 4])
 
 
-def depths(policy: ProductPolicy, wanted: list[tuple[int, int, int]], rows: int, requests: int, cached: int = 0,
-           level_seconds: float = 0.0) -> list[int]:  # fmt: skip
-    """What the policy says of drafts (request, kind, limit) of one drafter."""
-    asked = [(request, ("d", kind), limit) for request, kind, limit in wanted]
-    return policy._depths(asked, Load(rows, requests, cached), level_seconds)
+def depths(
+    policy: ProductPolicy, wanted: list[tuple[int, int, int]], rows: int, requests: int, cached: int = 0
+) -> list[int]:
+    """How much the policy keeps of the chains (request, kind, length) of one drafter."""
+    chains = [
+        Drafted(
+            request, (Draft("d", DraftTree(CHAIN.tokens[:length], CHAIN.parents[:length], kinds=kinds(kind)[:length])),)
+        )
+        for request, kind, length in wanted
+    ]
+    picks = policy.pick(chains, Load(rows, requests, cached))
+    assert all(isinstance(pick, Pick) and pick.nodes == tuple(range(len(pick.nodes))) for pick in picks)
+    return [len(pick.nodes) for pick in picks if isinstance(pick, Pick)]
 
 
-def taught(curve: CostCurve, accepted: dict[int, int], times: int = 60) -> ProductPolicy:
-    """A controller that has seen every request accept that many of four drafted tokens, again and again."""
-    controller = ProductPolicy(curve)
+def kinds(kind: int) -> tuple[int, ...]:
+    """Of the four nodes of a chain."""
+    return tuple(range(10 * kind, 10 * kind + 4))
+
+
+def taught(curve: CostCurve, accepted: dict[int, int], times: int = 60, kind: int = 0) -> ProductPolicy:
+    """A policy that has seen every request accept that many of four drafted tokens, again and again."""
+    policy = ProductPolicy(curve)
+    teach(policy, accepted, times, kind)
+    return policy
+
+
+def teach(policy: ProductPolicy, accepted: dict[int, int], times: int = 60, kind: int = 0) -> None:
+    chain = replace(CHAIN, kinds=kinds(kind))
     for _ in range(times):
         for request, number in accepted.items():
-            controller.observe(request, "d", CHAIN, number)
-    return controller
+            policy.observe(request, Draft("d", chain), range(number), (*chain.tokens[:number], 99))
 
 
 def test_a_curve_has_straight_lines_between_its_points_and_beyond() -> None:
@@ -64,7 +82,7 @@ def test_what_is_accepted_is_drafted_and_what_is_refused_is_not() -> None:
 def test_the_choice_is_the_best_of_all_choices() -> None:
     """Against brute force over every pair of depths: the largest product of all requests' speeds."""
     controller = taught(TYPICAL, {0: 2, 1: 1}, times=7)
-    rates = {(r, d): controller._rate(r, ("d", 0), d) for r in (0, 1) for d in range(4)}
+    rates = {(r, d): controller.survival.rate(r, ("d", d), 0.6) for r in (0, 1) for d in range(4)}
 
     def fairness(pair: tuple[int, ...], others: int) -> float:
         product_of_tokens = 1.0
@@ -91,28 +109,9 @@ def test_one_requests_gain_is_not_taken_from_the_others() -> None:
 
 
 def test_kinds_of_drafts_are_told_apart() -> None:
-    controller = ProductPolicy(TYPICAL)
-    long, short = DraftTree.chain([1, 2, 3, 4]), DraftTree((1, 2, 3, 4), (-1, 0, 1, 2), kinds=(1, 1, 1, 1))
-    for _ in range(40):
-        controller.observe(0, "d", long, 4)
-        controller.observe(0, "d", short, 0)
-    assert depths(controller, [(0, 0, 4), (0, 1, 4)], 22, 2) == [4, 0]
-
-
-def test_a_drafter_that_takes_as_long_as_the_target_is_left_alone() -> None:
-    controller = taught(TYPICAL, {0: 1})
-    assert depths(controller, [(0, 0, 4)], 1, 1, level_seconds=0.0) != [0]
-    assert depths(controller, [(0, 0, 4)], 1, 1, level_seconds=1.0) == [0]
-
-
-def steps_until_tried_again(batch: int) -> int:
-    """Steps of a batch whose drafts were all refused before."""
-    controller = taught(TYPICAL, dict.fromkeys(range(batch), 0))
-    requests = [(request, 0, 4) for request in range(batch)]
-    for step in range(2000):
-        if any(depths(controller, requests, batch, batch)):
-            return step
-    raise AssertionError("never")
+    controller = taught(TYPICAL, {0: 4, 1: 4}, times=40)
+    teach(controller, {0: 0, 1: 0}, times=40, kind=1)
+    assert depths(controller, [(0, 0, 4), (1, 1, 4)], 22, 2) == [4, 0]
 
 
 def test_what_a_drafter_takes_counts_from_its_first_draft_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,20 +122,14 @@ def test_what_a_drafter_takes_counts_from_its_first_draft_on(monkeypatch: pytest
     add(engine, [1, 2, 3], SamplingParams(max_tokens=20))
     while not policy._level_seconds:
         engine.step()
-    assert policy._level_seconds == {"model": pytest.approx(1 / engine.drafters[0].num_draft_tokens)}
-
-
-def test_what_was_given_up_is_tried_again_and_by_a_batch_no_sooner() -> None:
-    alone = steps_until_tried_again(1)
-    assert alone > 30
-    assert steps_until_tried_again(8) >= alone
+    assert policy._level_seconds == {"model": pytest.approx(1.0)}  # one level is tried at first
 
 
 def test_requests_that_ended_are_forgotten() -> None:
     controller = taught(TYPICAL, {0: 0, 1: 4})
     controller.end(0)
     controller.end(99)
-    assert set(controller._requests) == {1}
+    assert controller.survival.requests == {1}
 
 
 @pytest.mark.parametrize("drafter", [name for name in DRAFTERS if name != "none"])
@@ -198,7 +191,7 @@ def test_what_is_cached_costs_by_the_token() -> None:
 
 def test_longer_texts_make_rows_cheaper_beside_them() -> None:
     """Ten more rows double a pass after an empty text, and add a tenth to one after 900 tokens."""
-    controller = taught(CostCurve((1, 11), (1.0, 2.0), per_token=0.01), {0: 1})
+    controller = taught(CostCurve((1, 11), (1.0, 2.0), per_token=0.01), {0: 1}, times=10)
     assert depths(controller, [(0, 0, 4)], 1, 1, cached=0) < depths(controller, [(0, 0, 4)], 1, 1, cached=900)
 
 

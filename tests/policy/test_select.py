@@ -1,0 +1,154 @@
+"""The best of several drafters at every step, and what drafters cost that are never the best."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from specdec import SamplingParams
+from specdec.drafters.base import Drafter, DraftRequest
+from specdec.drafters.ngram import NgramDrafter
+from specdec.drafters.none import NoDrafter
+from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
+from specdec.policy.curve import CostCurve, LiveCurve
+from specdec.policy.select import SelectPolicy
+from specdec.policy.worth import SHARE, Worth
+from specdec.testing import OracleDrafter, PoisonDrafter
+from specdec.verify.tree import ROOT, DraftTree
+from tests.engines import outputs, run, small_engine
+
+TYPICAL = CostCurve((1, 8, 16, 64), (1.0, 1.1, 1.5, 5.0))
+GOOD, BAD, WIDE = DraftTree.chain([1, 2, 3]), DraftTree.chain([7, 8, 9]), DraftTree((7, 1), (ROOT, ROOT))
+TWO = Ask(0, (Candidate("good", 3, True), Candidate("bad", 3, True)))
+DRAWING = Ask(0, (Candidate("good", 3, True), Candidate("draws", 3, False)))
+
+
+def step(policy: SelectPolicy, ask: Ask, drafts: dict[str, DraftTree], tokens: Sequence[int]) -> Pick | Choice | None:
+    """One step of request 0: what is picked; the text goes on with `tokens`."""
+    policy.choose([ask], Load(1, 1))
+    there = tuple(Draft(name, tree) for name, tree in drafts.items())
+    [pick] = policy.pick([Drafted(0, there)], Load(1, 1))
+    verified = Draft("", DraftTree())
+    if isinstance(pick, Pick) and pick.nodes:
+        verified = Draft(pick.drafter, drafts[pick.drafter].of(pick.nodes))
+    path = [n for n, token in enumerate(verified.tree.tokens) if token in tokens]
+    policy.observe(0, verified, path, tokens)
+    return pick
+
+
+@pytest.mark.parametrize("order", [("good", "bad"), ("bad", "good")])
+def test_a_draft_that_was_never_verified_is_known(order: tuple[str, str]) -> None:
+    policy = SelectPolicy(TYPICAL)
+    trees = {name: {"good": GOOD, "bad": BAD}[name] for name in order}
+    picks = [step(policy, TWO, trees, (1, 2, 3, 4)) for _ in range(12)]
+    assert all(isinstance(pick, Pick) and pick.drafter == "good" and len(pick.nodes) == 3 for pick in picks[4:])
+    assert sum(isinstance(pick, Pick) and pick.drafter == "bad" for pick in picks) <= 2
+
+
+def test_where_all_are_wrong_nothing_is_verified() -> None:
+    policy = SelectPolicy(CostCurve((1, 8), (1.0, 3.0)))
+    picks = [step(policy, TWO, {"good": GOOD, "bad": BAD}, (5,)) for _ in range(20)]
+    assert all(isinstance(pick, Pick) and pick.nodes == () for pick in picks[-5:])
+    for _ in range(30):  # the text changes, and nothing had to be tried to see it
+        pick = step(policy, TWO, {"good": GOOD, "bad": BAD}, (1, 2, 3, 4))
+    assert isinstance(pick, Pick)
+    assert (pick.drafter, pick.nodes) == ("good", (0, 1, 2))
+
+
+def test_a_drafter_that_draws_is_chosen_where_it_promises_more() -> None:
+    policy = SelectPolicy(TYPICAL)
+    drawn = Draft("draws", DraftTree.chain([1, 2, 3]))
+    for _ in range(30):
+        policy.observe(0, drawn, [0, 1, 2], (1, 2, 3, 4))
+    policy.drafted("draws", 1, 3, 0.03)
+    for _ in range(30):
+        choice = step(policy, DRAWING, {"good": BAD}, (1, 2, 3, 4))
+    assert isinstance(choice, Choice)
+    assert (choice.drafter, choice.depth) == ("draws", 3)
+    for _ in range(150):
+        pick = step(policy, DRAWING, {"good": GOOD}, (1, 2, 3, 4))
+    assert isinstance(pick, Pick)  # the same tokens for nothing
+    for _ in range(3):
+        policy.choose([DRAWING], Load(1, 1))
+        [nothing_there] = policy.pick([Drafted(0, ())], Load(1, 1))
+        assert isinstance(nothing_there, Choice)
+
+
+def test_what_is_never_the_best_is_asked_as_often_as_a_share_of_the_time_pays_for() -> None:
+    worth, asked = Worth(), 0
+    worth.took("slow", 0.5)
+    for _ in range(10_000):
+        if worth.ask(0, "slow", 1, 1.0):
+            asked += 1
+            worth.promised(0, {"slow": 1.0, "fast": 2.0}, 1.0)
+        worth.passed(1.0)
+    assert asked * 0.5 == pytest.approx(SHARE * 10_000, rel=0.2)
+    assert worth.ask(0, "fast", 1, 1.0)
+
+
+def test_what_one_request_gains_all_the_others_wait_for() -> None:
+    worth = Worth()
+    worth.took("d", 0.1)
+    for _ in range(60):
+        worth.promised(0, {"d": 1.3}, 1.0)
+    assert worth.ask(0, "d", 2, 1.0)
+    assert not worth.ask(0, "d", 8, 1.0)
+
+
+def test_requests_that_ended_leave_nothing_behind() -> None:
+    policy = SelectPolicy(TYPICAL)
+    for request in range(10_000):
+        policy.choose([Ask(request, TWO.candidates)], Load(1, 1))
+        policy.pick([Drafted(request, (Draft("good", GOOD), Draft("bad", BAD)))], Load(1, 1))
+        if request % 2:
+            policy.observe(request, Draft("good", GOOD), [], (4,))
+        policy.end(request)
+    held = [value for value in vars(policy).values() if isinstance(value, dict)]
+    held += [value for value in vars(policy._worth).values() if isinstance(value, dict)]
+    assert all(len(each) <= 8 for each in held)
+
+
+class HalfDrafter(Drafter):
+    """Knows a text, and says so on one half of its positions."""
+
+    def __init__(self, name: str, text: list[int], half: int) -> None:
+        super().__init__(4)
+        self.name, self._text, self._half = name, text, half  # type: ignore[misc]
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        return [self._propose(len(request.tokens), request.max_depth) for request in requests]
+
+    def _propose(self, at: int, depth: int) -> DraftTree:
+        right = self._text[at : at + min(depth, 4)]
+        known = at // 20 % 2 == self._half
+        return DraftTree.chain(right if known else [token ^ 1 for token in right])
+
+
+def test_two_drafters_that_know_half_a_text_each_are_as_good_as_one_that_knows_it_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LiveCurve, "observe", lambda self, *seen: None)  # a tiny model's passes cost nothing
+    params = SamplingParams(max_tokens=240)
+    [plain] = run(small_engine(NoDrafter(), num_blocks=512), [[1, 2]], params)
+    halves = [HalfDrafter("even", plain.tokens, 0), HalfDrafter("odd", plain.tokens, 1)]
+    [both] = run(
+        small_engine([*halves, PoisonDrafter()], policy=SelectPolicy(TYPICAL), num_blocks=512), [[1, 2]], params
+    )
+    [best] = run(small_engine(halves[:1], policy=SelectPolicy(TYPICAL), num_blocks=512), [[1, 2]], params)
+    assert both.output == best.output == plain.output
+    assert both.stats.mean_accepted_length > 1.25 * best.stats.mean_accepted_length
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_text_is_that_of_plain_decoding(temperature: float, seed: int) -> None:
+    draw = random.Random(seed)
+    prompts = [[draw.randrange(8) for _ in range(draw.randint(1, 12))] for _ in range(4)]
+    params = [SamplingParams(max_tokens=24, temperature=temperature, seed=each) for each in range(4)]
+    drafters = [NgramDrafter(), PoisonDrafter(), OracleDrafter(3), NoDrafter()]
+    engine = small_engine(drafters, "gumbel" if temperature else "auto", policy=SelectPolicy(TYPICAL))
+    plain = small_engine(NoDrafter(), "gumbel" if temperature else "auto")
+    assert outputs(run(engine, prompts, params)) == outputs(run(plain, prompts, params))
+    assert engine.drafting.faults == {}
