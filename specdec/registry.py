@@ -82,6 +82,8 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "none": "specdec.drafters.none:NoDrafter",
             "ngram": "specdec.drafters.ngram:NgramDrafter",
             "model": "specdec.drafters.model:ModelDrafter",
+            "tli": "specdec.drafters.tli:TliDrafter",
+            "slem": "specdec.drafters.slem:SlemDrafter",
             "early_exit": "specdec.drafters.early_exit:EarlyExitDrafter",
             "prediction": "specdec.drafters.prediction:PredictionDrafter",
         },

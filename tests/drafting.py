@@ -17,8 +17,9 @@ def draft_request(
     request_id: int = 0,
     rule: str = "greedy",
     params: SamplingParams | None = None,
+    vocab_size: int = VOCAB_SIZE,
 ) -> DraftRequest:
     """A request that asks for a draft after `tokens`; its id is its seed."""
-    transform = LogitsTransform(params or SamplingParams(), [], VOCAB_SIZE)
+    transform = LogitsTransform(params or SamplingParams(), [], vocab_size)
     key = StepKey(RandomSource(request_id), anchor=len(tokens))
     return DraftRequest(request_id, tokens, max_depth, transform, RULES.create(rule), key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -20,6 +20,36 @@ from specdec.sampling import probabilities
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 
+class TokenMap:
+    """Which tokens of the target a drafting model with another tokenizer can say, and which of its own they are.
+
+    Args:
+        pairs: the target's id → the drafting model's; no id is there twice.
+        device: where its logits are.
+    """
+
+    def __init__(self, pairs: Mapping[int, int], device: torch.device | str = "cpu") -> None:
+        self._pairs = dict(pairs)
+        self._ours = torch.tensor(list(self._pairs.keys()), dtype=torch.int64, device=device)
+        self._theirs = torch.tensor(list(self._pairs.values()), dtype=torch.int64, device=device)
+
+    def read(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens of the target, as the drafting model reads them."""
+        return [self._pairs[token] for token in tokens]
+
+    def logits(self, row: Tensor, vocab_size: int) -> Tensor:
+        """The drafting model's logits at the target's tokens, -inf at those that it cannot say: their softmax is
+        q(x) / q(tokens of both), and 0 elsewhere.
+
+        Args:
+            row: [V of the drafting model].
+            vocab_size: V of the target.
+        """
+        logits = row.new_full((vocab_size,), -inf)
+        logits[self._ours] = row[self._theirs]
+        return logits
+
+
 @dataclass(eq=False)
 class GrowingTree:
     """A draft under construction, and the slots that its rows use.
@@ -32,6 +62,8 @@ class GrowingTree:
         tail: committed tokens that it has not run yet, the last one included. Their rows are the first of the draft;
             node n is row len(tail) + n.
         stop: ends branches before the shape does; None draws all of it.
+        known: the tokens that both have, where the drafting model has another tokenizer. The tail is in its tokens
+            then, the tree in the target's.
     """
 
     request: DraftRequest
@@ -40,6 +72,7 @@ class GrowingTree:
     committed: int
     tail: Sequence[int]
     stop: Stop | None = None
+    known: TokenMap | None = None
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     q: list[Tensor] = field(default_factory=list)
@@ -63,7 +96,13 @@ class GrowingTree:
     @property
     def by_argmax(self) -> bool:
         """Whether the maxima of the next pass are all that is asked of it."""
-        return self.stop is None and self.request.by_argmax and self.shape.widest == 1
+        whole = self.stop is None and self.known is None
+        return whole and self.request.by_argmax and self.shape.widest == 1
+
+    @property
+    def own_tokens(self) -> list[int]:
+        """The nodes in the drafting model's tokens."""
+        return self.tokens if self.known is None else self.known.read(self.tokens)
 
     @property
     def num_rows(self) -> int:
@@ -76,7 +115,7 @@ class GrowingTree:
         if not self.tokens:
             return SequenceRows(self.tail, self.slots, self.committed, logit_rows=[tail - 1])
         parents = [*range(-1, tail - 1), *(tail + parent for parent in self.parents)]  # the root is row tail - 1
-        level = self.tokens[self.num_run :]
+        level = self.own_tokens[self.num_run :]
         return SequenceRows(level, self.slots, self.committed, parents, tail + self.num_run, range(len(level)))
 
     def grow(self, output: PassOutput) -> None:
@@ -107,7 +146,7 @@ class GrowingTree:
     def _note(self, output: PassOutput, row: int, q: Tensor | None, count: int) -> None:
         """How sure the law of `count` candidates was: q, or the softmax of the logits if the rule needs no q."""
         if self.stop is not None and output.logits is not None:
-            law = probabilities(output.logits[row, : self.request.transform.vocab_size]) if q is None else q
+            law = probabilities(self._over_target(output.logits[row])) if q is None else q
             self.sureness += [self.stop.sureness(law)] * count
 
     def _end_branches(self) -> None:
@@ -129,18 +168,48 @@ class GrowingTree:
             transform.require_mass(output.maxima.values[row : row + 1])
             token = output.maxima.tokens[row]
             return ([token] if token < transform.vocab_size else []), None
-        logits = output.logits[row, : transform.vocab_size]
-        missing = transform.vocab_size - len(logits)
+        own = output.logits[row]
+        logits = self._over_target(own)
         try:
-            return self.request.draw(pad(logits, (0, missing), value=-inf) if missing else logits, prefix, lanes)
+            return self.request.draw(logits, prefix, lanes)
         except NumericalError:
-            if not missing or not logits.isfinite().all():
+            if logits.isfinite().all() or not own.isfinite().all():
                 raise
             return [], None  # all that may follow here are tokens that the drafting model does not know
+
+    def _over_target(self, logits: Tensor) -> Tensor:
+        """Logits over the target's tokens: -inf at those that the drafting model cannot say."""
+        size = self.request.transform.vocab_size
+        if self.known is not None:
+            return self.known.logits(logits, size)
+        missing = size - len(logits)
+        return pad(logits, (0, missing), value=-inf) if missing > 0 else logits[:size]
 
     def tree(self) -> DraftTree:
         """The draft as it stands."""
         return DraftTree(tuple(self.tokens), tuple(self.parents), torch.stack(self.q) if self.q else None)
+
+
+def read_ahead(model: CausalLM, pool: KVPool, tokens: Sequence[int], slots: Tensor, committed: int, most: int) -> int:
+    """Runs a long text but for its end, in passes of so many rows.
+
+    Args:
+        model, pool: who reads it, and where its entries go.
+        tokens: of the text, those from `committed` on.
+        slots: int64, of all its tokens.
+        committed: tokens that are in the pool already.
+        most: rows of a pass, which the rest does not exceed either.
+
+    Returns:
+        How many of the tokens were run.
+    """
+    done = 0
+    while len(tokens) - done > most:
+        end = committed + done + most
+        rows = SequenceRows(tokens[done : done + most], slots[:end], committed + done)
+        model.run(RaggedBatch.build([rows], model.kv_layout.device), pool)
+        done += most
+    return done
 
 
 def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> list[DraftTree]:

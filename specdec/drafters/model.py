@@ -6,18 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specdec.cache import KVPool, PagedCache, Pool
-from specdec.checks import Kind, mapping, shown, take, text
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
-from specdec.drafters.growth import GrowingTree, grow_trees
+from specdec.drafters.draft_model import DraftSource
+from specdec.drafters.growth import GrowingTree, grow_trees, read_ahead
 from specdec.drafters.stopping import stop_rule
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
-from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.vocabulary import difference, tokens_of
 from specdec.typed import TypedPath
 from specdec.verify.tree import DraftTree, TreeShape
-
-OPTIONS = mapping(text(), Kind(lambda value: value, ""), "names of options mapped to their values").or_none()
 
 
 class ModelDrafter(Drafter):
@@ -54,12 +51,7 @@ class ModelDrafter(Drafter):
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
         self._stop = stop_rule(stop, stop_below)
-        if draft is None:
-            raise ConfigError("The model drafter needs draft=<hub id, folder, GGUF file or model>.")
-        if not isinstance(draft, str) and not hasattr(draft, "run"):
-            raise ConfigError(f"draft = {shown(draft)} cannot work. Give a hub id, a folder, a GGUF file or a model.")
-        self._draft = draft
-        self._load_options = take("load_options", load_options, OPTIONS) or {}
+        self._source = DraftSource(self.name, draft, load_options)
         self._model: CausalLM | None = None
         self._cache: PagedCache | None = None
         self._pool: KVPool | None = None
@@ -73,14 +65,14 @@ class ModelDrafter(Drafter):
         Raises:
             ConfigError: if a token that both have has two ids. Without both tokenizers they are taken to agree.
         """
-        model, tokenizer = self._load()
+        model, tokenizer = self._source.load()
         self._model, self._max_batch_tokens = model, target.max_batch_tokens
         if tokenizer is not None and target.tokenizer is not None:
             reason = difference(target.tokenizer.get_vocab(), tokenizer.get_vocab())
             if reason is not None:
                 raise ConfigError(
                     f"Draft {model.name} and target {target.model.name} {reason}. Choose a draft with the target's "
-                    "tokenizer, or drafter='ngram'."
+                    "tokenizer, or drafter='tli' or 'slem' for one with another."
                 )
         return Needs(pools=(model.kv_layout,))
 
@@ -92,7 +84,7 @@ class ModelDrafter(Drafter):
 
     def vocabulary(self) -> Mapping[str, int] | None:
         """Of the draft model, if its files are here."""
-        return tokens_of(self._draft) if isinstance(self._draft, str) else None
+        return tokens_of(self._source.path) if self._source.path is not None else None
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Catches up with every request, then grows their trees together."""
@@ -133,27 +125,14 @@ class ModelDrafter(Drafter):
         model, cache, pool = self._attached()
         seq, committed = request.request_id, cache.filled(request.request_id, pool)
         tail, slots = self._known(request.tokens[committed:]), cache.slots(seq)
-        while len(tail) > self._max_batch_tokens:
-            chunk, tail = tail[: self._max_batch_tokens], tail[self._max_batch_tokens :]
-            rows = SequenceRows(chunk, slots[: committed + len(chunk)], committed)
-            model.run(RaggedBatch.build([rows], model.kv_layout.device), pool)
-            committed += len(chunk)
-        return GrowingTree(request, shape, slots, committed, tail, self._stop)
+        ahead = read_ahead(model, pool, tail, slots, committed, self._max_batch_tokens)
+        return GrowingTree(request, shape, slots, committed + ahead, tail[ahead:], self._stop)
 
     def _known(self, tokens: Sequence[int]) -> Sequence[int]:
         """The tokens as the draft model reads them: those that it has no row for become its first."""
         model, _, _ = self._attached()
         size = model.vocab_size
         return tokens if max(tokens) < size else [token if token < size else 0 for token in tokens]
-
-    def _load(self) -> tuple[CausalLM, Any]:
-        if not isinstance(self._draft, str):
-            return self._draft, None
-        from specdec.models.loading import load
-
-        # How the draft model is meant to be sampled counts for nothing: the request says how.
-        loaded = load(self._draft, **{"generation_config": "none", **self._load_options})
-        return loaded.model, loaded.tokenizer
 
     def _attached(self) -> tuple[CausalLM, PagedCache, KVPool]:
         if self._model is None or self._cache is None or self._pool is None:

@@ -31,5 +31,5 @@ def check_vocabularies(target: str | None, drafters: Sequence[Drafter]) -> None:
         if reason is not None:
             raise ConfigError(
                 f"The drafter's model and the target {reason}. Choose a draft with the target's tokenizer, or "
-                "drafter=ngram."
+                "drafter=tli or drafter=slem for one with another."
             )

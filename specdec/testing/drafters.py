@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from specdec.cache import PagedCache, Pool
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
+from specdec.drafters.draft_model import DraftSource
 from specdec.drafters.model import ModelDrafter
 from specdec.verify.tree import DraftTree
 
@@ -26,7 +27,7 @@ class OracleDrafter(ModelDrafter):
 
     def bind(self, target: TargetHandle) -> Needs:
         """Takes the target for its draft model."""
-        self._draft = target.model
+        self._source = DraftSource(self.name, target.model)
         return super().bind(target)
 
     def vocabulary(self) -> None:

@@ -18,23 +18,37 @@ from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.prediction import PredictionDrafter
 from specdec.drafters.sizes import MOST_NODES
+from specdec.drafters.slem import SlemDrafter
+from specdec.drafters.tli import TliDrafter
 from specdec.engine import Engine
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy
 from specdec.registry import DRAFTERS, POLICIES
 from specdec.verify.typical import TypicalRule
 from tests.engines import run
-from tests.tiny import llama
+from tests.othertokenizers import with_tokenizer
+from tests.tiny import VOCAB_SIZE, llama
+from tests.toytokenizers import of_strings
 
 HOSTILE: list[Any] = [
     None, True, "", "5", b"5", "\ud800", -1, 0, 0.0, 1.0, 2.5, math.nan, math.inf, 1j, Decimal(3), 10**9, 2**63,
     10**5000, [], [1], {}, {1: 2}, (), object(), len, np.float32(2), np.array([1, 2]), np.bool_(True),
 ]  # fmt: skip
 GOOD: list[Any] = [1, 2, 5, np.int64(3), np.uint8(2), np.array(4)]
+
+
+def of_other_tokens(kind: type[Drafter], options: dict[str, Any]) -> Drafter:
+    """With a draft model of its own unless the options have one."""
+    own = {"draft": llama(1), "draft_tokenizer": of_strings(VOCAB_SIZE, "b a")}
+    return with_tokenizer(kind(**(own | options)), of_strings(VOCAB_SIZE, "ab "))
+
+
 MADE: dict[str, Callable[..., Drafter]] = {
     "none": NoDrafter,
     "ngram": NgramDrafter,
     "model": lambda **options: ModelDrafter(**{"draft": llama(1), **options}),
+    "tli": lambda **options: of_other_tokens(TliDrafter, options),
+    "slem": lambda **options: of_other_tokens(SlemDrafter, options),
     "early_exit": EarlyExitDrafter,
     "prediction": PredictionDrafter,
 }
@@ -42,7 +56,7 @@ OPTIONS = [
     (name, option)
     for name in MADE
     for option in inspect.signature(DRAFTERS.get(name)).parameters
-    if option not in ("draft", "choices", "load_options", "stop", "stop_below")
+    if option not in ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer")
 ]
 CHOICES: list[Any] = [
     0, "", "01", [[]], [], [[0, -1]], [[0.5]], [0], [["0"]], [[True]], [[10**9]], [[0] * 65], [[0]] * 1025, {0: [0]},
@@ -74,7 +88,7 @@ def test_an_option_is_refused_by_name_or_drafts(name: str, option: str) -> None:
         assert MADE[name](num_draft_tokens=np.uint8(7)).num_draft_tokens == 7
 
 
-@pytest.mark.parametrize("name", ["model", "early_exit"])
+@pytest.mark.parametrize("name", ["model", "tli", "early_exit"])
 @pytest.mark.parametrize("choices", CHOICES, ids=lambda value: repr(value)[:20])
 def test_choices_that_are_no_tree_are_refused(name: str, choices: Any) -> None:
     with pytest.raises(ConfigError, match=r"choices|at most|Ranks count from 0"):
@@ -88,13 +102,21 @@ def test_the_largest_draft_is_bounded_before_it_is_made() -> None:
             NgramDrafter(**options)
 
 
-@pytest.mark.parametrize("draft", [3, 2.5, True, ["a"], b"x", object()])
-def test_a_draft_model_is_a_name_or_a_model(draft: Any) -> None:
-    with pytest.raises(ConfigError, match=r"draft = .* Give a hub id"):
-        ModelDrafter(draft)
+@pytest.mark.parametrize("name", ["model", "tli", "slem"])
+@pytest.mark.parametrize("draft", [3, 2.5, True, ["a"], b"x", object(), None])
+def test_a_draft_model_is_a_name_or_a_model(name: str, draft: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"(draft = .* Give a |The {name} drafter needs draft=<)hub id"):
+        MADE[name](draft=draft)
     for options in (3, "dtype", [("dtype", "float32")], {1: 2}, {"": 2}):
         with pytest.raises(ConfigError, match="load_options = "):
-            ModelDrafter(llama(1), load_options=options)  # type: ignore[arg-type]
+            MADE[name](load_options=options)
+
+
+@pytest.mark.parametrize("name", ["tli", "slem"])
+@pytest.mark.parametrize("tokenizer", [3, "gpt2", True, ["a"], object(), len, {}])
+def test_the_tokenizer_of_a_draft_is_one(name: str, tokenizer: Any) -> None:
+    with pytest.raises(ConfigError, match=r"draft_tokenizer = .* cannot work\. Give a tokenizer of transformers"):
+        MADE[name](draft_tokenizer=tokenizer)
 
 
 def test_a_cost_curve_is_a_curve_or_makes_one() -> None:

@@ -167,7 +167,7 @@ def test_the_same_tokens_need_the_same_ids(
     with pytest.raises(ConfigError) as caught:
         ModelDrafter("some/draft").bind(target)
     assert reason in str(caught.value)
-    assert "drafter='ngram'" in str(caught.value)
+    assert "drafter='tli' or 'slem'" in str(caught.value)
 
 
 def test_some_rules_take_q() -> None:

@@ -12,6 +12,8 @@ from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.slem import SlemDrafter
+from specdec.drafters.tli import TliDrafter
 from specdec.models.base import CausalLM
 from specdec.registry import DRAFTERS
 from specdec.testing import OracleDrafter, PoisonDrafter, check_drafter
@@ -19,6 +21,7 @@ from specdec.testing.checks import CHECKS
 from specdec.testing.conformance import Scene
 from specdec.testing.tiny import llama
 from tests.engines import ForetoldDrafter
+from tests.othertokenizers import other_tokenizer
 
 MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "none": lambda target: NoDrafter(),
@@ -28,6 +31,9 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "model, tree": lambda target: ModelDrafter(
         llama(7, vocab_size=target.vocab_size), choices=[[0, 0, 0], [0, 1], [1, 0]]
     ),
+    "tli": lambda target: other_tokenizer(TliDrafter, target, num_draft_tokens=3),
+    "tli, tree": lambda target: other_tokenizer(TliDrafter, target, choices=[[0, 0, 0], [0, 1], [1, 0]]),
+    "slem": lambda target: other_tokenizer(SlemDrafter, target, num_draft_tokens=4),
     "early_exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
     "early_exit, tree": lambda target: EarlyExitDrafter(num_layers=1, choices=[[0, 0], [1]]),
     "model, stops": lambda target: ModelDrafter(

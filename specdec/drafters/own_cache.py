@@ -1,0 +1,140 @@
+"""Keys and values of a draft model whose texts are not the target's, token by token: block tables of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from specdec.cache import KVPool, PagedCache
+from specdec.errors import OutOfBlocksError
+from specdec.models.base import CausalLM
+from specdec.verify.tree import ROOT
+
+BLOCK_SIZE = 16
+MOST_BYTES = 1 << 30
+"""Of all keys and values together."""
+
+
+@dataclass
+class _Run:
+    """What has been run of one sequence: the tokens that are kept, and a tree of rows after them."""
+
+    kept: list[int] = field(default_factory=list)
+    children: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(row, token) → the row of that token below it; `ROOT` for the last token that is kept."""
+
+    def path(self, tokens: Sequence[int]) -> list[int]:
+        """The rows of these tokens, as far as they have been run."""
+        rows: list[int] = []
+        for token in tokens:
+            row = self.children.get((rows[-1] if rows else ROOT, token))
+            if row is None:
+                break
+            rows.append(row)
+        return rows
+
+
+class OwnCache:
+    """Serves a draft model that reads the requests' texts in tokens of its own.
+
+    The target's block tables do not fit such texts, and what is accepted need not be what was drafted, since a text
+    that has grown may be told in other tokens. So nothing is taken from verdicts: of what has been run, a text and the
+    tree drafted after it, that is kept with which the next text begins.
+
+    Where blocks are short, the sequence that began longest ago is dropped, and run anew when it comes again: what is
+    drafted for it does not change.
+
+    Args:
+        model: whose keys and values they are.
+        num_slots: so many tokens are kept, but no more than 1 GiB, and no less than one full context and a draft.
+        most_nodes: of a draft.
+    """
+
+    def __init__(self, model: CausalLM, num_slots: int, most_nodes: int) -> None:
+        self.most_rows = model.max_context + most_nodes
+        """Tokens of one sequence, its draft included."""
+        affordable = min(num_slots, MOST_BYTES // model.kv_layout.bytes_per_token())
+        blocks = -(-max(affordable, self.most_rows) // BLOCK_SIZE)
+        self._cache = PagedCache(model.kv_layout, blocks, BLOCK_SIZE)
+        self._run: dict[int, _Run] = {}
+        """The sequence that began last is the last."""
+
+    @property
+    def pool(self) -> KVPool:
+        """Where the model's keys and values are."""
+        return self._cache.target
+
+    def memory(self) -> int:
+        """Bytes of all slots."""
+        return self.pool.num_slots * self.pool.layout.bytes_per_token()
+
+    def begin(self, seq: int, text: Sequence[int], num_nodes: int, busy: Container[int] = ()) -> tuple[int, Tensor]:
+        """Keeps what has been run of a text, but for its last token, and reserves rows for the rest and for a draft.
+
+        Args:
+            seq: the sequence; it need not be known.
+            text: its tokens, at least one.
+            num_nodes: of the draft; with the text no more than `most_rows`.
+            busy: sequences that may not be dropped for it.
+
+        Returns:
+            How many of the text's tokens are kept, and the slots of all rows, int64 [text + nodes].
+
+        Raises:
+            OutOfBlocksError: if there is no room beside those that are busy.
+        """
+        if seq not in self._run:
+            self._cache.add(seq)
+            self._run[seq] = _Run()
+        run, known = self._run.pop(seq), text[:-1]
+        kept = _common(run.kept, known)
+        if kept < len(run.kept):
+            self._cache.truncate(seq, kept)
+        else:
+            rows = run.path(known[kept:])
+            self._cache.commit_path(seq, rows)
+            kept += len(rows)
+        self._run[seq] = _Run(list(text[:kept]))
+        self._reserve(seq, len(text) - kept + num_nodes, busy)
+        return kept, self._cache.slots(seq)
+
+    def ran(self, seq: int, text: Sequence[int], nodes: Sequence[int], parents: Sequence[int]) -> None:
+        """Notes that the rest of the text has been run since `begin`, and some nodes of the draft.
+
+        Args:
+            seq: the sequence.
+            text: as it was given to `begin`.
+            nodes: tokens of the nodes that were run: the first ones of the tree.
+            parents: of these nodes, `ROOT` for children of the text's last token.
+        """
+        run = self._run[seq]
+        rest = text[len(run.kept) :]
+        for row, token in enumerate(rest):
+            run.children[row - 1, token] = row
+        for node, (token, parent) in enumerate(zip(nodes, parents, strict=True), len(rest)):
+            run.children.setdefault((len(rest) + parent, token), node)
+
+    def drop(self, seq: int) -> None:
+        """Lets go of a sequence. Unknown ones are ignored."""
+        if self._run.pop(seq, None) is not None:
+            self._cache.free(seq)
+
+    def _reserve(self, seq: int, rows: int, busy: Container[int]) -> None:
+        while True:
+            try:
+                return self._cache.reserve(seq, rows)
+            except OutOfBlocksError:
+                oldest = next((other for other in self._run if other != seq and other not in busy), None)
+                if oldest is None:
+                    raise
+                self.drop(oldest)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest beginning that two texts have in common."""
+    length = min(len(a), len(b))
+    if a[:length] == b[:length]:
+        return length
+    return next(place for place in range(length) if a[place] != b[place])
