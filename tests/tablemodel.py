@@ -52,7 +52,8 @@ class TableModel:
 
 def _texts(part: SequenceRows, cells: Tensor) -> list[Tokens]:
     """The text up to each row that is run, its own token included."""
-    stored = [int(token) for token in cells[part.slots].tolist()]
+    written = part.slots[: part.committed + part.first + len(part.tokens)]  # what lies behind them is anything
+    stored = [int(token) for token in cells[written].tolist()]
     before, rows = stored[: part.committed], stored[part.committed :]
     texts: list[Tokens] = []
     for row in range(part.first, part.first + len(part.tokens)):
