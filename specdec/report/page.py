@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from specdec.measure.runs import Run
 from specdec.places import write
+from specdec.report.board import notes
 from specdec.report.charts import figures
 from specdec.report.choices import chosen, drafters
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
@@ -73,6 +74,7 @@ def render(runs: Sequence[Run], title: str) -> str:
         tokens=tokens,
         chosen=chosen(named),
         drafters=drafters(named),
+        notes=notes(runs),
         origins=origins(named),
     )
 

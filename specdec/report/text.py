@@ -11,10 +11,19 @@ from rich.table import Table
 
 from specdec.measure.runs import Run
 from specdec.places import write as write_file
+from specdec.report.board import COSTS, boards, notes
+from specdec.report.board import markdown as board_markdown
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, standings
 from specdec.report.methods import methods
 
 COLUMNS = ("method", "speedup (95 %)", "predicted", "τ", "α", "tokens/s", "draft/verify/host", "wasted", "identical")
+
+ONE_CATEGORY = 1 + len(COSTS) + 2
+"""Columns of a board over prompts of one category: it would repeat the first table."""
+BY_CATEGORY = (
+    "Speedup over plain decoding (95 %); τ. Drafting: time of a step's drafting over a plain step's. MB: what the "
+    "drafters hold."
+)
 
 
 def rows(runs: Sequence[Run]) -> list[list[str]]:
@@ -34,6 +43,12 @@ def markdown(runs: Sequence[Run], title: str) -> str:
     """The same as a document, with what it was measured on and what went wrong."""
     lines = [f"# {title}", "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(cells)} |" for cells in rows(runs)]
+    found = boards(runs)
+    if any(len(board.columns) > ONE_CATEGORY for board in found):
+        lines += ["", "## By category", "", BY_CATEGORY]
+        lines += [line for board in found for line in ("", *board_markdown(board))]
+    for note in notes(runs):
+        lines += ["", note]
     for method in methods(runs):
         if not method.done:
             reason = method.run.error or "was interrupted; the same command goes on"

@@ -25,14 +25,28 @@ OTHERS = {
 
 
 def register_choices() -> None:
-    """Stores a node `{_target_: class}` for each name that has no file, and the resolver `choices`, which describes
-    them in --help, like `groups`, which lists the choices of every group."""
+    """Stores a node `{_target_: class}` for each name that has no file, and resolvers: `choices` describes them in
+    --help, `groups` lists the choices of every group; `runnable` and `left_out` are those two of `runnable`."""
     store = ConfigStore.instance()
     for group, registry in REGISTRIES.items():
         for name, target in registry.targets(builtin=group not in WITH_FILES).items():
             store.store(group=group, name=name, node={"_target_": target})
+    OmegaConf.register_new_resolver("runnable", lambda: ",".join(runnable()[0]), replace=True)
+    OmegaConf.register_new_resolver("left_out", lambda: " ".join(runnable()[1]), replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
     OmegaConf.register_new_resolver("choices", descriptions, replace=True)
+
+
+def runnable() -> tuple[list[str], list[str]]:
+    """Names of the drafters that can be made without an option, "none" first; and of each other one, why it cannot."""
+    names, reasons = [], []
+    for name in sorted(DRAFTERS.names(), key=lambda name: (name != "none", name)):
+        try:
+            DRAFTERS.create(name)
+            names.append(name)
+        except ConfigError as error:
+            reasons.append(f"Left out: {name}. {error}")
+    return names, reasons
 
 
 def groups() -> str:

@@ -80,6 +80,7 @@ class StudyConfig(Decoding):
 
     tracking: dict[str, Any] = field(default_factory=dict)
     study: TypedName = MISSING
+    note: TypedName = ""
     runs: TypedPath = "runs"
     batch: int = 1
     baseline: bool = True

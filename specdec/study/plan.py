@@ -31,7 +31,9 @@ from specdec.study.drafters import beside, check_vocabularies
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
 
-NOT_IDENTITY = ("tracking", "study", "runs", "side_by_side", "rerun", "report", "profile", "jobs", "command", "ledger")
+NOT_IDENTITY = (
+    "tracking", "study", "note", "runs", "side_by_side", "rerun", "report", "profile", "jobs", "command", "ledger",
+)  # fmt: skip
 """Settings that do not change what a job finds out."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*){0,1}(/[\w./-]+\.gguf)?")
 """`org/name`, `name`, or one of these with a file in it."""

@@ -115,3 +115,14 @@ def test_help_describes_every_choice_in_a_line() -> None:
         assert [line for line in lines if line.startswith(start) and line.endswith(end)]
     [gone] = [line for line in lines if line.startswith("  gone ")]
     assert "no_such_module" in gone
+
+
+@pytest.mark.usefixtures("_installed")
+def test_drafters_that_need_an_option_are_left_out_with_the_reason() -> None:
+    names, reasons = choices.runnable()
+    assert names[0] == "none"
+    assert {"echo", "ngram", "early_exit"} < set(names)
+    assert "model" not in names
+    [reason] = [one for one in reasons if one.startswith("Left out: model. ")]
+    assert "needs draft=" in reason
+    assert len(names) + len(reasons) == len(registry.DRAFTERS.names())

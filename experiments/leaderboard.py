@@ -1,0 +1,56 @@
+"""Every drafter by category of prompts, greedy and at temperature 1, at batch 1 and 8: τ, speedup, cost and memory.
+
+python -m experiments.leaderboard [--output docs] [drafter=ngram,suffix] [data.path=FILE data.limit=26] [SETTING=… …]
+
+It is `specdec study -m experiment=leaderboard` with these settings, and its table copied to OUTPUT/leaderboard.md; a
+second call goes on where a first one was stopped. Without drafter=… it takes all that are registered; those that need
+an option, such as a draft model, are left out, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from specdec.commands.application import config_dir, exit_on_user_error
+from specdec.measure.runs import load_runs
+from specdec.places import write
+from specdec.report.text import markdown
+from specdec.study import preflight
+
+TITLE = "Leaderboard of the drafters"
+
+
+def study_words(settings: list[str]) -> list[str]:
+    """The words of `specdec` that run the study."""
+    return ["study", "-m", "experiment=leaderboard", *settings]
+
+
+def folder_of(settings: list[str]) -> Path:
+    """Where the study's run folders are.
+
+    Raises:
+        ConfigError: for a setting that does not exist.
+    """
+    first, *_ = preflight.jobs(config_dir(), "study", study_words(settings)[1:])
+    return Path(first.runs) / first.study
+
+
+def main() -> None:
+    """Runs, then writes; exits as the study did."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of leaderboard.md")
+    args, settings = parser.parse_known_args()
+    with exit_on_user_error():
+        folder = folder_of(settings)
+        done = subprocess.run([sys.executable, "-m", "specdec", *study_words(settings)], check=False)
+        if folder.is_dir():
+            write(args.output / "leaderboard.md", markdown(load_runs(folder), TITLE))
+            print(args.output / "leaderboard.md")
+    sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Methods by categories of prompts, a table for each condition under which they were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from specdec.measure.runs import Run
+from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, categories, standings
+from specdec.report.methods import Method, axis_name, methods, varying_axes
+
+CONDITIONS = ("target", "dtype", "kv_dtype", "data", "temperature", "batch")
+"""Axes under which methods are compared; the others tell methods apart."""
+COSTS = ("drafting", "MB")
+"""Columns of what a method costs: drafting of a step over a plain step, and the drafters' memory."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """The methods that were measured under one condition.
+
+    Args:
+        condition: in words; "" if all runs share it.
+        columns: headings.
+        rows: cells of every method, the fastest first.
+    """
+
+    condition: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def boards(runs: Sequence[Run]) -> list[Board]:
+    """One for each condition, numbers by size. A cell is the speedup, its 95 % interval, and τ.
+
+    Args:
+        runs: of one study; those without figures are left out.
+    """
+    found = standings(methods(runs))
+    kinds = categories(found)
+    groups: dict[str, list[Standing]] = {}
+    values = varying_axes(runs)
+    axes = [axis for axis in CONDITIONS if axis in values]
+    for one in sorted(found, key=lambda one: [values[axis].index(one.method.axes[axis]) for axis in axes]):
+        groups.setdefault(_condition(one.method), []).append(one)
+    return [Board(name, ["method", *COSTS, *kinds], _rows(group, kinds)) for name, group in groups.items()]
+
+
+def markdown(board: Board) -> list[str]:
+    """Lines of a document."""
+    lines = [f"### {board.condition}", ""] if board.condition else []
+    lines += [f"| {' | '.join(board.columns)} |", "|" + "---|" * len(board.columns)]
+    return [*lines, *(f"| {' | '.join(cells)} |" for cells in board.rows)]
+
+
+def notes(runs: Iterable[Run]) -> list[str]:
+    """What the study's settings say to the reader."""
+    return [note for note in dict.fromkeys(run.config.get("note") for run in runs) if note]
+
+
+def _condition(method: Method) -> str:
+    return ", ".join(f"{axis_name(axis)} {method.axes[axis]}" for axis in CONDITIONS if axis in method.axes)
+
+
+def _rows(group: Sequence[Standing], kinds: Sequence[str]) -> list[list[str]]:
+    of: dict[int, dict[str, Standing]] = {}
+    for one in sorted(group, key=_fastest_first):
+        of.setdefault(one.method.key, {})[one.category] = one
+    return [
+        [_name(by_kind[ALL].method), *_costs(by_kind[ALL]), *(_cell(by_kind.get(kind)) for kind in kinds)]
+        for by_kind in of.values()
+    ]
+
+
+def _fastest_first(one: Standing) -> tuple[bool, float, float]:
+    return one.category != ALL, -(one.speedup or 0.0), -one.figures["tau"]
+
+
+def _name(method: Method) -> str:
+    """Its label without the condition."""
+    shared = [f"{axis_name(axis)} {method.axes[axis]}" for axis in CONDITIONS if axis in method.axes]
+    return " · ".join(part for part in method.label.split(" · ") if part not in shared)
+
+
+def _costs(one: Standing) -> list[str]:
+    cost = one.figures["drafting_cost"]
+    return ["–" if cost is None else f"{cost:.1%}", f"{one.figures['drafter_memory_mb']:.1f}"]
+
+
+def _cell(one: Standing | None) -> str:
+    if one is None:
+        return "–"
+    tau = f"τ {one.figures['tau']:.2f}"
+    if one.refused:
+        return f"{NOT_CREDIBLE}; {tau}"
+    if one.speedup is None:
+        return tau
+    mark = "" if one.method.evidence else ", no evidence"
+    return f"{one.speedup:.2f} ({one.interval}{mark}); {tau}"
