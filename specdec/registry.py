@@ -86,6 +86,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "slem": "specdec.drafters.slem:SlemDrafter",
             "early_exit": "specdec.drafters.early_exit:EarlyExitDrafter",
             "prediction": "specdec.drafters.prediction:PredictionDrafter",
+            "lookahead": "specdec.drafters.lookahead:LookaheadDrafter",
         },
     )
     rules = Registry[Any](
