@@ -51,3 +51,11 @@ def test_the_list_of_broken_kernels_is_complete(kernel: str) -> None:
     broken = set(re.findall(r'^    "([^"]+)": \(', source[source.index("BROKEN: dict") :], re.MULTILINE))
     assert listed == broken
     assert len(broken) >= 5
+
+
+@pytest.mark.xdist_group("real model")
+def test_the_prediction_of_the_page_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    [use] = [block for block in python_blocks("drafters.md") if "prediction=" in block]
+    exec(use, {})
+    accepted, rejected = (int(line.split()[1]) for line in capsys.readouterr().out.splitlines())
+    assert accepted > 10 > rejected

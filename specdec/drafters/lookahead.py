@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from specdec.checks import flag, take, whole
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
+from specdec.drafters.sizes import MOST_NODES
+from specdec.errors import ConfigError
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 SIZE = whole(1, 64)
@@ -51,7 +53,13 @@ class LookaheadDrafter(Drafter):
         self.window, self.guesses = take("window", window, SIZE), take("guesses", guesses, SIZE)
         self.ngram: int = take("ngram", ngram, whole(2, 64))
         self.pool_from_prompt = take("pool_from_prompt", pool_from_prompt, flag())
-        super().__init__(shape=self._largest())
+        shape = self._largest()
+        if len(shape) > MOST_NODES:
+            raise ConfigError(
+                f"window = {window}, ngram = {ngram} and guesses = {guesses} make drafts of {len(shape)} tokens. A "
+                f"draft has at most {MOST_NODES}: ask for less."
+            )
+        super().__init__(shape=shape)
         self._windows: dict[int, _Window] = {}
 
     def bind(self, target: TargetHandle) -> Needs:

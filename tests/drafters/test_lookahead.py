@@ -188,7 +188,7 @@ def test_what_is_kept_is_bounded_and_goes_with_its_request() -> None:
         ({"ngram": 1}, "ngram = 1 cannot work. Give an integer from 2 to 64"),
         ({"guesses": 65}, "guesses = 65 cannot work"),
         ({"pool_from_prompt": 1}, "pool_from_prompt = 1 cannot work. Give True or False"),
-        ({"window": 64, "ngram": 64}, "1024"),
+        ({"window": 64, "ngram": 64}, "window = 64, ngram = 64 and guesses = 2 make drafts of 4157 tokens"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(options: dict[str, int], message: str) -> None:

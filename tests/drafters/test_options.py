@@ -13,6 +13,7 @@ import pytest
 
 from specdec import ConfigError, Drafter, EngineConfig, SamplingParams
 from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
@@ -51,12 +52,15 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "slem": lambda **options: of_other_tokens(SlemDrafter, options),
     "early_exit": EarlyExitDrafter,
     "prediction": PredictionDrafter,
+    "lookahead": LookaheadDrafter,
 }
+UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt")
+"""Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)
     for name in MADE
     for option in inspect.signature(DRAFTERS.get(name)).parameters
-    if option not in ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer")
+    if option not in UNLIKE
 ]
 CHOICES: list[Any] = [
     0, "", "01", [[]], [], [[0, -1]], [[0.5]], [0], [["0"]], [[True]], [[10**9]], [[0] * 65], [[0]] * 1025, {0: [0]},
@@ -66,7 +70,9 @@ CHOICES: list[Any] = [
 
 def test_every_drafter_of_ours_is_tried() -> None:
     assert set(MADE) == set(DRAFTERS.names())
-    assert {option for _, option in OPTIONS} == {"num_draft_tokens", "branches", "min_match", "max_match", "num_layers"}
+    assert {option for _, option in OPTIONS} == {
+        "num_draft_tokens", "branches", "min_match", "max_match", "num_layers", "window", "ngram", "guesses"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
@@ -77,7 +83,7 @@ def test_an_option_is_refused_by_name_or_drafts(name: str, option: str) -> None:
         with pytest.raises(ConfigError, match=f"{option} = .* cannot work. Give an integer"):
             MADE[name](**{option: value})
     target = llama(0, num_layers=6)
-    for value in GOOD:
+    for value in GOOD[option == "ngram" :]:
         options = {option: value, **({"max_match": 6} if option == "min_match" else {})}
         drafter = MADE[name](**options)
         config = EngineConfig(num_blocks=32, max_num_seqs=2)

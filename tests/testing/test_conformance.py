@@ -9,6 +9,7 @@ import torch
 
 from specdec import Drafter, DraftRequest, DraftTree, Outcome
 from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
@@ -43,6 +44,7 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
         num_layers=1, choices=[[0, 0], [1, 0]], stop="entropy", stop_below=0.1
     ),
     "prediction": ForetoldDrafter,
+    "lookahead": lambda target: LookaheadDrafter(),
     "oracle": lambda target: OracleDrafter(),
     "poison": lambda target: PoisonDrafter(),
 }
