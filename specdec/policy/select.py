@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from specdec.models.base import CausalLM
@@ -69,10 +69,7 @@ class SelectPolicy(ProductPolicy):
                 drawn[one.request_id] = favourite
             elif one.drafts:
                 best[one.request_id] = max(one.drafts, key=lambda each: promises[each.drafter])
-        picks: dict[int, Pick | Choice] = dict(self._picks(best, load))
-        shapes = self._shapes(drawn, load) if drawn else {}
-        picks.update((request_id, choice) for request_id, choices in shapes.items() for choice in choices)
-        return [picks.get(one.request_id) for one in drafted]
+        return self._settled(drafted, best, drawn, load)
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
@@ -90,6 +87,15 @@ class SelectPolicy(ProductPolicy):
         self._worth.end(request_id)
         self._asked.pop(request_id, None)
         self._drawing.pop(request_id, None)
+
+    def _settled(
+        self, drafted: Sequence[Drafted], best: Mapping[int, Draft], drawn: Mapping[int, Candidate], load: Load
+    ) -> list[Pick | Choice | None]:
+        """What pays of the drafts that were chosen, and of what candidates would draw that were."""
+        picks: dict[int, Pick | Choice] = dict(self._picks(best, load))
+        shapes = self._shapes(drawn, load) if drawn else {}
+        picks.update((request_id, choice) for request_id, choices in shapes.items() for choice in choices)
+        return [picks.get(one.request_id) for one in drafted]
 
     def _promises(self, one: Drafted, load: Load) -> dict[str, float]:
         """Drafter → tokens a second of the request alone with the best part of its draft."""
