@@ -1,4 +1,5 @@
-"""Who drafted when: steps, tokens and seconds by drafter, by category of prompts and along the texts."""
+"""Who drafted when: steps, tokens and seconds by drafter, by category of prompts and along the texts; and the rates of
+acceptance that a policy has learnt of each drafter."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from specdec.measure.rows import PromptRow
+from specdec.policy.base import Policy
+from specdec.policy.survival import SurvivalTable
 from specdec.stats import DecodingStats
 
 Selection = Iterable[tuple[str | None, Sequence[PromptRow]]]
@@ -14,6 +17,9 @@ Selection = Iterable[tuple[str | None, Sequence[PromptRow]]]
 
 FIRST_END = 16
 """Tokens of a text's first part. Each further part is as long as all before it, so that a long text has few."""
+
+MOST_KINDS = 32
+"""Kinds of nodes that are told of a drafter: those that were seen most."""
 
 
 def by_drafter(rows: Sequence[PromptRow]) -> list[dict[str, Any]]:
@@ -63,6 +69,27 @@ def along_the_text(rows: Sequence[PromptRow]) -> list[dict[str, Any]]:
                  "steps": count, "share": count / in_part[part]}
             )  # fmt: skip
     return records
+
+
+def survival(policy: Policy) -> list[dict[str, Any]]:
+    """What a policy with a survival table has learnt of all requests together; nothing of another policy.
+
+    Returns:
+        Records of `drafter`, `kind` of node, `rate` (share accepted once the parent was), and `weight` (how many nodes
+        speak for it, old ones counting less).
+    """
+    table = getattr(policy, "survival", None)
+    pool = table.pool if isinstance(table, SurvivalTable) else {}
+    seen = {key: rate for key, rate in pool.items() if rate.tested > 0}
+    heaviest: dict[str, list[int]] = {}
+    for drafter, kind in sorted(seen, key=lambda key: -seen[key].tested):
+        heaviest.setdefault(drafter, []).append(kind)
+    return [
+        {"drafter": drafter, "kind": kind, "rate": rate.accepted / rate.tested, "weight": rate.tested}
+        for drafter in sorted(heaviest)
+        for kind in sorted(heaviest[drafter][:MOST_KINDS])
+        for rate in [seen[drafter, kind]]
+    ]
 
 
 def part_of(position: int) -> int:

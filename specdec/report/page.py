@@ -27,6 +27,7 @@ from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, s
 from specdec.report.marks import CONFIG, Figure
 from specdec.report.methods import Method, axis_name, methods, varying_axes
 from specdec.report.tokens import token_view
+from specdec.verify.shape import RANKS
 
 PACKAGE = files("specdec.report")
 VEGA_LITE = "6.4"
@@ -75,6 +76,7 @@ def render(runs: Sequence[Run], title: str) -> str:
         chosen=chosen(named),
         drafters=drafters(named),
         notes=notes(runs),
+        ranks=RANKS,
         origins=origins(named),
     )
 

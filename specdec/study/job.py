@@ -15,6 +15,7 @@ from specdec.engine.outputs import Generation, StreamEvent
 from specdec.generator import SpeculativeGenerator
 from specdec.measure.compare import Duel
 from specdec.measure.diagnostics import DraftDiagnostics
+from specdec.measure.drafters import survival
 from specdec.measure.folders import RunFolder
 from specdec.measure.rows import PromptRow, StepRow
 from specdec.measure.runs import TRACE
@@ -95,9 +96,12 @@ def run_job(
             tracker.prompt(row.table_row())
         on_prompt(len(rows))
     curve = measure(generator.engine.model) if options.profile else None
+    learnt = survival(generator.engine.policy)
     evidence = _examine(generator, plan, options, prompts, folder.path)
     held = generator.engine.drafter_bytes
-    summary = summarize(rows, options.batch, curve, held, cost_curve=curve and asdict(curve), **evidence)
+    summary = summarize(
+        rows, options.batch, curve, held, cost_curve=curve and asdict(curve), survival=learnt, **evidence
+    )
     folder.finish(rows, summary)
 
 

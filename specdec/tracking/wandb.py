@@ -127,7 +127,7 @@ def has_credentials() -> bool:
 
 
 def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    """Name → table: prompts, categories, drafters, acceptance by position, distances, calibration."""
+    """Name → table: prompts, categories, drafters, rates of acceptance by position and kind, distances, calibration."""
     import wandb
 
     columns: list[str | int] = [*PROMPT_TEXTS, *PROMPT_SCALARS]
@@ -141,16 +141,11 @@ def _tables(summary: Row, rows: Sequence[Row]) -> dict[str, Any]:
         ),
         "tables/acceptance": _acceptance_table(summary),
     }
-    if summary["by_drafter"]:
-        fields: list[str | int] = [*summary["by_drafter"][0]]
-        tables["tables/drafters"] = wandb.Table(
-            columns=fields, data=[[one[field] for field in fields] for one in summary["by_drafter"]]
-        )
-    if summary["calibration"]:
-        keys: list[str | int] = ["confidence", "accepted", "count"]
-        tables["tables/calibration"] = wandb.Table(
-            columns=keys, data=[[one[key] for key in keys] for one in summary["calibration"]]
-        )
+    for name, key in (("drafters", "by_drafter"), ("survival", "survival"), ("calibration", "calibration")):
+        if summary[key]:
+            keys: list[str | int] = [*summary[key][0]]
+            data = [[one[field] for field in keys] for one in summary[key]]
+            tables[f"tables/{name}"] = wandb.Table(columns=keys, data=data)
     return tables
 
 

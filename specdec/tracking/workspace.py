@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, Sequence[Panel]] = {
     ),
     "Drafters": (
         Panel("Who drafted, by category", "table", ("tables/drafters",)),
+        Panel("Rates of acceptance that the policy has learnt", "table", ("tables/survival",)),
         Panel("Drafting of a step over a plain step", "bars", ("drafting_cost",)),
         Panel("Memory of the drafters, MiB", "bars", ("drafter_memory_mb",)),
     ),

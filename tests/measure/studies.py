@@ -71,7 +71,7 @@ def summary(metrics: dict[str, Any], share: float, positions: int = 4, **others:
         "cumulative_acceptance_by_position": cumulative if drafting else [],
         "acceptance_histogram": [round(400 * (a - b)) for a, b in pairwise(reached)],
         "tv_by_position": [], "calibration": [], "cost_curve": None, "certificate": CERTIFICATE,
-        "by_drafter": [], "along_the_text": [], **others,
+        "by_drafter": [], "along_the_text": [], "survival": [], **others,
     }  # fmt: skip
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from specdec.measure.drafters import FIRST_END, along_the_text, by_drafter, part_of
+from specdec.measure.drafters import FIRST_END, MOST_KINDS, along_the_text, by_drafter, part_of, survival
 from specdec.measure.rows import PromptRow, StepRow
+from specdec.policy.always import AlwaysPolicy
+from specdec.policy.base import Draft
+from specdec.policy.curve import CostCurve
+from specdec.policy.product import ProductPolicy
 from specdec.stats import NOBODY, DecodingStats
+from specdec.verify.tree import DraftTree
 
 Step = tuple[str, int, int]
 """Drafter, draft nodes, tokens emitted."""
@@ -69,3 +74,26 @@ def test_parts_cover_every_position_once_and_grow() -> None:
 
 def test_a_job_that_did_nothing_tells_nothing() -> None:
     assert (by_drafter([row(0, "chat", 3, [])]), along_the_text([])) == ([], [])
+
+
+def test_what_a_policy_has_learnt_is_told_by_drafter_and_kind() -> None:
+    policy = ProductPolicy(CostCurve((1, 8), (1.0, 2.0)))
+    assert survival(policy) == []
+    tree = DraftTree((5, 6), (-1, 0), kinds=(9, 4), chances=(0.5, 0.5))
+    policy.survival.observe(0, Draft("b", tree), [0, 1], [0])
+    policy.survival.observe(1, Draft("a", tree), [0], [])
+    assert survival(policy) == [
+        {"drafter": "a", "kind": 9, "rate": 0.0, "weight": 1.0},
+        {"drafter": "b", "kind": 4, "rate": 0.0, "weight": 1.0},
+        {"drafter": "b", "kind": 9, "rate": 1.0, "weight": 1.0},
+    ]
+    assert survival(AlwaysPolicy()) == []
+
+
+def test_of_many_kinds_those_that_were_seen_most_are_told() -> None:
+    policy = ProductPolicy(CostCurve((1, 8), (1.0, 2.0)))
+    for kind in range(100):
+        for _ in range(1 + (kind % 3 == 0)):
+            policy.survival.observe(0, Draft("a", DraftTree((5,), (-1,), kinds=(kind,))), [0], [])
+    told = survival(policy)
+    assert [one["kind"] for one in told] == list(range(0, 3 * MOST_KINDS, 3))

@@ -204,7 +204,8 @@ def chooser() -> list[Run]:
     where += (
         places("dialogue", 0, recycling=15) + places("summary", 0, suffix=5) + places("summary", 1, suffix=3, none=1)
     )
-    told = summary(scalars(1.5, 2.0, 0.5), 0.8, by_drafter=who, along_the_text=where)
+    learnt = [{"drafter": "suffix", "kind": 33, "rate": 0.625, "weight": 12.5}]
+    told = summary(scalars(1.5, 2.0, 0.5), 0.8, by_drafter=who, along_the_text=where, survival=learnt)
     alone = summary(scalars(1.5, 2.0, 0.5), 0.8, by_drafter=choices(None, ngram=(9, 2.0), none=(9, 1.0)))
     several = {**axes("suffix+recycling+ngram", "gumbel", 8), "policy": "select"}
     return [run("several", several, told), run("alone", axes("ngram", "gumbel", 3), alone)]
@@ -219,6 +220,9 @@ def test_the_page_tells_which_drafter_was_chosen_when(show: Open) -> None:
         ["dialogue", "–", "100%, τ 1.50", "–", "–"],
         ["summary", "75%, τ 2.50", "–", "–", "25%, τ 1.00"],
     ]
+    page.locator("#survival summary").click()
+    learnt = page.locator("#survival tbody tr").all_inner_texts()
+    assert [row.split("\t")[1:] for row in learnt] == [["suffix", "33", "0.62", "12.5"]]
     figure = page.locator("#figure-choices")
     assert figure.locator(".legend li").all_inner_texts() == ["suffix", "recycling", "ngram", "none"]
     assert figure.locator("tbody tr").first.locator("td").all_text_contents() == [

@@ -20,11 +20,11 @@ class Turns(Policy):
     def __init__(self) -> None:
         self._turn = 0
 
-    def choose(self, asks: Sequence[Ask], load: Load) -> list[Choice]:
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """The next candidate, for all."""
         self._turn += 1
         candidates = [ask.candidates[self._turn % len(ask.candidates)] for ask in asks]
-        return [Choice(one.drafter, one.depth) for one in candidates]
+        return [[Choice(one.drafter, one.depth)] for one in candidates]
 
 
 class Hoarder(NgramDrafter):

@@ -41,6 +41,7 @@ def run(tmp_path: Path) -> Run:
     folder.begin({"drafter": {"gamma": 5}}, {"drafter": "ngram"}, {"machine": "a machine"})
     folder.append(rows)
     found = {"tv_by_position": [0.5, 0.25, 0.75], "calibration": [{"confidence": 0.5, "accepted": 0.25, "count": 4}],
+             "survival": [{"drafter": "ngram", "kind": 3, "rate": 0.75, "weight": 4.0}],
              "cost_curve": {"rows": [1, 2, 4], "seconds": [1.0, 1.0, 1.5]}, "certificate": None}  # fmt: skip
     (folder.path / TRACE).write_bytes(b"as recorded")
     folder.finish(rows, summarize(rows, curve=lambda rows: 1.0, **found))
@@ -105,7 +106,8 @@ def test_tables_charts_and_the_run_folder_are_in_the_file(file: WandbFile, run: 
     names = {name for _, _, files in file.artifacts for name in files}
     assert names == {
         "tables/prompts.table.json", "tables/categories.table.json", "tables/acceptance.table.json",
-        "tables/calibration.table.json", "tables/drafters.table.json", "charts/drafters_table.table.json",
+        "tables/calibration.table.json", "tables/drafters.table.json", "tables/survival.table.json",
+        "charts/drafters_table.table.json",
         "charts/alpha_by_position_table.table.json",
         "charts/acceptance_histogram_table.table.json", "charts/time_split_table.table.json",
         "charts/speedup_table.table.json", "charts/cost_curve_table.table.json",
@@ -135,6 +137,7 @@ def test_no_cell_of_a_table_is_lost(file: WandbFile, run: Run, tmp_path: Path) -
         {"position": 3, "alpha": None, "cumulative": None, "tv": 0.75},
     ]
     assert tables["calibration"] == run.summary["calibration"]
+    assert tables["survival"] == run.summary["survival"]
     assert tables["drafters"] == run.summary["by_drafter"]
     assert [(one["category"], one["drafter"], one["steps"]) for one in tables["drafters"]] == [
         (None, "ngram", 2), (None, "none", 2), ("kind", "ngram", 2), ("kind", "none", 2)
