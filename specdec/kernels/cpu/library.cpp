@@ -4,6 +4,7 @@
 
 #include "../rows/cpu.h"
 #include "../passes/llama.h"
+#include "../suffix/cpu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -27,7 +28,7 @@ EXPORT const char* specdec_isa() {
 // many there are.
 EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
-                   sizeof(Batch), sizeof(Best)};
+                   sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -148,5 +149,41 @@ EXPORT int specdec_read(const char* memory, int64_t bytes, int threads) {
       });
       sink += sum[0] & 1;
     });
+  });
+}
+
+EXPORT int specdec_suffix_new(suffix::Index** index) {
+  return guarded([&] { *index = new suffix::Index; });
+}
+
+EXPORT int specdec_suffix_free(suffix::Index* index) {
+  return guarded([&] { delete index; });
+}
+
+// Adds tokens to the text that was added to last, or as a new one.
+EXPORT int specdec_suffix_extend(suffix::Index* index, const int32_t* tokens, int64_t count, int fresh) {
+  return guarded([&] {
+    demand_memory(index, "an index");
+    demand_size(count, 0, "tokens");
+    demand_within(tokens, count, 0, INT32_MAX, "token");
+    if (fresh) index->begin();
+    for (int64_t i = 0; i < count; i++) index->append(tokens[i]);
+  });
+}
+
+EXPORT int specdec_suffix_bytes(const suffix::Index* index, int64_t* bytes) {
+  return guarded([&] {
+    demand_memory(index, "an index");
+    *bytes = index->bytes();
+  });
+}
+
+// The likeliest continuations of a text, behind the nodes that are given; `filled` counts both.
+EXPORT int specdec_suffix_draft(const suffix::Index* const* indexes, const double* weights, int64_t count,
+                                const int32_t* text, int64_t size, const suffix::Bounds* bounds,
+                                const suffix::Nodes* nodes, int64_t* filled) {
+  return guarded([&] {
+    suffix::demand_draft(indexes, count, size, *bounds, *nodes);
+    *filled = suffix::Draft(indexes, weights, count, *bounds, *nodes).grow(text, size);
   });
 }

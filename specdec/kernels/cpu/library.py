@@ -7,7 +7,20 @@ import os
 import tempfile
 import warnings
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_uint32, c_uint64, c_void_p, sizeof
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_int64,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+    sizeof,
+)
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +94,20 @@ class Best(Structure):
     _fields_ = [("value", c_float), ("token", c_int64)]
 
 
-MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best)
+class SuffixBounds(Structure):
+    """suffix/cpu.h"""
+
+    _fields_ = [("nodes", c_int64), ("depth", c_int64), ("branches", c_int64), ("floor", c_double)]
+
+
+class SuffixNodes(Structure):
+    """suffix/cpu.h"""
+
+    _fields_ = [("given", c_int64), ("tokens", c_void_p), ("parents", c_void_p), ("kinds", c_void_p),
+                ("chances", c_void_p)]  # fmt: skip
+
+
+MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes)
 SIGNATURES: dict[str, list[Any]] = {
     "linear": [POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int],
     "write": [POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64],
@@ -93,6 +119,12 @@ SIGNATURES: dict[str, list[Any]] = {
     "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],
     "divide": [c_void_p, c_int64, c_float, c_void_p, c_int],
     "read": [c_void_p, c_int64, c_int],
+    "suffix_new": [POINTER(c_void_p)],
+    "suffix_free": [c_void_p],
+    "suffix_extend": [c_void_p, c_void_p, c_int64, c_int],
+    "suffix_bytes": [c_void_p, POINTER(c_int64)],
+    "suffix_draft": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, POINTER(SuffixBounds), POINTER(SuffixNodes),
+                     POINTER(c_int64)],
 }
 """Functions that check what they are given (gate.h): they return 0, or 1 when they refuse."""
 
