@@ -81,6 +81,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
         {
             "none": "specdec.drafters.none:NoDrafter",
             "ngram": "specdec.drafters.ngram:NgramDrafter",
+            "suffix": "specdec.drafters.suffix:SuffixDrafter",
             "model": "specdec.drafters.model:ModelDrafter",
             "tli": "specdec.drafters.tli:TliDrafter",
             "slem": "specdec.drafters.slem:SlemDrafter",

@@ -88,7 +88,8 @@ def _run_claimed(config: DictConfig, job: Plan, records: Sequence[PromptRecord],
     values = values_of(config)
     surroundings = environment(config.side_by_side)
     surroundings["command"] = config.command or surroundings["command"]
-    done = folder.begin(values, job.axes, surroundings, anew=config.rerun)
+    anew = config.rerun or job.drafter.shares  # what it had learnt from the prompts that are done is gone
+    done = folder.begin(values, job.axes, surroundings, anew)
     tracker = SafeTracker(instantiate(config.tracking, "tracking"))
     tracker.start(folder.path.name, config.study, values | {"axes": job.axes}, surroundings, folder.path)
     with _progress(label, len(records), quiet=config.side_by_side) as advance:

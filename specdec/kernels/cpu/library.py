@@ -123,8 +123,16 @@ SIGNATURES: dict[str, list[Any]] = {
     "suffix_free": [c_void_p],
     "suffix_extend": [c_void_p, c_void_p, c_int64, c_int],
     "suffix_bytes": [c_void_p, POINTER(c_int64)],
-    "suffix_draft": [c_void_p, c_void_p, c_int64, c_void_p, c_int64, POINTER(SuffixBounds), POINTER(SuffixNodes),
-                     POINTER(c_int64)],
+    "suffix_draft": [
+        c_void_p,
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_int64,
+        POINTER(SuffixBounds),
+        POINTER(SuffixNodes),
+        POINTER(c_int64),
+    ],
 }
 """Functions that check what they are given (gate.h): they return 0, or 1 when they refuse."""
 

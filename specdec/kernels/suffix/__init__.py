@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from specdec.kernels.cpu import library as native
+from specdec.kernels.cpu import library
 from specdec.kernels.suffix import reference
 from specdec.kernels.suffix.native import NativeIndex, native_draft
-from specdec.kernels.suffix.reference import MATCH, Bounds, Nodes
+from specdec.kernels.suffix.reference import MATCH, NOTHING, Bounds, Nodes
 
 Index: TypeAlias = NativeIndex | reference.Index
 
-__all__ = ["MATCH", "Bounds", "Index", "Nodes", "draft", "suffix_index"]
+__all__ = ["MATCH", "NOTHING", "Bounds", "Index", "Nodes", "draft", "suffix_index"]
 
 
 def suffix_index() -> Index:
     """An empty index."""
-    kernels = native.library()
+    kernels = library.library()
     return reference.Index() if kernels is None else NativeIndex(kernels)
 
 
@@ -30,7 +30,7 @@ def draft(
     sources: Sequence[tuple[Index, float]],
     text: Sequence[int],
     bounds: Bounds,
-    given: Nodes = Nodes(),  # noqa: B008 - it cannot be changed
+    given: Nodes = NOTHING,
 ) -> Nodes:
     """See `reference.draft`. The sources are from `suffix_index`.
 

@@ -47,7 +47,7 @@ def native_draft(
     room = first + bounds.nodes
     tokens, parents = (c_int32 * room)(*given.tokens), (c_int32 * room)(*given.parents)
     kinds, chances = (c_int32 * room)(), (c_double * room)(*given.chances)
-    nodes = SuffixNodes(first, *map(addressof, (tokens, parents, kinds, chances)))
+    nodes = SuffixNodes(first, addressof(tokens), addressof(parents), addressof(kinds), addressof(chances))
     filled, kernels = c_int64(), sources[0][0].kernels
     kernels.suffix_draft(
         (c_void_p * len(sources))(*(index.handle for index, _ in sources)),

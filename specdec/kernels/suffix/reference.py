@@ -3,10 +3,10 @@
 A *context* is a run of at most `MATCH` tokens. Its *followers* are the tokens that came after it in the indexed texts,
 each with how often it did. An occurrence at the end of a text has no follower and does not count.
 
-The chance of a token after some text, from the followers of the text's last l tokens (prediction by partial matching,
-Cleary and Witten 1984): a context of length l that was followed T times by D different tokens, n times by this one, says
+The chance of a token comes from the contexts at the end of the text, longest first (prediction by partial matching,
+Cleary and Witten 1984): one of length l that was followed T times, by D different tokens, n times by this one, says
 n / (T + E) and leaves E / (T + E) to the next context, with E = w · D / l. Its escape mass grows with the variety of
-what followed, as in their method C, and falls with the length of the match. w says how little a source is trusted.
+what followed, as in their method C, and falls with the length of the match; w says how little a source is trusted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from sys import getsizeof
 from typing import NamedTuple
 
 ROOT = -1
@@ -38,6 +39,9 @@ class Nodes(NamedTuple):
     parents: Sequence[int] = ()
     chances: Sequence[float] = ()
     kinds: Sequence[int] = ()
+
+
+NOTHING = Nodes()
 
 
 class Bounds(NamedTuple):
@@ -110,6 +114,12 @@ class Index:
                 followers[token] = followers.pop(token, 0) + 1
             self._end = (*self._end, token)[-MATCH:]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that its tables hold, roughly."""
+        tables = (self._followers, *self._followers, *self._followers.values())
+        return sum(map(getsizeof, tables))
+
     def contexts(self, text: Sequence[int], source: int = 0, weight: float = 1.0) -> Iterator[Context]:
         """The ends of a text that have followers, longest first; those with as many as a longer one are passed over,
         since they have the same."""
@@ -121,9 +131,7 @@ class Index:
                 yield context
 
 
-def draft(
-    sources: Sequence[tuple[Index, float]], text: Sequence[int], bounds: Bounds, given: Nodes = Nodes()
-) -> Nodes:
+def draft(sources: Sequence[tuple[Index, float]], text: Sequence[int], bounds: Bounds, given: Nodes = NOTHING) -> Nodes:
     """The likeliest continuations of a text, best first: nodes in falling survival, the product of the chances on the
     way to them.
 
