@@ -88,7 +88,9 @@ def _run_claimed(config: DictConfig, job: Plan, records: Sequence[PromptRecord],
     values = values_of(config)
     surroundings = environment(config.side_by_side)
     surroundings["command"] = config.command or surroundings["command"]
-    anew = config.rerun or job.drafter.shares  # what it had learnt from the prompts that are done is gone
+    anew = config.rerun or any(
+        each.shares for each in job.drafters
+    )  # what they had learnt from earlier prompts is gone
     done = folder.begin(values, job.axes, surroundings, anew)
     tracker = SafeTracker(instantiate(config.tracking, "tracking"))
     tracker.start(folder.path.name, config.study, values | {"axes": job.axes}, surroundings, folder.path)

@@ -21,6 +21,7 @@ from specdec.drafters.prediction import PredictionDrafter
 from specdec.drafters.sizes import MOST_NODES
 from specdec.drafters.slem import SlemDrafter
 from specdec.drafters.tli import TliDrafter
+from specdec.drafters.suffix import SuffixDrafter
 from specdec.engine import Engine
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy
@@ -53,8 +54,10 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "early_exit": EarlyExitDrafter,
     "prediction": PredictionDrafter,
     "lookahead": LookaheadDrafter,
+    "suffix": SuffixDrafter,
 }
-UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt")
+UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
+          "shared", "store")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)
@@ -71,7 +74,8 @@ CHOICES: list[Any] = [
 def test_every_drafter_of_ours_is_tried() -> None:
     assert set(MADE) == set(DRAFTERS.names())
     assert {option for _, option in OPTIONS} == {
-        "num_draft_tokens", "branches", "min_match", "max_match", "num_layers", "window", "ngram", "guesses"
+        "num_draft_tokens", "branches", "min_match", "max_match", "num_layers", "window", "ngram", "guesses",
+        "max_nodes", "max_tokens",
     }  # fmt: skip
 
 

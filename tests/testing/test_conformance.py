@@ -15,6 +15,7 @@ from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.slem import SlemDrafter
 from specdec.drafters.tli import TliDrafter
+from specdec.drafters.suffix import SuffixDrafter
 from specdec.models.base import CausalLM
 from specdec.registry import DRAFTERS
 from specdec.testing import OracleDrafter, PoisonDrafter, check_drafter
@@ -45,6 +46,8 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     ),
     "prediction": ForetoldDrafter,
     "lookahead": lambda target: LookaheadDrafter(),
+    "suffix": lambda target: SuffixDrafter(),
+    "suffix, tree of its own text": lambda target: SuffixDrafter(shared=False, floor=0.0),
     "oracle": lambda target: OracleDrafter(),
     "poison": lambda target: PoisonDrafter(),
 }
