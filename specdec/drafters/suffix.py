@@ -35,8 +35,8 @@ class SuffixDrafter(Drafter):
     out from the two longest matches of both and tells less the shorter they are, and counts leave out the end of the
     text itself, which nothing has followed yet.
 
-    An answer is kept when its request ends, from the first draft on, unless the request says `store=False`; requests of
-    other salts never see it.
+    An answer is kept when its request ends, if a draft was asked for and the request does not say `store=False`.
+    Requests of other salts never see it.
 
     Args:
         num_draft_tokens: γ, the longest branch.
@@ -156,7 +156,7 @@ class SuffixDrafter(Drafter):
         own = self._own.get(request.request_id)
         if own is None:
             kept = self.shares and request.store
-            own = self._own[request.request_id] = _Text(request.salt, kept, len(request.tokens))
+            own = self._own[request.request_id] = _Text(request.salt, kept, request.num_prompt_tokens)
         own.index.extend(request.tokens[own.size :])
         own.size = len(request.tokens)
         return own
@@ -172,7 +172,7 @@ class _Text:
 
     Args:
         salt, kept: who may see its answer later, if anyone.
-        first: where the answer begins, as far as it will be kept: behind the prompt.
+        first: where the answer begins.
     """
 
     salt: str

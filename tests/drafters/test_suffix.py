@@ -17,7 +17,7 @@ from specdec.drafters.base import TargetHandle
 from specdec.drafters.suffix import ASSUMED, SuffixDrafter
 from specdec.stores import Store, StoreError, Vocabulary, read, write
 from tests.drafting import draft_request
-from tests.engines import run
+from tests.engines import add, drain, run
 from tests.tiny import VOCAB_SIZE, llama
 
 ANSWER = [11, 12, 13, 14, 15, 16]
@@ -36,7 +36,7 @@ def drafted(drafter: SuffixDrafter, tokens: Sequence[int], request_id: int = 0, 
 
 def answered(drafter: SuffixDrafter, prompt: Sequence[int], answer: Sequence[int], number: int, **fields: Any) -> None:
     """A request that is asked about once, before its answer, and ends."""
-    drafter.propose([asked(prompt, number, **fields)])
+    drafter.propose([asked(prompt, number, num_prompt_tokens=len(prompt), **fields)])
     drafter.end(number, [*prompt, *answer])
 
 
@@ -139,14 +139,28 @@ def test_nothing_is_kept_of_a_request_that_it_was_never_asked_about() -> None:
     assert len(drafted(drafter, [11, 12], 1)) == 0
 
 
-def test_what_was_said_before_the_first_draft_is_not_kept() -> None:
+def test_an_answer_is_kept_whole_whenever_its_first_draft_was() -> None:
     drafter = patient()
     drafter.bind(TARGET)
-    drafter.propose([asked([1, 2, *ANSWER[:2]])])
+    drafter.propose([asked([1, 2, *ANSWER[:2]], num_prompt_tokens=2)])
     drafter.forget(0)
-    drafter.propose([asked([1, 2, *ANSWER[:3]])])
+    drafter.propose([asked([1, 2, *ANSWER[:3]], num_prompt_tokens=2)])
     drafter.end(0, [1, 2, *ANSWER])
-    assert [list(text) for text in drafter._answers.texts("")] == [ANSWER[2:]]
+    assert [list(text) for text in drafter._answers.texts("")] == [ANSWER]
+
+
+def test_an_engine_keeps_the_answers_and_no_prompt(tmp_path: Path) -> None:
+    """Aborted ones too, as far as they were committed."""
+    drafter = SuffixDrafter()
+    engine = Engine(TARGET.model, drafter, config=EngineConfig(num_blocks=64, max_num_seqs=3))
+    params = [SamplingParams(max_tokens=9), SamplingParams(max_tokens=9, store=False), SamplingParams(max_tokens=9)]
+    requests = [add(engine, [1, 2, 1, 2, number], one) for number, one in enumerate(params)]
+    while len(requests[2].output) < 4:
+        engine.step()
+    engine.abort(requests[2])
+    drain(engine)
+    drafter.save(tmp_path / "kept")
+    assert sorted(read(tmp_path / "kept").texts()) == sorted([requests[0].output, requests[2].output])
 
 
 def test_without_sharing_requests_know_of_their_own_text_alone() -> None:
@@ -167,12 +181,12 @@ def test_rules_that_see_the_draft_judge_it_unless_it_shares(rule: str) -> None:
 
 
 def test_ten_thousand_requests_leave_no_more_than_the_bound() -> None:
-    drafter, draw = SuffixDrafter(max_tokens=3000), random.Random(0)
+    drafter, draw = SuffixDrafter(max_tokens=2000), random.Random(0)
     held = 0
     for number in range(10_000):
         prompt = [draw.randrange(64) for _ in range(draw.randint(1, 12))]
         salt, store = f"{draw.randrange(4)}", draw.random() < 0.8
-        answered(drafter, prompt, [draw.randrange(64) for _ in range(10)], number, salt=salt, store=store)
+        answered(drafter, prompt, [draw.randrange(64) for _ in range(6)], number, salt=salt, store=store)
         if number == 1000:
             held = drafter.memory()
     assert held > 0

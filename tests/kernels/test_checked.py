@@ -18,6 +18,7 @@ SUITES = {
     "rows and norms": ["tests/kernels/test_rows.py", "tests/kernels/test_norm.py"],
     "products": ["tests/kernels/test_linear.py", "-k", "not rounding"],
     "attention": ["tests/kernels/test_attention_native.py", "-k", "mixed_batch or key_head or window or borders"],
+    "suffixes": ["tests/kernels/test_suffix.py", "-k", "not sizes"],
     "passes": ["tests/models/test_native.py", "-k", "logits_are_those or whole_context"],
     "engine": ["tests/engine/test_engine.py", "-k", "preempt or tree or batch"],
 }

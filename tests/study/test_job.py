@@ -192,6 +192,22 @@ def test_an_interrupted_job_ends_with_the_same_rows(composed: Callable[..., Dict
     assert resumed.rows[:2] == whole.rows[:2]  # with their times: they were not decoded again
 
 
+def test_a_drafter_that_learns_from_earlier_prompts_begins_its_job_anew(composed: Callable[..., DictConfig]) -> None:
+    """What it had learnt is gone: a job that goes on would draft otherwise."""
+    drafter = ("drafter=suffix", "drafter.floor=0.0", "policy=always")
+    whole = run(composed(*drafter, *SAMPLED))
+    lines = [json.dumps(row) for row in _lines(whole)]
+    folder = RunFolder(whole.folder)
+    folder.begin(whole.config, whole.axes, whole.environment, anew=True)
+    (whole.folder / LINES).write_text("\n".join(lines[:2]) + "\n", encoding="utf-8")
+    resumed = run(composed(*drafter, *SAMPLED))
+    assert facts(resumed) == facts(whole)
+    assert resumed.rows[0]["stats"]["verify_seconds"] != whole.rows[0]["stats"]["verify_seconds"]
+    steps = [[(step["index"], step["drafted"], step["accepted"]) for step in each.steps] for each in (whole, resumed)]
+    assert steps[0] == steps[1]
+    assert sum(drafted for _, drafted, _ in steps[0]) > 0
+
+
 def _lines(run: Run) -> list[dict[str, Any]]:
     """What `rows.jsonl` held, out of the tables."""
     from dataclasses import fields
