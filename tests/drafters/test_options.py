@@ -20,8 +20,8 @@ from specdec.drafters.none import NoDrafter
 from specdec.drafters.prediction import PredictionDrafter
 from specdec.drafters.sizes import MOST_NODES
 from specdec.drafters.slem import SlemDrafter
-from specdec.drafters.tli import TliDrafter
 from specdec.drafters.suffix import SuffixDrafter
+from specdec.drafters.tli import TliDrafter
 from specdec.engine import Engine
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy

@@ -14,8 +14,8 @@ from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.slem import SlemDrafter
-from specdec.drafters.tli import TliDrafter
 from specdec.drafters.suffix import SuffixDrafter
+from specdec.drafters.tli import TliDrafter
 from specdec.models.base import CausalLM
 from specdec.registry import DRAFTERS
 from specdec.testing import OracleDrafter, PoisonDrafter, check_drafter
