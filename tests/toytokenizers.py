@@ -18,11 +18,15 @@ LINES = [
 ]
 
 
-def of_merges(characters: str, merges: Sequence[tuple[str, str]]) -> Any:
-    """Characters, and what they are merged to, in this order: BPE without anything around it."""
+def of_merges(characters: str, merges: Sequence[tuple[str, str]], end: str | None = None) -> Any:
+    """Characters, and what they are merged to, in this order: BPE without anything around it.
+
+    Args:
+        end: name of a token that ends a text, after the others.
+    """
     pieces = [*characters, *("".join(pair) for pair in merges)]
     model = models.BPE(vocab={piece: token for token, piece in enumerate(pieces)}, merges=list(merges))
-    return _made(model)
+    return _made(model, **({} if end is None else {"eos_token": end}))
 
 
 @cache
@@ -100,11 +104,11 @@ def word_piece(size: int = 200) -> Any:
 TRAINED = {"byte-level": byte_level, "Unigram": unigram, "byte fallback": byte_fallback, "WordPiece": word_piece}
 
 
-def _made(model: models.Model) -> Any:
+def _made(model: models.Model, **special: str) -> Any:
     """A tokenizer without anything around its model: pieces are text."""
     tokenizer = Tokenizer(model)
     tokenizer.decoder = decoders.Fuse()
-    return _wrapped(tokenizer)
+    return _wrapped(tokenizer, **special)
 
 
 def _wrapped(tokenizer: Tokenizer, **special: Any) -> Any:

@@ -22,18 +22,30 @@ class _Run:
     """What has been run of one sequence: the tokens that are kept, and a tree of rows after them."""
 
     kept: list[int] = field(default_factory=list)
-    children: dict[tuple[int, int], int] = field(default_factory=dict)
-    """(row, token) → the row of that token below it; `ROOT` for the last token that is kept."""
+    parents: list[int] = field(default_factory=list)
+    """Of each row the row that it follows; `ROOT` for the last token that is kept."""
+    children: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    """(row, token) → the rows of that token below it."""
+
+    def add(self, token: int, parent: int) -> None:
+        """Adds a row."""
+        self.children.setdefault((parent, token), []).append(len(self.parents))
+        self.parents.append(parent)
 
     def path(self, tokens: Sequence[int]) -> list[int]:
-        """The rows of these tokens, as far as they have been run."""
-        rows: list[int] = []
+        """The rows of these tokens, as far as they have been run. A token may have been drawn twice, and another one
+        below each."""
+        reached = [ROOT]
         for token in tokens:
-            row = self.children.get((rows[-1] if rows else ROOT, token))
-            if row is None:
+            further = [child for row in reached for child in self.children.get((row, token), ())]
+            if not further:
                 break
+            reached = further
+        rows, row = list[int](), reached[0]
+        while row != ROOT:
             rows.append(row)
-        return rows
+            row = self.parents[row]
+        return rows[::-1]
 
 
 class OwnCache:
@@ -112,9 +124,9 @@ class OwnCache:
         run = self._run[seq]
         rest = text[len(run.kept) :]
         for row, token in enumerate(rest):
-            run.children[row - 1, token] = row
-        for node, (token, parent) in enumerate(zip(nodes, parents, strict=True), len(rest)):
-            run.children.setdefault((len(rest) + parent, token), node)
+            run.add(token, row - 1)
+        for token, parent in zip(nodes, parents, strict=True):
+            run.add(token, len(rest) + parent)
 
     def drop(self, seq: int) -> None:
         """Lets go of a sequence. Unknown ones are ignored."""

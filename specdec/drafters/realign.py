@@ -38,7 +38,7 @@ class Realign:
         before = self._window(committed)
         text = text[: len(text) - cut_short(text)]
         encoded = self._target.encode((before + text).decode(errors="replace"))
-        start = _start(self._target.spell(encoded), before)
+        start = _start(self._target.spell(encoded), before, text)
         if start is None:
             return []
         tokens: list[int] = []
@@ -88,9 +88,9 @@ class Realign:
         return right
 
 
-def _start(encoded: bytes, before: bytes) -> int | None:
-    """Where the draft begins in what was encoded: after `before`, and a space that the tokenizer may have put first."""
+def _start(encoded: bytes, before: bytes, text: bytes) -> int | None:
+    """Where the text begins in what was encoded: after `before`, and a space that the tokenizer may have put first."""
     for opening in (b"", b" "):
-        if encoded.startswith(opening + before):
+        if text and encoded.startswith(opening + before + text[:1]):
             return len(opening + before)
     return None

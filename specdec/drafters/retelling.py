@@ -85,7 +85,7 @@ class Retelling:
         text = self._target.spell(tokens[start:end]).decode(errors="replace")
         if start == 0 and self._target.leads:
             text = text.removeprefix(" ")
-        return self._draft.encode(text) if text else []
+        return self._draft.encode(text, opens=start == 0) if text else []
 
 
 def cut_short(text: bytes) -> int:

@@ -49,11 +49,15 @@ class Spelling:
         """The bytes of a text; special and unknown tokens have none."""
         return b"".join(self.pieces.get(token, b"") for token in tokens)
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a text that goes on from another one: without special tokens around it, and without a space before
-        it if the tokenizer would put one in front of the text's own."""
+    def encode(self, text: str, opens: bool = False) -> list[int]:
+        """Tokens of a text, without special ones around it.
+
+        Args:
+            text: of one that goes on from another one, the tokenizer is not to put a second space before its own.
+            opens: whether it goes on from none.
+        """
         tokens = self._encode(text)
-        if text.startswith(" ") and self.spell(tokens) == b" " + text.encode():
+        if not opens and text.startswith(" ") and self.spell(tokens) == b" " + text.encode():
             tokens = self._encode(text[1:])
         return tokens
 
