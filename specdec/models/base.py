@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -165,4 +165,16 @@ class CausalLM(Protocol):
 
         Raises:
             UnsupportedModelError: if the model's layers cannot be told apart from the rest.
+        """
+
+    def without(self, attention: Collection[int], mlp: Collection[int]) -> CausalLM:
+        """The same weights without the attention of some layers and the feed-forward part of some: what is left out
+        adds nothing to the stream, and writes nothing to the pool, which stays the same.
+
+        Args:
+            attention, mlp: layers, counted from 0, whose sublayer is left out.
+
+        Raises:
+            UnsupportedModelError: if a layer is not there, nothing or everything is left out, or the model's sublayers
+                cannot be told apart.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -31,28 +32,44 @@ def with_layers(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
 
 
 def _cut(module: PreTrainedModel, num_layers: int) -> PreTrainedModel:
+    config = copy.deepcopy(module.config)
+    config.num_hidden_layers = num_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:num_layers]
+    clone = relayered(module, lambda layers: layers[:num_layers], "exit early")
+    getattr(clone, module.base_model_prefix).config = clone.config = config
+    return clone
+
+
+def relayered(module: PreTrainedModel, change: Callable[[list[Any]], list[Any]], what: str) -> PreTrainedModel:
+    """A shallow copy with other layers; every parameter is shared with `module`.
+
+    Args:
+        module: the model; it stays as it is.
+        change: shallow copies of its layers → those of the copy.
+        what: the model does thereby, in words that follow "cannot".
+
+    Raises:
+        UnsupportedModelError: if its layers cannot be told apart from the rest.
+    """
     total = int(module.config.num_hidden_layers)
     base_name = module.base_model_prefix
     base = getattr(module, base_name)
     lists = [n for n, m in base.named_children() if isinstance(m, nn.ModuleList) and len(m) == total]
     if len(lists) != 1:
         raise UnsupportedModelError(
-            f"{type(module).__name__} cannot exit early: no single list of {total} layers found below {base_name!r}. "
+            f"{type(module).__name__} cannot {what}: no single list of {total} layers found below {base_name!r}. "
             "Use another drafter."
         )
-    config = copy.deepcopy(module.config)
-    config.num_hidden_layers = num_layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:num_layers]
-    clone, base_clone = _shallow(module), _shallow(base)
-    base_clone._modules[lists[0]] = nn.ModuleList(map(_shallow, list(base._modules[lists[0]])[:num_layers]))
-    base_clone.config = clone.config = config
+    clone, base_clone = shallow(module), shallow(base)
+    base_clone._modules[lists[0]] = nn.ModuleList(change(list(map(shallow, base._modules[lists[0]]))))
     clone._modules[base_name] = base_clone
     return clone
 
 
-def _shallow(module: Any) -> Any:
-    """With hooks of its own: transformers collects hidden states by them, and would meet those of both models."""
+def shallow(module: Any) -> Any:
+    """A copy that shares what is in it. Its hooks are its own: transformers collects hidden states by them, and would
+    meet those of both models."""
     clone = copy.copy(module)
     clone._modules, clone._forward_hooks = dict(module._modules), module._forward_hooks.copy()
     return clone

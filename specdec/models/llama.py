@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import MAX_HEAD_SIZE
 from specdec.models.asks import why_not_within
 from specdec.models.early_exit import check_exit
+from specdec.models.products import LayerProducts, P
+from specdec.models.sublayers import check_skips
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -177,39 +179,6 @@ class LlamaWeights:
         )
 
 
-class Product(Protocol):
-    """x Wᵀ + b, with weights in the form that a backend's kernels take."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that one product reads."""
-
-
-P = TypeVar("P", bound=Product)
-
-
-@dataclass(frozen=True, eq=False)
-class LayerProducts(Generic[P]):
-    """One layer as kernels run it: weights that multiply the same input are stacked.
-
-    Args:
-        qkv, o, gate_up, down: see `LlamaLayer`.
-        norms, window: likewise.
-    """
-
-    qkv: P
-    o: P
-    gate_up: P
-    down: P
-    norms: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-    window: int
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that the products read."""
-        return sum(part.num_bytes for part in (self.qkv, self.o, self.gate_up, self.down))
-
-
 class LlamaModel(Generic[P]):
     """What a model of this family says of itself, whichever kernels run it.
 
@@ -253,6 +222,17 @@ class LlamaModel(Generic[P]):
         clone.name = f"{self.name}[:{num_layers}]"
         clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)
         clone._layers = self._layers[:num_layers]
+        return clone
+
+    def without(self: M, attention: Collection[int], mlp: Collection[int]) -> M:
+        """See `CausalLM.without`. Weights are shared and this model stays as it is."""
+        check_skips(self.name, self.kv_layout.num_layers, attention, mlp)
+        clone = copy.copy(self)
+        clone.name = f"{self.name} without {len(attention) + len(mlp)} sublayers"
+        clone._layers = [
+            replace(layer, attends=layer.attends and index not in attention, feeds=layer.feeds and index not in mlp)
+            for index, layer in enumerate(self._layers)
+        ]
         return clone
 
 

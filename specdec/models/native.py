@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,7 +18,8 @@ from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
-from specdec.models.llama import LayerProducts, LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+from specdec.models.products import LayerProducts
 
 BEST = np.dtype(native.Best)
 
@@ -118,6 +120,12 @@ class NativeModel(LlamaModel[PackedLinear]):
         clone._bound = WeakKeyDictionary()
         return clone
 
+    def without(self, attention: Collection[int], mlp: Collection[int]) -> NativeModel:
+        """See `CausalLM.without`. Weights are shared and this model stays as it is."""
+        clone = super().without(attention, mlp)
+        clone._bound = WeakKeyDictionary()
+        return clone
+
     def _bound_to(self, pool: KVPool) -> native.Model:
         """The model with its layers' part of `pool`, for the C interface: one for each pool, since threads may share a
         model."""
@@ -131,7 +139,8 @@ class NativeModel(LlamaModel[PackedLinear]):
                 norms = [native.address(norm, torch.float32) for norm in layer.norms]
                 held = key_values(*pool.layer(index))
                 packed = (layer.qkv.struct, layer.o.struct, layer.gate_up.struct, layer.down.struct)
-                layers[index] = native.Layer(*packed, *norms, held, layer.window)
+                skips = (not layer.attends, not layer.feeds)
+                layers[index] = native.Layer(*packed, *norms, held, layer.window, *skips)
             model = native.Model.from_buffer_copy(self._struct)
             model.layers = layers
             self._bound[pool] = model

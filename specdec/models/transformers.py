@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,6 +21,7 @@ from specdec.models.early_exit import check_exit, with_layers
 from specdec.models.packing import make_row_invariant
 from specdec.models.paged_attention import pass_on, run
 from specdec.models.probe import probe
+from specdec.models.sublayers import check_skips, without_sublayers
 from specdec.models.traits import max_context, size_of
 
 
@@ -114,4 +115,12 @@ class TransformersModel:
         clone.name = f"{self.name}[:{num_layers}]"
         clone.module = with_layers(self.module, num_layers)
         clone.kv_layout = replace(self.kv_layout, num_layers=num_layers)
+        return clone
+
+    def without(self, attention: Collection[int], mlp: Collection[int]) -> TransformersModel:
+        """See `CausalLM.without`. Weights are shared and this model stays as it is."""
+        check_skips(self.name, self.kv_layout.num_layers, attention, mlp)
+        clone = copy.copy(self)
+        clone.name = f"{self.name} without {len(attention) + len(mlp)} sublayers"
+        clone.module = without_sublayers(self.module, attention, mlp)
         return clone

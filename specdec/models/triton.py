@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,7 +23,8 @@ from specdec.kernels.verdicts.triton import row_maxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.inputs import PassInputs
-from specdec.models.llama import LayerProducts, LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+from specdec.models.products import LayerProducts
 
 MOST_CAPTURED_ROWS = 64
 """Longer passes (prefill) are launched kernel by kernel: their launches cost little beside their work."""
@@ -126,6 +127,10 @@ class TritonModel(LlamaModel[TritonLinear]):
         clone = super().truncated(num_layers)
         clone._graphs = WeakKeyDictionary()
         return clone
+
+    def without(self, attention: Collection[int], mlp: Collection[int]) -> TritonModel:
+        """See `CausalLM.without`: not here, where a norm adds what the sublayer before it gave."""
+        raise UnsupportedModelError(f"{self.name} cannot leave out sublayers on Triton. Use backend='transformers'.")
 
     def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
         """The pass, launch by launch, with hidden states at the boundaries `taps`."""

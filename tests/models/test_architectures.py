@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from specdec.errors import UnsupportedModelError
@@ -133,6 +134,9 @@ WORKING: dict[str, tuple[str, dict[str, Any]]] = {
 
 NO_EARLY_EXIT = {"opt"}
 """Their layers do not lie directly below the base model."""
+NO_SUBLAYERS = {"opt"}
+FEEDS = re.compile(r"MLP|Mlp|MoE|Moe|FeedForward")
+"""Classes of feed-forward parts."""
 MORE_IN_THE_STREAM = {"gpt2", "gpt2, scaled by layer", "opt"}
 """They add positions to the embeddings, or scale them, before the first layer."""
 HAVE_WINDOW = [
@@ -463,6 +467,33 @@ def test_early_exit_shares_weights_and_leaves_the_model_as_it_was(pair: Pair) ->
     assert_close(before, own.all(PROMPT))
     assert model.kv_layout.num_layers == model.module.config.num_hidden_layers == own.module.config.num_hidden_layers
     assert len(list(model.module.parameters())) == len(list(own.module.parameters()))
+
+
+@pytest.mark.parametrize(("attention", "mlp"), [((1,), ()), ((), (0, 2)), ((2,), (2,))])
+def test_a_sublayer_that_is_left_out_is_as_one_that_gives_zeros(
+    pair: Pair, request: pytest.FixtureRequest, attention: tuple[int, ...], mlp: tuple[int, ...]
+) -> None:
+    model, own = pair
+    name = request.node.callspec.params["pair"]
+    if name in NO_SUBLAYERS:
+        with pytest.raises(UnsupportedModelError, match=r"(skip sublayers|could be skipped).* Use another drafter"):
+            model.without(attention, mlp)
+        return
+    before = Bench(model).append(0, PROMPT)
+    silent = copy.deepcopy(own.module)
+    [layers] = [m for m in silent.modules() if isinstance(m, nn.ModuleList) and len(m) == model.kv_layout.num_layers]
+    for index, layer in enumerate(layers):
+        for part in layer.children():
+            kind = type(part).__name__
+            if ("Attention" in kind and index in attention) or (FEEDS.search(kind) and index in mlp):
+                for parameter in part.parameters():
+                    parameter.data.zero_()
+    short, short_own = model.without(attention, mlp), Own(silent)
+    bench, tree = Bench(short), text(7, seed=4)
+    assert_close(bench.append(0, PROMPT), short_own.all(PROMPT))
+    assert_close(bench.run(bench.part(0, tree, TREE_PARENTS)), short_own.last(branches(PROMPT, tree)))
+    assert torch.equal(Bench(model).append(0, PROMPT), before)
+    assert float((short_own.last([PROMPT]) - own.last([PROMPT])).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("name", HAVE_WINDOW)

@@ -294,6 +294,64 @@ def test_early_exit_shares_weights_and_leaves_the_model_as_it_was() -> None:
     assert torch.equal(bench.append(0, PROMPT[5:]), before[5:])
 
 
+SKIPS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1,), ()), ((), (1,)), ((0,), (0,)), ((2,), ()), ((), (2,)), ((2,), (2,)), ((0, 1, 2), (1,)), ((1, 2), (0, 1, 2)),
+]  # fmt: skip
+"""Layers without attention, and without their feed-forward part."""
+
+
+@every_kind
+@pytest.mark.parametrize(("attention", "mlp"), SKIPS)
+@pytest.mark.parametrize("scene", ["tree", "batch of eight"])
+def test_a_sublayer_that_is_left_out_is_as_one_that_gives_zeros(
+    attention: tuple[int, ...], mlp: tuple[int, ...], kind: str, scene: str
+) -> None:
+    """In every bit, also where the last layer lets only rows with logits go on."""
+    model = make("qwen3", kind)
+    silent = make_module(*FAMILY["qwen3"])
+    for index, layer in enumerate(silent.model.layers):
+        layer.self_attn.o_proj.weight.data *= index not in attention
+        layer.mlp.down_proj.weight.data *= index not in mlp
+    zeros = NativeModel(silent, kind=kind, kv_dtype=torch.float32, kernels=kernels("native"))
+    short = model.without(attention, mlp)
+    assert torch.equal(SCENES[scene](Bench(short, num_blocks=80))[1], SCENES[scene](Bench(zeros, num_blocks=80))[1])
+    assert short.kv_layout == model.kv_layout
+    assert short.num_bytes < model.num_bytes
+    few = [Bench(each).run(Bench(each).part(0, PROMPT, logit_rows=[3, 18])) for each in (short, zeros)]
+    assert torch.equal(*few)
+
+
+def test_a_model_without_sublayers_shares_weights_and_reads_the_whole_models_cache() -> None:
+    model = make("llama")
+    before, bench = Bench(model).append(0, PROMPT), Bench(model)
+    bench.append(0, PROMPT[:5])
+    short = model.without([1], [0, 2])
+    pool, part = bench.cache.target, bench.part(0, PROMPT[5:6])
+    slot = part.slots[5]
+    short.run(RaggedBatch.build([part]), pool)
+    written = [bool(pool.layer(layer)[0][slot].isfinite().all()) for layer in range(3)]
+    assert written == [True, False, True]
+    assert not torch.equal(Bench(short).append(0, PROMPT), before)
+    assert torch.equal(Bench(model).append(0, PROMPT), before)
+    assert short._layers[0].qkv is model._layers[0].qkv
+
+
+@pytest.mark.parametrize(
+    ("attention", "mlp", "message"),
+    [
+        ((3,), (), "llama has the layers 0 to 2; it cannot go without the attention of layer 3"),
+        ((), (0, -1), "cannot go without the mlp of layer -1"),
+        ((), (), "has 6 sublayers; to skip some, name 1 to 5 of them, not 0"),
+        ((0, 1, 2), (0, 1, 2), "not 6"),
+    ],
+)
+def test_only_sublayers_that_are_there_can_be_left_out(
+    attention: tuple[int, ...], mlp: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        make("llama").without(attention, mlp)
+
+
 @pytest.mark.parametrize("num_layers", [-1, 0, 3, 4])
 def test_an_early_exit_needs_some_but_not_all_layers(num_layers: int) -> None:
     with pytest.raises(UnsupportedModelError, match=f"llama has 3 layers; .* needs 1 to 2 of them, got {num_layers}"):

@@ -67,7 +67,7 @@ class Layer(Structure):
 
     _fields_ = [("qkv", Linear), ("o", Linear), ("gate_up", Linear), ("down", Linear), ("input_norm", c_void_p),
                 ("attention_norm", c_void_p), ("query_norm", c_void_p), ("key_norm", c_void_p), ("cache", KeyValues),
-                ("window", c_int64)]  # fmt: skip
+                ("window", c_int64), ("skips_attention", c_int32), ("skips_feed_forward", c_int32)]  # fmt: skip
 
 
 class Model(Structure):

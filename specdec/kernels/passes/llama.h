@@ -13,6 +13,7 @@ struct Layer {
   const float *query_norm, *key_norm;        // [head_size] or null (Qwen3)
   KeyValues cache;
   int64_t window;                            // 0: none
+  int32_t skips_attention, skips_feed_forward;  // what a model that leaves them out does not run
 };
 
 struct Model {
@@ -190,12 +191,25 @@ INLINE void tap(Team& team, const Model& model, const Batch& batch, int64_t boun
   team.barrier();
 }
 
-// The stream x, [rows, hidden], through one layer. Of the last layer's results only those with logits are wanted, unless
-// there is a tap behind it: from its attention on, x has only their rows, in the order of the logits.
-INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Batch& batch, Workspace& space,
-                        const Rows& rows) {
+// The first product after layer `index`.
+INLINE const Linear& product_after(const Model& model, int64_t index) {
+  for (int64_t i = index + 1; i < model.num_layers; i++) {
+    if (!model.layers[i].skips_attention) return model.layers[i].qkv;
+    if (!model.layers[i].skips_feed_forward) return model.layers[i].gate_up;
+  }
+  return model.head;
+}
+
+// Rows of the stream, [count, hidden], that go on.
+struct Stream {
+  float* x;
+  int64_t count;
+};
+
+// The stream through a layer's attention. `drops`: only rows with logits go on, in the order of the logits.
+INLINE Stream attend(Team& team, const Model& model, int64_t index, const Batch& batch, Workspace& space,
+                     const Rows& rows, bool drops) {
   const Layer& layer = model.layers[index];
-  const bool last = index + 1 == model.num_layers, drops = last && !batch.taps_end(model.num_layers);
   const int64_t size = model.head_size, width = (model.heads + 2 * model.kv_heads) * size;
   const Shape shape{model.heads, model.kv_heads, size, model.scale, layer.window, 0.0f};
   float *x = space.x.data(), *qkv = space.qkv.data();
@@ -208,8 +222,8 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
     for (int64_t r = begin; r < end; r++) write_keys_and_values(model, layer, shape, batch, r, space);
   });
   team.barrier();
-  if (drops && batch.logit_rows == 0) return x;
-  char *attended = space.attended.data(), *products = space.products.data();
+  if (drops && batch.logit_rows == 0) return {x, 0};
+  char *attended = space.attended.data(), *kept = space.products.data();
   const RowWriter out = rows_for(layer.o, attended);
   const Queries queries{qkv, width, layer.query_norm, model.eps, space.cosine.data(), space.sine.data()};
   run_attention(team, queries, layer.cache, shape, batch.sequences, out);
@@ -219,24 +233,45 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
     team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; r++) {
         memcpy(qkv + r * model.hidden, x + batch.logits_of[r] * model.hidden, 4 * model.hidden);
-        memcpy(products + r * out.stride, attended + batch.logits_of[r] * out.stride, out.stride);
+        memcpy(kept + r * out.stride, attended + batch.logits_of[r] * out.stride, out.stride);
       }
     });
     team.barrier();
     x = qkv;
-    std::swap(attended, products);
+    attended = kept;
   }
   run_linear(team, layer.o, finished(team, layer.o, attended, count, rows), count, AddTo{x, model.hidden});
-  will_read(team, layer.gate_up);
+  will_read(team, layer.skips_feed_forward ? product_after(model, index) : layer.gate_up);
   team.barrier();
-  prepare_normed(team, layer.gate_up, x, nullptr, layer.attention_norm, model.eps, count, rows);
+  return {x, count};
+}
+
+// The stream through a layer's feed-forward part.
+INLINE void feed_forward(Team& team, const Model& model, int64_t index, const Stream& stream, Workspace& space,
+                         const Rows& rows) {
+  const Layer& layer = model.layers[index];
+  const int64_t count = stream.count;
+  char* products = space.products.data();
+  prepare_normed(team, layer.gate_up, stream.x, nullptr, layer.attention_norm, model.eps, count, rows);
   run_linear(team, layer.gate_up, rows, count, Gate{rows_for(layer.down, products), model.intermediate});
   will_read(team, layer.down);
   team.barrier();
-  run_linear(team, layer.down, finished(team, layer.down, products, count, rows), count, AddTo{x, model.hidden});
-  will_read(team, last ? model.head : model.layers[index + 1].qkv);
+  run_linear(team, layer.down, finished(team, layer.down, products, count, rows), count,
+             AddTo{stream.x, model.hidden});
+  will_read(team, product_after(model, index));
   team.barrier();
-  return x;
+}
+
+// The stream x, [rows, hidden], through one layer, or the parts of it that the model has. Of the last layer's results
+// only those with logits are wanted, unless there is a tap behind it: from its attention on, x has only their rows.
+INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Batch& batch, Workspace& space,
+                        const Rows& rows) {
+  const Layer& layer = model.layers[index];
+  const bool drops = index + 1 == model.num_layers && !batch.taps_end(model.num_layers);
+  Stream stream{space.x.data(), batch.rows};
+  if (!layer.skips_attention) stream = attend(team, model, index, batch, space, rows, drops);
+  if (!layer.skips_feed_forward && stream.count) feed_forward(team, model, index, stream, space, rows);
+  return stream.x;
 }
 
 // Logits [logit_rows, vocab_size], unless null; of every row its largest, best [logit_rows, kept], largest first and of

@@ -1,0 +1,45 @@
+"""A layer of a Llama-like model as kernels run it: its matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+
+class Product(Protocol):
+    """x Wᵀ + b, with weights in the form that a backend's kernels take."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that one product reads."""
+
+
+P = TypeVar("P", bound=Product)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProducts(Generic[P]):
+    """One layer as kernels run it: weights that multiply the same input are stacked.
+
+    Args:
+        qkv, o, gate_up, down: see `LlamaLayer`.
+        norms, window: likewise.
+        attends, feeds: whether its attention and its feed-forward part are run.
+    """
+
+    qkv: P
+    o: P
+    gate_up: P
+    down: P
+    norms: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+    window: int
+    attends: bool = True
+    feeds: bool = True
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the products read."""
+        run = (self.qkv, self.o) * self.attends + (self.gate_up, self.down) * self.feeds
+        return sum(part.num_bytes for part in run)
