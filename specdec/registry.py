@@ -88,6 +88,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "early_exit": "specdec.drafters.early_exit:EarlyExitDrafter",
             "prediction": "specdec.drafters.prediction:PredictionDrafter",
             "lookahead": "specdec.drafters.lookahead:LookaheadDrafter",
+            "layer_skip": "specdec.drafters.layer_skip:LayerSkipDrafter",
         },
     )
     rules = Registry[Any](

@@ -1,38 +1,27 @@
-"""Self-speculation: the target's first layers draft, its own cache serves them."""
+"""Early exit: the target's first layers draft."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specdec.cache import PagedCache, Pool
 from specdec.checks import take, whole
-from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
-from specdec.drafters.growth import GrowingTree, grow_trees
-from specdec.drafters.stopping import stop_rule
-from specdec.errors import ConfigError
+from specdec.drafters.part_of_target import PartOfTargetDrafter
 from specdec.models.base import CausalLM
-from specdec.verify.tree import DraftTree
 
 MOST_LAYERS = 10_000
 """More than any model has; `bind` knows how many the target has."""
 
 
-class EarlyExitDrafter(Drafter):
+class EarlyExitDrafter(PartOfTargetDrafter):
     """Drafts with the target's first k layers, then its final norm and head (Elhoushi et al. 2024, LayerSkip).
-
-    The keys and values of those layers are the target's own, so nothing is cached twice and nothing must be caught up:
-    draft rows are written to the slots in which the verification pass writes the same tokens, for all layers.
 
     Args:
         num_draft_tokens: γ, length of a branch.
         num_layers: k; None takes a third of the target's layers.
-        branches: candidates for the first drafted token, each continued as a chain.
-        choices: the tree by the ranks of its branches instead (see `TreeShape.choices`).
-        stop, stop_below: rule that ends a branch early, "entropy" or "survival", and its bound (`drafters.stopping`).
+        branches, choices, stop, stop_below: see `PartOfTargetDrafter`.
     """
 
     name = "early_exit"
-    deterministic = False
 
     def __init__(
         self,
@@ -43,46 +32,10 @@ class EarlyExitDrafter(Drafter):
         stop: str | None = None,
         stop_below: float | None = None,
     ) -> None:
-        super().__init__(num_draft_tokens, branches, self.chosen(choices))
-        self._stop = stop_rule(stop, stop_below)
+        super().__init__(num_draft_tokens, branches, choices, stop, stop_below)
         self.num_layers = take("num_layers", num_layers, whole(1, MOST_LAYERS).or_none(" for a third of the target's"))
-        self._model: CausalLM | None = None
-        self._cache: PagedCache | None = None
 
-    def bind(self, target: TargetHandle) -> Needs:
-        """Cuts the target after `num_layers` layers; the weights are shared."""
-        total = target.model.kv_layout.num_layers
-        self._model = target.model.truncated(max(1, total // 3) if self.num_layers is None else self.num_layers)
-        return Needs(whole_prefix=True)
-
-    def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
-        """See `Drafter.attach`."""
-        self._cache = cache
-
-    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
-        """Grows every request's tree on the target's cache."""
-        if self._cache is None or self._model is None:
-            raise ConfigError("The early_exit drafter was used before attach(); pass it to a SpeculativeGenerator.")
-        trees = [
-            GrowingTree(
-                request,
-                request.shape or self.shape.truncated(request.max_depth),
-                self._cache.slots(request.request_id),
-                committed=self._cache.length(request.request_id),
-                tail=request.tokens[-1:],
-                stop=self._stop,
-            )
-            for request in requests
-        ]
-        return grow_trees(trees, self._model, self._cache.target)
-
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """Tells the stop rule, if there is one, what came of its drafts."""
-        if self._stop is not None:
-            for outcome in outcomes:
-                self._stop.observe(outcome, outcome.drafter == self.name)
-
-    def end(self, request_id: int, tokens: Sequence[int]) -> None:
-        """See `Drafter.end`."""
-        if self._stop is not None:
-            self._stop.end(request_id)
+    def part(self, target: CausalLM) -> CausalLM:
+        """Cuts the target after `num_layers` layers."""
+        total = target.kv_layout.num_layers
+        return target.truncated(max(1, total // 3) if self.num_layers is None else self.num_layers)

@@ -13,6 +13,7 @@ import pytest
 
 from specdec import ConfigError, Drafter, EngineConfig, SamplingParams
 from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.layer_skip import LayerSkipDrafter
 from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
@@ -54,10 +55,11 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "early_exit": EarlyExitDrafter,
     "prediction": PredictionDrafter,
     "lookahead": LookaheadDrafter,
+    "layer_skip": LayerSkipDrafter,
     "suffix": SuffixDrafter,
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
-          "shared", "store")  # fmt: skip
+          "shared", "store", "skip_attention", "skip_mlp")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)

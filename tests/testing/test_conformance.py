@@ -9,6 +9,7 @@ import torch
 
 from specdec import Drafter, DraftRequest, DraftTree, Outcome
 from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.layer_skip import LayerSkipDrafter
 from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
@@ -46,6 +47,7 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     ),
     "prediction": ForetoldDrafter,
     "lookahead": lambda target: LookaheadDrafter(),
+    "layer_skip": lambda target: LayerSkipDrafter(skip_attention=[1], skip_mlp=[0]),
     "suffix": lambda target: SuffixDrafter(),
     "suffix, tree of its own text": lambda target: SuffixDrafter(shared=False, floor=0.0),
     "oracle": lambda target: OracleDrafter(),
