@@ -86,6 +86,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "tli": "specdec.drafters.tli:TliDrafter",
             "slem": "specdec.drafters.slem:SlemDrafter",
             "early_exit": "specdec.drafters.early_exit:EarlyExitDrafter",
+            "retrieval": "specdec.drafters.retrieval:RetrievalDrafter",
             "prediction": "specdec.drafters.prediction:PredictionDrafter",
             "lookahead": "specdec.drafters.lookahead:LookaheadDrafter",
             "layer_skip": "specdec.drafters.layer_skip:LayerSkipDrafter",

@@ -1,6 +1,11 @@
 """What drafters keep between requests: texts as token ids, in one file that is checked when it is read."""
 
-from specdec.stores.file import Store, StoreError, read, write
+from pathlib import Path
+
+from specdec.stores.file import Store, StoreError, fitting, read, write
 from specdec.stores.vocabulary import Vocabulary
 
-__all__ = ["Store", "StoreError", "Vocabulary", "read", "write"]
+__all__ = ["STOCK", "Store", "StoreError", "Vocabulary", "fitting", "read", "write"]
+
+STOCK = Path(__file__).with_name("stock.store")
+"""Answers of SmolLM2-135M-Instruct to prompts of its own, made by `experiments/stock_store.py` (docs/stores.md)."""

@@ -153,22 +153,25 @@ def read(path: Path, vocabulary: Vocabulary | None = None) -> Store:
         store = _parsed(data)
     except StoreError as error:
         raise StoreError(f"The store {path} cannot be used: {error} {REMEDY}") from None
-    if vocabulary is None:
-        return store
+    return store if vocabulary is None else fitting(store, vocabulary, f"The store {path}")
+
+
+def fitting(store: Store, vocabulary: Vocabulary, name: str = "The store") -> Store:
+    """The store, if the target's tokens have the same ids and the target knows every id in it: models pad the
+    vocabulary of one tokenizer to different sizes.
+
+    Raises:
+        StoreError: if not; calls it `name`.
+    """
     if store.vocabulary.fingerprint != vocabulary.fingerprint:
         made_for = store.note.get("tokenizer", "another tokenizer")
         raise StoreError(
-            f"The store {path} was made for {made_for!r}, whose tokens have other ids than the target's. Make one for "
-            "this target with `specdec store build`."
+            f"{name} was made for {made_for!r}, whose tokens have other ids than the target's. Make one for this "
+            "target with `specdec store build`."
         )
-    return _fitted(path, store, vocabulary)
-
-
-def _fitted(path: Path, store: Store, vocabulary: Vocabulary) -> Store:
-    """The store, if the target has a row for every id in it: models pad the vocabulary of one tokenizer differently."""
     largest = max((_largest_token(piece, store.vocabulary.size) for piece in _pieces(store.tokens)), default=0)
     if largest >= vocabulary.size:
-        raise StoreError(f"The store {path} holds the token {largest}, and the target has {vocabulary.size}. {REMEDY}")
+        raise StoreError(f"{name} holds the token {largest}, and the target has {vocabulary.size}. {REMEDY}")
     return store
 
 

@@ -19,6 +19,7 @@ from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.prediction import PredictionDrafter
+from specdec.drafters.retrieval import RetrievalDrafter
 from specdec.drafters.sizes import MOST_NODES
 from specdec.drafters.slem import SlemDrafter
 from specdec.drafters.suffix import SuffixDrafter
@@ -27,6 +28,7 @@ from specdec.engine import Engine
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy
 from specdec.registry import DRAFTERS, POLICIES
+from specdec.stores import Store, Vocabulary
 from specdec.verify.typical import TypicalRule
 from tests.engines import run
 from tests.othertokenizers import with_tokenizer
@@ -57,6 +59,7 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "lookahead": LookaheadDrafter,
     "layer_skip": LayerSkipDrafter,
     "suffix": SuffixDrafter,
+    "retrieval": lambda **options: RetrievalDrafter(Store.of([[1, 2, 1]], Vocabulary.of(VOCAB_SIZE, None)), **options),
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
           "shared", "store", "skip_attention", "skip_mlp")  # fmt: skip

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 SUITES = {
     "gate": ["tests/kernels/test_gate.py", "-k", "not not_there"],  # the sanitizer itself ends a process without memory
     "rows and norms": ["tests/kernels/test_rows.py", "tests/kernels/test_norm.py"],
+    "retrieval": ["tests/kernels/test_retrieval.py", "-k", "kernel or changed or refused"],
     "products": ["tests/kernels/test_linear.py", "-k", "not rounding"],
     "attention": ["tests/kernels/test_attention_native.py", "-k", "mixed_batch or key_head or window or borders"],
     "suffixes": ["tests/kernels/test_suffix.py", "-k", "not sizes"],

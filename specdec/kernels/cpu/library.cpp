@@ -4,6 +4,7 @@
 
 #include "../rows/cpu.h"
 #include "../passes/llama.h"
+#include "../retrieval/cpu.h"
 #include "../suffix/cpu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -28,7 +29,8 @@ EXPORT const char* specdec_isa() {
 // many there are.
 EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
-                   sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes)};
+                   sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
+                   sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -132,6 +134,12 @@ EXPORT int specdec_divide(const float* x, int64_t size, float by, float* out, in
     demand_size(size, 0, "numbers");
     divide(x, size, by, out, threads);
   });
+}
+
+// Adds to a draft what followed its context in the texts; `count` is how many nodes it has then.
+EXPORT int specdec_retrieve(const retrieval::Texts* texts, const retrieval::Limits* limits, const int64_t* context,
+                            int64_t size, const retrieval::Draft* draft, int64_t* count) {
+  return guarded([&] { *count = retrieval::grow(*texts, *limits, context, size, *draft); });
 }
 
 // Reads memory as fast as the kernels could: the floor of a pass that has to read its weights.

@@ -88,6 +88,27 @@ class Batch(Structure):
                 ("taps", c_void_p), ("hidden", c_void_p), ("sequences", Sequences)]  # fmt: skip
 
 
+class RetrievalTexts(Structure):
+    """retrieval/cpu.h"""
+
+    _fields_ = [("tokens", c_void_p), ("order", c_void_p), ("length", c_int64), ("width", c_int64), ("end", c_int64),
+                ("depth", c_int64)]  # fmt: skip
+
+
+class RetrievalLimits(Structure):
+    """retrieval/cpu.h"""
+
+    _fields_ = [("min_match", c_int64), ("max_match", c_int64), ("max_depth", c_int64), ("max_nodes", c_int64),
+                ("branches", c_int64), ("floor", c_double)]  # fmt: skip
+
+
+class RetrievalDraft(Structure):
+    """retrieval/cpu.h"""
+
+    _fields_ = [("given", c_int64), ("tokens", c_void_p), ("parents", c_void_p), ("matches", c_void_p),
+                ("chances", c_void_p)]  # fmt: skip
+
+
 class Best(Structure):
     """rows/largest.h"""
 
@@ -107,7 +128,8 @@ class SuffixNodes(Structure):
                 ("chances", c_void_p)]  # fmt: skip
 
 
-MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes)
+MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
+            RetrievalTexts, RetrievalLimits, RetrievalDraft)  # fmt: skip
 SIGNATURES: dict[str, list[Any]] = {
     "linear": [POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int],
     "write": [POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64],
@@ -118,6 +140,14 @@ SIGNATURES: dict[str, list[Any]] = {
     "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],
     "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],
     "divide": [c_void_p, c_int64, c_float, c_void_p, c_int],
+    "retrieve": [
+        POINTER(RetrievalTexts),
+        POINTER(RetrievalLimits),
+        c_void_p,
+        c_int64,
+        POINTER(RetrievalDraft),
+        POINTER(c_int64),
+    ],
     "read": [c_void_p, c_int64, c_int],
     "suffix_new": [POINTER(c_void_p)],
     "suffix_free": [c_void_p],

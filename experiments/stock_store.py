@@ -1,0 +1,155 @@
+"""Makes the stock store: the target's own greedy answers to prompts that it has made up itself.
+
+python -m experiments.stock_store FOLDER [--chunks 60] [--minutes 40] [--deny PROMPTS.jsonl] [--store FILE]
+
+A prompt is what the target writes as the user's turn of its chat template (Xu et al. 2024, Magpie), drawn at
+temperature 1 and top-p 0.95; the answer is greedy. FOLDER gets one file a chunk; the same command goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.places import write
+from specdec.prompts.files import read as read_rows
+from specdec.stores import Store, Vocabulary
+from specdec.stores import write as write_store
+
+CHUNK = 64
+"""Prompts a file."""
+GRAM = 13
+"""Words in a row that no text may share with a denied one."""
+NOTE = {
+    "tokenizer": "SmolLM2-135M-Instruct",
+    "texts": "greedy answers of SmolLM2-135M-Instruct in bfloat16 to prompts that it made up itself",
+    "made by": "experiments/stock_store.py",
+}
+MARK = "THE USER'S TURN"
+SHORTEST = 20
+"""Characters of a prompt that is worth an answer."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt that the target made up, and its answer's token ids, the end token last if it came."""
+
+    prompt: str
+    answer: list[int]
+
+
+class Denied:
+    """Texts that may not enter the store, by their runs of `GRAM` words; shorter texts as a whole."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._grams: dict[int, set[tuple[str, ...]]] = {}
+        for text in texts:
+            words = _words(text)
+            for gram in _grams(words, min(GRAM, len(words))):
+                self._grams.setdefault(len(gram), set()).add(gram)
+
+    def holds(self, text: str) -> bool:
+        """Whether the text shares a run of words with a denied one."""
+        words = _words(text)
+        return any(gram in grams for size, grams in self._grams.items() for gram in _grams(words, size))
+
+
+def exchanges(generator: SpeculativeGenerator, chunk: int, prompt_tokens: int, answer_tokens: int) -> list[Exchange]:
+    """The chunk's prompts and answers: a function of its number."""
+    begun = _begun_turn(generator)
+    draws = [
+        SamplingParams(max_tokens=prompt_tokens, temperature=1.0, top_p=0.95, seed=chunk * CHUNK + index)
+        for index in range(CHUNK)
+    ]
+    turns = [one.text.strip() for one in generator.generate([begun] * CHUNK, draws, progress=False)]
+    prompts = [turn for turn in turns if len(turn) >= SHORTEST]
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    answers = generator.generate(chats, SamplingParams(max_tokens=answer_tokens), progress=False)
+    return [Exchange(prompt, list(one.token_ids)) for prompt, one in zip(prompts, answers, strict=True)]
+
+
+def chosen(found: Iterable[Exchange], denied: Denied, generator: SpeculativeGenerator) -> Iterator[Exchange]:
+    """Those with a prompt of their own and nothing that is denied."""
+    seen: set[str] = set()
+    for one in found:
+        answer = generator.tokenizer.decode(one.answer, skip_special_tokens=True)
+        if one.prompt not in seen and not denied.holds(one.prompt) and not denied.holds(answer):
+            seen.add(one.prompt)
+            yield one
+
+
+def _begun_turn(generator: SpeculativeGenerator) -> list[int]:
+    """The chat template up to the first word of the user."""
+    whole = generator.tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False)
+    return list(generator.tokenizer.encode(whole.split(MARK)[0], add_special_tokens=False))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _grams(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    return (tuple(words[at : at + size]) for at in range(len(words) - size + 1) if size)
+
+
+def _collect(generator: SpeculativeGenerator, options: argparse.Namespace) -> list[Exchange]:
+    """From the folder, and made anew where it lacks a chunk and there is time."""
+    end, found = time.monotonic() + 60 * options.minutes, []
+    for chunk in range(options.chunks):
+        path = options.folder / f"{chunk:04d}.json"
+        if not path.exists() and time.monotonic() < end:
+            made = exchanges(generator, chunk, options.prompt_tokens, options.answer_tokens)
+            write(path, json.dumps([vars(one) for one in made]))
+            print(f"{path}: {len(made)} answers, {sum(len(one.answer) for one in made)} tokens", flush=True)
+        if path.exists():
+            found += [Exchange(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+    return found
+
+
+def _denied(paths: Sequence[Path]) -> Denied:
+    return Denied(text for path in paths for row in read_rows(path) for text in _texts(row))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a row, whatever its columns."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for one in value.values() for text in _texts(one))
+    elif isinstance(value, list):
+        yield from (text for one in value for text in _texts(one))
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--chunks", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=40.0, help="after so long no chunk is begun")
+    parser.add_argument("--prompt-tokens", type=int, default=120)
+    parser.add_argument("--answer-tokens", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--deny", type=Path, nargs="*", default=[], help="files of prompts that it may not hold")
+    parser.add_argument("--store", type=Path, help="write the store to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    sizes = EngineConfig(max_num_seqs=32)
+    generator = SpeculativeGenerator.from_pretrained(drafter="none", dtype="bfloat16", config=sizes)
+    kept = list(chosen(_collect(generator, options), _denied(options.deny), generator))
+    print(f"{len(kept)} answers, {sum(len(one.answer) for one in kept)} tokens")
+    if options.store is not None:
+        vocabulary = Vocabulary.of_tokenizer(generator.loaded.model.vocab_size, generator.tokenizer)
+        write_store(options.store, Store.of([one.answer for one in kept], vocabulary, note=NOTE))
+
+
+if __name__ == "__main__":
+    main()
