@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout, KVPool
 from specdec.errors import SpecdecError, UnsupportedModelError
 from specdec.kernels.attention.native import SequenceTable, key_values
+from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
@@ -21,7 +22,7 @@ from specdec.models.batch import RaggedBatch
 from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 
-BEST = np.dtype(native.Best)
+BEST = np.dtype(interface.Best)
 
 
 def why_not(module: PreTrainedModel) -> str | None:
@@ -73,7 +74,7 @@ class NativeModel(LlamaModel[PackedLinear]):
             KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, heads_first=True),
         )
         self._kernels, self._tensors = library, (weights.final_norm, weights.frequencies)
-        self._struct = native.Model(
+        self._struct = interface.Model(
             num_layers=len(self._layers),
             hidden=weights.hidden_size,
             heads=weights.heads,
@@ -90,7 +91,7 @@ class NativeModel(LlamaModel[PackedLinear]):
             rope_scale=weights.rope_factor,
             head=self._head.struct,
         )
-        self._bound: WeakKeyDictionary[KVPool, native.Model] = WeakKeyDictionary()
+        self._bound: WeakKeyDictionary[KVPool, interface.Model] = WeakKeyDictionary()
 
     judges_on_device = False
 
@@ -106,7 +107,7 @@ class NativeModel(LlamaModel[PackedLinear]):
         by_row = (batch.token_ids, batch.positions, batch.write_slots)
         pointers = [native.address(column, torch.int64, (rows,)) for column in by_row]
         rest = (native.address(batch.logit_rows, torch.int64), native.address(taps), native.address(hidden))
-        call = native.Batch(rows, num_logits, num_taps, kept, *pointers, *rest, table.struct)
+        call = interface.Batch(rows, num_logits, num_taps, kept, *pointers, *rest, table.struct)
         self._kernels.forward(self._bound_to(pool), call, native.address(logits), best.ctypes.data, num_threads())
         maxima = RowMaxima(best["token"][:, 0].tolist(), best["value"][:, 0].tolist())
         tops = torch.from_numpy(best["token"].astype(np.int32)) if wants.top else None
@@ -115,7 +116,7 @@ class NativeModel(LlamaModel[PackedLinear]):
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
         clone = super().truncated(num_layers)
-        clone._struct = native.Model.from_buffer_copy(self._struct)
+        clone._struct = interface.Model.from_buffer_copy(self._struct)
         clone._struct.num_layers = num_layers
         clone._bound = WeakKeyDictionary()
         return clone
@@ -126,7 +127,7 @@ class NativeModel(LlamaModel[PackedLinear]):
         clone._bound = WeakKeyDictionary()
         return clone
 
-    def _bound_to(self, pool: KVPool) -> native.Model:
+    def _bound_to(self, pool: KVPool) -> interface.Model:
         """The model with its layers' part of `pool`, for the C interface: one for each pool, since threads may share a
         model."""
         if pool not in self._bound:
@@ -134,14 +135,14 @@ class NativeModel(LlamaModel[PackedLinear]):
             alike = (own.num_kv_heads, own.head_dim, own.dtype) == (its.num_kv_heads, its.head_dim, its.dtype)
             if not alike or its.num_layers < own.num_layers:
                 raise SpecdecError(f"{self.name} keeps {own}, and not {its}. Give it a cache made for it.")
-            layers = (native.Layer * len(self._layers))()
+            layers = (interface.Layer * len(self._layers))()
             for index, layer in enumerate(self._layers):
                 norms = [native.address(norm, torch.float32) for norm in layer.norms]
                 held = key_values(*pool.layer(index))
                 packed = (layer.qkv.struct, layer.o.struct, layer.gate_up.struct, layer.down.struct)
                 skips = (not layer.attends, not layer.feeds)
-                layers[index] = native.Layer(*packed, *norms, held, layer.window, *skips)
-            model = native.Model.from_buffer_copy(self._struct)
+                layers[index] = interface.Layer(*packed, *norms, held, layer.window, *skips)
+            model = interface.Model.from_buffer_copy(self._struct)
             model.layers = layers
             self._bound[pool] = model
         return self._bound[pool]

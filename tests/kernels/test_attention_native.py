@@ -23,7 +23,7 @@ from specdec.kernels.attention.native import (
     native_attention,
     write,
 )
-from specdec.kernels.cpu import library as native
+from specdec.kernels.cpu import interface
 from specdec.kernels.linear.reference import quantize_rows
 from tests.kernels.paged import MIXED, TREE_PARENTS, UNIT, Case, Piece, columns, make_case, oracle
 from tests.kernels.variants import ARCHITECTURES, kernels, threads
@@ -38,7 +38,7 @@ every_dtype = pytest.mark.parametrize(
 class Cache:
     """One layer, as the kernel takes it, and the numbers that it holds in float32."""
 
-    struct: native.KeyValues
+    struct: interface.KeyValues
     tensors: tuple[Tensor | None, ...]
     keys: Tensor
     values: Tensor
@@ -334,7 +334,7 @@ def test_every_result_is_written_and_nothing_else(architecture: str) -> None:
     cache, own, guard = store(case.keys, case.values, torch.float32), table(case), 67
     held, buffer = (torch.full((case.query.numel() + 2 * guard,), math.nan) for _ in range(2))
     held[guard:-guard] = case.query.flatten()
-    shape = native.Shape(4, 2, 10, 0.4, 0, 0.0)
+    shape = interface.Shape(4, 2, 10, 0.4, 0, 0.0)
     kernels(architecture).attention(
         held.data_ptr() + 4 * guard, len(case.query), cache.struct, shape, own.struct, buffer.data_ptr() + 4 * guard, 1
     )

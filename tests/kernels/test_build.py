@@ -9,7 +9,7 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from ctypes import byref, c_float, c_int64
+from ctypes import Structure, byref, c_float, c_int64
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from specdec.kernels.attention.native import SequenceTable, key_values, native_a
 from specdec.kernels.cpu import build as building
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.build import BuildError, Built, build, cache_folder, find_compiler
+from specdec.kernels.cpu.interface import Shape
 from specdec.kernels.cpu.library import Library
 from specdec.kernels.linear import pack
 from specdec.models import loading, reading
@@ -358,9 +359,9 @@ def test_a_file_that_is_no_library_is_an_error_of_the_build(
 
 
 def test_a_structure_that_went_out_of_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    fields = {"_fields_": [*native.Shape._fields_, ("forgotten", native.c_int64)]}
-    larger = type("Larger", (native.Structure,), fields)
-    replaced = [larger if mirrored is native.Shape else mirrored for mirrored in native.MIRRORED]
+    fields = {"_fields_": [*Shape._fields_, ("forgotten", c_int64)]}
+    larger = type("Larger", (Structure,), fields)
+    replaced = [larger if mirrored is Shape else mirrored for mirrored in native.MIRRORED]
     for wrong in (replaced, native.MIRRORED[:-1], native.MIRRORED[::-1]):
         monkeypatch.setattr(native, "MIRRORED", tuple(wrong))
         with pytest.raises(BuildError, match=r"structures .* differ"):

@@ -18,7 +18,7 @@ from specdec.cache.pool import KVPool
 from specdec.errors import SpecdecError
 from specdec.kernels.attention import SequenceColumns
 from specdec.kernels.attention.native import SequenceTable, key_values, native_attention, write
-from specdec.kernels.cpu import library as native
+from specdec.kernels.cpu import interface
 from specdec.kernels.linear import pack
 from specdec.kernels.rows import argmax, gumbel_argmax
 from specdec.models.base import Wants
@@ -206,7 +206,7 @@ def test_weights_for_rows_of_another_width_are_refused() -> None:
             packed(torch.zeros(2, width), kernels("native"))
     with pytest.raises(SpecdecError, match="cannot give 70"):
         replace(packed, width=70)(torch.zeros(2, 40), kernels("native"))
-    broken = native.Linear.from_buffer_copy(packed.struct)
+    broken = interface.Linear.from_buffer_copy(packed.struct)
     broken.kind = 9
     with pytest.raises(SpecdecError, match="9 is no kind"):
         replace(packed, struct=broken)(torch.zeros(2, 40), kernels("native"))

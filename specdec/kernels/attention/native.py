@@ -13,6 +13,7 @@ from torch import Tensor
 
 from specdec.errors import SpecdecError
 from specdec.kernels.attention.columns import SequenceColumns
+from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 
@@ -29,7 +30,7 @@ class SequenceTable:
         arrays: keeps them alive.
     """
 
-    struct: native.Sequences
+    struct: interface.Sequences
     arrays: tuple[object, ...]
 
     @classmethod
@@ -49,7 +50,7 @@ class SequenceTable:
             _starts([0 if part is None else len(part) for part in parents]),
             np.asarray(links, dtype=np.int32),
         )
-        return cls(native.Sequences(len(columns.rows), *(array.ctypes.data for array in arrays)), arrays)
+        return cls(interface.Sequences(len(columns.rows), *(array.ctypes.data for array in arrays)), arrays)
 
 
 def kernels_for(head_size: int, dtype: torch.dtype, device: torch.device | str) -> native.Library | None:
@@ -60,7 +61,7 @@ def kernels_for(head_size: int, dtype: torch.dtype, device: torch.device | str) 
 
 def key_values(
     keys: Tensor, values: Tensor, key_scales: Tensor | None, value_scales: Tensor | None
-) -> native.KeyValues:
+) -> interface.KeyValues:
     """One layer of a cache: [slots, KV heads, head size], and float32 scales [slots, KV heads] if int8; all dense, with
     slots and heads in either order in memory.
 
@@ -81,13 +82,13 @@ def key_values(
     pointers = [None if each is None else each.data_ptr() for each in (keys, values, key_scales, value_scales)]
     if keys.dtype not in CACHE_KINDS:
         raise SpecdecError(f"The kernels hold no cache in {keys.dtype}. Use one of {', '.join(map(str, CACHE_KINDS))}.")
-    return native.KeyValues(CACHE_KINDS[keys.dtype], *pointers, *steps, *keys.shape)
+    return interface.KeyValues(CACHE_KINDS[keys.dtype], *pointers, *steps, *keys.shape)
 
 
 def native_attention(
     kernels: native.Library,
     query: Tensor,
-    cache: native.KeyValues,
+    cache: interface.KeyValues,
     kv_heads: int,
     table: SequenceTable,
     scale: float,
@@ -98,16 +99,16 @@ def native_attention(
     rows, heads, size = query.shape
     query = query.float().contiguous()
     out = torch.empty(rows, heads, size)
-    shape = native.Shape(heads, kv_heads, size, scale, window or 0, softcap or 0.0)
+    shape = interface.Shape(heads, kv_heads, size, scale, window or 0, softcap or 0.0)
     kernels.attention(native.address(query), rows, cache, shape, table.struct, out.data_ptr(), num_threads())
     return out
 
 
-def write(kernels: native.Library, cache: native.KeyValues, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+def write(kernels: native.Library, cache: interface.KeyValues, slots: Tensor, keys: Tensor, values: Tensor) -> None:
     """Puts rows [T, KV heads, head size] into their slots, int64 [T]; rounds or quantizes as the cache holds them."""
     rows, heads, size = keys.shape
     keys, values, slots = keys.float().contiguous(), values.float().contiguous(), slots.contiguous()
-    shape = native.Shape(heads, heads, size, 1.0, 0, 0.0)
+    shape = interface.Shape(heads, heads, size, 1.0, 0, 0.0)
     wanted = (rows, heads, size)
     pointers = native.address(slots, torch.int64, (rows,)), native.address(keys), native.address(values, shape=wanted)
     kernels.write(cache, shape, *pointers, rows)

@@ -1,5 +1,5 @@
-// The C interface. Structures are those of the headers; specdec/kernels/cpu/library.py mirrors them. What can be refused
-// returns 0, or 1 with a reason (gate.h).
+// The C interface. Structures are those of the headers; specdec/kernels/cpu/interface.py mirrors them. What can be
+// refused returns 0, or 1 with a reason (gate.h).
 #include <vector>
 
 #include "../rows/cpu.h"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from specdec.errors import SpecdecError
+from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import in_huge_pages
 from specdec.kernels.cpu.threads import num_threads
@@ -34,7 +35,7 @@ class PackedLinear:
     """
 
     width: int
-    struct: native.Linear
+    struct: interface.Linear
     tensors: tuple[Tensor | None, ...]
 
     @property
@@ -102,4 +103,4 @@ def pack(
     packed = in_huge_pages(matrix.view(-1, PANEL, matrix.shape[1] // group, group).transpose(1, 2))
     tensors = (packed, scale, sums, offset)
     addresses = [native.address(tensor) for tensor in tensors]
-    return PackedLinear(width, native.Linear(KINDS[kind], int(gated), len(matrix), k, *addresses), tensors)
+    return PackedLinear(width, interface.Linear(KINDS[kind], int(gated), len(matrix), k, *addresses), tensors)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.retrieval import reference
 from specdec.kernels.retrieval.reference import Grown, Limits
@@ -21,11 +22,11 @@ class Index(reference.Index):
     """See `reference.Index`; remembers what it is to the kernels."""
 
     @cached_property
-    def texts(self) -> native.RetrievalTexts:
+    def texts(self) -> interface.RetrievalTexts:
         """For the kernels. It points into `tokens` and `order`, and lives no longer than they."""
         tokens, order = _native(self.tokens), _native(self.order)
         about = len(tokens), tokens.itemsize, self.end, self.depth
-        texts = native.RetrievalTexts(tokens.ctypes.data, order.ctypes.data, *about)
+        texts = interface.RetrievalTexts(tokens.ctypes.data, order.ctypes.data, *about)
         texts.arrays = tokens, order  # a reference, so that they stay
         return texts
 
@@ -64,8 +65,8 @@ def native_grow(
     numbers, rates = np.empty((3, room), np.int64), np.empty(room)
     numbers[0, :given], numbers[1, :given], rates[:given] = tokens, parents, chances
     columns = [column.ctypes.data for column in numbers]
-    draft, count = native.RetrievalDraft(given, *columns, rates.ctypes.data), c_int64()
-    bounds = native.RetrievalLimits(*vars(limits).values())
+    draft, count = interface.RetrievalDraft(given, *columns, rates.ctypes.data), c_int64()
+    bounds = interface.RetrievalLimits(*vars(limits).values())
     kernels.retrieve(byref(index.texts), byref(bounds), suffix.ctypes.data, len(suffix), byref(draft), byref(count))
     new = slice(given, count.value)
     grown_tokens, grown_parents, matches = numbers[:, new].tolist()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from ctypes import addressof, byref, c_double, c_int32, c_int64, c_void_p
 from weakref import finalize
 
-from specdec.kernels.cpu.library import Library, SuffixBounds, SuffixNodes
+from specdec.kernels.cpu.interface import SuffixBounds, SuffixNodes
+from specdec.kernels.cpu.library import Library
 from specdec.kernels.suffix.reference import MATCH, Bounds, Nodes
 
 
