@@ -21,6 +21,7 @@ from experiments.reproduce import (
     multi_draft,
     ngram_by_category,
     temperature,
+    training_free,
 )
 from experiments.reproduce.options import Options
 from specdec.measure.results import read, save
@@ -31,6 +32,7 @@ STUDIES: dict[str, ModuleType] = {
         leviathan,
         block_vs_token,
         ngram_by_category,
+        training_free,
         multi_draft,
         batch_collapse,
         temperature,

@@ -6,17 +6,14 @@ with the least and the most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
 from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
+from experiments.reproduce.rounds import figures
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
-from specdec.measure.compare import Comparison, Pair, compare
-from specdec.measure.metrics import speedup, speedup_interval
+from specdec.measure.compare import compare
 from specdec.models.loading import load
-from specdec.stats import DecodingStats
 
 TITLE = "N-gram drafts by category"
 PUBLISHED = {"tau": 1.75, "speedup": (1.66, 1.64)}
@@ -31,20 +28,8 @@ def run(options: Options) -> dict[str, Any]:
     with SpeculativeGenerator(load(dtype="bfloat16"), "ngram", config=config, policy="product") as generator:
         rounds = [compare(generator, prompts, params).pairs for _ in range(1 if options.quick else ROUNDS)]
     labels = list(dict.fromkeys(label for label, _ in prompts))
-    found = {name: _figures([[pair for pair in one if pair.label == name] for one in rounds]) for name in labels}
-    return {"categories": found, "all": _figures(rounds)}
-
-
-def _figures(rounds: Sequence[Sequence[Pair]]) -> dict[str, Any]:
-    """Of some prompts, in every round the same ones."""
-    sides = [Comparison(one).sides for one in rounds]
-    ratios = [speedup(plain, fast) for plain, fast in sides]
-    summed = [[DecodingStats.total(of) for of in zip(*side, strict=True)] for side in zip(*sides, strict=True)]
-    total = DecodingStats.total(summed[1])
-    return {"prompts": len(rounds[0]), "tau": total.mean_accepted_length, "alpha": total.acceptance_rate,
-            "ratio": median(ratios), "least": min(ratios), "most": max(ratios),
-            "interval": speedup_interval(summed[0], summed[1]),
-            "identical": sum(all(pair.identical for pair in of) for of in zip(*rounds, strict=True))}  # fmt: skip
+    found = {name: figures([[pair for pair in one if pair.label == name] for one in rounds]) for name in labels}
+    return {"categories": found, "all": figures(rounds)}
 
 
 def table(result: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from experiments.reproduce import (
     multi_draft,
     ngram_by_category,
     temperature,
+    training_free,
 )
 from experiments.reproduce.__main__ import STUDIES, document, main
 from experiments.reproduce.cells import ratio_cell
@@ -202,6 +203,40 @@ def test_categories_are_counted_apart_and_unbelievable_ratios_hidden(
         table = ngram_by_category.table({**result, "all": {**result["all"], **rounds}})
         [total] = [line for line in table.splitlines() if line.startswith("| all |")]
         assert ("> τ" in total) == refused
+
+
+@pytest.mark.usefixtures("no_curves_kept")
+def test_methods_without_training_stand_beside_their_published_lines(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of our drafters, one that is not there, and two that a policy chooses between."""
+    methods = {
+        training_free.LOOKUP: ("ngram",),
+        training_free.LOOKAHEAD: ("none",),
+        training_free.REST: ("no such drafter",),
+        training_free.BOTH: ("ngram", "none"),
+    }
+    monkeypatch.setattr(training_free, "load", lambda dtype: loaded())
+    monkeypatch.setattr(training_free, "METHODS", methods)
+    result = training_free.run(options)
+    assert result["methods"].keys() == methods.keys() - {training_free.REST}
+    assert "Unknown drafter 'no such drafter'" in result["left_out"][training_free.REST]
+    for one in result["methods"].values():
+        assert one["identical"] == one["prompts"] == len(options.records)
+        assert one["least"] <= one["ratio"] <= one["most"]
+    told = {"ratio": 1.2, "least": 1.2, "most": 1.2, "tau": 1.5, "interval": (1.1, 1.3), "drafting": 0.02,
+            "prompts": 2, "identical": 2}  # fmt: skip
+    found = {training_free.LOOKUP: told, training_free.LOOKAHEAD: {**told, "ratio": 0.5, "least": 0.5, "tau": 1.6}}
+    table = training_free.table({**result, "methods": found})
+    assert table.splitlines()[2].startswith("| prompt lookup | ngram | 1.50 | 1.20 (1.20 to 1.20) |")
+    assert "Spec-Bench, A100: by speedup 1 of 1 pairs stand in its order, by τ 0 of 1" in table
+    assert "Left out: retrieval (REST). Unknown drafter" in table
+
+
+def test_pairs_in_the_published_order_are_counted() -> None:
+    published = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 1.0, "elsewhere": 9.0}
+    assert training_free.in_order(published, {"a": 1.3, "b": 1.1, "c": 1.2, "d": 1.0}) == (4, 5)  # c and d tie
+    assert training_free.in_order(published, {"a": 1.3}) == (0, 0)
 
 
 def test_a_ratio_is_refused_when_every_round_exceeds_tokens_per_pass() -> None:

@@ -1,0 +1,141 @@
+"""Methods without training, beside published tables: Spec-Bench's leaderboard (Xia et al. 2024), SAM decoding (Hu et
+al. 2024) and SuffixDecoding (Oliaro et al. 2025), all of models of 7B or more on a GPU.
+
+Each of our drafters decodes the same prompts as plain decoding, in turns, bfloat16, greedy, always with its own draft;
+the last one lets `select` choose. Medians of the rounds, with the least and the most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from experiments.reproduce.cells import ratio_cell
+from experiments.reproduce.options import Options
+from experiments.reproduce.rounds import figures
+from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.drafters.base import Drafter
+from specdec.errors import ConfigError
+from specdec.measure.compare import compare
+from specdec.models.loading import LoadedModel, load
+from specdec.registry import DRAFTERS
+
+TITLE = "Methods without training"
+ROUNDS, TOKENS = 3, 96
+
+
+@dataclass(frozen=True)
+class Published:
+    """A method's line in a table.
+
+    Args:
+        speedup: over plain decoding, by the clock.
+        tau: tokens a pass, or None if the table has none.
+    """
+
+    speedup: float
+    tau: float | None = None
+
+
+METHODS: Mapping[str, Sequence[str]] = {
+    "prompt lookup": ("ngram",),
+    "lookahead": ("lookahead",),
+    "retrieval (REST)": ("retrieval",),
+    "token recycling": ("recycling",),
+    "suffix (SAM, SuffixDecoding)": ("suffix",),
+    "suffix and recycling": ("suffix", "recycling"),
+}
+"""What papers call it → our drafters."""
+LOOKUP, LOOKAHEAD, REST, RECYCLING, SUFFIX, BOTH = METHODS
+TABLES: Mapping[str, Mapping[str, Published]] = {
+    "Spec-Bench, A100": {
+        LOOKUP: Published(1.59, 1.73),
+        REST: Published(1.48, 1.82),
+        LOOKAHEAD: Published(1.27, 1.66),
+    },
+    "Spec-Bench, RTX 3090": {
+        LOOKUP: Published(1.55, 1.74),
+        REST: Published(1.32, 1.63),
+        LOOKAHEAD: Published(1.08, 1.65),
+    },
+    "SAM decoding, A6000": {
+        LOOKUP: Published(1.56, 1.75),
+        SUFFIX: Published(1.84, 2.30),
+        RECYCLING: Published(1.84, 2.83),
+        BOTH: Published(2.27, 3.03),
+    },
+    "SuffixDecoding": {LOOKUP: Published(1.35), SUFFIX: Published(1.87)},
+}
+"""Each of one machine and model, so that its lines may be compared with each other. The last one is a ratio of tokens
+per second over a mixture of prompts."""
+
+NOTE = """Drafting is a step's drafting time over a plain step's. Published only as limits: LogitSpec up to 2.61, τ 3.28;
+RACER over 2. The published trees have 25 to 80 nodes, which a GPU verifies for the price of one; ours have those that
+pay on a CPU, so that τ is lower where breadth brings it."""
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Method → τ, ratio and cost; and why others are left out."""
+    prompts = [(one.category, [{"role": "user", "content": one.prompt}]) for one in options.records]
+    loaded, found, left_out = load(dtype="bfloat16"), dict[str, Any](), dict[str, str]()
+    for method, names in METHODS.items():
+        try:
+            drafters = [DRAFTERS.create(name) for name in names]
+            found[method] = _measured(loaded, drafters, prompts, options.quick)
+        except ConfigError as error:
+            left_out[method] = str(error)
+    return {"methods": found, "left_out": left_out}
+
+
+def _measured(loaded: LoadedModel, drafters: Sequence[Drafter], prompts: Any, quick: bool) -> dict[str, Any]:
+    policy = "always" if len(drafters) == 1 else "select"
+    params = SamplingParams(max_tokens=16 if quick else TOKENS)
+    config = EngineConfig(num_blocks=1024)
+    with SpeculativeGenerator(loaded, drafters, config=config, policy=policy) as generator:
+        return figures([compare(generator, prompts, params).pairs for _ in range(1 if quick else ROUNDS)])
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: a line a method, the fastest of ours first."""
+    heads = ["method", "our drafters", "τ", "ratio to plain (rounds)", "95 % over prompts", "drafting", "identical"]
+    heads += [f"{name}: speedup; τ" for name in TABLES]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for method, one in sorted(result["methods"].items(), key=lambda item: -item[1]["ratio"]):
+        low, high = one["interval"]
+        cells = [method, ", ".join(METHODS[method]), f"{one['tau']:.2f}", ratio_cell(one), f"{low:.2f} to {high:.2f}",
+                 f"{one['drafting']:.1%}", f"{one['identical']}/{one['prompts']}"]  # fmt: skip
+        lines.append(f"| {' | '.join([*cells, *(_published(of.get(method)) for of in TABLES.values())])} |")
+    lines += ["", *(_reading(name, result["methods"]) for name in TABLES), NOTE]
+    lines += [f"Left out: {method}. {reason}" for method, reason in result["left_out"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _published(line: Published | None) -> str:
+    if line is None:
+        return ""
+    return f"{line.speedup:.2f}" if line.tau is None else f"{line.speedup:.2f}; {line.tau:.2f}"
+
+
+def in_order(published: Mapping[str, float], ours: Mapping[str, float]) -> tuple[int, int]:
+    """How many pairs of methods stand in the published order, of how many that both have and the table tells apart."""
+    pairs = [
+        (published[a] - published[b]) * (ours[a] - ours[b])
+        for a, b in combinations([name for name in published if name in ours], 2)
+        if published[a] != published[b]
+    ]
+    return sum(product > 0 for product in pairs), len(pairs)
+
+
+def _reading(name: str, methods: Mapping[str, Any]) -> str:
+    """Order and ratios against one table."""
+    of = TABLES[name]
+    speedups = in_order({m: one.speedup for m, one in of.items()}, {m: one["ratio"] for m, one in methods.items()})
+    taus = in_order({m: one.tau for m, one in of.items() if one.tau}, {m: one["tau"] for m, one in methods.items()})
+    parts = [f"by speedup {speedups[0]} of {speedups[1]} pairs stand in its order"]
+    if taus[1]:
+        parts.append(f"by τ {taus[0]} of {taus[1]}")
+    gained = [(one["ratio"] - 1) / (of[method].speedup - 1) for method, one in methods.items() if method in of]
+    share = f"; of its gains over plain decoding we have {min(gained):.0%} to {max(gained):.0%}" if gained else ""
+    return f"{name}: {', '.join(parts)}{share}.\n"
