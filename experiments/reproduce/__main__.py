@@ -20,6 +20,7 @@ from experiments.reproduce import (
     leviathan,
     multi_draft,
     ngram_by_category,
+    regret,
     temperature,
     training_free,
 )
@@ -37,6 +38,7 @@ STUDIES: dict[str, ModuleType] = {
         batch_collapse,
         temperature,
         invariance_price,
+        regret,
     )
 }
 HEAD = """# Published results beside ours

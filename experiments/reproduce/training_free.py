@@ -71,7 +71,7 @@ TABLES: Mapping[str, Mapping[str, Published]] = {
 """Each of one machine and model, so that its lines may be compared with each other. The last one is a ratio of tokens
 per second over a mixture of prompts."""
 
-NOTE = """Drafting is a step's drafting time over a plain step's. Published only as limits: LogitSpec up to 2.61, τ 3.28;
+NOTE = """Drafting is a step's drafting time over a plain step's. Published only as limits: LogitSpec to 2.61, τ 3.28;
 RACER over 2. The published trees have 25 to 80 nodes, which a GPU verifies for the price of one; ours have those that
 pay on a CPU, so that τ is lower where breadth brings it."""
 

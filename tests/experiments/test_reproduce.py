@@ -19,6 +19,7 @@ from experiments.reproduce import (
     leviathan,
     multi_draft,
     ngram_by_category,
+    regret,
     temperature,
     training_free,
 )
@@ -237,6 +238,29 @@ def test_pairs_in_the_published_order_are_counted() -> None:
     published = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 1.0, "elsewhere": 9.0}
     assert training_free.in_order(published, {"a": 1.3, "b": 1.1, "c": 1.2, "d": 1.0}) == (4, 5)  # c and d tie
     assert training_free.in_order(published, {"a": 1.3}) == (0, 0)
+
+
+def test_regret_stays_within_what_is_proven_and_a_choice_without_chance_can_be_made_to_lose(options: Options) -> None:
+    result = regret.run(options)
+    for kind, players in result["losses"].items():
+        for name, of in players.items():
+            for one in of.values():  # six standard errors of four draws
+                proven = kind == "one best" or name != "ucb1"
+                assert not proven or one["mean"] <= one["bound"] + 6 * one["error"]
+    for length, one in result["losses"]["against it"]["ucb1"].items():
+        assert one["mean"] == length - length / 4  # its favourite loses every step, and all four take turns
+    assert regret.growth(result["losses"]["against it"]["ucb1"]) == pytest.approx(1)
+    table = regret.table(result)
+    assert table.count("\n| ") == 2 * len(regret.PLAYERS)
+    assert "| against it | ucb1 | 48.0 ± 0.0 | 192.0 ± 0.0 | 768.0 ± 0.0 | 1.00 | none |" in table
+
+
+def test_growth_is_a_power_of_the_length() -> None:
+    def of(before: float, after: float) -> float | None:
+        return regret.growth({64: {"mean": 99.0}, 256: {"mean": before}, 1024: {"mean": after}})
+
+    assert (of(3.0, 12.0), of(3.0, 6.0), of(3.0, 3.0)) == (1.0, 0.5, 0.0)
+    assert (of(-1.0, 3.0), of(3.0, 0.0)) == (None, None)
 
 
 def test_a_ratio_is_refused_when_every_round_exceeds_tokens_per_pass() -> None:
