@@ -237,8 +237,8 @@ class Drafter(ABC):
         return sum(depth < max_depth for depth in self.shape.depths)
 
     def memory(self) -> int:
-        """Bytes that it holds now, for all requests together: tables, stores, a model of its own. What stands in its
-        pools (`Needs.pools`) is counted by the engine; the target's own weights are nobody's."""
+        """Bytes that it holds now, for all requests together: tables, stores, caches of its own, as far as it can tell.
+        The engine counts its pools (`Needs.pools`); weights are nobody's."""
         return 0
 
     @abstractmethod

@@ -12,6 +12,8 @@ from specdec.verify.tree import KINDS, DraftTree
 
 DEPTHS = 64
 """Depths that the kinds of nodes tell apart, beside the length of the match."""
+ENTRY_BYTES = 210
+"""Of an n-gram in the index, about: a tuple, a list of few numbers, and a place in a dict."""
 MATCH = whole(1, 64)
 """Every length of a suffix is indexed at every token, so what is indexed grows with the square of the longest."""
 
@@ -46,6 +48,10 @@ class NgramDrafter(Drafter):
         """One chain, or the trie of several, per request; empty where the suffix is new."""
         return [self._propose(request) for request in requests]
 
+    def memory(self) -> int:
+        """See `Drafter.memory`; an estimate."""
+        return ENTRY_BYTES * sum(map(len, self._indexes.values()))
+
     def end(self, request_id: int, tokens: Sequence[int]) -> None:
         """Drops the request's index."""
         self._indexes.pop(request_id, None)
@@ -71,6 +77,9 @@ class _NgramIndex:
         self._ends: dict[tuple[int, ...], list[int]] = {}
         self._indexed = 0
         """n-grams that end at or before this position are in the index."""
+
+    def __len__(self) -> int:
+        return len(self._ends)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Adds the n-grams whose next token has become known since the last call."""

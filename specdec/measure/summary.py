@@ -42,7 +42,7 @@ def summarize(
         rows: of all prompts, at least one.
         batch: sequences that were decoded together.
         curve: seconds of a pass by its rows, if it was measured.
-        drafter_bytes: what the drafters held at the end.
+        drafter_bytes: most that the drafters held.
         further: more entries (calibration, certificate, …).
     """
     stats = DecodingStats.total(row.stats for row in rows)

@@ -28,6 +28,9 @@ from specdec.study.plan import Plan
 from specdec.tracking import Tracker
 from specdec.verify.base import Rule
 
+HELD_EVERY = 16
+"""Steps of a prompt from one look at the drafters' memory to the next."""
+
 
 @dataclass(frozen=True)
 class JobOptions:
@@ -73,7 +76,7 @@ def run_job(
     """
     generator = plan.generator()
     prompts = [generator.encode(plan.prompt(record.prompt, generator)) for record in records]
-    rows = list(done)
+    rows, held = list(done), generator.engine.drafter_bytes
     on_prompt(len(rows))
     duel = Duel(generator, options.baseline) if len(rows) < len(prompts) else None
     for start in range(len(rows), len(prompts), options.batch):
@@ -92,13 +95,13 @@ def run_job(
         ]
         folder.append(finished)
         rows += finished
+        held = max(held, watch.held)
         for row in finished:
             tracker.prompt(row.table_row())
         on_prompt(len(rows))
     curve = measure(generator.engine.model) if options.profile else None
     learnt = survival(generator.engine.policy)
     evidence = _examine(generator, plan, options, prompts, folder.path)
-    held = generator.engine.drafter_bytes
     summary = summarize(
         rows, options.batch, curve, held, cost_curve=curve and asdict(curve), survival=learnt, **evidence
     )
@@ -131,6 +134,8 @@ class _Watch:
         self._engine, self._tokenizer, self._tracker = generator.engine, generator.tokenizer, tracker
         self._prompts = [_Prompt(index, count) for index, count in zip(indices, prompt_tokens, strict=True)]
         self._began = 0.0
+        self.held = 0
+        """Most bytes that the drafters held, as often as was looked."""
 
     def start(self) -> None:
         """The batch begins."""
@@ -146,6 +151,8 @@ class _Watch:
         if usage.allocated_slots:  # the last step of a batch has given everything back
             prompt.usage.append(usage)
         step = prompt.step(event, self._tokenizer)
+        if step.step % HELD_EVERY == 0:
+            self.held = max(self.held, self._engine.drafter_bytes)
         self._tracker.step(
             {
                 "drafted": step.drafted,

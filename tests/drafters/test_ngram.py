@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdec import ConfigError
-from specdec.drafters.ngram import NgramDrafter
+from specdec.drafters.ngram import ENTRY_BYTES, NgramDrafter
 from specdec.verify.tree import DraftTree
 from tests.drafting import draft_request
 
@@ -148,3 +148,12 @@ def test_the_index_keeps_no_more_places_of_an_ngram_than_it_follows() -> None:
 def test_sizes_that_cannot_work_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         NgramDrafter(**options)
+
+
+def test_what_it_holds_grows_with_the_text_and_goes_with_the_request() -> None:
+    drafter = NgramDrafter(min_match=1, max_match=2)
+    assert drafter.memory() == 0
+    drafter.propose([draft_request([1, 2, 3, 1, 2])])  # 1, 2, 3, and 12, 23, 31: what came before the last token
+    assert drafter.memory() == 6 * ENTRY_BYTES
+    drafter.end(0, [])
+    assert drafter.memory() == 0

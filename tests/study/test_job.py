@@ -138,6 +138,9 @@ def test_memory_of_a_drafter_is_told_whatever_it_tells(composed: Callable[..., D
 
     assert held("Hoarder") == ("done", 3.0)
     assert held("Forgetful") == ("done", 0.0)
+    plain, ngram = run(composed("drafter=none", "data.limit=1")), run(composed("data.limit=1"))
+    assert plain.summary["metrics"]["drafter_memory_mb"] == 0
+    assert ngram.summary["metrics"]["drafter_memory_mb"] > 0  # its index goes with its request
 
 
 def test_a_batch_gives_the_same_rows(composed: Callable[..., DictConfig]) -> None:
