@@ -109,8 +109,8 @@ function showText(visible) {
   one("#text-figures").textContent = steps ? figuresOf(steps) : "This run did not decode this prompt.";
 }
 
-function stepNodes([pieces, flags, refused]) {
-  const nodes = pieces.map((piece, i) => (flags[i] === "1" ? marked("span", "drafted", "drafter: ", piece) : plain(piece)));
+function stepNodes([pieces, flags, refused, drafter]) {
+  const nodes = pieces.map((piece, i) => (flags[i] === "1" ? marked("span", "drafted", `${drafter}: `, piece) : plain(piece)));
   const corrected = flags.indexOf("0"); // the refused token stood where the target's own one stands
   if (refused !== null) nodes.splice(corrected < 0 ? nodes.length : corrected, 0, marked("del", "", "refused: ", refused));
   return nodes;
@@ -122,6 +122,7 @@ function marked(tag, name, spoken, text) {
   node.className = name;
   note.className = "hidden";
   note.textContent = spoken;
+  if (tag === "span") node.title = spoken.slice(0, -2); // who proposed it
   node.append(note, tag === "del" ? text.replaceAll("\n", "↵") : text);
   return node;
 }

@@ -24,7 +24,8 @@ def token_view(methods: Iterable[Method], room: int = ROOM) -> dict[str, Any]:
 
     Returns:
         `prompts`: label, category and text, a prompt each; `left_out`: how many more there are; `texts`: run key →
-        number of the prompt → steps, each as [pieces, for each piece "1" if the drafter proposed it, refused or None].
+        number of the prompt → steps, each as [pieces, for each piece "1" if the drafter proposed it, refused or None,
+        the drafter].
     """
     texts = {method.key: _texts(method) for method in methods if method.run.steps}
     every = list(dict.fromkeys(prompt for by_prompt in texts.values() for prompt in by_prompt))
@@ -51,7 +52,7 @@ def _texts(method: Method) -> dict[PromptKey, list[list[Any]]]:
     for step in sorted(method.run.steps, key=lambda step: (step["index"], step["step"])):
         if step["index"] in prompts:
             flags = "".join("01"[proposed] for proposed in step["proposed"])
-            steps[prompts[step["index"]]].append([list(step["texts"]), flags, step["rejected"]])
+            steps[prompts[step["index"]]].append([list(step["texts"]), flags, step["rejected"], step["drafter"]])
     return steps
 
 
@@ -70,7 +71,7 @@ def _fitting(
     selection: set[PromptKey] = set()
     for prompt in prompts:
         steps = [step for by_prompt in texts.values() for step in by_prompt.get(prompt, [])]
-        room -= len(prompt[2]) + sum(20 + sum(4 + len(piece) for piece in step[0]) for step in steps)
+        room -= len(prompt[2]) + sum(20 + len(step[3]) + sum(4 + len(piece) for piece in step[0]) for step in steps)
         if room < 0 and selection:
             break
         selection.add(prompt)

@@ -260,9 +260,9 @@ def test_the_text_view_tells_who_proposed_what(page: Any) -> None:
     assert page.locator("#prompt-text p").inner_text() == PROMPTS[2][2]
     shown = page.locator("#text > *").evaluate_all("all => all.map(e => [e.className || e.localName, e.textContent])")
     expected = [["span", "The"]]
-    expected += [["drafted", "drafter:  river"], ["drafted", "drafter:  rose"], ["del", "refused: ."], ["span", ","]]
-    expected += [["drafted", f"drafter: {text}"] for text in STEPS[2][0][:5]] + [["span", "."]]
-    expected += [["drafted", "drafter: \n"], ["del", "refused:  It"], ["span", "The"]]
+    expected += [["drafted", "ngram:  river"], ["drafted", "ngram:  rose"], ["del", "refused: ."], ["span", ","]]
+    expected += [["drafted", f"ngram: {text}"] for text in STEPS[2][0][:5]] + [["span", "."]]
+    expected += [["drafted", "ngram: \n"], ["del", "refused:  It"], ["span", "The"]]
     expected += [["del", "refused:  river"], ["span", " town"]]
     assert shown == expected
     assert page.locator("#text-figures").inner_text() == (
@@ -347,14 +347,16 @@ def test_every_control_has_a_name_and_the_page_has_landmarks(page: Any) -> None:
 
 def test_no_data_can_break_out_of_the_page(show: Open) -> None:
     rows = [{"index": 0, "category": EVIL, "question_id": EVIL, "prompt": EVIL, "text": EVIL}]
-    steps = [{"index": 0, "step": 0, "texts": [EVIL, EVIL], "proposed": [True, False], "rejected": EVIL}]
+    steps = [
+        {"index": 0, "step": 0, "texts": [EVIL, EVIL], "proposed": [True, False], "rejected": EVIL, "drafter": EVIL}
+    ]
     told = summary(scalars(1.5, 2.0, 0.5), 0.8, by_category={EVIL: scalars(1.5, 2.0, 0.5), "b": scalars(1.5, 2.0, 0.5)})
     good = run("good", axes(EVIL, "token", 4), told, rows=rows, steps=steps, environment=environment(command=EVIL))
     bad = replace(good, folder=Path(EVIL), status="failed", error=EVIL, axes=axes("x", EVIL, 4), summary={})
     page = show([good, bad])
     page.locator("#prompt-text summary").click()
     assert page.locator("#prompt-text p").inner_text() == EVIL
-    assert page.locator("#text > *").all_text_contents() == [f"drafter: {EVIL}", f"refused: {EVIL}", EVIL]
+    assert page.locator("#text > *").all_text_contents() == [f"{EVIL}: {EVIL}", f"refused: {EVIL}", EVIL]
     assert EVIL in page.locator("#ended-early").inner_text()
     page.get_by_role("group", name="drafter").get_by_label(EVIL).uncheck()
     assert standings(page) == []
@@ -477,7 +479,7 @@ def test_with_little_room_each_category_keeps_a_text_before_any_has_two() -> Non
     whole = token_view(named)
     assert [prompt["id"] for prompt in whole["prompts"]] == ["d1", "s1", "s2"]
     assert whole["left_out"] == 0
-    size = 5 * max(sum(20 + sum(4 + len(p) for p in step[0]) for step in STEPS) + 80, 1)
+    size = 5 * max(sum(20 + len("ngram") + sum(4 + len(p) for p in step[0]) for step in STEPS) + 80, 1)
     some = token_view(named, room=2 * size)
     assert [prompt["id"] for prompt in some["prompts"]] == ["d1", "s1"]
     assert some["left_out"] == 1
