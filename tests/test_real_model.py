@@ -11,6 +11,8 @@ from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.slem import SlemDrafter
+from specdec.drafters.tli import TliDrafter
 from specdec.models.loading import LoadedModel
 from specdec.models.sources import embedded_folder
 from specdec.prompts import load_prompts
@@ -105,3 +107,16 @@ def test_seeded_samples_do_not_depend_on_batch_preemption_or_drafter(
     assert outputs(requests) == plain
     with_model = engine(embedded, EarlyExitDrafter(num_draft_tokens=2, num_layers=24), "gumbel")
     assert outputs(run(with_model, prompts, params)) == plain
+
+
+@pytest.mark.parametrize("kind", [TliDrafter, SlemDrafter])
+def test_the_model_is_right_about_itself_by_way_of_text(
+    kind: type[TliDrafter | SlemDrafter], embedded: LoadedModel, prompts: list[list[int]], generated: list[list[int]]
+) -> None:
+    """Its own draft model, which reads and writes texts as if its tokenizer were another: what its tokenizer makes of
+    them is what they were written with, so each step gains γ + 1 tokens."""
+    own = kind(embedded.model, num_draft_tokens=4, draft_tokenizer=embedded.tokenizer)
+    requests = run(engine(embedded, own), prompts[:3], SamplingParams(max_tokens=40))
+    for request, text in zip(requests, generated, strict=False):
+        assert request.output == text[:40]
+        assert request.stats.passes == -(-len(request.output) // 5)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 LINES = [
     "The quick brown fox jumps over the lazy dog. Über allen Gipfeln ist Ruh, in allen Wipfeln spürest du kaum was.",
     "Emoji 😀🎉 and more 😀 text; naïve café déjà vu.\n\nNew lines,  double  spaces and\ttabs. def f(x):\n    return x",
-    "unbelievable believers believe in the unbelievable; the theory, then the other, and then thence there again.",
+    "unbelievable believers believe in the unbelievable; the theory, then the other, and then thence there again.\n\n",
 ]
 
 

@@ -37,7 +37,8 @@ class Realign:
         """
         before = self._window(committed)
         text = text[: len(text) - cut_short(text)]
-        encoded = self._target.encode((before + text).decode(errors="replace"))
+        behind = b"a" if text[-1:].isspace() and text[-1:] != b" " else b""  # a word may bring a space of its own
+        encoded = self._target.encode((before + text + behind).decode(errors="replace"))
         start = _start(self._target.spell(encoded), before, text)
         if start is None:
             return []

@@ -75,6 +75,15 @@ def test_special_tokens_have_no_part_in_it() -> None:
     assert drafting.draft([user], b" the fox<|end|> then", 9) == fox
 
 
+def test_line_feeds_at_the_end_are_split_as_before_a_word() -> None:
+    """Two are one token at the end of a text, and two before a word. Spaces go with the space of the next word."""
+    spelling, drafting = of("byte-level")
+    the, feed, feeds, spaces = (spelling.encode(text) for text in (" the", "\n", "\n\n", "  "))
+    assert (len(feed), len(feeds), len(spaces)) == (1, 1, 1)
+    assert drafting.draft(the, b" the\n\n", 9) == [*the, *feed, *feed] == spelling.encode(" the\n\nthe")[:3]
+    assert drafting.draft(the, b" the  ", 9) == [*the, *spaces] == spelling.encode(" the   the")[:2]
+
+
 @pytest.mark.parametrize("text", [b"", b"\xf0\x9f", b"\x80", b"\xff and"])
 def test_what_is_no_text_is_no_draft(text: bytes) -> None:
     for kind in TRAINED:
