@@ -18,10 +18,6 @@ from specdec.stores import Store, Vocabulary, read, write
 from specdec.stores.answers import Answers, Texts, latest
 from specdec.verify.tree import DraftTree, TreeShape
 
-OWN, OTHERS = 2.0, 6.0
-"""Escape weights (`specdec.kernels.suffix.reference`) of the request's own text and of other texts. Fitted on answers
-of SmolLM2-135M to 200 questions of its own: with them stated chances are within a few percent of what came true, from
-matches of two tokens on."""
 ASSUMED = 0.6
 """Chance of a node of another drafter that gave none."""
 STORE = text("the path of a file that `specdec store build` has made").or_none(" for none")
@@ -31,8 +27,8 @@ class SuffixDrafter(Drafter):
     """Follows the longest matches of the text's end, each token of the draft included, and drafts the likeliest tree.
 
     Source: Oliaro et al. 2024, SuffixDecoding (arXiv 2411.04975): one suffix tree of the request, prompt and answer
-    together, and one of earlier answers; nodes in falling frequency. Here the tree is an automaton, a chance is worked
-    out from the two longest matches of both and tells less the shorter they are, and counts leave out the end of the
+    together, and one of earlier answers; nodes in falling frequency. Here the tree is an automaton, a node's chance is
+    worked out from the two longest matches (`specdec.kernels.suffix.reference`), and counts leave out the end of the
     text itself, which nothing has followed yet.
 
     An answer is kept when its request ends, if a draft was asked for and the request does not say `store=False`.
@@ -60,7 +56,7 @@ class SuffixDrafter(Drafter):
         num_draft_tokens: int = 12,
         max_nodes: int = 12,
         branches: int = 3,
-        floor: float = 0.08,
+        floor: float = 0.06,
         shared: bool = True,
         max_tokens: int = 2**18,
         store: str | None = None,
@@ -145,10 +141,8 @@ class SuffixDrafter(Drafter):
         )
 
     def _draft(self, request: DraftRequest, bounds: Bounds, given: Nodes = NOTHING) -> Nodes:
-        sources = [(self._known(request).index, OWN)]
-        for index in (self._answers.index(request.salt), self._read.index if self._read else None):
-            if index is not None:
-                sources.append((index, OTHERS))
+        others = self._answers.index(request.salt), self._read.index if self._read else None
+        sources = [self._known(request).index, *(index for index in others if index is not None)]
         return draft(sources, request.tokens[-MATCH:], bounds, given)
 
     def _known(self, request: DraftRequest) -> _Text:

@@ -88,9 +88,9 @@ def test_its_size_is_what_it_stated() -> None:
 
 
 def test_nothing_is_drafted_below_the_floor() -> None:
-    text = [0, 1, 0, 2, 0, 3, 0]  # w = 2: each of the three has 1 / (3 + 2 · 3)
-    assert len(drafted(SuffixDrafter(max_nodes=3, num_draft_tokens=1, floor=0.11), text)) == 3
-    assert len(drafted(SuffixDrafter(max_nodes=3, num_draft_tokens=1, floor=0.12), text)) == 0
+    text = [0, 1, 0, 2, 0, 3, 0]  # each of the three has 1 / (3 + 3 · 7^(1/5)) = 0.135
+    assert len(drafted(SuffixDrafter(max_nodes=3, num_draft_tokens=1, floor=0.134), text)) == 3
+    assert len(drafted(SuffixDrafter(max_nodes=3, num_draft_tokens=1, floor=0.136), text)) == 0
 
 
 # ------------------------------------------------------------------------------------------------- what is kept of whom

@@ -20,31 +20,31 @@ from specdec.kernels.suffix.reference import CHANCES, CONTEXTS, FOLLOWERS, LENGT
 from tests.kernels.variants import ARCHITECTURES, kernels
 
 Texts = list[list[int]]
-Draft = Callable[[Sequence[tuple[Texts, float]], Sequence[int], Bounds, Nodes], Nodes]
+Draft = Callable[[Sequence[Texts], Sequence[int], Bounds, Nodes], Nodes]
 WIDE = Bounds(nodes=40, depth=4, branches=8, floor=0.02)
 NONE = Nodes()
 
 
-def native(sources: Sequence[tuple[Texts, float]], text: Sequence[int], bounds: Bounds, given: Nodes = NONE) -> Nodes:
+def native(sources: Sequence[Texts], text: Sequence[int], bounds: Bounds, given: Nodes = NONE) -> Nodes:
     """Token by token, so that every append happens on its own."""
     made = []
-    for texts, weight in sources:
+    for texts in sources:
         index = NativeIndex(kernels("native"))
         for one in texts:
             index.extend([], fresh=True)
             for token in one:
                 index.extend([token])
-        made.append((index, weight))
+        made.append(index)
     return native_draft(made, text, bounds, given)
 
 
-def plain(sources: Sequence[tuple[Texts, float]], text: Sequence[int], bounds: Bounds, given: Nodes = NONE) -> Nodes:
+def plain(sources: Sequence[Texts], text: Sequence[int], bounds: Bounds, given: Nodes = NONE) -> Nodes:
     made = []
-    for texts, weight in sources:
+    for texts in sources:
         index = reference.Index()
         for one in texts:
             index.extend(one, fresh=True)
-        made.append((index, weight))
+        made.append(index)
     return reference.draft(made, text, bounds, given)
 
 
@@ -61,8 +61,7 @@ def repetitive(size: int) -> st.SearchStrategy[list[int]]:
 
 
 texts = st.integers(1, 4).flatmap(repetitive)
-weights = st.sampled_from([1.0, 2.0, 6.0])
-sources = st.lists(st.tuples(st.lists(texts, min_size=1, max_size=3), weights), min_size=1, max_size=3)
+sources = st.lists(st.lists(texts, min_size=1, max_size=3), min_size=1, max_size=3)
 bounds = st.builds(
     Bounds, st.integers(0, 20), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.0, 0.02, 0.1, 0.4])
 )
@@ -87,11 +86,11 @@ def followers(texts: Texts, context: Sequence[int]) -> Counter[int]:
     return found
 
 
-def chances(sources: Sequence[tuple[Texts, float]], text: Sequence[int]) -> dict[int, Fraction]:
+def chances(sources: Sequence[Texts], text: Sequence[int]) -> dict[int, Fraction]:
     """Of every token that may follow, exactly; counts of longer contexts are not counted again."""
     seen: list[tuple[int, int, Counter[int], Fraction]] = []
-    for number, (texts, weight) in enumerate(sources):
-        total = 0
+    for number, texts in enumerate(sources):
+        total, weight = 0, sum(map(len, texts)) ** 0.2
         for length in range(min(MATCH, len(text)), 0, -1):
             found = followers(texts, text[len(text) - length :])
             if found.total() > total:
@@ -108,7 +107,7 @@ def chances(sources: Sequence[tuple[Texts, float]], text: Sequence[int]) -> dict
 
 
 def everything(
-    sources: Sequence[tuple[Texts, float]], text: list[int], depth: int, survival: Fraction = Fraction(1)
+    sources: Sequence[Texts], text: list[int], depth: int, survival: Fraction = Fraction(1)
 ) -> Iterator[Fraction]:
     """Chances with which every path of so many tokens or fewer is accepted."""
     for token, chance in chances(sources, text).items():
@@ -132,11 +131,11 @@ def prefix(nodes: Nodes, node: int) -> list[int]:
 @settings(max_examples=60)
 @given(sources, texts, st.data())
 def test_chances_are_those_of_a_scan_of_all_texts(
-    form: Draft, sources: list[tuple[Texts, float]], text: list[int], data: st.DataObject
+    form: Draft, sources: list[Texts], text: list[int], data: st.DataObject
 ) -> None:
     """At most four tokens, so none is left out for want of room."""
-    if data.draw(st.booleans()) and sources[0][0][-1]:
-        text = sources[0][0][-1]  # as of a request whose own text is the first source
+    if data.draw(st.booleans()) and sources[0][-1]:
+        text = sources[0][-1]  # as of a request whose own text is the first source
     nodes = form(sources, text, WIDE, NONE)
     for node, parent in enumerate(nodes.parents):
         want = chances(sources, [*text, *prefix(nodes, parent)])
@@ -147,7 +146,7 @@ def test_chances_are_those_of_a_scan_of_all_texts(
 @settings(max_examples=40)
 @given(sources, texts, st.integers(1, 12), st.sampled_from([0.02, 0.1, 0.3]))
 def test_no_tree_of_as_many_nodes_is_likelier(
-    form: Draft, sources: list[tuple[Texts, float]], text: list[int], count: int, floor: float
+    form: Draft, sources: list[Texts], text: list[int], count: int, floor: float
 ) -> None:
     nodes = form(sources, text, Bounds(count, 3, FOLLOWERS, floor), NONE)
     best = sorted((one for one in everything(sources, text, 3)), reverse=True)
@@ -160,9 +159,9 @@ def test_no_tree_of_as_many_nodes_is_likelier(
 @settings(max_examples=200)
 @given(sources, texts, bounds, forests())
 def test_the_native_draft_is_the_plain_one_to_the_bit(
-    sources: list[tuple[Texts, float]], text: list[int], bounds: Bounds, given: Nodes
+    sources: list[Texts], text: list[int], bounds: Bounds, given: Nodes
 ) -> None:
-    for end in (text, sources[0][0][-1]):
+    for end in (text, sources[0][-1]):
         found = [list(map(list, form(sources, end, bounds, given))) for form in FORMS.values()]
         assert found[0] == found[1]
 
@@ -172,50 +171,57 @@ def test_every_instruction_set_drafts_alike(architecture: str) -> None:
     index = NativeIndex(kernels(architecture))
     text = [n * n % 7 for n in range(300)]
     index.extend(text)
-    nodes = native_draft([(index, 2.0)], text, WIDE, NONE)
-    assert list(map(list, nodes)) == list(map(list, plain([([text], 2.0)], text, WIDE, NONE)))
+    nodes = native_draft([index], text, WIDE, NONE)
+    assert list(map(list, nodes)) == list(map(list, plain([[text]], text, WIDE, NONE)))
 
 
 # ------------------------------------------------------------------------------------------------------------- by hand
 @both
 def test_a_continuation_seen_once_is_certain_before_smoothing(form: Draft) -> None:
-    """The end of the text is an occurrence too; nothing has followed it, so it does not count."""
+    """The end of the text is an occurrence of 1 2 too; nothing has followed it, so it does not count: 1 of 1, not of 2.
+    The shorter match 2 has the same follower as often, and says nothing more."""
     text = [1, 2, 3, 1, 2]
-    assert form([([text], 0.0)], text, Bounds(1, 1, 1, 0.0), NONE)[:3] == ([3], [-1], [1.0])
+    w = 5**0.2
+    [chance] = form([[text]], text, Bounds(1, 1, 1, 0.0), NONE).chances
+    assert chance == pytest.approx(1 / (1 + w / 2))
 
 
 @both
 def test_an_example_by_hand(form: Draft) -> None:
-    """After 1 2 came 3, 3 and 4; after 2 also 5. w = 2: E = 2 · 2 / 2 of the first, 2 · 3 / 1 of the second."""
+    """After 1 2 came 3, 3 and 4; after 2 also 5."""
     text = [1, 2, 3, 1, 2, 3, 1, 2, 4, 9, 2, 5, 1, 2]
-    nodes = form([([text], 2.0)], text, Bounds(3, 1, 8, 0.0), NONE)
-    left = 2 / 5
+    nodes = form([[text]], text, Bounds(3, 1, 8, 0.0), NONE)
+    w = 14**0.2
+    first, left = 1 / (3 + w * 2 / 2), w * 2 / 2 / (3 + w * 2 / 2)
+    second = left / (4 + w * 3 / 1)
     assert list(nodes.tokens) == [3, 4, 5]
-    assert list(nodes.chances) == pytest.approx([2 / 5 + left * 2 / 10, 1 / 5 + left * 1 / 10, left * 1 / 10])
+    assert list(nodes.chances) == pytest.approx([2 * first + 2 * second, first + second, second])
 
 
 @both
 def test_matches_go_on_through_the_draft(form: Draft) -> None:
-    """After 5 alone both 1 and 2 may follow 7; after 3 5 it is 1 whenever the draft has gone through 3."""
-    texts = [[3, 5, 7, 1], [4, 5, 7, 2]]
-    nodes = form([(texts, 2.0)], [3], Bounds(3, 9, 1, 0.0), NONE)
-    assert list(nodes.tokens) == [5, 7, 1]
-    assert list(nodes.chances)[1:] == pytest.approx([1 / 2 + 1 / 2 * 2 / 4, 3 / 5 + 2 / 5 * 1 / 4])
+    """7 follows both 3 5 and 4 5; then it is 1 after 3 5 7 and 2 after 4 5 7."""
+    for start, end in ((3, 1), (4, 2)):
+        nodes = form([[[3, 5, 7, 1], [4, 5, 7, 2]]], [start], Bounds(3, 9, 1, 0.0), NONE)
+        assert list(nodes.tokens) == [5, 7, end]
+        w = 8**0.2
+        long, short = 1 + w / 3, 2 + w * 2 / 2  # 3 5 7 was followed once; 5 7 twice, by two tokens
+        assert nodes.chances[2] == pytest.approx(1 / long + w / 3 / long * 1 / short)
 
 
 @both
 def test_texts_do_not_run_into_each_other(form: Draft) -> None:
-    assert not form([([[1, 2], [3, 4]], 2.0)], [2], WIDE, NONE).tokens
-    assert list(form([([[1, 2, 3, 4]], 2.0)], [2], WIDE, NONE).tokens) == [3, 4]
+    assert not form([[[1, 2], [3, 4]]], [2], WIDE, NONE).tokens
+    assert list(form([[[1, 2, 3, 4]]], [2], WIDE, NONE).tokens) == [3, 4]
 
 
 @both
 def test_of_equal_counts_the_latest_goes_first_and_the_first_source_wins(form: Draft) -> None:
     text = [8, 1, 8, 2, 8, 3, 8]
-    assert list(form([([text], 2.0)], text, Bounds(3, 1, 8, 0.0), NONE).tokens) == [3, 2, 1]
+    assert list(form([[text]], text, Bounds(3, 1, 8, 0.0), NONE).tokens) == [3, 2, 1]
     own, others = [[7, 1]], [[7, 2]]
-    assert list(form([(own, 6.0), (others, 6.0)], [7], Bounds(2, 1, 8, 0.0), NONE).tokens) == [1, 2]
-    assert list(form([(others, 6.0), (own, 6.0)], [7], Bounds(2, 1, 8, 0.0), NONE).tokens) == [2, 1]
+    assert list(form([own, others], [7], Bounds(2, 1, 8, 0.0), NONE).tokens) == [1, 2]
+    assert list(form([others, own], [7], Bounds(2, 1, 8, 0.0), NONE).tokens) == [2, 1]
 
 
 @both
@@ -223,14 +229,14 @@ def test_of_many_followers_the_most_frequent_are_known(form: Draft) -> None:
     """Each of 40 tokens follows 0, token t as often as t % 10 says, in a mixed order."""
     pairs = [token for turn in range(10) for token in range(1, 41) if token % 10 > turn]
     text = [each for token in pairs for each in (0, token)] + [0]
-    nodes = form([([text], 1.0)], [99, 0], Bounds(40, 1, 40, 0.0), NONE)
+    nodes = form([[text]], [99, 0], Bounds(40, 1, 40, 0.0), NONE)
     assert list(nodes.tokens) == [39, 29, 19, 9, 38, 28, 18, 8]
 
 
 @both
 def test_kinds_tell_source_length_and_chance_apart(form: Draft) -> None:
     def kind(text: Sequence[int], own: Texts, others: Texts) -> int:
-        nodes = form([(own, 2.0), (others, 6.0)], text, Bounds(1, 1, 1, 0.0), NONE)
+        nodes = form([own, others], text, Bounds(1, 1, 1, 0.0), NONE)
         [found], [chance] = nodes.kinds, nodes.chances
         assert found % CHANCES == int(chance * CHANCES)
         return found // CHANCES
@@ -246,7 +252,7 @@ def test_kinds_tell_source_length_and_chance_apart(form: Draft) -> None:
 def test_given_nodes_get_children_and_siblings_but_no_twins(form: Draft) -> None:
     text = [1, 2, 3, 1, 2, 4, 1]
     given = Nodes([2, 9], [-1, 0], [0.9, 0.5], [0, 0])
-    nodes = form([([text], 2.0)], text, Bounds(4, 3, 2, 0.05), given)
+    nodes = form([[text]], text, Bounds(4, 3, 2, 0.05), given)
     assert [*zip(nodes.tokens, nodes.parents, strict=True)][:2] == [(4, 0), (3, 0)]
     assert (2, -1) not in zip(nodes.tokens, nodes.parents, strict=True)
     assert all(-1 <= parent < node for node, parent in enumerate([*given.parents, *nodes.parents]))
@@ -278,11 +284,11 @@ def test_what_is_no_token_is_refused_and_changes_nothing() -> None:
     text = [1, 2, 3, 1, 2]
     index = NativeIndex(kernels("native"))
     index.extend(text)
-    before = native_draft([(index, 2.0)], text, WIDE, NONE)
+    before = native_draft([index], text, WIDE, NONE)
     for bad in (-1, -(2**31)):
         with pytest.raises(SpecdecError, match=f"token 1 is {bad}"):
             index.extend([3, bad])
-    assert native_draft([(index, 2.0)], text, WIDE, NONE) == before
+    assert native_draft([index], text, WIDE, NONE) == before
 
 
 @pytest.mark.parametrize(
@@ -298,17 +304,17 @@ def test_what_is_no_token_is_refused_and_changes_nothing() -> None:
 def test_nodes_that_are_no_tree_are_refused(given: Nodes, words: str) -> None:
     index = NativeIndex(kernels("native"))
     with pytest.raises(SpecdecError, match=words):
-        native_draft([(index, 2.0)], [1], WIDE, given)
+        native_draft([index], [1], WIDE, given)
 
 
 def test_sizes_that_cannot_be_are_refused() -> None:
     index = NativeIndex(kernels("native"))
     for count in (0, 5):
         with pytest.raises((SpecdecError, IndexError), match=f"{count} indexes|range"):
-            native_draft([(index, 2.0)] * count, [1], WIDE, NONE)
+            native_draft([index] * count, [1], WIDE, NONE)
     lost = NativeIndex(kernels("native"))
     lost.handle = None
-    for call in (lambda: lost.extend([1]), lambda: lost.nbytes, lambda: native_draft([(lost, 2.0)], [1], WIDE, NONE)):
+    for call in (lambda: lost.extend([1]), lambda: lost.nbytes, lambda: native_draft([lost], [1], WIDE, NONE)):
         with pytest.raises(SpecdecError, match="no memory for an index"):
             call()
 

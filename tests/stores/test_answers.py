@@ -15,7 +15,7 @@ ONE = Bounds(nodes=1, depth=1, branches=1, floor=0.0)
 def follower(answers: Answers, salt: str, token: int) -> list[int]:
     """What is drafted after a token."""
     index = answers.index(salt)
-    return [] if index is None else list(draft([(index, 6.0)], [token], ONE).tokens)
+    return [] if index is None else list(draft([index], [token], ONE).tokens)
 
 
 def kept(answers: Answers, salt: str = "") -> list[list[int]]:

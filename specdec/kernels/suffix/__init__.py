@@ -27,7 +27,7 @@ def suffix_index() -> Index:
 
 
 def draft(
-    sources: Sequence[tuple[Index, float]],
+    sources: Sequence[Index],
     text: Sequence[int],
     bounds: Bounds,
     given: Nodes = NOTHING,
@@ -37,6 +37,6 @@ def draft(
     Raises:
         SpecdecError: if there are no sources or more than 4, an id is below 0, or a given node has no earlier parent.
     """
-    if isinstance(sources[0][0], NativeIndex):
+    if isinstance(sources[0], NativeIndex):
         return native_draft(sources, text, bounds, given)  # type: ignore[arg-type]
     return reference.draft(sources, text, bounds, given)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from weakref import finalize
 
 from specdec.kernels.cpu.interface import SuffixBounds, SuffixNodes
 from specdec.kernels.cpu.library import Library
-from specdec.kernels.suffix.reference import MATCH, Bounds, Nodes
+from specdec.kernels.suffix.reference import MATCH, Bounds, Nodes, weight_of
 
 
 class NativeIndex:
@@ -21,7 +21,7 @@ class NativeIndex:
     def __init__(self, kernels: Library) -> None:
         handle = c_void_p()
         kernels.suffix_new(byref(handle))
-        self.handle, self.kernels = handle.value, kernels
+        self.handle, self.kernels, self.size = handle.value, kernels, 0
         finalize(self, kernels.suffix_free, handle)
 
     def extend(self, tokens: Sequence[int], fresh: bool = False) -> None:
@@ -31,6 +31,7 @@ class NativeIndex:
             SpecdecError: if an id is below 0, or there is no more room.
         """
         self.kernels.suffix_extend(self.handle, (c_int32 * len(tokens))(*tokens), len(tokens), fresh)
+        self.size += len(tokens)
 
     @property
     def nbytes(self) -> int:
@@ -40,19 +41,17 @@ class NativeIndex:
         return held.value
 
 
-def native_draft(
-    sources: Sequence[tuple[NativeIndex, float]], text: Sequence[int], bounds: Bounds, given: Nodes
-) -> Nodes:
+def native_draft(sources: Sequence[NativeIndex], text: Sequence[int], bounds: Bounds, given: Nodes) -> Nodes:
     """See `reference.draft`."""
     tail, first = text[-MATCH:], len(given.tokens)
     room = first + bounds.nodes
     tokens, parents = (c_int32 * room)(*given.tokens), (c_int32 * room)(*given.parents)
     kinds, chances = (c_int32 * room)(), (c_double * room)(*given.chances)
     nodes = SuffixNodes(first, addressof(tokens), addressof(parents), addressof(kinds), addressof(chances))
-    filled, kernels = c_int64(), sources[0][0].kernels
+    filled, kernels = c_int64(), sources[0].kernels
     kernels.suffix_draft(
-        (c_void_p * len(sources))(*(index.handle for index, _ in sources)),
-        (c_double * len(sources))(*(weight for _, weight in sources)),
+        (c_void_p * len(sources))(*(index.handle for index in sources)),
+        (c_double * len(sources))(*(weight_of(index.size) for index in sources)),
         len(sources),
         (c_int32 * len(tail))(*tail),
         len(tail),
