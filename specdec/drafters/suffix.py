@@ -14,13 +14,16 @@ from specdec.drafters.base import Drafter, DraftRequest, Needs, TargetHandle
 from specdec.drafters.sizes import BRANCHES, DEPTH, MOST_NODES
 from specdec.errors import ConfigError
 from specdec.kernels.suffix import MATCH, NOTHING, Bounds, Index, Nodes, draft, suffix_index
-from specdec.stores import Store, Vocabulary, read, write
+from specdec.stores import STOCK, Store, Vocabulary, read, write
 from specdec.stores.answers import Answers, Texts, latest
 from specdec.verify.tree import DraftTree, TreeShape
 
 ASSUMED = 0.6
 """Chance of a node of another drafter that gave none."""
-STORE = text("the path of a file that `specdec store build` has made").or_none(" for none")
+STOCKED = "stock"
+STORE = text(f"the path of a file that `specdec store build` has made, {STOCKED!r} for the one that ships").or_none(
+    " for none"
+)
 
 
 class SuffixDrafter(Drafter):
@@ -42,7 +45,8 @@ class SuffixDrafter(Drafter):
         shared: whether answers are kept for later requests. Then drafts depend on them, and only rules whose text does
             not depend on the draft may judge them.
         max_tokens: of the answers that are kept; of a `store` the latest so many are read.
-        store: a file of texts that drafts may come from as well, or None (`specdec store build`, `save`).
+        store: a file of texts that drafts may come from as well (`specdec store build`, `save`), or None. "stock": the
+            answers of SmolLM2-135M-Instruct that ship, for targets of its tokenizer; for others it is as None.
 
     Raises:
         ConfigError: for an option out of range.
@@ -59,7 +63,7 @@ class SuffixDrafter(Drafter):
         floor: float = 0.06,
         shared: bool = True,
         max_tokens: int = 2**18,
-        store: str | None = None,
+        store: str | None = STOCKED,
     ) -> None:
         depth, width = take("num_draft_tokens", num_draft_tokens, DEPTH), take("branches", branches, BRANCHES)
         super().__init__(shape=TreeShape((-1,) * width + (0,) * (depth > 1) + tuple(range(width, width + depth - 2))))
@@ -88,10 +92,19 @@ class SuffixDrafter(Drafter):
             StoreError: if it cannot be read, or was made for another tokenizer.
         """
         self._vocabulary = Vocabulary.of_tokenizer(target.model.vocab_size, target.tokenizer)
-        if self.store is not None:
-            texts = [array("i", each) for each in read(Path(self.store), self._vocabulary).texts()]
+        store = self._opened(self._vocabulary)
+        if store is not None:
+            texts = [array("i", each) for each in store.texts()]
             self._read = Texts(latest(texts, self._answers.max_tokens))
         return Needs()
+
+    def _opened(self, vocabulary: Vocabulary) -> Store | None:
+        if self.store is None:
+            return None
+        if self.store != STOCKED:
+            return read(Path(self.store), vocabulary)
+        stock = read(STOCK)
+        return stock if stock.vocabulary.fingerprint == vocabulary.fingerprint else None
 
     def save(self, path: str | Path, salt: str = "") -> None:
         """Writes the texts that drafts of requests with this salt may come from, for `store` of a later drafter.

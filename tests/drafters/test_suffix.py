@@ -228,6 +228,19 @@ def test_of_a_large_store_the_latest_texts_are_read(tmp_path: Path) -> None:
     assert [len(drafted(drafter, [start], start)) for start in (1, 4, 7)] == [0, 2, 2]
 
 
+def test_the_stock_serves_targets_of_its_tokenizer_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for size, known in ((VOCAB_SIZE, 5), (VOCAB_SIZE + 1, 0)):
+        write(tmp_path / "stock", Store.of([ANSWER], Vocabulary.of_tokenizer(size, None)))
+        monkeypatch.setattr("specdec.drafters.suffix.STOCK", tmp_path / "stock")
+        drafter = patient()
+        drafter.bind(TARGET)
+        assert len(drafted(drafter, ANSWER[:1])) == known
+    write(tmp_path / "stock", Store.of([ANSWER], Vocabulary.of_tokenizer(VOCAB_SIZE, None)))
+    drafter = patient(store=None)
+    drafter.bind(TARGET)
+    assert len(drafted(drafter, ANSWER[:1])) == 0
+
+
 def test_a_store_that_is_not_there_or_of_others_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no store at"):
         patient(store=str(tmp_path / "none")).bind(TARGET)
