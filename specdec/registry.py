@@ -118,6 +118,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "exp3": "specdec.policy.bandit:Exp3Policy",
             "ucb": "specdec.policy.bandit:UcbPolicy",
             "exp4": "specdec.policy.experts:Exp4Policy",
+            "hedge": "specdec.policy.hedge:HedgePolicy",
         },
     )
     return drafters, rules, policies

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -17,37 +18,25 @@ from specdec.policy.select import SelectPolicy
 
 WEIGHER = "by estimate"
 """The expert that takes what promises the most tokens a second, as `SelectPolicy` does."""
+Advice = Mapping[str, Arm]
+"""Expert → the arm that it names: a drafter whose draft is there, or `NOBODY`."""
 
 
-class Followed(NamedTuple):
-    """What experts said of a request's step, and what was done."""
-
-    advice: dict[str, Chances]
-    arm: Arm
-    chance: float
-
-
-class Exp4Policy(SelectPolicy):
-    """Clipper's choice among models (Crankshaw et al. 2017), by Exp4 over experts.
+class ExpertsPolicy(SelectPolicy):
+    """Draws an expert for each request and step, and does what it says.
 
     All drafters are asked that `SelectPolicy` would ask. Then each expert names an arm: one drafter's draft, or
-    nobody's; an expert whose drafter has nothing to say names nobody. One arm is drawn by the experts' weights, the
-    nodes of it that pay are verified, and the step's speed tells of every expert that named it. If the estimates are
-    right the weigher wins; if they mislead, the best single drafter does.
-
-    Expected regret after T steps with K arms, against the best of N experts, ≤ 2 sqrt(T K ln N), in steps of `ceiling`
-    times plain decoding's speed (`Exp4`).
+    nobody's; an expert whose drafter has nothing to say names nobody. Of the arm that is drawn the nodes that pay are
+    verified. If the estimates are right the weigher wins; if they mislead, the best single drafter does.
 
     Args:
         curve: as in `ProductPolicy`.
-        ceiling: as in `RelativeSpeed`.
+        ceiling: speed that counts as 1, in multiples of plain decoding's (`RelativeSpeed`).
         seed: of the draws.
 
     Raises:
         ConfigError: if an option is none.
     """
-
-    name = "exp4"
 
     def __init__(
         self,
@@ -58,15 +47,20 @@ class Exp4Policy(SelectPolicy):
         super().__init__(curve)
         self._reward = RelativeSpeed(ceiling)
         self._random = Random(take("seed", seed, SEED))
-        self._experts = Exp4()
         self._names: dict[int, tuple[str, ...]] = {}
         """Request → its candidates, in this step."""
-        self._followed: dict[int, Followed] = {}
+
+    @abstractmethod
+    def _chances(self, advice: Advice) -> Chances:
+        """How likely each arm is to be taken."""
+
+    @abstractmethod
+    def _follow(self, one: Drafted, advice: Advice, arm: Arm, chance: float, load: Load) -> None:
+        """An arm was drawn for a request, with this chance."""
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """See `SelectPolicy.choose`."""
         self._reward.begin(self._seconds(load, 0))
-        self._followed = {}
         self._names = {ask.request_id: tuple(one.drafter for one in ask.candidates) for ask in asks}
         return super().choose(asks, load)
 
@@ -76,18 +70,14 @@ class Exp4Policy(SelectPolicy):
         best: dict[int, Draft] = {}
         drawn: dict[int, Candidate] = {}
         for one in drafted:
-            arm = self._follow(one, load)
+            advice = self._advice(one, load)
+            chances = self._chances(advice)
+            [arm] = self._random.choices(list(chances), list(chances.values()))
+            self._follow(one, advice, arm, chances[arm], load)
             best.update((one.request_id, draft) for draft in one.drafts if draft.drafter == arm)
             drawing = self._drawing.get(one.request_id, [])
             drawn.update((one.request_id, each) for each in drawing if each.drafter == arm)
         return self._settled(drafted, best, drawn, load)
-
-    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
-        """See `Policy.observe`."""
-        super().observe(request_id, draft, path, tokens)
-        followed = self._followed.pop(request_id, None)
-        if followed is not None:
-            self._experts.learn(followed.advice, followed.arm, followed.chance, 1.0 - self._reward.of(len(tokens)))
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
@@ -103,18 +93,70 @@ class Exp4Policy(SelectPolicy):
         """See `Policy.end`."""
         super().end(request_id)
         self._names.pop(request_id, None)
-        self._followed.pop(request_id, None)
 
-    def _follow(self, one: Drafted, load: Load) -> Arm:
-        """Draws the arm of a request by what the experts say of the drafts that it has."""
-        promises = {NOBODY: 1.0 / self._seconds(load, 0), **self._promises(one, load)}
+    def _advice(self, one: Drafted, load: Load) -> dict[str, Arm]:
+        """What each expert says of the drafts that a request has."""
         drawing = self._drawing.get(one.request_id, [])
+        promises = {NOBODY: 1.0 / self._seconds(load, 0), **self._promises(one, load)}
         promises |= {each.drafter: self._promise(one.request_id, load, each) for each in drawing}
         there = {draft.drafter for draft in one.drafts} | {each.drafter for each in drawing}
         weighed = max(promises, key=lambda arm: promises[arm])
         named = {name: name for name in (NOBODY, *self._names.get(one.request_id, ()))} | {WEIGHER: weighed}
-        advice = {expert: {arm if arm in there else NOBODY: 1.0} for expert, arm in named.items()}
-        chances = self._experts.chances(advice)
-        [arm] = self._random.choices(list(chances), list(chances.values()))
-        self._followed[one.request_id] = Followed(advice, arm, chances[arm])
-        return arm
+        return {expert: arm if arm in there else NOBODY for expert, arm in named.items()}
+
+
+class Followed(NamedTuple):
+    """What experts said of a request's step, and what was done."""
+
+    advice: Advice
+    arm: Arm
+    chance: float
+
+
+class Exp4Policy(ExpertsPolicy):
+    """Learns from the speed of each step, which tells of every expert that named the arm that was taken: Exp4, by which
+    Clipper chooses among models (Crankshaw et al. 2017).
+
+    Expected regret after T steps with K arms, against the best of N experts, ≤ 2 sqrt(T K ln N), in steps of `ceiling`
+    times plain decoding's speed (`Exp4`). It assumes nothing of the estimates nor of the texts.
+    """
+
+    name = "exp4"
+
+    def __init__(
+        self,
+        curve: CostCurve | Callable[[CausalLM], CostCurve] | None = None,
+        ceiling: float = DEFAULT_CEILING,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(curve, ceiling, seed)
+        self._experts = Exp4()
+        self._followed: dict[int, Followed] = {}
+
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
+        """See `ExpertsPolicy.choose`."""
+        self._followed = {}
+        return super().choose(asks, load)
+
+    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
+        """See `Policy.observe`."""
+        super().observe(request_id, draft, path, tokens)
+        followed = self._followed.pop(request_id, None)
+        if followed is not None:
+            loss = 1.0 - self._reward.of(len(tokens))
+            self._experts.learn(_certain(followed.advice), followed.arm, followed.chance, loss)
+
+    def end(self, request_id: int) -> None:
+        """See `Policy.end`."""
+        super().end(request_id)
+        self._followed.pop(request_id, None)
+
+    def _chances(self, advice: Advice) -> Chances:
+        return self._experts.chances(_certain(advice))
+
+    def _follow(self, one: Drafted, advice: Advice, arm: Arm, chance: float, load: Load) -> None:
+        self._followed[one.request_id] = Followed(advice, arm, chance)
+
+
+def _certain(advice: Advice) -> dict[str, Chances]:
+    return {expert: {arm: 1.0} for expert, arm in advice.items()}

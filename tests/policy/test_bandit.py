@@ -14,29 +14,36 @@ from specdec.policy.bandit import NOBODY, BanditPolicy, Exp3Policy, UcbPolicy
 from specdec.policy.base import Ask, Candidate, Draft, Drafted, Load, Pick
 from specdec.policy.curve import CostCurve, LiveCurve
 from specdec.policy.experts import WEIGHER, Exp4Policy
+from specdec.policy.hedge import HedgePolicy, Part, Pending
 from specdec.policy.product import ProductPolicy
 from specdec.policy.reward import RelativeSpeed
 from specdec.verify.tree import DraftTree
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, outputs, run, small_engine
 
-LEARNERS: dict[str, Callable[..., ProductPolicy]] = {"exp3": Exp3Policy, "ucb": UcbPolicy, "exp4": Exp4Policy}
+LEARNERS: dict[str, Callable[..., ProductPolicy]] = {
+    "exp3": Exp3Policy,
+    "ucb": UcbPolicy,
+    "exp4": Exp4Policy,
+    "hedge": HedgePolicy,
+}
 learners = pytest.mark.parametrize("name", LEARNERS)
 CURVE = CostCurve((1, 8, 16), (1.0, 1.4, 2.4))
 TREE = DraftTree.chain([5, 6, 7])
 
 
 class World:
-    """Drafters of three tokens whose drafts are accepted up to a fixed length, and take fixed times.
+    """Drafters of three tokens which are right up to a fixed length, and take fixed times. All texts count upwards.
 
     Args:
         policy: decides.
-        accepted: drafter → tokens of each of its drafts that are accepted.
+        right: drafter → tokens of each of its drafts that are right.
         prices: drafter → seconds of each of its drafts.
     """
 
-    def __init__(self, policy: ProductPolicy, accepted: dict[str, int], prices: dict[str, float]) -> None:
-        self.policy, self.accepted, self.prices = policy, accepted, prices
-        self.candidates = tuple(Candidate(name, 3, trimmable=True) for name in accepted)
+    def __init__(self, policy: ProductPolicy, right: dict[str, int], prices: dict[str, float]) -> None:
+        self.policy, self.right, self.prices = policy, right, prices
+        self.candidates = tuple(Candidate(name, 3, trimmable=True) for name in right)
+        self.length = Counter[int]()
         self.verified = Counter[str]()
         self.seconds = 0.0
 
@@ -45,27 +52,36 @@ class World:
         load = Load(len(requests), len(requests))
         chosen = self.policy.choose([Ask(request, self.candidates) for request in requests], load)
         asked = {r: [one.drafter for one in each] for r, each in zip(requests, chosen, strict=True)}
-        drafting = 0.0
-        for drafter in self.accepted:
+        for drafter, price in ((name, self.prices.get(name, 0.0)) for name in self.right):
             count = sum(drafter in names for names in asked.values())
             if count:
-                self.policy.drafted(drafter, count, 3, count * self.prices.get(drafter, 0.0))
-                drafting += count * self.prices.get(drafter, 0.0)
-        drafted = [Drafted(r, tuple(Draft(name, TREE) for name in names)) for r, names in asked.items() if names]
+                self.policy.drafted(drafter, count, 3, count * price)
+                self.seconds += count * price
+        drafted = [Drafted(r, tuple(self.draft(r, name) for name in names)) for r, names in asked.items() if names]
         picks = dict(zip([one.request_id for one in drafted], self.policy.pick(drafted, load), strict=True))
         parts = {r: pick for r, pick in picks.items() if isinstance(pick, Pick) and pick.nodes}
         rows = load.rows + sum(len(pick.nodes) for pick in parts.values())
         self.policy.timed(Load(rows, load.requests), CURVE(rows))
-        self.seconds += CURVE(rows) + drafting
+        self.seconds += CURVE(rows)
         for request in requests:
             if request in aborted:
                 self.policy.end(request)
-                continue
-            pick = parts.get(request)
-            draft = Draft("", DraftTree()) if pick is None else Draft(pick.drafter, TREE.of(pick.nodes))
-            path = tuple(range(min(len(draft.tree), self.accepted.get(draft.drafter, 0))))
-            self.verified[draft.drafter or NOBODY] += 1
-            self.policy.observe(request, draft, path, [*(draft.tree.tokens[node] for node in path), 9])
+            else:
+                self.settle(request, parts.get(request))
+
+    def draft(self, request: int, drafter: str) -> Draft:
+        next_token = self.length[request]
+        return Draft(drafter, DraftTree.chain(next_token + i if i < self.right[drafter] else 10**6 for i in range(3)))
+
+    def settle(self, request: int, pick: Pick | None) -> None:
+        draft = Draft("", DraftTree())
+        if pick is not None:
+            draft = Draft(pick.drafter, self.draft(request, pick.drafter).tree.of(pick.nodes))
+        path = range(min(len(draft.tree), self.right.get(draft.drafter, 0)))
+        self.verified[draft.drafter or NOBODY] += 1
+        tokens = [self.length[request] + i for i in range(len(path) + 1)]
+        self.length[request] += len(tokens)
+        self.policy.observe(request, draft, tuple(path), tokens)
 
 
 @learners
@@ -104,15 +120,20 @@ def test_a_request_that_ends_during_the_pass_teaches_nothing(name: str) -> None:
         world.step((1,), aborted=(1,))
     assert known(policy) == before
     world.step((0, 2, 3), aborted=(2,))
-    assert count(policy) == count_of(before) + 2
+    world.step((0, 3))
+    assert count(policy) == count_of(before) + 4
     assert not policy._shown
-    assert not (policy._taken if isinstance(policy, BanditPolicy) else policy._followed)  # type: ignore[attr-defined]
+    kept = [vars(policy).get(name) for name in ("_taken", "_followed", "_begun", "_pending")]
+    assert [each for each in kept if each] == []
 
 
 def known(policy: ProductPolicy) -> Any:
     """All that the bandit or the experts know."""
     if isinstance(policy, Exp4Policy):
         return dict(policy._experts.losses), policy._experts.steps
+    if isinstance(policy, HedgePolicy):
+        losses = dict(policy._experts.losses)
+        return losses, round(losses.get(NOBODY, 0.0) / 0.75)  # plain decoding loses 1 - 1/4 in every step
     if isinstance(policy, Exp3Policy):
         return {number: (dict(one.losses), one.steps) for number, one in policy._learners.items()}
     assert isinstance(policy, UcbPolicy)
@@ -160,9 +181,7 @@ def test_experts_that_keep_to_a_silent_drafter_name_nobody() -> None:
     policy.choose([Ask(0, candidates)], Load(1, 1))
     policy.pick([Drafted(0, (Draft("a", TREE),))], Load(1, 1))
     [followed] = policy._followed.values()
-    assert followed.advice == {
-        NOBODY: {NOBODY: 1.0}, "a": {"a": 1.0}, "silent": {NOBODY: 1.0}, WEIGHER: {"a": 1.0},
-    }  # fmt: skip
+    assert followed.advice == {NOBODY: NOBODY, "a": "a", "silent": NOBODY, WEIGHER: "a"}
 
 
 def test_a_drafter_that_draws_is_an_arm_too() -> None:
@@ -179,6 +198,52 @@ def test_a_drafter_that_draws_is_an_arm_too() -> None:
         policy.timed(Load(4 if model else 1, 1), CURVE(4 if model else 1))
         policy.observe(0, draft, (0, 1, 2) if model else (), [5, 6, 7, 9] if model else [9])
     assert asked["model"] > 15
+
+
+def test_a_step_is_judged_when_every_draft_has_left_the_text_or_ended() -> None:
+    """Plain takes 1 s, the long draft 1.5 s, the short one 1.25 s. The text goes on with 5 6 7 8."""
+    parts = {
+        NOBODY: Part(DraftTree(), 1.0),
+        "long": Part(DraftTree.chain([5, 6, 7]), 1.5),
+        "short": Part(DraftTree.chain([4]), 1.25),
+    }
+    step = Pending({"x": "long"}, parts, 1.0)
+    seen = []
+    for token in (5, 6, 7, 8):
+        step.tokens.append(token)
+        seen.append(step.known)
+    assert seen == [False, False, False, True]
+    assert step.speeds() == pytest.approx({NOBODY: 1.0, "long": 4 / 1.5, "short": 1 / 1.25})
+
+
+def test_what_was_not_verified_is_judged_too() -> None:
+    """Only the good draft is ever verified; what is known of the bad one comes from the text."""
+    policy = HedgePolicy(CURVE, ceiling=3.0)
+    candidates = tuple(Candidate(name, 3, trimmable=True) for name in ("good", "bad"))
+    drafts = (Draft("good", TREE), Draft("bad", DraftTree.chain([1, 1, 1])))
+    for _ in range(30):
+        policy.choose([Ask(0, candidates)], Load(1, 1))
+        policy.drafted("good", 1, 3, 0.0)
+        policy.pick([Drafted(0, drafts)], Load(1, 1))
+        policy.timed(Load(4, 1), CURVE(4))
+        policy.observe(0, drafts[0], (0, 1, 2), [5, 6, 7, 9])
+    losses = policy._experts.losses
+    assert losses["bad"] > losses[NOBODY] > losses["good"]  # rows for nothing; no rows; four tokens
+
+
+def test_a_text_that_ends_early_leaves_nothing_behind() -> None:
+    policy = HedgePolicy(CURVE)
+    policy.survival.observe(0, Draft("a", TREE), (0, 1, 2), (0, 1, 2))
+    candidates = (Candidate("a", 3, trimmable=True),)
+    for _ in range(3):
+        policy.choose([Ask(0, candidates)], Load(1, 1))
+        policy.pick([Drafted(0, (Draft("a", TREE),))], Load(1, 1))
+        policy.timed(Load(1, 1), CURVE(1))
+        policy.observe(0, Draft("", DraftTree()), (), [5])
+    assert policy._pending
+    policy.end(0)
+    assert not policy._pending
+    assert not policy._begun
 
 
 def test_rewards_by_hand() -> None:
@@ -203,7 +268,7 @@ def test_a_ceiling_is_a_number_from_1_on(name: str, ceiling: Any) -> None:
     assert LEARNERS[name](CURVE, ceiling=np.float32(2))
 
 
-@pytest.mark.parametrize("name", ["exp3", "exp4"])
+@pytest.mark.parametrize("name", ["exp3", "exp4", "hedge"])
 @pytest.mark.parametrize("seed", [-1, 2**64, 0.5, "0", True, None], ids=repr)
 def test_a_seed_is_an_integer(name: str, seed: Any) -> None:
     with pytest.raises(ConfigError, match=r"seed = .* cannot work. Give an integer"):
@@ -217,7 +282,7 @@ def test_learning_apart_is_yes_or_no(make: Callable[..., BanditPolicy], apart: A
         make(CURVE, per_request=apart)
 
 
-@pytest.mark.parametrize("name", ["exp3", "exp4"])
+@pytest.mark.parametrize("name", ["exp3", "exp4", "hedge"])
 def test_a_seed_fixes_every_choice(name: str) -> None:
     def verified(seed: int) -> list[str]:
         world = World(LEARNERS[name](CURVE, seed=seed), {"a": 2, "b": 1}, {})
