@@ -15,15 +15,17 @@ COMMANDS = {
     "replay": "specdec.commands.replay",
     "profile": "specdec.commands.profile",
     "certify": "specdec.commands.certify",
+    "store build": "specdec.commands.store_build",
+    "store show": "specdec.commands.store_show",
     "doctor": "specdec.doctor",
 }
-"""Name → module with a function `main`, imported when the command is given."""
+"""Name, of one word or two → module with a function `main`, imported when the command is given."""
 RENAMED = {"benchmark": "study"}
 """Old words, understood until version 0.3."""
 
 
 def main() -> None:
-    """Console script: the first argument names the command, the rest are its own.
+    """Console script: the first argument, or the first two, name the command, the rest are its own.
 
     Exit codes: 0, done; 1, it was done and something is not as it should be (a job failed, a rule is not lossless);
     2, it was refused; 130 after Ctrl-C, 143 after SIGTERM, 141 if whoever read its output has gone.
@@ -33,7 +35,8 @@ def main() -> None:
 
 
 def _main() -> None:
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    words = 2 if " ".join(sys.argv[1:3]) in COMMANDS else 1
+    command = " ".join(sys.argv[1 : 1 + words])
     if command in RENAMED:
         print(f"specdec: {command!r} is called {RENAMED[command]!r} now.", file=sys.stderr)
         command = RENAMED[command]
@@ -43,7 +46,7 @@ def _main() -> None:
     if command not in COMMANDS:
         print(_unknown(command), file=sys.stderr)
         sys.exit(2)
-    sys.argv = [f"specdec {command}", *sys.argv[2:]]
+    sys.argv = [f"specdec {command}", *sys.argv[1 + words :]]
     import_module(COMMANDS[command]).main()
 
 

@@ -110,11 +110,18 @@ def test_the_console_script_lists_its_commands(
 ) -> None:
     for words, code in ((["--help"], 0), ([], 2)):
         assert run(words, monkeypatch) == code
-        assert "usage: specdec {generate,study,report,replay,profile,certify,doctor}" in capsys.readouterr().out
+        assert f"usage: specdec {{{','.join(cli.COMMANDS)}}}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"), [("generat", "generate"), ("certifies", "certify"), ("benchmarks", "study"), ("zzz", None)]
+    ("word", "meant"),
+    [
+        ("generat", "generate"),
+        ("certifies", "certify"),
+        ("benchmarks", "study"),
+        ("store", "store show"),
+        ("zzz", None),
+    ],
 )
 def test_an_unknown_command_is_answered_with_those_there_are(
     word: str, meant: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -122,7 +129,7 @@ def test_an_unknown_command_is_answered_with_those_there_are(
     assert run([word], monkeypatch) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"specdec: unknown command '{word}'. ")
-    assert line.endswith("Valid commands: generate, study, report, replay, profile, certify, doctor.")
+    assert line.endswith(f"Valid commands: {', '.join(cli.COMMANDS)}.")
     assert ("Did you mean" in line) == (meant is not None)
     assert meant is None or f"Did you mean {meant}?" in line
 

@@ -138,6 +138,23 @@ class CertifyConfig:
     command: TypedName = ""
 
 
+@dataclass
+class StoreBuildConfig(Decoding):
+    """`specdec store build`."""
+
+    texts: TypedPath | None = None
+    output: TypedPath = MISSING
+    answers: bool = False
+    order: bool = True
+
+
+@dataclass
+class StoreShowConfig:
+    """`specdec store show`."""
+
+    file: TypedPath = MISSING
+
+
 PROGRAMS = {
     "generate": GenerateConfig,
     "study": StudyConfig,
@@ -145,6 +162,8 @@ PROGRAMS = {
     "replay": ReplayConfig,
     "profile": ProfileConfig,
     "certify": CertifyConfig,
+    "store_build": StoreBuildConfig,
+    "store_show": StoreShowConfig,
 }
 """Command → its settings."""
 
