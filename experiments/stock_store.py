@@ -27,8 +27,9 @@ from specdec.stores import write as write_store
 
 CHUNK = 64
 """Prompts a file."""
-GRAM = 13
-"""Words in a row that no text may share with a denied one."""
+GRAM, FEWEST = 13, 8
+"""Words in a row that no text may share with a denied one, and words of the shortest text that is looked for as a whole:
+names of categories and the like are words of everyone."""
 NOTE = {
     "tokenizer": "SmolLM2-135M-Instruct",
     "texts": "greedy answers of SmolLM2-135M-Instruct in bfloat16 to prompts that it made up itself",
@@ -48,13 +49,13 @@ class Exchange:
 
 
 class Denied:
-    """Texts that may not enter the store, by their runs of `GRAM` words; shorter texts as a whole."""
+    """Texts that may not enter the store, by their runs of `GRAM` words; shorter ones as a whole, from `FEWEST` on."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._grams: dict[int, set[tuple[str, ...]]] = {}
         for text in texts:
             words = _words(text)
-            for gram in _grams(words, min(GRAM, len(words))):
+            for gram in _grams(words, min(GRAM, len(words))) if len(words) >= FEWEST else ():
                 self._grams.setdefault(len(gram), set()).add(gram)
 
     def holds(self, text: str) -> bool:

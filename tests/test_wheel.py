@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from specdec.stores import STOCK
+
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
@@ -45,6 +47,7 @@ def test_the_wheel_holds_the_package_the_configs_and_the_command(site: Path) -> 
     [entry_points] = site.glob("*.dist-info/entry_points.txt")
     assert "specdec = specdec.cli:main" in entry_points.read_text(encoding="utf-8")
     assert (site / "specdec" / "py.typed").is_file()
+    assert (site / "specdec" / "stores" / "stock.store").read_bytes() == STOCK.read_bytes()
     tops = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert tops == {"specdec"}
 
@@ -59,6 +62,7 @@ def test_the_wheel_holds_the_package_the_configs_and_the_command(site: Path) -> 
         (["report", "--help"], "screenshots: null"),
         (["profile", "--help"], "precisions:"),
         (["replay", "--help"], "gammas:"),
+        (["store", "build", "--help"], "answers: false"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
