@@ -28,8 +28,8 @@ from specdec.stores import write as write_store
 CHUNK = 64
 """Prompts a file."""
 GRAM, FEWEST = 13, 8
-"""Words in a row that no text may share with a denied one, and words of the shortest text that is looked for as a whole:
-names of categories and the like are words of everyone."""
+"""Words in a row that no text may share with a denied one, and words of the shortest text that is looked for as a
+whole: names of categories and the like are words of everyone."""
 NOTE = {
     "tokenizer": "SmolLM2-135M-Instruct",
     "texts": "greedy answers of SmolLM2-135M-Instruct in bfloat16 to prompts that it made up itself",

@@ -20,7 +20,9 @@ from specdec.study.plan import plan
 ROOT = Path(__file__).parent.parent
 GROUPS = {group: sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml")) for group in ("drafter", "sampling")}
 
-REQUIRED = {"model": ["drafter.draft=x"], "custom": ["drafter._target_=tests.engines.NonsenseDrafter"]}
+REQUIRED = {name: ["drafter.draft=x"] for name in ("model", "tli", "slem")} | {
+    "custom": ["drafter._target_=tests.engines.NonsenseDrafter"]
+}
 
 
 def command(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
