@@ -88,6 +88,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "early_exit": "specdec.drafters.early_exit:EarlyExitDrafter",
             "retrieval": "specdec.drafters.retrieval:RetrievalDrafter",
             "prediction": "specdec.drafters.prediction:PredictionDrafter",
+            "recycling": "specdec.drafters.recycling:RecyclingDrafter",
             "lookahead": "specdec.drafters.lookahead:LookaheadDrafter",
             "layer_skip": "specdec.drafters.layer_skip:LayerSkipDrafter",
         },

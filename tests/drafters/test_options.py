@@ -20,6 +20,7 @@ from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.prediction import PredictionDrafter
 from specdec.drafters.retrieval import RetrievalDrafter
+from specdec.drafters.recycling import RecyclingDrafter
 from specdec.drafters.sizes import MOST_NODES
 from specdec.drafters.slem import SlemDrafter
 from specdec.drafters.suffix import SuffixDrafter
@@ -60,9 +61,10 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "layer_skip": LayerSkipDrafter,
     "suffix": SuffixDrafter,
     "retrieval": lambda **options: RetrievalDrafter(Store.of([[1, 2, 1]], Vocabulary.of(VOCAB_SIZE, None)), **options),
+    "recycling": lambda **options: RecyclingDrafter(**{"first": False, "contexts": 64, **options}),
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
-          "shared", "store", "skip_attention", "skip_mlp")  # fmt: skip
+          "shared", "store", "skip_attention", "skip_mlp", "contexts", "first")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)

@@ -102,9 +102,20 @@ class SuffixNodes(Structure):
                 ("chances", c_void_p)]  # fmt: skip
 
 
+class Successors(Structure):
+    """successors/cpu.h"""
+
+    _fields_ = [("buckets", c_int64), ("vocab_size", c_int64), ("clock", c_int64), ("entries", c_void_p),
+                ("first", c_void_p), ("weights", c_void_p)]  # fmt: skip
+
+
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
-            RetrievalTexts, RetrievalLimits, RetrievalDraft)  # fmt: skip
+            RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
+WRITER = [POINTER(Successors), c_uint64, c_int64]
+"""Table, scope and owner."""
+DRAFT = [c_void_p, c_int64, c_void_p, c_void_p, c_int64]
+"""A context and its length; tokens and parents of a draft, and their number."""
 SIGNATURES: dict[str, list[Any]] = {
     "linear": [POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int],
     "write": [POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64],
@@ -138,5 +149,9 @@ SIGNATURES: dict[str, list[Any]] = {
         POINTER(SuffixNodes),
         POINTER(c_int64),
     ],
+    "successors_read": [*WRITER, c_void_p, c_int64, c_int64],
+    "successors_learn": [*WRITER, *DRAFT, c_void_p, c_int64, c_void_p, c_int64, c_int64],
+    "successors_grow": [*WRITER, *DRAFT, c_void_p, c_void_p, c_int64, c_int64, c_double, POINTER(c_int64)],
+    "successors_forget": [POINTER(Successors), c_uint64],
 }
 """Functions that check what they are given (gate.h): they return 0, or 1 when they refuse."""

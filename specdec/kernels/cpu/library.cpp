@@ -6,6 +6,7 @@
 #include "../passes/llama.h"
 #include "../retrieval/cpu.h"
 #include "../suffix/cpu.h"
+#include "../successors/cpu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -30,7 +31,8 @@ EXPORT const char* specdec_isa() {
 EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
-                   sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft)};
+                   sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
+                   sizeof(successors::Table)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -193,5 +195,56 @@ EXPORT int specdec_suffix_draft(const suffix::Index* const* indexes, const doubl
   return guarded([&] {
     suffix::demand_draft(indexes, count, size, *bounds, *nodes);
     *filled = suffix::Draft(indexes, weights, count, *bounds, *nodes).grow(text, size);
+  });
+}
+
+// Every token of text [size] after the first `known` follows those before it.
+EXPORT int specdec_successors_read(successors::Table* table, uint64_t scope, int64_t owner, const int32_t* text,
+                                   int64_t size, int64_t known) {
+  return guarded([&] {
+    successors::demand_table(*table);
+    demand_size(size, 0, "tokens");
+    demand_size(known, 0, "known tokens");
+    demand_within(text, size, 0, table->vocab_size, "token");
+    successors::read(*table, {scope, owner}, text, size, known);
+  });
+}
+
+// Rows of a verified draft: top [rows, width] after the context [size] and after each of `count` nodes.
+EXPORT int specdec_successors_learn(successors::Table* table, uint64_t scope, int64_t owner, const int32_t* context,
+                                    int64_t size, int32_t* tokens, int32_t* parents, int64_t count, const int64_t* path,
+                                    int64_t length, const int32_t* top, int64_t rows, int64_t width) {
+  return guarded([&] {
+    const successors::Tree tree{count, tokens, parents};
+    successors::demand_draft(*table, context, size, tree);
+    demand_size(width, 1, "logits of a row");
+    DEMAND(rows == count + 1, "%lld rows of a draft of %lld", (long long)rows, (long long)count);
+    demand_size(length, 0, "kept nodes");
+    demand_within(path, length, 0, count, "kept node");
+    demand_within(top, rows * width, 0, table->vocab_size, "token");
+    successors::learn(*table, {scope, owner}, context, size, tree, path, length, top, width);
+  });
+}
+
+// Adds nodes to a tree of `count`, up to `nodes`, for which tokens, parents and chances have room; `grown` counts all.
+EXPORT int specdec_successors_grow(const successors::Table* table, uint64_t scope, int64_t owner,
+                                   const int32_t* context, int64_t size, int32_t* tokens, int32_t* parents,
+                                   int64_t count, double* chances, const int32_t* previous, int64_t nodes,
+                                   int64_t depth, double floor, int64_t* grown) {
+  return guarded([&] {
+    successors::Tree tree{count, tokens, parents};
+    successors::demand_draft(*table, context, size, tree);
+    demand_memory(previous, "the rows before");
+    demand_size(nodes, count, "nodes");
+    if (nodes) demand_memory(chances, "chances");
+    successors::grow(*table, {scope, owner}, context, size, previous, {nodes, depth, floor}, tree, chances);
+    *grown = tree.count;
+  });
+}
+
+EXPORT int specdec_successors_forget(successors::Table* table, uint64_t scope) {
+  return guarded([&] {
+    successors::demand_table(*table);
+    successors::forget(*table, scope);
   });
 }

@@ -1,0 +1,190 @@
+"""Which tokens follow which: a table of bounded size, from the last tokens of a text to its likeliest successors.
+
+A context is the last one, two or three tokens of a text. Its successors are the largest logits of the last row that ran
+after it, or the tokens that followed it in a prompt, the latest first. A tree grows from the table, its likeliest nodes
+first: the chance of a token is the sigmoid of a sum of log-odds, one for its rank in each list that knows the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import byref, c_int64
+
+import numpy as np
+import numpy.typing as npt
+
+from specdec.kernels.cpu import library as native
+from specdec.kernels.successors import reference
+from specdec.kernels.successors.reference import (
+    FIRST_ROWS,
+    KEPT,
+    ORDER,
+    PREVIOUS,
+    READ,
+    REFUSED,
+    SOURCES,
+    TOKEN_BITS,
+    WAYS,
+    WIDTH,
+)  # fmt: skip
+
+__all__ = ["FIRST_ROWS", "KEPT", "ORDER", "PREVIOUS", "READ", "REFUSED", "SOURCES", "TOKEN_BITS", "WIDTH", "Successors"]
+
+ENTRY_BYTES = 64
+
+
+class Successors:
+    """The table, in native code.
+
+    Args:
+        contexts: how many it keeps; a power of two, at least `WAYS`. When a bucket is full, the entry that was written
+            longest ago makes room.
+        vocab_size: V, at most 2^20.
+        ranks: [SOURCES][WIDTH + 1], log-odds of a token by its rank in a list of each source; the last one of each if
+            the list does not have it.
+        lengths: [ORDER + 1], log-odds by the length of the longest context that the table knows.
+        first: int32 [V, k], successors of every token alone, likeliest first; None if they are not known.
+        kernels: the compiled library.
+    """
+
+    def __init__(
+        self,
+        contexts: int,
+        vocab_size: int,
+        ranks: Sequence[Sequence[float]],
+        lengths: Sequence[float],
+        first: npt.NDArray[np.int32] | None,
+        kernels: native.Library,
+    ) -> None:
+        self._kernels = kernels
+        self._entries = np.zeros(contexts * ENTRY_BYTES // 8, np.int64)
+        self._weights = np.array([*(weight for row in ranks for weight in row), *lengths], np.float64)
+        assert self._weights.shape == (SOURCES * (WIDTH + 1) + ORDER + 1,)
+        self._first = None if first is None else _padded(first, vocab_size)
+        at_first = None if self._first is None else _at(self._first)
+        self._struct = native.Successors(
+            contexts // WAYS, vocab_size, 0, _at(self._entries), at_first, _at(self._weights)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds."""
+        return self._entries.nbytes + (0 if self._first is None else self._first.nbytes)
+
+    def read(self, scope: int, owner: int, text: Sequence[int], known: int) -> None:
+        """Every token of a text after the first `known` follows those before it.
+
+        Args:
+            scope: whose table; nothing is found from another scope.
+            owner: the request; a context that it wrote itself is a source of its own.
+        """
+        tokens = _ints(text)
+        self._kernels.successors_read(byref(self._struct), scope, owner, _at(tokens), len(tokens), known)
+
+    def learn(
+        self,
+        scope: int,
+        owner: int,
+        context: Sequence[int],
+        tokens: Sequence[int],
+        parents: Sequence[int],
+        path: Sequence[int],
+        top: npt.NDArray[np.int32],
+    ) -> None:
+        """Takes the rows of a verified draft: first those that were refused, in their order, then the kept ones. Where
+        tokens repeat, the last kept row wins.
+
+        Args:
+            scope, owner: see `read`.
+            context: at most the last `ORDER` tokens before the draft.
+            tokens, parents: the draft.
+            path: its nodes that were kept.
+            top: int32 [N + 1, k], ids of each row's largest logits, largest first; row 0 after the context, row n + 1
+                after node n.
+        """
+        text, nodes, above, kept = _ints(context), _ints(tokens), _ints(parents), np.array(path, np.int64)
+        rows = np.ascontiguousarray(top, np.int32)
+        self._kernels.successors_learn(
+            byref(self._struct), scope, owner, _at(text), len(text), _at(nodes), _at(above), len(nodes), _at(kept),
+            len(kept), _at(rows), rows.shape[0], rows.shape[1],
+        )  # fmt: skip
+
+    def grow(
+        self,
+        scope: int,
+        owner: int,
+        context: Sequence[int],
+        previous: Sequence[Sequence[int]],
+        tokens: Sequence[int],
+        parents: Sequence[int],
+        chances: Sequence[float],
+        nodes: int,
+        depth: int,
+        floor: float,
+    ) -> tuple[list[int], list[int], list[float]]:
+        """Adds nodes to a tree, those that survive most often first.
+
+        Args:
+            scope, owner: see `read`.
+            context: at most the last `ORDER` committed tokens.
+            previous: at most `PREVIOUS` rows of at most `WIDTH` tokens: what else the row that gave the last token
+                ranked high, and what the one before it did.
+            tokens, parents, chances: the tree; empty for a new one.
+            nodes: most nodes of the whole tree.
+            depth: longest branch.
+            floor: chance of a node that it and those above it are accepted; below it, no node is added.
+
+        Returns:
+            Tokens, parents and chances of the tree. New nodes have the highest numbers.
+        """
+        text, count, most = _ints(context), len(tokens), max(nodes, len(tokens))
+        rows, held, above, odds = (
+            _padded(previous, PREVIOUS),
+            np.empty(most, np.int32),
+            np.empty(most, np.int32),
+            np.empty(most),
+        )
+        held[:count], above[:count], odds[:count] = tokens, parents, chances
+        grown = c_int64()
+        self._kernels.successors_grow(
+            byref(self._struct), scope, owner, _at(text), len(text), _at(held), _at(above), count, _at(odds), _at(rows),
+            most, depth, floor, byref(grown),
+        )  # fmt: skip
+        n = grown.value
+        return held[:n].tolist(), above[:n].tolist(), odds[:n].tolist()
+
+    def forget(self, scope: int) -> None:
+        """Nothing of this scope is known any more."""
+        self._kernels.successors_forget(byref(self._struct), scope)
+
+
+Table = Successors | reference.Table
+
+
+def make(
+    contexts: int,
+    vocab_size: int,
+    ranks: Sequence[Sequence[float]],
+    lengths: Sequence[float],
+    first: npt.NDArray[np.int32] | None = None,
+) -> Table:
+    """A table in native code; in Python where there is none."""
+    if (kernels := native.library()) is not None:
+        return Successors(contexts, vocab_size, ranks, lengths, first, kernels)
+    return reference.Table(contexts // WAYS, ranks, lengths, None if first is None else first.tolist())
+
+
+def _ints(numbers: Sequence[int]) -> npt.NDArray[np.int32]:
+    return np.array(numbers, np.int32)
+
+
+def _padded(lists: Sequence[Sequence[int]] | npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+    """`count` lists of tokens as rows of `WIDTH`; -1 where there is none."""
+    rows = np.full((count, WIDTH), -1, np.int32)
+    for row, tokens in zip(rows, lists, strict=False):
+        row[: len(tokens)] = tokens
+    return rows
+
+
+def _at(array: npt.NDArray[np.generic]) -> int:
+    return array.ctypes.data
