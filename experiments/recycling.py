@@ -110,7 +110,7 @@ def fitted(seen: Sequence[tuple[Lists, int]]) -> tuple[list[list[float]], list[f
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    found = weights.detach().numpy().round(2)
+    found = weights.detach().double().numpy().round(2)
     return found[:ranks].reshape(SOURCES, WIDTH + 1).tolist(), found[ranks:].tolist()
 
 
