@@ -19,8 +19,8 @@ from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.prediction import PredictionDrafter
-from specdec.drafters.retrieval import RetrievalDrafter
 from specdec.drafters.recycling import RecyclingDrafter
+from specdec.drafters.retrieval import RetrievalDrafter
 from specdec.drafters.sizes import MOST_NODES
 from specdec.drafters.slem import SlemDrafter
 from specdec.drafters.suffix import SuffixDrafter
