@@ -13,6 +13,7 @@ from ctypes import byref, c_int64
 import numpy as np
 import numpy.typing as npt
 
+from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.successors import reference
 from specdec.kernels.successors.reference import (
@@ -62,7 +63,7 @@ class Successors:
         assert self._weights.shape == (SOURCES * (WIDTH + 1) + ORDER + 1,)
         self._first = None if first is None else _padded(first, vocab_size)
         at_first = None if self._first is None else _at(self._first)
-        self._struct = native.Successors(
+        self._struct = interface.Successors(
             contexts // WAYS, vocab_size, 0, _at(self._entries), at_first, _at(self._weights)
         )
 
