@@ -17,6 +17,7 @@ COMMANDS = {
     "certify": "specdec.commands.certify",
     "store build": "specdec.commands.store_build",
     "store show": "specdec.commands.store_show",
+    "layers search": "specdec.commands.layers_search",
     "doctor": "specdec.doctor",
 }
 """Name, of one word or two → module with a function `main`, imported when the command is given."""

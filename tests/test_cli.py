@@ -122,6 +122,7 @@ def test_the_console_script_lists_its_commands(
         ("certifies", "certify"),
         ("benchmarks", "study"),
         ("store", "store show"),
+        ("layers", "layers search"),
         ("zzz", None),
     ],
 )
@@ -144,6 +145,9 @@ def test_an_unknown_command_is_answered_with_those_there_are(
         (["replay"], "Nothing was given for trace."),
         (["replay", "trace=nowhere"], "nowhere"),
         (["profile", "precisons=[int8]"], "Did you mean precisions?"),
+        (["layers", "search", "trial=3"], "Did you mean trials?"),
+        (["layers", "search", "sampling=sample"], "answers are the target's greedy ones"),
+        (["layers", "search", "trials=0"], "trials = 0 cannot work"),
         (["report"], "Nothing was given for study."),
         (["report", "nowhere"], "No run folders in nowhere."),
         (["report", "nowhere", "screenshot=x"], "Did you mean screenshots?"),

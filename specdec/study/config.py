@@ -127,6 +127,16 @@ class ProfileConfig:
 
 
 @dataclass
+class LayersSearchConfig(Decoding):
+    """`specdec layers search`."""
+
+    trials: int = 300
+    seed: int = 0
+    longest: int = 8
+    yaml: TypedPath | None = None
+
+
+@dataclass
 class CertifyConfig:
     """`specdec certify`."""
 
@@ -164,6 +174,7 @@ PROGRAMS = {
     "certify": CertifyConfig,
     "store_build": StoreBuildConfig,
     "store_show": StoreShowConfig,
+    "layers_search": LayersSearchConfig,
 }
 """Command → its settings."""
 

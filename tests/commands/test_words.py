@@ -258,6 +258,8 @@ TEXT = "a, 'b' (c) ${x} = {d}"
         ("profile", [], "json"),
         ("certify", [], "json"),
         ("certify", [], "markdown"),
+        ("layers_search", [], "target.path"),
+        ("layers_search", [], "yaml"),
     ],
 )
 def test_every_command_takes_paths_and_names_as_typed(name: str, words: list[str], setting: str) -> None:
