@@ -22,6 +22,7 @@ from experiments.reproduce import (
     ngram_by_category,
     regret,
     temperature,
+    training_free,
 )
 from experiments.reproduce.options import Options
 from specdec.measure.results import read, save
@@ -32,6 +33,7 @@ STUDIES: dict[str, ModuleType] = {
         leviathan,
         block_vs_token,
         ngram_by_category,
+        training_free,
         multi_draft,
         batch_collapse,
         temperature,

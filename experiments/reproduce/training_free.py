@@ -16,10 +16,10 @@ from experiments.reproduce.cells import ratio_cell
 from experiments.reproduce.options import Options
 from experiments.reproduce.rounds import figures
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
-from specdec.drafters.base import Drafter
 from specdec.errors import ConfigError
-from specdec.measure.compare import compare
+from specdec.measure.compare import Pair, compare
 from specdec.models.loading import LoadedModel, load
+from specdec.prompts.entry import Prompt
 from specdec.registry import DRAFTERS
 
 TITLE = "Methods without training"
@@ -80,21 +80,34 @@ def run(options: Options) -> dict[str, Any]:
     """Method → τ, ratio and cost; and why others are left out."""
     prompts = [(one.category, [{"role": "user", "content": one.prompt}]) for one in options.records]
     loaded, found, left_out = load(dtype="bfloat16"), dict[str, Any](), dict[str, str]()
+    count, tokens = (1, 16) if options.quick else (ROUNDS, TOKENS)
     for method, names in METHODS.items():
         try:
-            drafters = [DRAFTERS.create(name) for name in names]
-            found[method] = _measured(loaded, drafters, prompts, options.quick)
+            found[method] = figures(rounds_of(loaded, names, prompts, count, tokens))
         except ConfigError as error:
             left_out[method] = str(error)
     return {"methods": found, "left_out": left_out}
 
 
-def _measured(loaded: LoadedModel, drafters: Sequence[Drafter], prompts: Any, quick: bool) -> dict[str, Any]:
-    policy = "always" if len(drafters) == 1 else "select"
-    params = SamplingParams(max_tokens=16 if quick else TOKENS)
-    config = EngineConfig(num_blocks=1024)
-    with SpeculativeGenerator(loaded, drafters, config=config, policy=policy) as generator:
-        return figures([compare(generator, prompts, params).pairs for _ in range(1 if quick else ROUNDS)])
+def rounds_of(
+    loaded: LoadedModel, names: Sequence[str], prompts: Sequence[tuple[str, Prompt]], count: int, max_tokens: int
+) -> list[Sequence[Pair]]:
+    """Each round has new drafters: those of the round before may remember its answers.
+
+    Args:
+        loaded: the target.
+        names: of the drafters; of several, `select` chooses.
+        prompts: with their labels.
+        count: rounds.
+        max_tokens: of each text.
+    """
+    policy, config = "always" if len(names) == 1 else "select", EngineConfig(num_blocks=1024)
+    rounds: list[Sequence[Pair]] = []
+    for _ in range(count):
+        drafters = [DRAFTERS.create(name) for name in names]
+        with SpeculativeGenerator(loaded, drafters, config=config, policy=policy) as generator:
+            rounds.append(compare(generator, prompts, SamplingParams(max_tokens=max_tokens)).pairs)
+    return rounds
 
 
 def table(result: dict[str, Any]) -> str:
@@ -108,7 +121,7 @@ def table(result: dict[str, Any]) -> str:
                  f"{one['drafting']:.1%}", f"{one['identical']}/{one['prompts']}"]  # fmt: skip
         lines.append(f"| {' | '.join([*cells, *(_published(of.get(method)) for of in TABLES.values())])} |")
     lines += ["", *(_reading(name, result["methods"]) for name in TABLES), NOTE]
-    lines += [f"Left out: {method}. {reason}" for method, reason in result["left_out"].items()]
+    lines += [f"\nLeft out: {method}. {reason}" for method, reason in result["left_out"].items()]
     return "\n".join(lines) + "\n"
 
 

@@ -234,6 +234,14 @@ def test_methods_without_training_stand_beside_their_published_lines(
     assert "Left out: retrieval (REST). Unknown drafter" in table
 
 
+def test_no_round_knows_the_answers_of_the_one_before() -> None:
+    """A suffix drafter keeps answers: were it kept itself, the second round would take fewer passes than the first."""
+    prompts = [("kind", [1, 2, 3, 4]), ("kind", [5, 6, 7])]
+    rounds = training_free.rounds_of(loaded(), ["suffix"], prompts, count=3, max_tokens=24)
+    first, *others = [[pair.speculative.stats.passes for pair in one] for one in rounds]
+    assert others == [first, first]
+
+
 def test_pairs_in_the_published_order_are_counted() -> None:
     published = {"a": 3.0, "b": 2.0, "c": 1.0, "d": 1.0, "elsewhere": 9.0}
     assert training_free.in_order(published, {"a": 1.3, "b": 1.1, "c": 1.2, "d": 1.0}) == (4, 5)  # c and d tie
