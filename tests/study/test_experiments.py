@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from specdec.commands.application import config_dir
-from specdec.study import preflight, sweep
+from specdec.study import choices, preflight, sweep
 
 EXPERIMENTS = sorted(path.stem for path in (Path(config_dir()) / "experiment").glob("*.yaml"))
 TINY = ("sampling.max_tokens=3", "data.limit=1", "certified=false", "trace.prompts=0", "report=false")
@@ -25,3 +25,13 @@ def test_every_experiment_runs(name: str, tiny: list[str], monkeypatch: pytest.M
     sweep.finish(tmp_path / "runs" / name, report=False)
     board = (tmp_path / "runs" / name / "leaderboard.md").read_text(encoding="utf-8")
     assert board.count("\n| ") == len(runs) + 1
+
+
+def test_every_job_of_the_leaderboard_is_possible(tiny: list[str]) -> None:
+    """All registered drafters, at both temperatures and batches: checked as before a study, without decoding."""
+    configs = preflight.jobs(config_dir(), "study", ["-m", "experiment=leaderboard", *tiny])
+    names, reasons = choices.runnable()
+    assert len(configs) == 4 * len(names)
+    for config in configs:
+        sweep.check(config)
+        assert config.note == " ".join(reasons)
