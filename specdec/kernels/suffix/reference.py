@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from sys import getsizeof
 from typing import NamedTuple
 
@@ -154,44 +154,68 @@ def draft(sources: Sequence[Index], text: Sequence[int], bounds: Bounds, given: 
     Returns:
         The new nodes; parents are numbered with the given nodes first.
     """
-    tokens, parents = list(given.tokens), list(given.parents)
-    survival, depths = {ROOT: 1.0}, {ROOT: 0}
-    texts = {ROOT: list(text[-MATCH:])}
-    chances: list[float] = []
-    kinds: list[int] = []
-    waiting: list[tuple[float, int, int, int, float, int]] = []
-
-    def enter(node: int, chance: float) -> None:
-        parent = parents[node]
-        survival[node], depths[node] = survival[parent] * chance, depths[parent] + 1
-        texts[node] = [*texts[parent], tokens[node]]
-
-    def expand(node: int) -> None:
-        """Puts the children of a node in the queue."""
-        if depths[node] >= bounds.depth:
-            return
-        there = {tokens[child] for child, parent in enumerate(parents) if parent == node}
-        found = (each for each in _candidates(sources, texts[node]) if each[0] not in there)
-        for token, chance, kind in islice(found, bounds.branches):
-            if survival[node] * chance >= bounds.floor:
-                heapq.heappush(waiting, (-survival[node] * chance, len(order), node, token, chance, kind))
-                order.append(token)
-
-    order: list[int] = []
-    for node, chance in enumerate(given.chances):
-        enter(node, chance)
+    tree = _Tree(sources, text, bounds, given)
     for node in range(ROOT, len(given.tokens)):
-        expand(node)
-    while waiting and len(chances) < bounds.nodes:
-        _, _, parent, token, chance, kind = heapq.heappop(waiting)
-        tokens.append(token)
-        parents.append(parent)
-        chances.append(chance)
-        kinds.append(kind)
-        enter(len(tokens) - 1, chance)
-        expand(len(tokens) - 1)
-    first = len(given.tokens)
-    return Nodes(tokens[first:], parents[first:], chances, kinds)
+        tree.expand(node)
+    while tree.waiting and len(tree.chances) < len(given.tokens) + bounds.nodes:
+        tree.expand(tree.add(tree.likeliest()))
+    new = slice(len(given.tokens), None)
+    return Nodes(tree.tokens[new], tree.parents[new], tree.chances[new], tree.kinds[new])
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A node that is not in the tree yet."""
+
+    parent: int
+    token: int
+    chance: float
+    kind: int
+
+
+class _Tree:
+    """A draft under construction, with its leaves in a queue."""
+
+    def __init__(self, sources: Sequence[Index], text: Sequence[int], bounds: Bounds, given: Nodes) -> None:
+        self.sources, self.bounds = sources, bounds
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.chances: list[float] = []
+        self.kinds: list[int] = []
+        self.texts = {ROOT: tuple(text[-MATCH:])}
+        self.depths, self.survival = {ROOT: 0}, {ROOT: 1.0}
+        self.waiting: list[tuple[float, int, _Leaf]] = []
+        """By falling survival, earlier ones first."""
+        self._order = count()
+        for node in zip(given.parents, given.tokens, given.chances, given.kinds, strict=True):
+            self.add(_Leaf(*node))
+
+    def add(self, leaf: _Leaf) -> int:
+        """Puts a leaf into the tree, and tells its number."""
+        node, parent = len(self.tokens), leaf.parent
+        self.tokens.append(leaf.token)
+        self.parents.append(parent)
+        self.chances.append(leaf.chance)
+        self.kinds.append(leaf.kind)
+        self.texts[node] = (*self.texts[parent], leaf.token)
+        self.depths[node] = self.depths[parent] + 1
+        self.survival[node] = self.survival[parent] * leaf.chance
+        return node
+
+    def likeliest(self) -> _Leaf:
+        """Takes the next leaf from the queue."""
+        return heapq.heappop(self.waiting)[-1]
+
+    def expand(self, node: int) -> None:
+        """Puts the children of a node in the queue."""
+        if self.depths[node] >= self.bounds.depth:
+            return
+        there = {self.tokens[child] for child, parent in enumerate(self.parents) if parent == node}
+        found = (each for each in _candidates(self.sources, self.texts[node]) if each[0] not in there)
+        for token, chance, kind in islice(found, self.bounds.branches):
+            survival = self.survival[node] * chance
+            if survival >= self.bounds.floor:
+                heapq.heappush(self.waiting, (-survival, next(self._order), _Leaf(node, token, chance, kind)))
 
 
 def _candidates(sources: Sequence[Index], text: Sequence[int]) -> list[tuple[int, float, int]]:
@@ -204,8 +228,8 @@ def _candidates(sources: Sequence[Index], text: Sequence[int]) -> list[tuple[int
     left = 1.0
     for context in found[:CONTEXTS]:
         weight = context.total + context.escape
-        for token, count in context.frequent():
-            chances[token] = chances.get(token, 0.0) + left * count / weight
+        for token, times in context.frequent():
+            chances[token] = chances.get(token, 0.0) + left * times / weight
         left *= context.escape / weight
     ranked = sorted(chances.items(), key=lambda each: -each[1])
     return [(token, chance, kind_of(found[0], chance)) for token, chance in ranked]
