@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import acceptance, kernels, lossless, passes, perplexity, split, twin
+from benchmarks import acceptance, drafters, kernels, lossless, passes, perplexity, split, twin
 from benchmarks.peers.table import markdown as peers_table
 from specdec.measure.results import read
 
@@ -25,6 +25,9 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
      "Time over the time that reading weights, or keys and values, takes; they lie in no cache.",
      lambda told: kernels.table(told["results"])),
     ("peers*.json", "Beside other engines", "The same weights, prompts and threads; one runs at a time.", peers_table),
+    ("drafters*.json", "Drafters and policies",
+     "Interleaved with plain decoding; open chat is writing, roleplay, humanities and stem together.",
+     lambda told: drafters.table(told["results"])),
     ("lossless*.json", "Speculation changes no token",
      "Texts of plain decoding, one prompt at a time, against speculation; `ngram:3` and the like draft trees.",
      lambda told: lossless.table(told["results"])),

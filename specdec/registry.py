@@ -80,6 +80,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
         "specdec.drafters",
         {
             "none": "specdec.drafters.none:NoDrafter",
+            "cascade": "specdec.drafters.cascade:CascadeDrafter",
             "ngram": "specdec.drafters.ngram:NgramDrafter",
             "suffix": "specdec.drafters.suffix:SuffixDrafter",
             "model": "specdec.drafters.model:ModelDrafter",

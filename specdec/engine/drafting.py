@@ -6,7 +6,7 @@ The one owner of the drafters: their whole life is told from here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
@@ -65,12 +65,8 @@ class Drafting:
         """Drafters that have lost track of a request, and are not asked for it again."""
         self.seconds: dict[str, float] = {}
         """What each drafter took since `propose` began: for its drafts, and to be told of verdicts."""
-        self.hidden = tuple(sorted({boundary for needs in self._needs.values() for boundary in needs.hidden}))
-        """Boundaries that any drafter wants."""
-        self.logits = max((needs.logits for needs in self._needs.values()), key=["none", "verified", "all"].index)
-        """The most that any drafter wants of the target's logits."""
-        self.top = max(needs.top for needs in self._needs.values())
-        """How many of a row's largest logits any drafter wants to be told."""
+        self.needs = Needs.together([needs for _, needs in drafters])
+        """What all drafters together want of a pass."""
 
     @property
     def listens(self) -> bool:
@@ -106,7 +102,8 @@ class Drafting:
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Tells every drafter of a pass, and the policy of its verdicts."""
         for name, drafter in self._listeners.items():
-            views = [self._view(name, one) for one in outcomes if (name, one.request_id) not in self._lost]
+            needs = self._needs[name]
+            views = [one.shown_to(needs, self.needs) for one in outcomes if (name, one.request_id) not in self._lost]
             if not views:
                 continue
             began = perf_counter()
@@ -126,11 +123,12 @@ class Drafting:
             output: of its rows.
             prompt: whether they were a piece of a prompt, of which nothing was verified.
         """
-        return None if self.logits == "none" or (prompt and self.logits == "verified") else output.logits
+        wanted = self.needs.logits
+        return None if wanted == "none" or (prompt and wanted == "verified") else output.logits
 
     def shown_top(self, verified: PassOutput) -> Tensor | None:
         """Ids of the largest logits of a request's verified rows, if any drafter wants them."""
-        return verified.top(self.top) if self.top else None
+        return verified.top(self.needs.top) if self.needs.top else None
 
     def timed(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal], seconds: float) -> None:
         """Tells the policy what the target's pass took."""
@@ -224,22 +222,6 @@ class Drafting:
         if not self._lost:
             return self._known_candidates[key]
         return tuple(one for one in self._known_candidates[key] if (one.drafter, part.request.id) not in self._lost)
-
-    def _view(self, name: str, outcome: Outcome) -> Outcome:
-        """What one drafter asked to see."""
-        needs = self._needs[name]
-        if (needs.hidden, needs.logits, needs.top) == (self.hidden, self.logits, self.top):
-            return outcome
-        hidden = outcome.hidden
-        if hidden is not None and needs.hidden != self.hidden:
-            columns = [self.hidden.index(boundary) for boundary in needs.hidden]
-            hidden = hidden[:, columns] if columns else None
-        logits = outcome.logits
-        if logits is not None and needs.logits != self.logits:
-            last = len(outcome.tree) + 1 if needs.logits == "verified" and outcome.tokens else 0
-            logits = logits[-last:] if last else None
-        top = outcome.top[:, : needs.top] if needs.top and outcome.top is not None else None
-        return replace(outcome, hidden=hidden, logits=logits, top=top)
 
     def _tell_all(self, request_id: int, tell: Callable[[Drafter], None]) -> None:
         """Tells every drafter that the request's state is gone, so that none is behind with it any more."""

@@ -195,14 +195,15 @@ class Engine:
 
     def _run(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal]) -> list[PassOutput]:
         """One target pass; each request's part of what it gave."""
-        everything = self.drafting.logits == "all"
+        needs = self.drafting.needs
+        everything = needs.logits == "all"
         parts = [
             part.rows(one.tree, self.cache, everything or part.request.scores_prompt)
             for part, one in zip(plan, proposals, strict=True)
         ]
         batch = RaggedBatch.build(parts, self.model.kv_layout.device)
-        argmax = self.drafting.logits == "none" and all(p.by_argmax for p in plan)
-        wants = Wants(logits="argmax" if argmax else "all", hidden=self.drafting.hidden, top=self.drafting.top)
+        argmax = needs.logits == "none" and all(p.by_argmax for p in plan)
+        wants = Wants(logits="argmax" if argmax else "all", hidden=needs.hidden, top=needs.top)
         output = self.model.run(batch, self.cache.target, wants)
         return output.split([len(part.logit_rows) for part in parts], [len(part.tokens) for part in parts])
 

@@ -77,7 +77,7 @@ class Settling:
             )
         for item, verdict in decide(decoded, self._on_device):
             request, start = item.request, self._cache.length(item.request.id)
-            seen = item.output if self._drafting.logits == "all" else item.verified
+            seen = item.output if self._drafting.needs.logits == "all" else item.verified
             self._writing = request
             gained.append(self._commit(item, verdict))
             deliver(gained[-1])

@@ -1,0 +1,155 @@
+"""Drafters and policies on the same prompts, interleaved: τ, speed beside plain decoding, and who drafted.
+
+python -m benchmarks.drafters [--data FILE] [--contenders ngram,suffix:product,ngram+suffix:select,…] [--batch 1]
+
+A contender is drafters joined by "+", and a policy behind ":" (left out: "always"). Groups of prompts are decoded by
+one contender after the other, in an order that rotates; plain decoding by the same engine is always one of them. There
+are two ratios to it: of decoding, and of the whole, prefill included.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.engine.outputs import Generation
+from specdec.measure.metrics import drafting_cost, speedup_interval, speedup_with_prefill
+from specdec.measure.results import save
+from specdec.models.loading import LoadedModel, load
+from specdec.prompts import load_prompts
+from specdec.prompts.records import PromptRecord
+from specdec.prompts.subsets import choose
+from specdec.stats import DecodingStats
+
+PLAIN = "none"
+OPEN_CHAT = ("writing", "roleplay", "humanities", "stem")
+CONTENDERS = "ngram,suffix,recycling,cascade,cascade:product,ngram+suffix+recycling+cascade+none:select"
+
+
+@dataclass
+class Contender:
+    """One way to decode, and what it gave: by the number of the prompt."""
+
+    generator: SpeculativeGenerator
+    generations: dict[int, Generation] = field(default_factory=dict)
+
+    def stats(self, numbers: Sequence[int]) -> list[DecodingStats]:
+        """Of some prompts."""
+        return [self.generations[number].stats for number in numbers]
+
+
+def contender(loaded: LoadedModel, name: str, batch: int) -> Contender:
+    """By its name on the command line."""
+    drafters, _, policy = name.partition(":")
+    config = EngineConfig(max_num_seqs=batch, num_blocks=160 + 128 * batch)
+    return Contender(SpeculativeGenerator(loaded, drafters.split("+"), config=config, policy=policy or "always"))
+
+
+def measure(
+    contenders: Mapping[str, Contender], records: Sequence[PromptRecord], batch: int, params: SamplingParams
+) -> None:
+    """Fills in the contenders."""
+    chats = [[{"role": "user", "content": record.prompt}] for record in records]
+    for each in contenders.values():
+        each.generator.generate(chats[:1], SamplingParams(max_tokens=8), progress=False)
+    size, names = 4 * batch if batch > 1 else 1, list(contenders)
+    for turn, start in enumerate(track(range(0, len(chats), size), "decoding", disable=len(chats) < 16)):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            group = range(start, min(start + size, len(chats)))
+            own = [SamplingParams(max_tokens=params.max_tokens, temperature=params.temperature, seed=n) for n in group]
+            texts = contenders[name].generator.generate([chats[n] for n in group], own, progress=False)
+            contenders[name].generations.update(zip(group, texts, strict=True))
+
+
+def results(contenders: Mapping[str, Contender], records: Sequence[PromptRecord]) -> dict[str, Any]:
+    """Contender → figures, overall, by category, and of open chat together."""
+    groups: dict[str, list[int]] = {"overall": list(range(len(records)))}
+    for number, record in enumerate(records):
+        groups.setdefault(record.category, []).append(number)
+    chat = [number for number, record in enumerate(records) if record.category in OPEN_CHAT]
+    if chat:
+        groups["open chat"] = chat
+    plain, found = contenders[PLAIN], {}
+    for name, each in contenders.items():
+        same = sum(each.generations[n].token_ids == plain.generations[n].token_ids for n in groups["overall"])
+        total = DecodingStats.total(each.stats(groups["overall"]))
+        found[name] = {
+            "same": same,
+            "prompts": len(records),
+            "drafting": drafting_cost(DecodingStats.total(plain.stats(groups["overall"])), total),
+            "memory": sum(drafter.memory() for drafter in each.generator.engine.drafters),
+            "steps": {one.name: one.steps / total.passes for one in total.by_drafter},
+            "groups": {group: figures(plain.stats(n), each.stats(n)) for group, n in groups.items()},
+        }
+    return found
+
+
+def figures(plain: Sequence[DecodingStats], ours: Sequence[DecodingStats]) -> dict[str, Any]:
+    """Of some prompts, decoded both ways."""
+    before, after = DecodingStats.total(plain), DecodingStats.total(ours)
+    return {
+        "tau": after.mean_accepted_length,
+        "ratio": after.tokens_per_second / before.tokens_per_second,
+        "interval": speedup_interval(plain, ours),
+        "with_prefill": speedup_with_prefill(before, after),
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Markdown: a line a contender, and a second table by category."""
+    groups = next(iter(found.values()))["groups"]
+    lines = [
+        "| contender | τ | × plain (95 %) | prefill included | open chat | drafting, share of a plain step "
+        "| memory, MB | same text |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, each in found.items():
+        overall, chat = each["groups"]["overall"], each["groups"].get("open chat")
+        low, high = overall["interval"]
+        lines.append(
+            f"| {name} | {overall['tau']:.2f} | {overall['ratio']:.2f} ({low:.2f} to {high:.2f}) "
+            f"| {overall['with_prefill']:.2f} | {chat['ratio'] if chat else float('nan'):.2f} | {each['drafting']:.3f} "
+            f"| {each['memory'] / 1e6:.1f} | {each['same']}/{each['prompts']} |"
+        )
+    named = [group for group in groups if group not in ("overall", "open chat")]
+    lines += ["", f"| contender: τ, × plain | {' | '.join(named)} |", "|---" * (len(named) + 1) + "|"]
+    for name, each in found.items():
+        cells = (f"{each['groups'][group]['tau']:.2f}, {each['groups'][group]['ratio']:.2f}" for group in named)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    chosen = {name: each["steps"] for name, each in found.items() if len(each["steps"]) > 2}
+    for name, steps in chosen.items():
+        shares = ", ".join(f"{one} {share:.0%}" for one, share in sorted(steps.items(), key=lambda item: -item[1]))
+        lines += ["", f"Steps of {name} by whose draft was verified: {shares}."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measures, prints, and writes the file if asked to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="JSON lines of prompts; the shipped prompts if left out")
+    parser.add_argument("--limit", type=int, help="take only N prompts, evenly from all categories")
+    parser.add_argument("--contenders", default=CONTENDERS)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--json", help="name of a file in docs/results")
+    args = parser.parse_args()
+    loaded = load(dtype=args.dtype)
+    names = dict.fromkeys([PLAIN, *args.contenders.split(",")])
+    contenders = {name: contender(loaded, name, args.batch) for name in names}
+    records = choose(load_prompts(args.data), args.limit)
+    measure(contenders, records, args.batch, SamplingParams(max_tokens=args.max_tokens, temperature=args.temperature))
+    found = results(contenders, records)
+    print(table(found))
+    save(Path("docs/results") / args.json if args.json else None, "benchmarks.drafters", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""What the engine and a drafter tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import Tensor
+
+from specdec.cache import Layout
+from specdec.models.base import CausalLM
+from specdec.sampling import LogitsTransform
+from specdec.sampling.view import TransformView
+from specdec.verify.base import Rule, StepKey
+from specdec.verify.tree import DraftTree, TreeShape
+
+
+@dataclass(frozen=True)
+class TargetHandle:
+    """What a drafter may know of the target before the first request.
+
+    Args:
+        model: the target.
+        tokenizer: the target's tokenizer, or None when the engine runs on token ids alone.
+        max_batch_tokens: rows that one pass of a drafter's own model should not exceed.
+    """
+
+    model: CausalLM
+    tokenizer: Any = None
+    max_batch_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a drafter asks of the engine. What nobody asks for is not computed.
+
+    Args:
+        hidden: layer boundaries whose hidden states it wants of every row, increasing (`Wants`).
+        logits: whether it wants the target's logits: of no row, of the rows that a step verifies, or of all rows that
+            run, a prompt's too.
+        top: how many of the largest logits of each row that a step verifies it wants to be told; their ids cost nothing
+            beside the pass, where logits cost their memory.
+        pools: layouts of the pools that it keeps beside the target's, under the same block table.
+        whole_prefix: whether the target must have cached all tokens but the last before this drafter can draft.
+    """
+
+    hidden: tuple[int, ...] = ()
+    logits: Literal["none", "verified", "all"] = "none"
+    top: int = 0
+    pools: tuple[Layout, ...] = ()
+    whole_prefix: bool = False
+
+    @classmethod
+    def together(cls, several: Sequence[Needs]) -> Needs:
+        """What several drafters ask for together; their pools stand one after the other."""
+        return cls(
+            hidden=tuple(sorted({boundary for each in several for boundary in each.hidden})),
+            logits=max((each.logits for each in several), key=("none", "verified", "all").index, default="none"),
+            top=max((each.top for each in several), default=0),
+            pools=tuple(layout for each in several for layout in each.pools),
+            whole_prefix=any(each.whole_prefix for each in several),
+        )
+
+
+@dataclass(frozen=True)
+class DraftRequest:
+    """One sequence that wants a draft.
+
+    Args:
+        request_id: stable over the request's life; the sequence's name in the cache.
+        tokens: every committed token, the prompt's first. The last one has not been run by the target yet.
+        max_depth: no branch may be longer than this. At least 1.
+        transform: the request's sampling transform, the same for q as for p.
+        rule: the acceptance rule that will judge the draft.
+        key: the step's random numbers.
+        shape: the tree to draw, at most so deep, for drafters that draw; None leaves it to the drafter.
+        salt: requests of different salts share nothing.
+        store: whether anything of this text may outlive the request, or be seen by others.
+        prediction: what the user expects the text to be; empty if nothing is expected.
+        num_prompt_tokens: how many of the tokens are the prompt's.
+    """
+
+    request_id: int
+    tokens: Sequence[int]
+    max_depth: int
+    transform: LogitsTransform | TransformView
+    rule: Rule
+    key: StepKey
+    shape: TreeShape | None = None
+    salt: str = ""
+    store: bool = True
+    prediction: tuple[int, ...] = ()
+    num_prompt_tokens: int = 0
+
+    @property
+    def by_argmax(self) -> bool:
+        """Whether a single candidate is always the argmax of the drafter's logits."""
+        return self.rule.by_argmax and self.transform.identity
+
+    def draw(self, logits: Tensor, prefix: Sequence[int], lanes: Sequence[int]) -> tuple[list[int], Tensor | None]:
+        """Draws candidates for one node from a drafter's logits, as the rule's proof requires.
+
+        Args:
+            logits: [V], the drafter's raw logits after the committed tokens and `prefix`.
+            prefix: draft tokens on the path to the node.
+            lanes: numbers that the new nodes will have in the tree, one per candidate.
+
+        Returns:
+            The tokens, at most one per lane, and their q (float32 [V]) if the rule needs it.
+        """
+        scores = self.transform.scores(logits[None], [prefix])[0]
+        return self.rule.draw(scores, self.key, len(prefix), lanes)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one pass did for one request. Every pass is told: prompt chunks, steps without a draft, the last step.
+
+    The pass ran T rows: those of `tail`, then those of the N nodes of `tree`. Row r of the tail stands at position
+    start + r.
+
+    Args:
+        request_id: the request.
+        start: tokens that the target had cached before the pass.
+        tail: committed tokens that ran: a piece of the prompt, or the last token.
+        tree: the draft that was verified.
+        drafter: name of the drafter that proposed it.
+        path: nodes that were accepted and kept, first to last. What the request cut off, after an end token or at a
+            limit, is not among them.
+        tokens: tokens that the step added to the text: those of `path`, and the target's own, unless it was cut off.
+            Empty where the pass read only a piece of a prompt.
+        hidden: float32 [T, k, H] at the boundaries that the drafter asked for, or None.
+        logits: the target's raw logits, float: the rows that were verified, [N + 1, V] (after the last token of the
+            tail, and after every node); or of all rows that ran, [T, V]; or None, as the drafter asked.
+        top: int32 [N + 1, k], ids of the k largest raw logits of the rows that were verified, largest first and of
+            equals the lowest id first, for as many as the drafter asked (k is less only where the vocabulary is);
+            None if it asked for none, or if the pass read only a piece of a prompt.
+        seconds: of the target's pass, all requests together.
+    """
+
+    request_id: int
+    start: int
+    tail: Sequence[int]
+    tree: DraftTree = field(default_factory=DraftTree)
+    drafter: str = ""
+    path: tuple[int, ...] = ()
+    tokens: Sequence[int] = ()
+    hidden: Tensor | None = None
+    logits: Tensor | None = None
+    top: Tensor | None = None
+    seconds: float = 0.0
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """Rows of the pass whose entries stay in the cache, at the positions from `start` on."""
+        tail = len(self.tail)
+        return [*range(tail), *(tail + node for node in self.path)]
+
+    @cached_property
+    def cached(self) -> list[int]:
+        """The tokens of those rows."""
+        return [*self.tail, *(self.tree.tokens[node] for node in self.path)]
+
+    def shown_to(self, wanted: Needs, given: Needs) -> Outcome:
+        """What a drafter asked to see.
+
+        Args:
+            wanted: by the drafter.
+            given: what is here: at least as much.
+        """
+        if (wanted.hidden, wanted.logits, wanted.top) == (given.hidden, given.logits, given.top):
+            return self
+        hidden = self.hidden
+        if hidden is not None and wanted.hidden != given.hidden:
+            columns = [given.hidden.index(boundary) for boundary in wanted.hidden]
+            hidden = hidden[:, columns] if columns else None
+        logits = self.logits
+        if logits is not None and wanted.logits != given.logits:
+            last = len(self.tree) + 1 if wanted.logits == "verified" and self.tokens else 0
+            logits = logits[-last:] if last else None
+        top = self.top[:, : wanted.top] if wanted.top and self.top is not None else None
+        return replace(self, hidden=hidden, logits=logits, top=top)
