@@ -18,7 +18,7 @@ class EarlyExitDrafter(PartOfTargetDrafter):
     Args:
         num_draft_tokens: γ, length of a branch.
         num_layers: k; None takes a third of the target's layers.
-        branches, choices, stop, stop_below: see `PartOfTargetDrafter`.
+        branches, choices, stop, stop_below, dynamic: see `PartOfTargetDrafter`.
     """
 
     name = "early_exit"
@@ -31,8 +31,9 @@ class EarlyExitDrafter(PartOfTargetDrafter):
         choices: Sequence[Sequence[int]] | None = None,
         stop: str | None = None,
         stop_below: float | None = None,
+        dynamic: bool = False,
     ) -> None:
-        super().__init__(num_draft_tokens, branches, choices, stop, stop_below)
+        super().__init__(num_draft_tokens, branches, choices, stop, stop_below, dynamic)
         self.num_layers = take("num_layers", num_layers, whole(1, MOST_LAYERS).or_none(" for a third of the target's"))
 
     def part(self, target: CausalLM) -> CausalLM:

@@ -26,7 +26,7 @@ class LayerSkipDrafter(PartOfTargetDrafter):
         skip_attention: layers without attention. None, if `skip_mlp` is None too: every second one between the first
             and the last; else none.
         skip_mlp: layers without feed-forward part; None is none.
-        branches, choices, stop, stop_below: see `PartOfTargetDrafter`.
+        branches, choices, stop, stop_below, dynamic: see `PartOfTargetDrafter`.
     """
 
     name = "layer_skip"
@@ -40,8 +40,9 @@ class LayerSkipDrafter(PartOfTargetDrafter):
         choices: Sequence[Sequence[int]] | None = None,
         stop: str | None = None,
         stop_below: float | None = None,
+        dynamic: bool = False,
     ) -> None:
-        super().__init__(num_draft_tokens, branches, choices, stop, stop_below)
+        super().__init__(num_draft_tokens, branches, choices, stop, stop_below, dynamic)
         self.skip_attention: tuple[int, ...] | None = take("skip_attention", skip_attention, LAYERS)
         self.skip_mlp: tuple[int, ...] | None = take("skip_mlp", skip_mlp, LAYERS)
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specdec.cache import KVPool, PagedCache, Pool
+from specdec.checks import flag, take
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.draft_model import DraftSource
+from specdec.drafters.dynamic import start_tree
 from specdec.drafters.growth import GrowingTree, grow_trees, read_ahead
 from specdec.drafters.stopping import stop_rule
 from specdec.errors import ConfigError
@@ -33,6 +35,8 @@ class ModelDrafter(Drafter):
         branches: candidates for the first drafted token, each continued as a chain.
         load_options: passed to `specdec.models.loading.load` if `draft` is a path.
         choices: the tree by the ranks of its branches, in place of γ and branches (see `TreeShape.choices`).
+        dynamic: keep of the candidates those that the drafting model is surest of, as many as the tree above has nodes
+            (`drafters.dynamic`), where the text does not depend on the draft.
         stop, stop_below: rule that ends a branch early, "entropy" or "survival", and its bound (`drafters.stopping`).
     """
 
@@ -48,8 +52,10 @@ class ModelDrafter(Drafter):
         choices: Sequence[Sequence[int]] | None = None,
         stop: str | None = None,
         stop_below: float | None = None,
+        dynamic: bool = False,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
+        self.dynamic = take("dynamic", dynamic, flag())
         self._stop = stop_rule(stop, stop_below)
         self._source = DraftSource(self.name, draft, load_options)
         self._model: CausalLM | None = None
@@ -126,7 +132,8 @@ class ModelDrafter(Drafter):
         seq, committed = request.request_id, cache.filled(request.request_id, pool)
         tail, slots = self._known(request.tokens[committed:]), cache.slots(seq)
         ahead = read_ahead(model, pool, tail, slots, committed, self._max_batch_tokens)
-        return GrowingTree(request, shape, slots, committed + ahead, tail[ahead:], self._stop)
+        place = slots, committed + ahead, tail[ahead:]
+        return start_tree(self.dynamic, request, shape, *place, stop=self._stop)
 
     def _known(self, tokens: Sequence[int]) -> Sequence[int]:
         """The tokens as the draft model reads them: those that it has no row for become its first."""

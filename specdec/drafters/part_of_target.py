@@ -6,8 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from specdec.cache import PagedCache, Pool
+from specdec.checks import flag, take
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
-from specdec.drafters.growth import GrowingTree, grow_trees
+from specdec.drafters.dynamic import start_tree
+from specdec.drafters.growth import grow_trees
 from specdec.drafters.stopping import stop_rule
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
@@ -26,6 +28,8 @@ class PartOfTargetDrafter(Drafter):
         branches: candidates for the first drafted token, each continued as a chain.
         choices: the tree by the ranks of its branches instead (see `TreeShape.choices`).
         stop, stop_below: rule that ends a branch early, "entropy" or "survival", and its bound (`drafters.stopping`).
+        dynamic: keep of the candidates those that the drafting model is surest of, as many as the tree above has nodes
+            (`drafters.dynamic`), where the text does not depend on the draft.
     """
 
     deterministic = False
@@ -37,8 +41,10 @@ class PartOfTargetDrafter(Drafter):
         choices: Sequence[Sequence[int]] | None = None,
         stop: str | None = None,
         stop_below: float | None = None,
+        dynamic: bool = False,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
+        self.dynamic = take("dynamic", dynamic, flag())
         self._stop = stop_rule(stop, stop_below)
         self._model: CausalLM | None = None
         self._cache: PagedCache | None = None
@@ -65,12 +71,13 @@ class PartOfTargetDrafter(Drafter):
         if self._cache is None or self._model is None:
             raise ConfigError(f"The {self.name} drafter was used before attach(); pass it to a SpeculativeGenerator.")
         trees = [
-            GrowingTree(
+            start_tree(
+                self.dynamic,
                 request,
                 request.shape or self.shape.truncated(request.max_depth),
                 self._cache.slots(request.request_id),
-                committed=self._cache.length(request.request_id),
-                tail=request.tokens[-1:],
+                self._cache.length(request.request_id),
+                request.tokens[-1:],
                 stop=self._stop,
             )
             for request in requests

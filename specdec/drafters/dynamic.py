@@ -1,0 +1,119 @@
+"""Trees whose shape follows the drafting model: what it is sure of goes deep, what it doubts goes wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from specdec.drafters.base import DraftRequest
+from specdec.drafters.growth import GrowingTree
+from specdec.drafters.stopping import Stop
+from specdec.models.base import PassOutput
+from specdec.sampling import probabilities
+from specdec.verify.shape import KINDS
+from specdec.verify.tree import ROOT, DraftTree, TreeShape
+
+BINS = 16
+"""Values of q that the kinds of nodes tell apart, at each depth."""
+
+
+class _Candidate(NamedTuple):
+    """A token that may become a node. Its value is the product of q on the way to it."""
+
+    value: float
+    parent: int
+    token: int
+    chance: float
+
+
+@dataclass(eq=False)
+class DynamicTree(GrowingTree):
+    """A draft under construction that keeps the nodes of largest value, the product of q from the root down to them.
+
+    Source: Li et al. 2024, EAGLE-2 (arXiv 2406.16858), and Wang et al. 2024, OPT-Tree (arXiv 2406.17276): the sum of
+    the values is the drafting model's own estimate of the accepted length. At every level the `width` best candidates
+    below the last level's nodes become nodes and are run; at the end the best of all candidates fill the draft up to
+    the size of the `shape`.
+
+    Candidates are dropped for what they are. So this is for rules alone whose text does not depend on the draft
+    (methods of docs/losslessness.md: a law of drawn tokens would change).
+
+    Args:
+        width: candidates of a node, and nodes of a level that are run.
+    """
+
+    width: int = 2
+    values: list[float] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
+    candidates: list[_Candidate] = field(default_factory=list)
+
+    @property
+    def by_argmax(self) -> bool:
+        """Values are made of all logits."""
+        return False
+
+    def grow(self, output: PassOutput) -> None:
+        """Takes in the candidates below the rows that were just run, and makes nodes of the best of them."""
+        nodes = range(self.num_run, len(self.tokens)) if self.tokens else [ROOT]
+        partial, new = DraftTree(tuple(self.tokens), tuple(self.parents)), list[_Candidate]()
+        self.num_run = len(self.tokens)
+        for row, node in enumerate(nodes):
+            assert output.logits is not None
+            drawn, _ = self._draw(output, row, partial.prefix(node), range(self.width))
+            if not drawn:
+                continue
+            scores = self.request.transform.scores(self._over_target(output.logits[row])[None], [partial.prefix(node)])
+            law = probabilities(scores[0])
+            above = 1.0 if node == ROOT else self.values[node]
+            for token in drawn:
+                chance = min(float(law[token]), 1.0)
+                new.append(_Candidate(above * chance, node, token, chance))
+        self.level += 1
+        last = self.level == self.shape.depth
+        room = 0 if last else min(self.width, len(self.shape) - len(self.tokens))
+        ranked = sorted(range(len(new)), key=lambda each: (-new[each].value, each))
+        for each in sorted(ranked[:room]):
+            self._add(new[each])
+        self.candidates += [new[each] for each in ranked[room:]]
+
+    def tree(self) -> DraftTree:
+        """The draft: all nodes, and the best candidates that there is room for."""
+        ranked = sorted(range(len(self.candidates)), key=lambda each: (-self.candidates[each].value, each))
+        for each in ranked[: len(self.shape) - len(self.tokens)]:
+            self._add(self.candidates[each])
+        self.candidates.clear()
+        draft = DraftTree(tuple(self.tokens), tuple(self.parents))
+        kinds = (
+            min(depth, KINDS // BINS - 1) * BINS + min(int(chance * BINS), BINS - 1)
+            for depth, chance in zip(draft.depths, self.chances, strict=True)
+        )
+        return DraftTree(draft.tokens, draft.parents, None, tuple(kinds), tuple(self.chances))
+
+    def _add(self, candidate: _Candidate) -> None:
+        self.tokens.append(candidate.token)
+        self.parents.append(candidate.parent)
+        self.values.append(candidate.value)
+        self.chances.append(candidate.chance)
+
+
+def start_tree(
+    dynamic: bool,
+    request: DraftRequest,
+    shape: TreeShape,
+    slots: Tensor,
+    committed: int,
+    tail: Sequence[int],
+    stop: Stop | None = None,
+) -> GrowingTree:
+    """A tree to grow: of the given shape, or of as many nodes if its shape is to follow the drafting model.
+
+    Args:
+        dynamic: whether it is, for requests whose text does not depend on the draft.
+        request, shape, slots, committed, tail, stop: see `GrowingTree`; a tree that follows the model needs no stop.
+    """
+    if dynamic and request.rule.draft_invariant:
+        return DynamicTree(request, shape, slots, committed, tail, width=shape.widest)
+    return GrowingTree(request, shape, slots, committed, tail, stop)
