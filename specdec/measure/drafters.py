@@ -80,7 +80,7 @@ def survival(policy: Policy) -> list[dict[str, Any]]:
     """
     table = getattr(policy, "survival", None)
     pool = table.pool if isinstance(table, SurvivalTable) else {}
-    seen = {key: rate for key, rate in pool.items() if rate.tested > 0}
+    seen = {(drafter, kind): rate for drafter, rates in pool.items() for kind, rate in rates.items() if rate.tested > 0}
     heaviest: dict[str, list[int]] = {}
     for drafter, kind in sorted(seen, key=lambda key: -seen[key].tested):
         heaviest.setdefault(drafter, []).append(kind)

@@ -72,7 +72,7 @@ class BanditPolicy(ProductPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """One candidate for each request, or none."""
-        self._reward.begin(self._seconds(load, 0))
+        self._reward.begin(self._costs(load)[0])
         self._taken = {
             ask.request_id: self._take(self._learner(ask.request_id), [NOBODY, *(c.drafter for c in ask.candidates)])
             for ask in asks

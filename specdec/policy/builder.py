@@ -13,8 +13,7 @@ its slowest one. For a request alone this is its expected speed.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import log, log1p
 from typing import NamedTuple
 
@@ -23,12 +22,13 @@ from specdec.verify.shape import RANKS, ROOT, TreeShape
 MOST_NODES = 24
 """Nodes of a request that are looked at. A row costs no less the more there are, and the survival of the 25th node is
 below 1/25 of the expected tokens unless nearly everything is accepted."""
+MOST_ROWS = 64
+"""Rows of all drafts of a step that are looked at."""
 MARGIN = 0.03
 """Drafts must promise so much more speed than none: a smaller gain is below what clock and rates can tell."""
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What a request could have verified.
 
     Args:
@@ -40,71 +40,74 @@ class Wish:
     depths: Sequence[int]
 
 
-Seconds = Callable[[int], float]
-"""Rows of drafts → seconds of the step without what is spent on drawing."""
-
-
 def build(
-    wishes: Sequence[Wish], requests: int, seconds: Seconds, level_seconds: float = 0.0, margin: float = MARGIN
+    wishes: Sequence[Wish],
+    requests: int,
+    seconds: Sequence[float],
+    level_seconds: float = 0.0,
+    margin: float = MARGIN,
 ) -> list[list[int]]:
     """The nodes to verify of each draft, ascending, parents with their children.
 
     Args:
         wishes: one a draft.
         requests: all that wait for the step, those without a draft too.
-        seconds: of the step.
+        seconds: of the step with 0, 1, 2, … rows of drafts, without what is spent on drawing; no more rows are taken.
         level_seconds: what one level of all drafts takes to be drawn; 0 if they are there.
         margin: the product of the speeds must grow by the factor (1 + margin) for each request, or nothing is drafted.
     """
-    best, kept = requests * (log1p(margin) - log(seconds(0))), list[_Gain]()
-    for limit, gains in _by_levels(wishes, level_seconds > 0):
+    best, kept = requests * (log1p(margin) - log(seconds[0])), list[_Gain]()
+    for limit in _limits(wishes, level_seconds):
         gained, drawing = 0.0, limit * level_seconds
-        for count, gain in enumerate(gains, 1):
-            gained += gain.log_tokens
-            worth = gained - requests * log(seconds(count) + drawing)
+        gains = sorted(gain for number, wish in enumerate(wishes) for gain in _gains(number, wish, limit))
+        for count, gain in enumerate(gains[: len(seconds) - 1], 1):
+            gained -= gain[0]
+            worth = gained - requests * log(seconds[count] + drawing)
             if worth > best:
                 best, kept = worth, gains[:count]
     nodes: list[list[int]] = [[] for _ in wishes]
-    for gain in kept:
-        nodes[gain.draft].append(gain.node)
+    for _, _, draft, node in kept:
+        nodes[draft].append(node)
     return [sorted(each) for each in nodes]
 
 
-def speed(wish: Wish, seconds: Seconds, level_seconds: float = 0.0) -> float:
-    """Tokens a second of a request alone, with the best part of its draft."""
-    best = 1.0 / seconds(0)
-    for limit, gains in _by_levels([wish], level_seconds > 0):
+def speed(wish: Wish, seconds: Sequence[float], level_seconds: float = 0.0) -> float:
+    """Tokens a second of a request alone, with the best part of its draft. Arguments as for `build`."""
+    best = 1.0 / seconds[0]
+    for limit in _limits([wish], level_seconds):
         tokens, drawing = 1.0, limit * level_seconds
-        for count, gain in enumerate(gains, 1):
-            tokens += wish.survivals[gain.node]
-            best = max(best, tokens / (seconds(count) + drawing))
+        survivals = wish.survivals
+        if level_seconds:
+            survivals = [each for each, depth in zip(survivals, wish.depths, strict=True) if depth < limit]
+        for survival, cost in zip(sorted(survivals, reverse=True)[:MOST_NODES], seconds[1:], strict=False):
+            tokens += survival
+            if tokens > best * (cost + drawing):
+                best = tokens / (cost + drawing)
     return best
 
 
-class _Gain(NamedTuple):
-    """What one more node adds to the logarithm of its request's expected tokens."""
-
-    log_tokens: float
-    draft: int
-    node: int
+_Gain = tuple[float, int, int, int]
+"""Minus what one more node adds to the logarithm of its request's expected tokens, how many come before it, draft,
+node: so that they sort as they are taken."""
 
 
-def _by_levels(wishes: Sequence[Wish], drawn: bool) -> Iterator[tuple[int, list[_Gain]]]:
-    """For each number of levels the nodes of all drafts in the order in which they are taken; for drafts that are there
-    once, with all their levels."""
-    deepest = max((depth + 1 for wish in wishes for depth in wish.depths), default=0)
-    for limit in range(1, deepest + 1) if drawn else (deepest,):
-        gains: list[tuple[float, int, _Gain]] = []
-        for number, wish in enumerate(wishes):
-            nodes = [node for node, depth in enumerate(wish.depths) if depth < limit]
-            nodes.sort(key=lambda node: -wish.survivals[node])  # stable: of equals the parent stays before its child
-            tokens = 1.0
-            for rank, node in enumerate(nodes[:MOST_NODES]):
-                gain = log1p(wish.survivals[node] / tokens)
-                gains.append((-gain, rank, _Gain(gain, number, node)))
-                tokens += wish.survivals[node]
-        gains.sort()
-        yield limit, [gain for _, _, gain in gains]
+def _gains(number: int, wish: Wish, limit: int) -> list[_Gain]:
+    """The nodes of one draft, above `limit`, in the order in which they are taken."""
+    survivals, depths = wish.survivals, wish.depths
+    nodes = [node for node in range(len(survivals)) if depths[node] < limit]
+    nodes.sort(key=survivals.__getitem__, reverse=True)  # stable: of equals the parent stays before its child
+    tokens, gains = 1.0, list[_Gain]()
+    for rank, node in enumerate(nodes[:MOST_NODES]):
+        survival = survivals[node]
+        gains.append((-log1p(survival / tokens), rank, number, node))
+        tokens += survival
+    return gains
+
+
+def _limits(wishes: Sequence[Wish], level_seconds: float) -> Sequence[int]:
+    """Numbers of levels that are looked at: of drafts that are there all of them are taken or left as they come."""
+    deepest = max((max(wish.depths, default=-1) + 1 for wish in wishes), default=0)
+    return range(1, deepest + 1) if level_seconds else (deepest,)
 
 
 def best_shape(

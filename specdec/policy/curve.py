@@ -18,6 +18,8 @@ SHORT = 128
 FEW, MOST_PASSES = 3, 30
 """A point is known after so many passes; its mean is over the last ones, about so many of them."""
 SECONDS = number(lambda value: 0 < value < inf, "a finite number > 0")
+REFRESH = 8
+"""So many passes of sizes that are known are looked at together: one changes the means by little."""
 OUTLIER = 3.0
 """A pass that took more than so many times the mean was held up by something else: it counts as no more than that."""
 
@@ -75,10 +77,21 @@ class LiveCurve:
         self._rows = [rows for rows in ROWS if rows <= max(curve.rows[-1], 2)]
         self._seen: dict[int, tuple[int, float]] = {}  # rows → passes that count, their mean over the prior's time
         self._now = curve
+        self._dense: list[float] = []
+        """Seconds by rows, as far as they were asked for since the last change."""
+        self._unheeded = 0
+        """Passes that were seen since then."""
 
     def __call__(self, rows: int, cached: int = SHORT) -> float:
         """As `CostCurve`."""
         return self._now(rows, cached)
+
+    def costs(self, rows: int, most: int, cached: int = SHORT) -> list[float]:
+        """Seconds of passes of `rows`, `rows` + 1, … `rows` + `most` rows."""
+        for each in range(len(self._dense), rows + most + 1):
+            self._dense.append(self._now(each, 0))
+        beside = self._now.per_token * cached
+        return [seconds + beside for seconds in self._dense[rows : rows + most + 1]]
 
     def observe(self, rows: int, seconds: float, cached: int = SHORT) -> None:
         """Learns from one pass. Longer ones than the curve's are left out."""
@@ -89,8 +102,13 @@ class LiveCurve:
         ratio = seconds / self._prior(rows, cached)
         if count >= FEW:
             ratio = min(ratio, OUTLIER * mean)
-        count = min(count + 1, MOST_PASSES)
-        self._seen[point] = count, mean + (ratio - mean) / count
+        self._seen[point] = min(count + 1, MOST_PASSES), mean + (ratio - mean) / min(count + 1, MOST_PASSES)
+        self._unheeded += 1
+        if self._unheeded >= REFRESH or count < FEW:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """The curve as it is believed now."""
         level = median(mean for _, mean in self._seen.values())
         scaled: list[float] = []
         for each in self._rows:
@@ -99,3 +117,4 @@ class LiveCurve:
             factor = (count * mean + doubt * level) / (count + doubt)
             scaled.append(max(factor * self._prior(each, 0), *scaled[-1:], 0.0))
         self._now = CostCurve(tuple(self._rows), tuple(scaled), level * self._prior.per_token)
+        self._dense, self._unheeded = [], 0

@@ -60,7 +60,7 @@ class ExpertsPolicy(SelectPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """See `SelectPolicy.choose`."""
-        self._reward.begin(self._seconds(load, 0))
+        self._reward.begin(self._costs(load)[0])
         self._names = {ask.request_id: tuple(one.drafter for one in ask.candidates) for ask in asks}
         return super().choose(asks, load)
 
@@ -69,8 +69,9 @@ class ExpertsPolicy(SelectPolicy):
         self._remember(drafted)
         best: dict[int, Draft] = {}
         drawn: dict[int, Candidate] = {}
+        costs = self._costs(load)
         for one in drafted:
-            advice = self._advice(one, load)
+            advice = self._advice(one, costs)
             chances = self._chances(advice)
             [arm] = self._random.choices(list(chances), list(chances.values()))
             self._follow(one, advice, arm, chances[arm], load)
@@ -94,11 +95,11 @@ class ExpertsPolicy(SelectPolicy):
         super().end(request_id)
         self._names.pop(request_id, None)
 
-    def _advice(self, one: Drafted, load: Load) -> dict[str, Arm]:
+    def _advice(self, one: Drafted, costs: Sequence[float]) -> dict[str, Arm]:
         """What each expert says of the drafts that a request has."""
         drawing = self._drawing.get(one.request_id, [])
-        promises = {NOBODY: 1.0 / self._seconds(load, 0), **self._promises(one, load)}
-        promises |= {each.drafter: self._promise(one.request_id, load, each) for each in drawing}
+        promises = {NOBODY: 1.0 / costs[0], **self._promises(one, costs)}
+        promises |= {each.drafter: self._promise(one.request_id, costs, each) for each in drawing}
         there = {draft.drafter for draft in one.drafts} | {each.drafter for each in drawing}
         weighed = max(promises, key=lambda arm: promises[arm])
         named = {name: name for name in (NOBODY, *self._names.get(one.request_id, ()))} | {WEIGHER: weighed}

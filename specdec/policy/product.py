@@ -10,7 +10,7 @@ from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.paths import cache_dir
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick, Policy
-from specdec.policy.builder import Wish, build, speed
+from specdec.policy.builder import MOST_ROWS, Wish, build, speed
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
 from specdec.policy.survival import SurvivalTable, judged, on_the_way, prior_rate
@@ -110,27 +110,27 @@ class ProductPolicy(Policy):
     def _remember(self, drafted: Sequence[Drafted]) -> None:
         self._shown.update((one.request_id, one.drafts) for one in drafted)
 
-    def _seconds(self, load: Load, rows: int) -> float:
-        """Of a step with so many rows of drafts."""
-        return self._live(load.rows + rows, load.cached)
+    def _costs(self, load: Load) -> list[float]:
+        """Seconds of a step with 0, 1, 2, … rows of drafts."""
+        return self._live.costs(load.rows, MOST_ROWS, load.cached)
 
     def _best(self, ask: Ask, load: Load) -> Candidate:
         """The candidate that promises the most tokens a second if this request alone drafts; the first of equals."""
         if len(ask.candidates) == 1:
             return ask.candidates[0]
-        return max(ask.candidates, key=partial(self._promise, ask.request_id, load))
+        return max(ask.candidates, key=partial(self._promise, ask.request_id, self._costs(load)))
 
-    def _promise(self, request_id: int, load: Load, candidate: Candidate) -> float:
+    def _promise(self, request_id: int, costs: Sequence[float], candidate: Candidate) -> float:
         """Tokens a second of this request alone, by the rates of a candidate's depths and ranks."""
         level = 0.0 if candidate.trimmable else self._level_seconds.get(candidate.drafter, 0.0)
-        return speed(self._wish_of(request_id, candidate), partial(self._seconds, load), level)
+        return speed(self._wish_of(request_id, candidate), costs, level)
 
     def _wish_of(self, request_id: int, candidate: Candidate) -> Wish:
         """What a candidate may draw, before it does. No sibling counts for more than the one before it: what is drawn
         third is the third only if two others are drawn."""
         shape, survivals, before = candidate.largest, list[float](), dict[int, float]()
         for parent, kind in zip(shape.parents, shape.kinds, strict=True):
-            rate = self.survival.rate(request_id, (candidate.drafter, kind), prior_rate(kind))
+            rate = self.survival.rate(request_id, candidate.drafter, kind, prior_rate(kind))
             before[parent] = min(rate, before.get(parent, 1.0))
             survivals.append(before[parent] * (1.0 if parent == ROOT else survivals[parent]))
         return Wish(survivals, shape.depths)
@@ -140,7 +140,7 @@ class ProductPolicy(Policy):
         wishes = [
             Wish(self.survival.survivals(request_id, draft), draft.tree.depths) for request_id, draft in drafts.items()
         ]
-        parts = build(wishes, load.requests, partial(self._seconds, load))
+        parts = build(wishes, load.requests, self._costs(load))
         return {
             request_id: Pick(draft.drafter, tuple(nodes))
             for (request_id, draft), nodes in zip(drafts.items(), parts, strict=True)
@@ -148,11 +148,11 @@ class ProductPolicy(Policy):
 
     def _shapes(self, drawn: Mapping[int, Candidate], load: Load) -> dict[int, list[Choice]]:
         """For each request the shape that pays of what a candidate draws, or nothing; and now and then a trial."""
-        unknown = {one.drafter for one in drawn.values() if self._tested(one.drafter) < FEW}
+        unknown = {one.drafter for one in drawn.values() if self.survival.tested(one.drafter, 0) < FEW}
         known = {request: one for request, one in drawn.items() if one.drafter not in unknown}
         level = max((self._level_seconds.get(one.drafter, 0.0) for one in known.values()), default=0.0)
         wishes = [self._wish_of(request, one) for request, one in known.items()]
-        parts = build(wishes, load.requests, partial(self._seconds, load), level)
+        parts = build(wishes, load.requests, self._costs(load), level)
         chosen: dict[int, list[Choice]] = {request: [] for request in drawn}
         for (request, one), nodes in zip(known.items(), parts, strict=True):
             if nodes:
@@ -166,11 +166,8 @@ class ProductPolicy(Policy):
                 chosen[request] = [Choice(drafter, 1)]
         return chosen
 
-    def _tested(self, drafter: str) -> float:
-        rate = self.survival.pool.get((drafter, 0))
-        return 0.0 if rate is None else rate.tested
-
     def _may_try(self, drafter: str, load: Load) -> bool:
         """Whether a drafter that does not pay may draw one level for one request."""
-        price = self._seconds(load, 1) + self._level_seconds.get(drafter, 0.0) - self._seconds(load, 0)
+        plain, one_row = self._costs(load)[:2]
+        price = one_row - plain + self._level_seconds.get(drafter, 0.0)
         return self._purses.setdefault(drafter, Purse()).pay(max(price, 0.0))

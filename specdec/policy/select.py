@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from time import perf_counter
 
 from specdec.models.base import CausalLM
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
@@ -38,7 +38,7 @@ class SelectPolicy(ProductPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """The trimmable candidates that are worth asking. A request without any chooses as `ProductPolicy` does."""
-        seconds, chosen = self._seconds(load, 0), list[list[Choice]]()
+        seconds, chosen = self._costs(load)[0], list[list[Choice]]()
         for ask in asks:
             worth = [
                 one
@@ -58,17 +58,19 @@ class SelectPolicy(ProductPolicy):
 
     def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
         """Of each request's drafts the nodes that pay of the best one; or what promises more than that to be drawn."""
+        began, costs = perf_counter(), self._costs(load)
         self._remember(drafted)
         best: dict[int, Draft] = {}
         drawn: dict[int, Candidate] = {}
         for one in drafted:
-            promises = self._promises(one, load)
+            promises = self._promises(one, costs)
             drawing = self._drawing.get(one.request_id, [])
             favourite = self._best(Ask(one.request_id, tuple(drawing)), load) if drawing else None
-            if favourite and self._promise(one.request_id, load, favourite) > max(promises.values(), default=0.0):
+            if favourite and self._promise(one.request_id, costs, favourite) > max(promises.values(), default=0.0):
                 drawn[one.request_id] = favourite
             elif one.drafts:
                 best[one.request_id] = max(one.drafts, key=lambda each: promises[each.drafter])
+        self._worth.weighed((perf_counter() - began) / max(sum(len(one.drafts) for one in drafted), 1))
         return self._settled(drafted, best, drawn, load)
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
@@ -97,13 +99,12 @@ class SelectPolicy(ProductPolicy):
         picks.update((request_id, choice) for request_id, choices in shapes.items() for choice in choices)
         return [picks.get(one.request_id) for one in drafted]
 
-    def _promises(self, one: Drafted, load: Load) -> dict[str, float]:
+    def _promises(self, one: Drafted, costs: Sequence[float]) -> dict[str, float]:
         """Drafter → tokens a second of the request alone with the best part of its draft."""
-        seconds = partial(self._seconds, load)
-        plain = 1.0 / seconds(0)
+        plain = 1.0 / costs[0]
         promises = dict.fromkeys(self._asked.get(one.request_id, []), plain)
         for each in one.drafts:
             wish = Wish(self.survival.survivals(one.request_id, each), each.tree.depths)
-            promises[each.drafter] = speed(wish, seconds)
+            promises[each.drafter] = speed(wish, costs)
         self._worth.promised(one.request_id, promises, plain)
         return promises

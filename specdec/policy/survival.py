@@ -35,18 +35,9 @@ class Rate:
         self.accepted = memory * self.accepted + accepted
         self.tested = memory * self.tested + 1
 
-    def fade(self, factor: float) -> None:
-        """Everything seen so far counts less."""
-        self.accepted *= factor
-        self.tested *= factor
 
-    def mean(self, prior: float, weight: float) -> float:
-        """The share, if `prior` counts as `weight` observations."""
-        return (self.accepted + prior * weight) / (self.tested + weight)
-
-
-Key = tuple[str, int]
-"""Drafter and kind of node."""
+Rates = dict[str, dict[int, Rate]]
+"""Drafter → kind of node → rate."""
 
 
 class SurvivalTable:
@@ -60,23 +51,34 @@ class SurvivalTable:
     """
 
     def __init__(self) -> None:
-        self.pool: dict[Key, Rate] = {}
-        self._requests: dict[int, dict[Key, Rate]] = {}
+        self.pool: Rates = {}
+        self._requests: dict[int, Rates] = {}
 
     def survivals(self, request_id: int, draft: Draft) -> list[float]:
         """The survival of every node, never above its parent's."""
-        chances = draft.tree.chances or tuple(map(prior_rate, draft.tree.shape.kinds))
+        tree = draft.tree
+        chances = tree.chances or tuple(map(prior_rate, tree.shape.kinds))
+        own, pool = self._of(request_id, draft.drafter)
         survivals: list[float] = []
-        nodes = zip(draft.tree.parents, draft.tree.node_kinds, chances, strict=True)
-        own, drafter = self._requests.setdefault(request_id, {}), draft.drafter
-        for parent, kind, chance in nodes:
-            above = 1.0 if parent == ROOT else survivals[parent]
-            survivals.append(above * self._rate(own, (drafter, kind), chance))
+        for parent, kind, rate in zip(tree.parents, tree.node_kinds, chances, strict=True):
+            if (all_seen := pool.get(kind)) is not None:
+                rate = (all_seen.accepted + PRIOR_WEIGHT * rate) / (all_seen.tested + PRIOR_WEIGHT)
+            if (seen := own.get(kind)) is not None:
+                rate = (seen.accepted + POOL_WEIGHT * rate) / (seen.tested + POOL_WEIGHT)
+            survivals.append(rate if parent == ROOT else rate * survivals[parent])
         return survivals
 
-    def rate(self, request_id: int, key: Key, prior: float) -> float:
+    def rate(self, request_id: int, drafter: str, kind: int, prior: float) -> float:
         """The rate of one kind of node, if nothing but `prior` were known beforehand."""
-        return self._rate(self._requests.setdefault(request_id, {}), key, prior)
+        [survival] = self.survivals(
+            request_id, Draft(drafter, DraftTree((0,), (ROOT,), kinds=(kind,), chances=(prior,)))
+        )
+        return survival
+
+    def tested(self, drafter: str, kind: int) -> float:
+        """Weight of the nodes of a kind that were tested, of all requests together."""
+        rate = self.pool.get(drafter, {}).get(kind)
+        return 0.0 if rate is None else rate.tested
 
     def observe(self, request_id: int, draft: Draft, tested: Sequence[int], path: Sequence[int]) -> None:
         """Learns which nodes of a draft are what the text went on with.
@@ -87,13 +89,14 @@ class SurvivalTable:
             tested: nodes that could have been: those whose parent is.
             path: nodes that are.
         """
-        own, kinds, on_path = self._requests.setdefault(request_id, {}), draft.tree.node_kinds, set(path)
+        kinds = draft.tree.node_kinds
+        own, pool = self._of(request_id, draft.drafter)
         for node in tested:
-            key, accepted = (draft.drafter, kinds[node]), node in on_path
-            for rates, memory in ((own, MEMORY), (self.pool, POOL_MEMORY)):
-                rate = rates.get(key)
+            accepted = node in path
+            for rates, memory in ((own, MEMORY), (pool, POOL_MEMORY)):
+                rate = rates.get(kinds[node])
                 if rate is None:
-                    rate = rates[key] = Rate()
+                    rate = rates[kinds[node]] = Rate()
                 rate.observe(accepted, memory)
 
     def end(self, request_id: int) -> None:
@@ -105,11 +108,12 @@ class SurvivalTable:
         """Requests that have rates of their own."""
         return frozenset(self._requests)
 
-    def _rate(self, own: dict[Key, Rate], key: Key, chance: float) -> float:
-        pooled = self.pool.get(key)
-        prior = chance if pooled is None else pooled.mean(chance, PRIOR_WEIGHT)
-        mine = own.get(key)
-        return prior if mine is None else mine.mean(prior, POOL_WEIGHT)
+    def _of(self, request_id: int, drafter: str) -> tuple[dict[int, Rate], dict[int, Rate]]:
+        """A drafter's rates by kind, of a request and of all."""
+        rates = self._requests.get(request_id)
+        if rates is None:
+            rates = self._requests[request_id] = {}
+        return rates.setdefault(drafter, {}), self.pool.setdefault(drafter, {})
 
 
 def prior_rate(kind: int) -> float:
@@ -129,15 +133,14 @@ def on_the_way(tree: DraftTree, tokens: Sequence[int]) -> tuple[list[int], list[
     """
     tested: list[int] = []
     path: list[int] = []
-    node = ROOT
-    for token in tokens:
-        children = tree.children(node)
-        tested += children
-        match = next((child for child in children if tree.tokens[child] == token), None)
-        if match is None:
-            break
-        path.append(match)
-        node = match
+    before = {ROOT: 0}  # nodes on the way → tokens that come before their children
+    for node, parent in enumerate(tree.parents):
+        at = before.get(parent, len(tokens))
+        if at < len(tokens):
+            tested.append(node)
+            if at == len(path) and tree.tokens[node] == tokens[at]:
+                path.append(node)
+                before[node] = at + 1
     return tested, path
 
 

@@ -24,6 +24,8 @@ class Worth:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         """Drafter → what it takes for one request."""
+        self.weighing = 0.0
+        """Seconds that it takes to weigh one draft."""
         self._pool: dict[str, float] = {}
         self._own: dict[int, dict[str, float]] = {}
         self._purses: dict[str, Purse] = {}
@@ -38,7 +40,7 @@ class Worth:
             seconds: of the pass without drafts.
         """
         gain = self._own.get(request_id, {}).get(drafter, self._pool.get(drafter))
-        price = self.seconds.get(drafter, 0.0)
+        price = self.seconds.get(drafter, 0.0) + self.weighing
         if gain is None or gain * seconds >= requests * price:  # what one request gains, all of them wait for
             return True
         return self._purses.setdefault(drafter, Purse(SHARE)).pay(price)
@@ -55,8 +57,11 @@ class Worth:
 
     def took(self, drafter: str, seconds: float) -> None:
         """Learns what a drafter took for one request."""
-        known = self.seconds.get(drafter, seconds)
-        self.seconds[drafter] = SMOOTHING * known + (1 - SMOOTHING) * min(seconds, HELD_UP * known)
+        self.seconds[drafter] = _smoothed(self.seconds.get(drafter, seconds), seconds)
+
+    def weighed(self, seconds: float) -> None:
+        """Learns what it took to weigh a draft, once it was there."""
+        self.weighing = _smoothed(self.weighing or seconds, seconds)
 
     def passed(self, seconds: float) -> None:
         """A step took so long."""
@@ -66,3 +71,7 @@ class Worth:
     def end(self, request_id: int) -> None:
         """Forgets a request."""
         self._own.pop(request_id, None)
+
+
+def _smoothed(known: float, seconds: float) -> float:
+    return SMOOTHING * known + (1 - SMOOTHING) * min(seconds, HELD_UP * known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
 from math import prod
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.policy.builder import MOST_NODES, Wish, best_shape, build, speed
+from specdec.policy.builder import MOST_NODES, MOST_ROWS, Wish, best_shape, build, speed
 from specdec.policy.curve import CostCurve
 from specdec.verify.shape import RANKS, ROOT, TreeShape
 
@@ -24,8 +24,8 @@ STEPPED = CostCurve((1, 2, 3, 4, 5, 100), (1.0, 1.5, 1.5, 1.5, 1.51, 3.0))
 CURVES = {"free": FREE, "proportional": PROPORTIONAL, "typical": TYPICAL, "stepped": STEPPED}
 
 
-def step_of(curve: CostCurve, requests: int = 1) -> Callable[[int], float]:
-    return lambda rows: curve(requests + rows)
+def step_of(curve: CostCurve, requests: int = 1) -> list[float]:
+    return [curve(requests + rows) for rows in range(MOST_ROWS + 1)]
 
 
 def tree(draw: random.Random, size: int) -> tuple[TreeShape, list[float]]:

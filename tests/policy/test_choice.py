@@ -39,7 +39,7 @@ def speed(policy: ProductPolicy, drafter: str, depth: int, curve: CostCurve, lev
     """Tokens a second of request 0 alone, if it drafts so deep."""
     tokens = chance = 1.0
     for at in range(depth):
-        chance *= policy.survival.rate(0, (drafter, at * RANKS), PRIOR_RATES[0])
+        chance *= policy.survival.rate(0, drafter, at * RANKS, PRIOR_RATES[0])
         tokens += chance
     return tokens / (curve(1 + depth) + depth * level)
 
@@ -179,5 +179,5 @@ def test_trials_cost_a_share_of_the_time(price: float) -> None:
 
 def test_positions_behind_a_refusal_were_not_tested() -> None:
     policy = taught(CHEAP, {(0, "a"): 1}, times=1)
-    seen = {kind // RANKS: (rate.accepted, rate.tested) for (_, kind), rate in policy.survival.pool.items()}
+    seen = {kind // RANKS: (rate.accepted, rate.tested) for kind, rate in policy.survival.pool["a"].items()}
     assert seen == {0: (1, 1), 1: (0, 1)}

@@ -82,7 +82,7 @@ def test_what_is_accepted_is_drafted_and_what_is_refused_is_not() -> None:
 def test_the_choice_is_the_best_of_all_choices() -> None:
     """Against brute force over every pair of depths: the largest product of all requests' speeds."""
     controller = taught(TYPICAL, {0: 2, 1: 1}, times=7)
-    rates = {(r, d): controller.survival.rate(r, ("d", d), 0.6) for r in (0, 1) for d in range(4)}
+    rates = {(r, d): controller.survival.rate(r, "d", d, 0.6) for r in (0, 1) for d in range(4)}
 
     def fairness(pair: tuple[int, ...], others: int) -> float:
         product_of_tokens = 1.0
