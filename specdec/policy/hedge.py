@@ -125,11 +125,11 @@ class HedgePolicy(ExpertsPolicy):
         return chances
 
     def _follow(self, one: Drafted, advice: Advice, arm: Arm, chance: float, load: Load) -> None:
-        plain = self._seconds(load, 0)
+        plain = self._costs(load)[0]
         parts = {NOBODY: Part(DraftTree(), plain)}
         for draft in one.drafts:
             nodes = self._picks({one.request_id: draft}, load)[one.request_id].nodes
-            parts[draft.drafter] = Part(draft.tree.of(nodes), self._seconds(load, len(nodes)))
+            parts[draft.drafter] = Part(draft.tree.of(nodes), self._costs(load)[len(nodes)])
         self._begun[one.request_id] = Pending(advice, parts, plain)
 
     def _learn(self, step: Pending) -> None:

@@ -6,10 +6,11 @@ import heapq
 from collections.abc import Callable, Sequence
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
-from specdec import SamplingParams
+from specdec import ConfigError, SamplingParams
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
@@ -117,3 +118,9 @@ MAKE: dict[str, Callable[[CausalLM], Drafter]] = {
 @pytest.mark.parametrize("name", MAKE)
 def test_the_contract_holds(name: str) -> None:
     check_drafter(MAKE[name], seeds=(0,), quick=True)
+
+
+@pytest.mark.parametrize("value", [None, "yes", 1, 0.0, [], np.bool_(True), "\ud800"])
+def test_dynamic_is_true_or_false(value: object) -> None:
+    with pytest.raises(ConfigError, match="dynamic = .* cannot work"):
+        EarlyExitDrafter(dynamic=value)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from specdec import ConfigError, Drafter, EngineConfig, SamplingParams
+from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.layer_skip import LayerSkipDrafter
 from specdec.drafters.lookahead import LookaheadDrafter
@@ -60,11 +61,12 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "lookahead": LookaheadDrafter,
     "layer_skip": LayerSkipDrafter,
     "suffix": SuffixDrafter,
+    "cascade": CascadeDrafter,
     "retrieval": lambda **options: RetrievalDrafter(Store.of([[1, 2, 1]], Vocabulary.of(VOCAB_SIZE, None)), **options),
     "recycling": lambda **options: RecyclingDrafter(**{"first": False, "contexts": 64, **options}),
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
-          "shared", "store", "skip_attention", "skip_mlp", "contexts", "first")  # fmt: skip
+          "shared", "store", "skip_attention", "skip_mlp", "contexts", "first", "dynamic", "stages")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)
