@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 
@@ -120,7 +119,7 @@ def test_the_contract_holds(name: str) -> None:
     check_drafter(MAKE[name], seeds=(0,), quick=True)
 
 
-@pytest.mark.parametrize("value", [None, "yes", 1, 0.0, [], np.bool_(True), "\ud800"])
+@pytest.mark.parametrize("value", [None, "yes", 1, 0.0, [], "\ud800"])
 def test_dynamic_is_true_or_false(value: object) -> None:
-    with pytest.raises(ConfigError, match="dynamic = .* cannot work"):
+    with pytest.raises(ConfigError, match=r"dynamic = .* cannot work"):
         EarlyExitDrafter(dynamic=value)  # type: ignore[arg-type]
