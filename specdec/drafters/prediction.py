@@ -24,7 +24,8 @@ SURE = 4
 LONGEST_CHANGE = 8
 """Tokens of a change that can be made again."""
 GUESSES, MOST_MISSES = 4, 2
-"""For so many tokens after a change its end is guessed, before anything tells where it is, unless that often failed."""
+"""For so many tokens after a change its end is guessed, before anything tells where it is: unless that often failed, or
+nothing shows yet that the prediction is right."""
 BYTES_A_TOKEN = 450
 """Of a prediction and the table of its pieces."""
 RUNS = 16
@@ -143,7 +144,7 @@ class _Reader:
         if not self.lost:
             return [(self.at, self.run)]
         away = self.num_read - self._left
-        if away > GUESSES or self.misses > MOST_MISSES:
+        if self._home < SURE or away > GUESSES or self.misses > MOST_MISSES:
             return []
         replaced, inserted, as_many_replaced = self.at + 1, self.at, self.at + away
         return [(place, 0) for place in dict.fromkeys((replaced, inserted, as_many_replaced))][:most]

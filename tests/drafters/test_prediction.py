@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specdec import DraftRequest, EngineConfig, SamplingParams, SpeculativeGenerator
-from specdec.drafters.prediction import GUESSES, PredictionDrafter
+from specdec.drafters.prediction import PredictionDrafter
 from specdec.models.loading import LoadedModel
 from specdec.verify.tree import KINDS, ROOT, DraftTree
 from tests.drafting import draft_request
@@ -194,8 +194,8 @@ def test_a_prediction_of_another_text_is_left_alone() -> None:
     assert play.drafted < 2000 * 0.75
     assert sum(len(tree) > 0 for tree in play.trees) < 0.15 * len(play.trees)
     nonsense = Play(range(1000, 2000), CODE)
-    assert nonsense.drafted < 25
-    assert not any(map(len, nonsense.trees[GUESSES + 1 :]))
+    assert nonsense.drafted < 10
+    assert not any(map(len, nonsense.trees[1:]))
 
 
 def test_a_text_that_comes_back_to_its_prediction_is_drafted_again() -> None:
@@ -260,4 +260,4 @@ def test_a_user_predicts_a_text(embedded: LoadedModel) -> None:
     assert right.stats.passes <= 8
     usage = changed.stats.of("prediction")
     assert 0 < usage.accepted_tokens < usage.drafted_tokens == changed.stats.drafted_tokens
-    assert wrong.stats.drafted_tokens < 40
+    assert wrong.stats.drafted_tokens < 20
