@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import transformers
 from omegaconf import DictConfig
 from rich.console import Console
@@ -23,6 +24,7 @@ from specdec.generator import SpeculativeGenerator
 from specdec.places import check_writable, is_file, missing
 from specdec.prompts.files import read_text
 from specdec.stores import Store, Vocabulary, write
+from specdec.stores.file import Tokens
 from specdec.study.plan import Plan, check_source, plan
 
 
@@ -47,7 +49,7 @@ def _build(config: DictConfig) -> None:
     )
 
 
-def _files(place: Path, generator: SpeculativeGenerator) -> Iterator[list[int]]:
+def _files(place: Path, generator: SpeculativeGenerator) -> Iterator[Tokens]:
     """The token ids of a text file, or of every one in a folder; there, files of other kinds are passed over."""
     files = _listed(place)
     passed = 0
@@ -72,7 +74,7 @@ def _listed(place: Path) -> list[Path]:
     return sorted(path for path in inside if not any(part.startswith(".") for part in path.relative_to(place).parts))
 
 
-def _prompts(config: DictConfig, job: Plan, generator: SpeculativeGenerator) -> Iterator[list[int]]:
+def _prompts(config: DictConfig, job: Plan, generator: SpeculativeGenerator) -> Iterator[Tokens]:
     """Prompts as texts, or the target's answers to them."""
     texts = [record.prompt for record in job.source.load()]
     if not config.answers:
@@ -81,13 +83,13 @@ def _prompts(config: DictConfig, job: Plan, generator: SpeculativeGenerator) -> 
         return
     prompts = [job.prompt(text, generator) for text in texts]
     for generation in generator.generate(prompts, job.params_of(range(len(prompts)))):
-        yield generation.token_ids
+        yield np.array(generation.token_ids, np.int32)
 
 
-def _encoded(text: str, generator: SpeculativeGenerator) -> list[int]:
+def _encoded(text: str, generator: SpeculativeGenerator) -> Tokens:
     """A piece of text: no special tokens stand around it."""
     with foreign(ConfigError, "A text cannot be encoded", "Leave its file out."):
-        return list(generator.tokenizer.encode(text, add_special_tokens=False))
+        return np.array(generator.tokenizer.encode(text, add_special_tokens=False), np.int32)
 
 
 def _about(config: DictConfig, job: Plan) -> str:

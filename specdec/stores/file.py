@@ -64,7 +64,7 @@ class Store:
     @classmethod
     def of(
         cls,
-        texts: Iterable[Sequence[int]],
+        texts: Iterable[Sequence[int] | npt.NDArray[Any]],
         vocabulary: Vocabulary,
         ordered: bool = False,
         note: Mapping[str, str] | None = None,
@@ -175,11 +175,11 @@ def fitting(store: Store, vocabulary: Vocabulary, name: str = "The store") -> St
     return store
 
 
-def _with_end(tokens: Sequence[int], size: int) -> Tokens:
+def _with_end(tokens: Sequence[int] | npt.NDArray[Any], size: int) -> Tokens:
     """A text as it lies in a store."""
-    wide = np.array([*tokens, size], dtype=np.int64)
+    wide = np.append(np.asarray(tokens, np.int64), size)
     if wide.min() < 0 or wide[:-1].max() >= size:
-        wrong = next(token for token in tokens if not 0 <= token < size)
+        wrong = next(token for token in wide.tolist() if not 0 <= token < size)
         raise StoreError(f"Token {wrong} is outside of the vocabulary of {size}. Encode the texts anew.")
     return wide.astype(_type(size))
 

@@ -31,7 +31,7 @@ def texts() -> list[np.ndarray]:
     draw = np.random.default_rng(0)
     tokens = draw.zipf(1.2, TOKENS) % SIZE
     for at in draw.integers(0, TOKENS - 100, 20_000):
-        tokens[at : at + 40] = tokens[: 40]
+        tokens[at : at + 40] = tokens[:40]
     return list(tokens.reshape(-1, LENGTH))
 
 
