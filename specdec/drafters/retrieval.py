@@ -22,10 +22,9 @@ LENGTHS, SHARES = 5, 8
 """Classes of the length of a match, by its bits, and of the chance: nodes of one kind share both."""
 SURVIVAL = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 MATCH = whole(1, SORTED - 1)
-STORE = (
-    either(text(), instance(Store, ""))
-    .but("the path of a file that `specdec store build` has made")
-    .or_none(" for the answers that ship")
+STOCKED = "stock"
+STORE = either(text(), instance(Store, "")).but(
+    f"the path of a file that `specdec store build` has made, or {STOCKED!r} for the answers that ship"
 )
 
 
@@ -38,7 +37,7 @@ class RetrievalDrafter(Drafter):
     request: its drafts depend on its own text and on the file alone.
 
     Args:
-        store: a file that `specdec store build` has made for the target's tokenizer, or such a store; None takes the
+        store: a file that `specdec store build` has made for the target's tokenizer, or such a store; "stock" for the
             one that ships, of answers of SmolLM2-135M-Instruct.
         num_draft_tokens: γ, the longest branch.
         max_nodes: most tokens of a draft.
@@ -55,7 +54,7 @@ class RetrievalDrafter(Drafter):
 
     def __init__(
         self,
-        store: TypedPath | Store | None = None,
+        store: TypedPath | Store = STOCKED,
         num_draft_tokens: int = 10,
         max_nodes: int = 10,
         branches: int = 4,
@@ -72,7 +71,7 @@ class RetrievalDrafter(Drafter):
         if self.min_match > self.max_match:
             raise ConfigError(f"min_match = {min_match} is above max_match = {max_match}. Lower the first.")
         store = take("store", store, STORE)
-        self.store = Path(store or STOCK) if not isinstance(store, Store) else store
+        self.store = store if isinstance(store, Store) else STOCK if store == STOCKED else Path(store)
         self._index: Index | None = None
 
     def bind(self, target: TargetHandle) -> Needs:
