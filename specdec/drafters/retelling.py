@@ -97,4 +97,4 @@ def cut_short(text: bytes) -> int:
 
 def _new_word(before: bytes, piece: bytes) -> bool:
     """Whether a word begins with this piece: tokenizers split texts before its space, if there is only one."""
-    return piece[:1] == b" " and len(piece) > 1 and not piece[1:2].isspace() and not before[-1:].isspace()
+    return piece[:1] == b" " and not piece[1:2].isspace() and not before[-1:].isspace()

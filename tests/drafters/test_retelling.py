@@ -65,6 +65,25 @@ def test_a_text_without_spaces_is_told_in_chunks_too() -> None:
     assert encoded[-1] == 1
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_no_chunk_ends_inside_a_character(shift: int) -> None:
+    """Of a text of characters that take several tokens each, and has no spaces."""
+    target, draft = Spelling(byte_level()), Spelling(TRAINED["byte fallback"]())
+    text = "a" * shift + "🚀" * LONGEST_CHUNK
+    tokens = target.encode(text)
+    assert len(tokens) > 2 * LONGEST_CHUNK
+    assert draft.spell(Retelling(target, draft, {}).tell(0, tokens)).endswith(text.encode())
+
+
+@pytest.mark.parametrize("theirs", ["byte-level", "byte fallback"])
+def test_no_chunk_ends_between_two_spaces(theirs: str) -> None:
+    """They may be one token of the draft's."""
+    text = "aa  " * (CHUNK // 2)
+    tokens = encode("byte-level", text)
+    assert CHUNK < len(tokens) < LONGEST_CHUNK
+    assert retelling("byte-level", theirs).tell(0, tokens) == encode(theirs, text)
+
+
 def test_special_tokens_become_those_in_their_place_or_nothing() -> None:
     vocabulary = byte_level().get_vocab()
     user, end = vocabulary["<|user|>"], vocabulary["<|end|>"]
