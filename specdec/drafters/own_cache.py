@@ -65,10 +65,8 @@ class OwnCache:
     """
 
     def __init__(self, model: CausalLM, num_slots: int, most_nodes: int) -> None:
-        self.most_rows = model.max_context + most_nodes
-        """Tokens of one sequence, its draft included."""
         affordable = min(num_slots, MOST_BYTES // model.kv_layout.bytes_per_token())
-        blocks = -(-max(affordable, self.most_rows) // BLOCK_SIZE)
+        blocks = -(-max(affordable, model.max_context + most_nodes) // BLOCK_SIZE)
         self._cache = PagedCache(model.kv_layout, blocks, BLOCK_SIZE)
         self._run: dict[int, _Run] = {}
         """The sequence that began last is the last."""
@@ -88,7 +86,7 @@ class OwnCache:
         Args:
             seq: the sequence; it need not be known.
             text: its tokens, at least one.
-            num_nodes: of the draft; with the text no more than `most_rows`.
+            num_nodes: of the draft.
             busy: sequences that may not be dropped for it.
 
         Returns:

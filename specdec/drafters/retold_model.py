@@ -90,7 +90,7 @@ class RetoldModel:
         texts: dict[int, list[int]] = {}
         for request, shape in zip(requests, shapes, strict=True):
             text = self._retelling.tell(request.request_id, request.tokens)
-            if not text or not self._fits(text, shape):
+            if not text or len(text) + shape.depth > self.model.max_context:
                 begun.append(None)
                 continue
             try:
@@ -107,10 +107,6 @@ class RetoldModel:
         for grown in growing:
             self._note(grown, texts[grown.request.request_id])
         return begun
-
-    def _fits(self, text: Sequence[int], shape: TreeShape) -> bool:
-        deepest, rows = len(text) + shape.depth, len(text) + len(shape)
-        return deepest <= self.model.max_context and rows <= self._made_cache.most_rows
 
     def _begin(self, request: DraftRequest, shape: TreeShape, text: list[int], busy: Container[int]) -> GrowingTree:
         """A tree to grow. Of a text that is mostly new, all but the last chunk is run here."""

@@ -53,13 +53,15 @@ class Spelling:
         """Tokens of a text, without special ones around it.
 
         Args:
-            text: of one that goes on from another one, the tokenizer is not to put a second space before its own.
+            text: where it goes on from another one, the space that the tokenizer puts first is left out if possible.
             opens: whether it goes on from none.
         """
         tokens = self._encode(text)
-        if not opens and text.startswith(" ") and self.spell(tokens) == b" " + text.encode():
-            tokens = self._encode(text[1:])
-        return tokens
+        if opens or self.spell(tokens) != b" " + text.encode():
+            return tokens
+        if text.startswith(" "):
+            return self._encode(text[1:])
+        return tokens[1:] if self.pieces.get(tokens[0]) == b" " else tokens
 
     def by_spelling(self, size: int) -> dict[bytes, int]:
         """What is spelt → the token that stands for it: of several the least, a stand-in for a byte last.
