@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from experiments import leaderboard
+from specdec.commands.application import config_dir
 from specdec.measure.runs import load_runs
+from specdec.study import preflight
+from specdec.study.plan import plan
 from tests.study.conftest import prompt_file, tiny, tiny_folder  # noqa: F401 - fixtures
 
 
@@ -40,6 +43,15 @@ def test_one_command_makes_the_table_and_goes_on_where_it_was(
     started = {run.name: run.environment["started"] for run in runs}
     assert run(*settings) == 0
     assert {run.name: run.environment["started"] for run in load_runs(tmp_path / "runs" / "leaderboard")} == started
+
+
+def test_a_line_for_a_policy_that_chooses_among_drafters(tiny: list[str]) -> None:  # noqa: F811
+    words = leaderboard.chooser_words(["suffix", "ngram"], "always", [*tiny, "drafter=none,ngram"])
+    configs = preflight.jobs(config_dir(), "study", words[1:])
+    axes = [plan(config).axes for config in configs]
+    assert {(one["drafter"], one["policy"]) for one in axes} == {("suffix+ngram", "always")}
+    assert [(one["temperature"], one["batch"]) for one in axes] == [(0.0, 1), (0.0, 8), (1.0, 1), (1.0, 8)]
+    assert {config.study for config in configs} == {"leaderboard"}  # beside the others
 
 
 def test_a_setting_that_does_not_exist_is_refused_before_anything_runs(
