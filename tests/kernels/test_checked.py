@@ -19,7 +19,7 @@ SUITES = {
     "retrieval": ["tests/kernels/test_retrieval.py", "-k", "kernel or changed or refused"],
     "products": ["tests/kernels/test_linear.py", "-k", "not rounding"],
     "attention": ["tests/kernels/test_attention_native.py", "-k", "mixed_batch or key_head or window or borders"],
-    "suffixes": ["tests/kernels/test_suffix.py", "-k", "not sizes"],
+    "suffixes": ["tests/kernels/test_suffix.py"],
     "passes": ["tests/models/test_native.py", "-k", "logits_are_those or whole_context"],
     "engine": ["tests/engine/test_engine.py", "-k", "preempt or tree or batch"],
 }
