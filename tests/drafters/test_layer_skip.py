@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from specdec import ConfigError, SamplingParams, TargetHandle, UnsupportedModelError
 from specdec.drafters.layer_skip import LayerSkipDrafter
+from specdec.models.triton import TritonModel
 from specdec.verify.tree import ROOT
 from tests.drafters.test_model_drafters import Desk
 from tests.drafting import draft_request
@@ -78,6 +80,20 @@ def test_what_the_target_does_not_have_is_refused() -> None:
         LayerSkipDrafter(skip_attention=[], skip_mlp=[]).bind(target)
     with pytest.raises(UnsupportedModelError, match=r"has the layers 0 to 1; .* the mlp of layer 2"):
         LayerSkipDrafter(skip_mlp=[2]).bind(target)
+
+
+def test_a_branch_ends_where_the_part_is_not_sure() -> None:
+    """No token of a warm text is sure enough for a bound of 1: the first one is kept, and nothing is drawn below it."""
+    for bound, depth in ((1.0, 1), (0.0, 3)):
+        drafter = LayerSkipDrafter(3, skip_attention=[1], stop="entropy", stop_below=bound)
+        desk = Desk(drafter, llama(seed=1, num_layers=3), read=True)
+        [tree] = desk.propose([draft_request(PROMPTS[0], rule="block", params=WARM)])
+        assert tree.depth == depth
+
+
+def test_triton_says_what_to_do_instead() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"tiny cannot leave out sublayers on Triton\. Use backend="):
+        TritonModel.without(SimpleNamespace(name="tiny"), [0], [])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("option", ["skip_attention", "skip_mlp"])
