@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from hashlib import sha256
 
 import numpy as np
@@ -14,19 +15,26 @@ from specdec.models.base import CausalLM, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.paths import cache_dir
 
+logger = logging.getLogger("specdec")
 Rows = npt.NDArray[np.int32]
 FORMAT = 1
 BATCH = 256
 """Tokens of one pass."""
+TOLD = 2e11
+"""From so many on it takes seconds, and the log says what for."""
 CHEAP = {"cpu": 2e13, "gpu": 2e15}
 """Multiplications that are done without being asked for: about two minutes on two cores."""
 
 
 def is_cheap(model: CausalLM) -> bool:
     """Whether the rows of all tokens take a minute or two: a guess from the sizes of a transformer."""
-    width, layers, tokens = model.hidden_size, model.kv_layout.num_layers, model.vocab_size
     device = "cpu" if torch.device(model.kv_layout.device).type == "cpu" else "gpu"
-    return tokens * (12 * width * width * layers + tokens * width) <= CHEAP[device]
+    return _multiplications(model) <= CHEAP[device]
+
+
+def _multiplications(model: CausalLM) -> float:
+    width, layers, tokens = model.hidden_size, model.kv_layout.num_layers, model.vocab_size
+    return float(tokens) * (12 * width * width * layers + tokens * width)
 
 
 def first_rows(model: CausalLM, start: int, count: int) -> Rows:
@@ -50,6 +58,11 @@ def first_rows(model: CausalLM, start: int, count: int) -> Rows:
         if rows.size == shape[0] * shape[1] and rows.min() >= 0 and rows.max() < model.vocab_size:
             return rows.reshape(shape)
         doubt(path, "it holds rows of another vocabulary")
+    if _multiplications(model) > TOLD:
+        logger.warning(
+            "Finding out what %s says after each of its %d tokens, for drafter 'recycling': once; it is kept. With "
+            "drafter.first=false it does without.", model.name, model.vocab_size,
+        )  # fmt: skip
     made = np.concatenate([alone.rows(range(at, min(at + BATCH, shape[0])))[0] for at in range(0, shape[0], BATCH)])
     store(path, made.tobytes())
     return made
