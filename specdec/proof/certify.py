@@ -141,8 +141,9 @@ def settings_for(rule: Rule, quick: bool = False) -> list[Setting]:
 
 
 def bound(rule: Rule, setting: Setting) -> Fraction | None:
-    """Most accepted tokens of any lossless rule: known for one node's candidates, and for one drafted chain."""
-    if setting.q is None or not rule.lossless:
+    """Most accepted tokens of any lossless rule: known for one node's candidates, and for one drafted chain, if nothing
+    ends it early."""
+    if setting.q is None or setting.stop is not None or not rule.lossless:
         return None
     p, q = setting.p(()), setting.q(())
     if setting.shape.depth <= 1:
