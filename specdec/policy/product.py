@@ -15,6 +15,7 @@ from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
 from specdec.policy.survival import SurvivalTable, judged, on_the_way, prior_rate
 from specdec.policy.trials import Purse
+from specdec.policy.trust import Trust
 from specdec.verify.shape import ROOT
 
 SMOOTHING = 0.9
@@ -48,6 +49,7 @@ class ProductPolicy(Policy):
         self._source = curve or (lambda model: cost_curve(model, cache_dir()))
         self._curve = LiveCurve(curve.check()) if isinstance(curve, CostCurve) else None
         self.survival = SurvivalTable()
+        self.trust = Trust()
         self._level_seconds: dict[str, float] = {}
         self._purses: dict[str, Purse] = {}
         self._shown: dict[int, tuple[Draft, ...]] = {}
@@ -83,6 +85,7 @@ class ProductPolicy(Policy):
             self.survival.observe(request_id, each, *on_the_way(each.tree, tokens))
         if len(draft.tree) and draft.drafter not in {each.drafter for each in shown_drafts}:
             self.survival.observe(request_id, draft, judged(draft.tree, path), path)
+        self.trust.observe(request_id, draft.drafter if len(draft.tree) else "", len(path))
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
@@ -100,6 +103,7 @@ class ProductPolicy(Policy):
     def end(self, request_id: int) -> None:
         """See `Policy.end`."""
         self.survival.end(request_id)
+        self.trust.end(request_id)
         self._shown.pop(request_id, None)
 
     @property
@@ -137,14 +141,20 @@ class ProductPolicy(Policy):
 
     def _picks(self, drafts: Mapping[int, Draft], load: Load) -> dict[int, Pick]:
         """The nodes that pay of one draft for each request."""
-        wishes = [
-            Wish(self.survival.survivals(request_id, draft), draft.tree.depths) for request_id, draft in drafts.items()
-        ]
+        wishes = [self._wish(request_id, draft) for request_id, draft in drafts.items()]
         parts = build(wishes, load.requests, self._costs(load))
-        return {
-            request_id: Pick(draft.drafter, tuple(nodes))
-            for (request_id, draft), nodes in zip(drafts.items(), parts, strict=True)
-        }
+        picks: dict[int, Pick] = {}
+        for (request_id, draft), wish, nodes in zip(drafts.items(), wishes, parts, strict=True):
+            picks[request_id] = Pick(draft.drafter, tuple(nodes))
+            promised = sum(wish.survivals[node] for node in nodes) / self.trust.of(draft.drafter)
+            self.trust.promise(request_id, draft.drafter, promised)
+        return picks
+
+    def _wish(self, request_id: int, draft: Draft) -> Wish:
+        """What may be verified of a draft that is there, and what it is worth."""
+        trust = self.trust.of(draft.drafter)
+        survivals = self.survival.survivals(request_id, draft)
+        return Wish(survivals if trust == 1.0 else [min(trust * each, 1.0) for each in survivals], draft.tree.depths)
 
     def _shapes(self, drawn: Mapping[int, Candidate], load: Load) -> dict[int, list[Choice]]:
         """For each request the shape that pays of what a candidate draws, or nothing; and now and then a trial."""

@@ -10,7 +10,7 @@ from math import inf
 from specdec.checks import number, take
 
 CEILING = number(lambda value: 1 <= value < inf, "a finite number >= 1")
-DEFAULT_CEILING = 4.0
+DEFAULT_CEILING = 2.0
 
 
 class RelativeSpeed:

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from specdec.models.base import CausalLM
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
-from specdec.policy.builder import Wish, speed
+from specdec.policy.builder import speed
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy
 from specdec.policy.worth import Worth
@@ -20,7 +20,8 @@ class SelectPolicy(ProductPolicy):
     and the measured cost of a pass: the expected tokens a second. To verify nothing is one of the choices. Once it is
     known how the text went on, every draft is scored on it, verified or not (as HedgeSpec scores drafters, Liu et al.
     2025): no drafter must be tried to be known. A drafter that has to draw is chosen where the rates of its own drafts
-    promise more than the best draft that is there.
+    promise more than the best draft that is there. The largest promise is too large on average: what chosen drafts have
+    kept of theirs is made up for (`Trust`).
 
     Asking takes time too: a drafter whose drafts are not better than the others' by more than that is asked only as
     often as a small share of all time pays for.
@@ -104,7 +105,6 @@ class SelectPolicy(ProductPolicy):
         plain = 1.0 / costs[0]
         promises = dict.fromkeys(self._asked.get(one.request_id, []), plain)
         for each in one.drafts:
-            wish = Wish(self.survival.survivals(one.request_id, each), each.tree.depths)
-            promises[each.drafter] = speed(wish, costs)
+            promises[each.drafter] = speed(self._wish(one.request_id, each), costs)
         self._worth.promised(one.request_id, promises, plain)
         return promises

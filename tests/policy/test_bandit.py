@@ -106,7 +106,7 @@ def test_where_nobody_is_right_it_learns_to_decode_plainly(name: str) -> None:
     for _ in range(100):
         world.step()
     assert before > 0
-    assert world.seconds < 112
+    assert world.seconds < 120  # a third of the steps with `worse` would make it 133
 
 
 @learners
@@ -133,7 +133,7 @@ def known(policy: ProductPolicy) -> Any:
         return dict(policy._experts.losses), policy._experts.steps
     if isinstance(policy, HedgePolicy):
         losses = dict(policy._experts.losses)
-        return losses, round(losses.get(NOBODY, 0.0) / 0.75)  # plain decoding loses 1 - 1/4 in every step
+        return losses, round(losses.get(NOBODY, 0.0) / 0.5)  # plain decoding loses 1 - 1/2 in every step
     if isinstance(policy, Exp3Policy):
         return {number: (dict(one.losses), one.steps) for number, one in policy._learners.items()}
     assert isinstance(policy, UcbPolicy)
