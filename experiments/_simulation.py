@@ -20,6 +20,7 @@ from specdec.drafters.base import Drafter, Outcome, TargetHandle
 from specdec.models.base import CausalLM
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick, Policy
 from specdec.policy.curve import CostCurve
+from specdec.policy.select import SelectPolicy
 from specdec.policy.survival import on_the_way
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
@@ -103,6 +104,8 @@ class Simulation:
     batch: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.policy, SelectPolicy):
+            self.policy.clock = float  # what it takes to weigh drafts is part of what they are said to take
         for drafter in self.drafters:
             drafter.bind(TargetHandle(cast(CausalLM, NoModel())))
 

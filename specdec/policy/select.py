@@ -32,6 +32,8 @@ class SelectPolicy(ProductPolicy):
     def __init__(self, curve: CostCurve | Callable[[CausalLM], CostCurve] | None = None) -> None:
         super().__init__(curve)
         self._worth = Worth()
+        self.clock: Callable[[], float] = perf_counter
+        """What weighing drafts takes is measured by it; a simulation without a clock gives another."""
         self._asked: dict[int, list[str]] = {}
         """Request → the trimmable drafters that were asked in this step."""
         self._drawing: dict[int, list[Candidate]] = {}
@@ -59,7 +61,7 @@ class SelectPolicy(ProductPolicy):
 
     def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
         """Of each request's drafts the nodes that pay of the best one; or what promises more than that to be drawn."""
-        began, costs = perf_counter(), self._costs(load)
+        began, costs = self.clock(), self._costs(load)
         self._remember(drafted)
         best: dict[int, Draft] = {}
         drawn: dict[int, Candidate] = {}
@@ -71,7 +73,7 @@ class SelectPolicy(ProductPolicy):
                 drawn[one.request_id] = favourite
             elif one.drafts:
                 best[one.request_id] = max(one.drafts, key=lambda each: promises[each.drafter])
-        self._worth.weighed((perf_counter() - began) / max(sum(len(one.drafts) for one in drafted), 1))
+        self._worth.weighed((self.clock() - began) / max(sum(len(one.drafts) for one in drafted), 1))
         return self._settled(drafted, best, drawn, load)
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
