@@ -110,10 +110,13 @@ class CascadeDrafter(Drafter):
         return drafts
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """Tells every stage; what this drafter proposed, the first stage counts as its own."""
-        mine = [replace(one, drafter=self.stages[0].name) if one.drafter == self.name else one for one in outcomes]
-        for stage, needs in zip(self.stages, self._needs, strict=True):
-            stage.observe([one.shown_to(needs, self._together) for one in mine])
+        """Tells every stage that listens; what this drafter proposed, the first stage counts as its own."""
+        for number, stage in enumerate(self.stages):
+            if type(stage).observe is not Drafter.observe or "observe" in vars(stage):
+                views = [one.shown_to(self._needs[number], self._together) for one in outcomes]
+                if number == 0:
+                    views = [replace(one, drafter=stage.name) if one.drafter == self.name else one for one in views]
+                stage.observe(views)
 
     def forget(self, request_id: int) -> None:
         """Tells every stage."""
