@@ -8,17 +8,21 @@ import pytest
 import torch
 
 from specdec import Drafter, DraftRequest, DraftTree, Outcome
+from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.layer_skip import LayerSkipDrafter
 from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.recycling import RecyclingDrafter
+from specdec.drafters.retrieval import RetrievalDrafter
 from specdec.drafters.slem import SlemDrafter
 from specdec.drafters.suffix import SuffixDrafter
 from specdec.drafters.tli import TliDrafter
 from specdec.models.base import CausalLM
 from specdec.registry import DRAFTERS
+from specdec.stores import Store, Vocabulary
 from specdec.testing import OracleDrafter, PoisonDrafter, check_drafter
 from specdec.testing.checks import CHECKS
 from specdec.testing.conformance import Scene
@@ -50,6 +54,18 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "layer_skip": lambda target: LayerSkipDrafter(skip_attention=[1], skip_mlp=[0]),
     "suffix": lambda target: SuffixDrafter(),
     "suffix, tree of its own text": lambda target: SuffixDrafter(shared=False, floor=0.0),
+    "recycling": lambda target: RecyclingDrafter(contexts=1 << 8, first=False),
+    "recycling, tree of its own text": lambda target: RecyclingDrafter(contexts=1 << 8, first=False, shared=False),
+    "retrieval": lambda target: RetrievalDrafter(
+        Store.of([[1, 2, 3, 1, 2, 4]], Vocabulary.of(target.vocab_size, None))
+    ),
+    "cascade": lambda target: CascadeDrafter(
+        [SuffixDrafter(floor=0.0), RecyclingDrafter(contexts=1 << 8, first=False)], max_nodes=8
+    ),
+    "cascade, tree of a model's": lambda target: CascadeDrafter(
+        [EarlyExitDrafter(num_draft_tokens=2, num_layers=1), SuffixDrafter(shared=False, floor=0.0)]
+    ),
+    "early_exit, tree that follows it": lambda target: EarlyExitDrafter(3, 1, branches=2, dynamic=True),
     "oracle": lambda target: OracleDrafter(),
     "poison": lambda target: PoisonDrafter(),
 }
