@@ -70,7 +70,7 @@ class RecyclingDrafter(Drafter):
         self,
         num_draft_tokens: int = 8,
         max_nodes: int = 12,
-        floor: float = 0.06,
+        floor: float = 0.03,
         contexts: int = 1 << 17,
         shared: bool = True,
         first: bool | None = None,
