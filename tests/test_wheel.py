@@ -57,12 +57,13 @@ def test_the_wheel_holds_the_package_the_configs_and_the_command(site: Path) -> 
     [
         (["doctor"], "embedded model"),
         (["certify", "quick=true", "rules=[token]"], "lossless"),
-        (["generate", "--help"], "policy: always, custom, product"),
+        (["generate", "--help"], "policy: always, custom,"),
         (["study", "--help"], "experiment: batch, drafters,"),
         (["report", "--help"], "screenshots: null"),
         (["profile", "--help"], "precisions:"),
         (["replay", "--help"], "gammas:"),
         (["store", "build", "--help"], "answers: false"),
+        (["layers", "search", "--help"], "trials: 300"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
