@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from specdec import Drafter, Engine, EngineConfig, SamplingParams
 from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.first_rows import shipped_rows
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
@@ -16,6 +17,7 @@ from specdec.drafters.tli import TliDrafter
 from specdec.models.loading import LoadedModel
 from specdec.models.sources import embedded_folder
 from specdec.prompts import load_prompts
+from specdec.stores import Vocabulary
 from tests.engines import outputs, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real model")]
@@ -120,3 +122,20 @@ def test_the_model_is_right_about_itself_by_way_of_text(
     for request, text in zip(requests, generated, strict=False):
         assert request.output == text[:40]
         assert request.stats.passes == -(-len(request.output) // 5)
+
+
+def test_the_rows_that_ship_are_what_the_model_says_after_each_token(embedded: LoadedModel) -> None:
+    """Against transformers in float32; the rows were found in bfloat16, so that close ones may have changed places."""
+    module = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
+    size = embedded.model.vocab_size
+    rows = shipped_rows(Vocabulary.of_tokenizer(size, embedded.tokenizer), 8)
+    assert rows is not None
+    assert rows.shape == (size, 8)
+    tokens = torch.arange(100, size, 401)
+    pairs = torch.stack([torch.full_like(tokens, embedded.tokenizer.bos_token_id), tokens], 1)
+    with torch.inference_mode():
+        largest = module(pairs).logits[:, -1].topk(8).indices.tolist()
+    found = [rows[token].tolist() for token in tokens.tolist()]
+    same = sum(len(set(a) & set(b)) for a, b in zip(largest, found, strict=True))
+    assert same > 0.9 * 8 * len(tokens)
+    assert sum(a[0] == b[0] for a, b in zip(largest, found, strict=True)) > 0.9 * len(tokens)

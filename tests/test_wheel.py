@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from specdec.stores import STOCK
+from specdec.stores import STOCK, STOCK_ROWS
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
@@ -47,7 +47,8 @@ def test_the_wheel_holds_the_package_the_configs_and_the_command(site: Path) -> 
     [entry_points] = site.glob("*.dist-info/entry_points.txt")
     assert "specdec = specdec.cli:main" in entry_points.read_text(encoding="utf-8")
     assert (site / "specdec" / "py.typed").is_file()
-    assert (site / "specdec" / "stores" / "stock.store").read_bytes() == STOCK.read_bytes()
+    for store in (STOCK, STOCK_ROWS):
+        assert (site / "specdec" / "stores" / store.name).read_bytes() == store.read_bytes()
     tops = {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")}
     assert tops == {"specdec"}
 

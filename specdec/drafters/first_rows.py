@@ -14,6 +14,7 @@ from specdec.kept import doubt, recall, store
 from specdec.models.base import CausalLM, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.paths import cache_dir
+from specdec.stores import STOCK_ROWS, StoreError, Vocabulary, fitting, read
 
 logger = logging.getLogger("specdec")
 Rows = npt.NDArray[np.int32]
@@ -24,6 +25,19 @@ TOLD = 2e11
 """From so many on it takes seconds, and the log says what for."""
 CHEAP = {"cpu": 2e13, "gpu": 2e15}
 """Multiplications that are done without being asked for: about two minutes on two cores."""
+
+
+def shipped_rows(vocabulary: Vocabulary, count: int) -> Rows | None:
+    """The rows that ship with the package, int32 [V, count]; None for a target with another tokenizer. They are guesses
+    for any model with that tokenizer, and those of the embedded one."""
+    try:
+        store = fitting(read(STOCK_ROWS), vocabulary)
+    except StoreError:
+        return None
+    rows = store.tokens.reshape(store.num_texts, -1)[:, :-1]  # behind each text stands its end
+    if len(rows) != vocabulary.size or count > rows.shape[1]:
+        return None
+    return np.ascontiguousarray(rows[:, :count], np.int32)
 
 
 def is_cheap(model: CausalLM) -> bool:

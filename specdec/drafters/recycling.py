@@ -13,10 +13,11 @@ import numpy.typing as npt
 from specdec.checks import flag, number, take, whole
 from specdec.drafters import odds
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
-from specdec.drafters.first_rows import first_rows, is_cheap
+from specdec.drafters.first_rows import first_rows, is_cheap, shipped_rows
 from specdec.drafters.sizes import MOST_NODES
 from specdec.errors import ConfigError
 from specdec.kernels.successors import ORDER, PREVIOUS, TOKEN_BITS, WIDTH, Table, make
+from specdec.stores import Vocabulary
 from specdec.verify.shape import TreeShape
 from specdec.verify.tree import KINDS, DraftTree
 
@@ -57,7 +58,8 @@ class RecyclingDrafter(Drafter):
             written longest ago makes room.
         shared: whether the table outlives requests: one table for all of a salt. If not, each has its own.
         first: whether to find out before the first request what the target says after every token alone: V rows, kept
-            on disk, and 32 bytes a token in memory. None: where that takes no more than about two minutes.
+            on disk, and 32 bytes a token in memory. None: take those that ship where the target has their tokenizer;
+            elsewhere find out where that takes no more than about two minutes.
 
     Raises:
         ConfigError: for a value that cannot work.
@@ -107,11 +109,18 @@ class RecyclingDrafter(Drafter):
                 f"drafter 'recycling' serves vocabularies of at most {1 << TOKEN_BITS} tokens, and {target.model.name} "
                 f"has {size}. Use another drafter."
             )
+        self._table = make(self._contexts, size, odds.RANKS, odds.LENGTHS, self._first_rows(target))
+        return Needs(top=WIDTH)
+
+    def _first_rows(self, target: TargetHandle) -> npt.NDArray[np.int32] | None:
+        size = target.model.vocab_size
+        if self._first is None:
+            shipped = shipped_rows(Vocabulary.of_tokenizer(size, target.tokenizer), WIDTH)
+            if shipped is not None:
+                return shipped
         wanted = is_cheap(target.model) if self._first is None else self._first
         start = getattr(target.tokenizer, "bos_token_id", None) or 0
-        rows = first_rows(target.model, start, min(WIDTH, size)) if wanted else None
-        self._table = make(self._contexts, size, odds.RANKS, odds.LENGTHS, rows)
-        return Needs(top=WIDTH)
+        return first_rows(target.model, start, min(WIDTH, size)) if wanted else None
 
     def memory(self) -> int:
         """See `Drafter.memory`."""

@@ -17,13 +17,14 @@ from specdec import ConfigError, DraftRequest, DraftTree, Engine, EngineConfig, 
 from specdec.drafters import first_rows as rows_of_tokens
 from specdec.drafters import odds
 from specdec.drafters.base import Outcome, TargetHandle
-from specdec.drafters.first_rows import first_rows, is_cheap
+from specdec.drafters.first_rows import first_rows, is_cheap, shipped_rows
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.recycling import FIRST_KIND, PRIVATE, RecyclingDrafter
 from specdec.errors import InvalidRequestError
 from specdec.kernels.successors import ORDER, SOURCES, WIDTH
 from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
+from specdec.stores import Vocabulary
 from specdec.testing import check_drafter
 from specdec.testing.conformance import Drafts
 from tests.drafting import draft_request
@@ -304,6 +305,11 @@ def test_kept_rows_that_are_no_rows_are_made_anew(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(rows_of_tokens, "recall", lambda path, wrong=wrong: (wrong.tobytes(), {}))
         with pytest.warns(RuntimeWarning):
             assert np.array_equal(first_rows(llama(6), 0, 8), made)
+
+
+def test_rows_that_ship_are_for_their_tokenizer_alone() -> None:
+    assert shipped_rows(Vocabulary.of(49152, {"a": 0}), 8) is None
+    assert shipped_rows(Vocabulary.of(VOCAB_SIZE, None), 8) is None
 
 
 def test_a_model_whose_rows_take_long_does_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
