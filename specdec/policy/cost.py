@@ -20,10 +20,11 @@ from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.paths import entry_name
 from specdec.policy.curve import ROWS, SHORT, CostCurve
 
-LONG = 1024
-"""Cached tokens of one more measurement: its difference to `SHORT` tells what each of them costs."""
+LONG, MANY = 1024, 16
+"""Cached tokens of two more measurements, of one row and of many: their difference to `SHORT` tells what each token
+costs, and what it costs for every row more."""
 ROUNDS = 7
-FORMAT = "3"
+FORMAT = "4"
 """Of the files; another one is measured anew."""
 
 
@@ -48,40 +49,44 @@ def _curve_of(record: dict[str, Any]) -> CostCurve:
     Raises:
         ValueError, TypeError, KeyError or OverflowError: if it can be none.
     """
-    curve = CostCurve(tuple(map(int, record["rows"])), tuple(map(float, record["seconds"])), float(record["per_token"]))
+    beside = float(record["per_token"]), float(record["per_row_token"])
+    curve = CostCurve(tuple(map(int, record["rows"])), tuple(map(float, record["seconds"])), *beside)
     rising = all(a < b for a, b in pairwise(curve.rows)) and all(a <= b for a, b in pairwise(curve.seconds))
     lawful = len(curve.rows) == len(curve.seconds) >= 2 and rising and curve.rows[0] >= 1
-    if not lawful or not all(0 <= each < math.inf for each in (*curve.seconds, curve.per_token)):
+    if not lawful or not all(0 <= each < math.inf for each in (*curve.seconds, *beside)):
         raise ValueError("no pass costs that")
     return curve
 
 
 @torch.inference_mode()
 def measure(model: CausalLM) -> CostCurve:
-    """Times verification passes of one sequence after `SHORT` tokens, and one row after `LONG`. Kinds of passes take
+    """Times verification passes of one sequence after `SHORT` tokens, and some after `LONG`. Kinds of passes take
     turns, and of each the least time is kept: whatever else the machine does only adds to it."""
     room = model.max_context - max(ROWS) - 1
     short, long = min(SHORT, room), min(LONG, room)
     if short < 1:
         return CostCurve((1, 2), (1.0, 2.0))  # too short to speculate in: every row at its full price
-    num_blocks = sum(-(-tokens // 16) for tokens in (short + max(ROWS), long + 1))
+    num_blocks = sum(-(-tokens // 16) for tokens in (short + max(ROWS), long + MANY))
     cache = PagedCache(model.kv_layout, num_blocks)
     for sequence, length in enumerate((short, long)):
         _fill(cache, sequence, length)
-    kinds = [*((0, rows) for rows in ROWS), (1, 1)]
+    kinds = [*((0, rows) for rows in ROWS), (1, 1), (1, MANY)]
     least = dict.fromkeys(kinds, float("inf"))
     for _ in range(ROUNDS):
         for sequence, rows in kinds:
             began = perf_counter()
             _run(model, cache, sequence, rows)
             least[sequence, rows] = min(least[sequence, rows], perf_counter() - began)
-    shortest = least[0, 1]
-    per_token = max(least[1, 1] - shortest, 0.0) / max(long - short, 1)
+    shortest, apart = least[0, 1], max(long - short, 1)
+    per_token = max(least[1, 1] - shortest, 0.0) / apart
     per_token = min(per_token, shortest / (2 * short))  # noise shall not make a pass free
+    per_row_token = max((least[1, MANY] - least[0, MANY]) / apart - per_token, 0.0) / (MANY - 1)
+    per_row_token = min(per_row_token, shortest / (2 * short * max(ROWS)))
     seconds: list[float] = []
     for rows in ROWS:
-        seconds.append(max(least[0, rows] - short * per_token, *seconds[-1:], 0.0))
-    return CostCurve(ROWS, tuple(seconds), per_token)
+        beside = short * (per_token + (rows - 1) * per_row_token)
+        seconds.append(max(least[0, rows] - beside, *seconds[-1:], 0.0))
+    return CostCurve(ROWS, tuple(seconds), per_token, per_row_token)
 
 
 def _fill(cache: PagedCache, sequence: int, length: int) -> None:

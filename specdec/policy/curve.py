@@ -31,12 +31,14 @@ class CostCurve:
     Args:
         rows: increasing, at least two.
         seconds: never decreasing; without what is cached.
-        per_token: seconds that every cached token of its sequences adds.
+        per_token: seconds that every cached token of its sequences adds, where each has one row.
+        per_row_token: what it adds for every row more that its sequence has: rows attend to it one by one.
     """
 
     rows: tuple[int, ...]
     seconds: tuple[float, ...]
     per_token: float = 0.0
+    per_row_token: float = 0.0
 
     def check(self) -> CostCurve:
         """Itself.
@@ -46,7 +48,8 @@ class CostCurve:
         """
         rows = take("rows", self.rows, several(whole(1), "at least two increasing integers >= 1", least=2))
         seconds = take("seconds", self.seconds, several(SECONDS, "as many finite numbers > 0 as rows", least=2))
-        take("per_token", self.per_token, number(lambda value: 0 <= value < inf, "a finite number >= 0"))
+        for name in ("per_token", "per_row_token"):
+            take(name, getattr(self, name), number(lambda value: 0 <= value < inf, "a finite number >= 0"))
         rising = all(a < b for a, b in pairwise(rows)) and all(a <= b for a, b in pairwise(seconds))
         if len(rows) != len(seconds) or not rising:
             raise ConfigError(
@@ -55,11 +58,15 @@ class CostCurve:
             )
         return self
 
-    def __call__(self, rows: int, cached: int = SHORT) -> float:
-        """Seconds of a pass of `rows` rows whose sequences have `cached` tokens together."""
+    def __call__(self, rows: int, cached: int = SHORT, requests: int = 1) -> float:
+        """Seconds of a pass of `rows` rows whose sequences, `requests` of them, have `cached` tokens together."""
         right = min(max(bisect_left(self.rows, rows), 1), len(self.rows) - 1)
         (r0, r1), (s0, s1) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
-        return s0 + (s1 - s0) * (rows - r0) / (r1 - r0) + self.per_token * cached
+        return s0 + (s1 - s0) * (rows - r0) / (r1 - r0) + cached * self.beside(rows, requests)
+
+    def beside(self, rows: int, requests: int) -> float:
+        """Seconds that a cached token adds to a pass."""
+        return self.per_token + self.per_row_token * max(rows / requests - 1.0, 0.0)
 
 
 class LiveCurve:
@@ -82,24 +89,24 @@ class LiveCurve:
         self._unheeded = 0
         """Passes that were seen since then."""
 
-    def __call__(self, rows: int, cached: int = SHORT) -> float:
+    def __call__(self, rows: int, cached: int = SHORT, requests: int = 1) -> float:
         """As `CostCurve`."""
-        return self._now(rows, cached)
+        return self._now(rows, cached, requests)
 
-    def costs(self, rows: int, most: int, cached: int = SHORT) -> list[float]:
+    def costs(self, rows: int, most: int, cached: int = SHORT, requests: int = 1) -> list[float]:
         """Seconds of passes of `rows`, `rows` + 1, … `rows` + `most` rows."""
         for each in range(len(self._dense), rows + most + 1):
             self._dense.append(self._now(each, 0))
-        beside = self._now.per_token * cached
-        return [seconds + beside for seconds in self._dense[rows : rows + most + 1]]
+        first, step = cached * self._now.beside(rows, requests), cached * self._now.per_row_token / requests
+        return [seconds + first + more * step for more, seconds in enumerate(self._dense[rows : rows + most + 1])]
 
-    def observe(self, rows: int, seconds: float, cached: int = SHORT) -> None:
+    def observe(self, rows: int, seconds: float, cached: int = SHORT, requests: int = 1) -> None:
         """Learns from one pass. Longer ones than the curve's are left out."""
         if rows > self._rows[-1]:
             return
         point = min(self._rows, key=lambda each: abs(each - rows))
         count, mean = self._seen.get(point, (0, 0.0))
-        ratio = seconds / self._prior(rows, cached)
+        ratio = seconds / self._prior(rows, cached, requests)
         if count >= FEW:
             ratio = min(ratio, OUTLIER * mean)
         self._seen[point] = min(count + 1, MOST_PASSES), mean + (ratio - mean) / min(count + 1, MOST_PASSES)
@@ -116,5 +123,6 @@ class LiveCurve:
             doubt = max(FEW - count, 0)
             factor = (count * mean + doubt * level) / (count + doubt)
             scaled.append(max(factor * self._prior(each, 0), *scaled[-1:], 0.0))
-        self._now = CostCurve(tuple(self._rows), tuple(scaled), level * self._prior.per_token)
+        prior = self._prior
+        self._now = CostCurve(tuple(self._rows), tuple(scaled), level * prior.per_token, level * prior.per_row_token)
         self._dense, self._unheeded = [], 0

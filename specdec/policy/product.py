@@ -96,7 +96,7 @@ class ProductPolicy(Policy):
 
     def timed(self, load: Load, seconds: float) -> None:
         """See `Policy.timed`."""
-        self._live.observe(load.rows, seconds, load.cached)
+        self._live.observe(load.rows, seconds, load.cached, load.requests)
         for purse in self._purses.values():
             purse.earn(seconds)
 
@@ -116,7 +116,7 @@ class ProductPolicy(Policy):
 
     def _costs(self, load: Load) -> list[float]:
         """Seconds of a step with 0, 1, 2, … rows of drafts."""
-        return self._live.costs(load.rows, MOST_ROWS, load.cached)
+        return self._live.costs(load.rows, MOST_ROWS, load.cached, load.requests)
 
     def _best(self, ask: Ask, load: Load) -> Candidate:
         """The candidate that promises the most tokens a second if this request alone drafts; the first of equals."""

@@ -189,6 +189,26 @@ def test_what_is_cached_costs_by_the_token() -> None:
     assert live(2, 300) == pytest.approx(2 * curve(2, 300))
 
 
+def test_rows_of_a_sequence_attend_to_what_is_cached_one_by_one() -> None:
+    """Two sequences with 1000 tokens together, .001 for each, and .0002 for every row more than one of a sequence."""
+    curve = CostCurve((1, 9), (1.0, 3.0), per_token=0.001, per_row_token=0.0002)
+    assert curve(1, 1000) == pytest.approx(1.0 + 1.0)
+    assert curve(5, 1000) == pytest.approx(2.0 + 1.0 + 4 * 0.2)
+    assert curve(6, 1000, requests=2) == pytest.approx(2.25 + 1.0 + 2 * 0.2)
+    live = LiveCurve(curve)
+    assert live.costs(2, 4, 1000, requests=2) == pytest.approx([curve(rows, 1000, 2) for rows in range(2, 7)])
+    for _ in range(10):
+        for rows in (1, 5, 9):
+            live.observe(rows, 3 * curve(rows, 700), 700)
+    assert live(5, 100) == pytest.approx(3 * curve(5, 100))
+
+
+def test_longer_texts_make_rows_dearer_where_each_attends_to_all() -> None:
+    flat = CostCurve((1, 11), (1.0, 1.2), per_row_token=0.001)
+    controller = taught(flat, {0: 1}, times=10)
+    assert depths(controller, [(0, 0, 4)], 1, 1, cached=0) > depths(controller, [(0, 0, 4)], 1, 1, cached=900)
+
+
 def test_longer_texts_make_rows_cheaper_beside_them() -> None:
     """Ten more rows double a pass after an empty text, and add a tenth to one after 900 tokens."""
     controller = taught(CostCurve((1, 11), (1.0, 2.0), per_token=0.01), {0: 1}, times=10)
@@ -211,6 +231,7 @@ def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest
     assert list(curve.seconds) == sorted(curve.seconds)
     assert min(curve.seconds) > 0
     assert 0 <= curve.per_token < curve.seconds[0]
+    assert 0 <= curve.per_row_token < curve.seconds[0]
     monkeypatch.setattr("specdec.policy.cost.measure", lambda model: pytest.fail("measured again"))
     assert cost_curve(model, tmp_path) == curve
 
@@ -257,6 +278,7 @@ def test_a_kept_curve_that_something_happened_to_is_measured_anew(
      {"seconds": [4.0, 3.0, 2.0, 1.0]}, {"seconds": [1.0, float("nan"), 2.0, 3.0]},
      {"seconds": [1, 2, 3, float("inf")]},
      {"seconds": [-1.0, 1.0, 2.0, 3.0]}, {"per_token": -1.0}, {"per_token": float("nan")}, {"per_token": []},
+     {"per_row_token": -1.0}, {"per_row_token": float("inf")}, {"per_row_token": "much"},
      {"rows": [1, 2, 3, float("inf")]}],
     ids=str,
 )  # fmt: skip
