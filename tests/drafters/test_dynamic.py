@@ -114,6 +114,7 @@ MAKE: dict[str, Callable[[CausalLM], Drafter]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_the_contract_holds(name: str) -> None:
     check_drafter(MAKE[name], seeds=(0,), quick=True)

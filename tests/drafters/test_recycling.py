@@ -62,6 +62,7 @@ def edges(tree: DraftTree, last: int) -> set[tuple[int, int]]:
     return set(zip(above, tree.tokens, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"shared": False, "first": False, "max_nodes": 3}], ids=str)
 def test_conformance(options: dict[str, Any]) -> None:
     check_drafter(lambda target: RecyclingDrafter(**options), seeds=(0,), quick=True)

@@ -102,6 +102,7 @@ def test_nodes_of_one_kind_have_matches_and_chances_alike() -> None:
     assert all(0 <= kind < KINDS for kind in kinds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("branches", [1, 4])
 def test_the_drafter_keeps_its_contract(branches: int) -> None:
     check_drafter(lambda target: RetrievalDrafter(answers(target), branches=branches), seeds=(0,), quick=True)

@@ -162,6 +162,7 @@ def test_requests_may_learn_apart_and_are_forgotten(make: Callable[..., BanditPo
     assert known(world.policy) == {}
 
 
+@pytest.mark.slow
 @learners
 def test_nothing_grows_over_ten_thousand_requests(name: str) -> None:
     policy = LEARNERS[name](CURVE)
