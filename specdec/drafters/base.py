@@ -36,8 +36,9 @@ class Drafter(ABC):
     deterministic: bool = True
     """Whether its drafts are functions of the committed tokens alone (their q is one-hot, `tree.q` is None)."""
     shares: bool = False
-    """Whether a request's draft may depend on other requests: a store of answers, statistics over all texts. Only rules
-    whose text does not depend on the draft may judge it then."""
+    """Whether a request's draft may depend on other requests: a store of answers, statistics over all texts, or rows
+    that it runs only if no other one takes its place. Only rules whose text does not depend on the draft may judge it
+    then."""
     extends: ClassVar[bool] = False
     """Whether it can go on where another drafter's draft stops (`extend`)."""
 

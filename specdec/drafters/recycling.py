@@ -50,6 +50,10 @@ class RecyclingDrafter(Drafter):
     (arXiv 2507.01449): the last row ranks the token after the next. Longer contexts, first rows, and the sum of
     log-odds are ours; experiments/recycling.py measures what each of them gives, and fits the log-odds (`odds`).
 
+    Rows of refused nodes depend on what was drafted before: a request that lost its place, or found its prompt cached,
+    has seen others. So drafts are no function of the committed tokens, even where a request has a table of its own, and
+    only rules whose text does not depend on the draft may judge them.
+
     Args:
         num_draft_tokens: γ, the longest branch.
         max_nodes: most tokens of a draft.
@@ -66,6 +70,7 @@ class RecyclingDrafter(Drafter):
     """
 
     name = "recycling"
+    shares = True
     extends = True
 
     def __init__(
@@ -83,7 +88,7 @@ class RecyclingDrafter(Drafter):
         self._contexts = take("contexts", contexts, whole(1 << CONTEXTS[0], 1 << CONTEXTS[1]))
         if self._contexts & (self._contexts - 1):
             raise ConfigError(f"contexts = {contexts} cannot work. Give a power of two, such as {1 << 17}.")
-        self.shares: bool = take("shared", shared, flag())
+        self.outlives: bool = take("shared", shared, flag())
         self._first = take("first", first, flag().or_none(" for where it is cheap"))
         self._table: Table | None = None
         self._texts: dict[int, _Text] = {}
@@ -186,7 +191,7 @@ class RecyclingDrafter(Drafter):
 
     def _scope(self, request: DraftRequest) -> int:
         """Whose table a request uses: that of its salt, or one of its own."""
-        if not (self.shares and request.store):
+        if not (self.outlives and request.store):
             return PRIVATE | request.request_id
         digest = blake2b(request.salt.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") & (PRIVATE - 1) if request.salt else 0
