@@ -16,8 +16,8 @@ from specdec.models.base import CausalLM
 from specdec.policy.base import Ask, Choice, Draft, Load
 from specdec.policy.curve import CostCurve
 from specdec.policy.learners import Arm, Exp3, Ucb1
-from specdec.policy.product import ProductPolicy
-from specdec.policy.reward import DEFAULT_CEILING, RelativeSpeed
+from specdec.policy.reward import DEFAULT_CEILING
+from specdec.policy.rewarded import RewardedPolicy
 
 NOBODY: Arm = "none"
 """The arm of plain decoding, which every request has."""
@@ -33,14 +33,14 @@ class Taken(NamedTuple):
     chance: float
 
 
-class BanditPolicy(ProductPolicy):
+class BanditPolicy(RewardedPolicy):
     """Takes one arm for each request and step, and learns from what came of it.
 
     A request that ends between its draft and the verdict, or that is not verified, teaches nothing.
 
     Args:
         curve: as in `ProductPolicy`.
-        ceiling: speed that counts as 1, in multiples of plain decoding's (`RelativeSpeed`).
+        ceiling: as in `RewardedPolicy`.
         per_request: whether each request begins to learn anew, as BanditSpec does; else all learn together.
 
     Raises:
@@ -53,8 +53,7 @@ class BanditPolicy(ProductPolicy):
         ceiling: float = DEFAULT_CEILING,
         per_request: bool = False,
     ) -> None:
-        super().__init__(curve)
-        self._reward = RelativeSpeed(ceiling)
+        super().__init__(curve, ceiling)
         self._apart: bool = take("per_request", per_request, flag())
         self._taken: dict[int, Taken] = {}
 
@@ -72,7 +71,6 @@ class BanditPolicy(ProductPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """One candidate for each request, or none."""
-        self._reward.begin(self._costs(load)[0])
         self._taken = {
             ask.request_id: self._take(self._learner(ask.request_id), [NOBODY, *(c.drafter for c in ask.candidates)])
             for ask in asks
@@ -90,16 +88,6 @@ class BanditPolicy(ProductPolicy):
         taken = self._taken.pop(request_id, None)
         if taken is not None:
             self._learn(self._learner(request_id), taken, self._reward.of(len(tokens)))
-
-    def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
-        """See `Policy.drafted`."""
-        super().drafted(drafter, requests, levels, seconds)
-        self._reward.drafted(seconds)
-
-    def timed(self, load: Load, seconds: float) -> None:
-        """See `Policy.timed`."""
-        super().timed(load, seconds)
-        self._reward.passed(seconds)
 
     def end(self, request_id: int) -> None:
         """See `Policy.end`."""

@@ -13,7 +13,8 @@ from specdec.policy.bandit import NOBODY, SEED
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
 from specdec.policy.curve import CostCurve
 from specdec.policy.learners import Arm, Chances, Exp4
-from specdec.policy.reward import DEFAULT_CEILING, RelativeSpeed
+from specdec.policy.reward import DEFAULT_CEILING
+from specdec.policy.rewarded import RewardedPolicy
 from specdec.policy.select import SelectPolicy
 
 WEIGHER = "by estimate"
@@ -22,7 +23,7 @@ Advice = Mapping[str, Arm]
 """Expert → the arm that it names: a drafter whose draft is there, or `NOBODY`."""
 
 
-class ExpertsPolicy(SelectPolicy):
+class ExpertsPolicy(RewardedPolicy, SelectPolicy):
     """Draws an expert for each request and step, and does what it says.
 
     All drafters are asked that `SelectPolicy` would ask. Then each expert names an arm: one drafter's draft, or
@@ -31,7 +32,7 @@ class ExpertsPolicy(SelectPolicy):
 
     Args:
         curve: as in `ProductPolicy`.
-        ceiling: speed that counts as 1, in multiples of plain decoding's (`RelativeSpeed`).
+        ceiling: as in `RewardedPolicy`.
         seed: of the draws.
 
     Raises:
@@ -44,8 +45,7 @@ class ExpertsPolicy(SelectPolicy):
         ceiling: float = DEFAULT_CEILING,
         seed: int = 0,
     ) -> None:
-        super().__init__(curve)
-        self._reward = RelativeSpeed(ceiling)
+        super().__init__(curve, ceiling)
         self._random = Random(take("seed", seed, SEED))
         self._names: dict[int, tuple[str, ...]] = {}
         """Request → its candidates, in this step."""
@@ -60,7 +60,6 @@ class ExpertsPolicy(SelectPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """See `SelectPolicy.choose`."""
-        self._reward.begin(self._costs(load)[0])
         self._names = {ask.request_id: tuple(one.drafter for one in ask.candidates) for ask in asks}
         return super().choose(asks, load)
 
@@ -79,16 +78,6 @@ class ExpertsPolicy(SelectPolicy):
             drawing = self._drawing.get(one.request_id, [])
             drawn.update((one.request_id, each) for each in drawing if each.drafter == arm)
         return self._settled(drafted, best, drawn, load)
-
-    def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
-        """See `Policy.drafted`."""
-        super().drafted(drafter, requests, levels, seconds)
-        self._reward.drafted(seconds)
-
-    def timed(self, load: Load, seconds: float) -> None:
-        """See `Policy.timed`."""
-        super().timed(load, seconds)
-        self._reward.passed(seconds)
 
     def end(self, request_id: int) -> None:
         """See `Policy.end`."""

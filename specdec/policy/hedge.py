@@ -125,12 +125,12 @@ class HedgePolicy(ExpertsPolicy):
         return chances
 
     def _follow(self, one: Drafted, advice: Advice, arm: Arm, chance: float, load: Load) -> None:
-        plain = self._costs(load)[0]
-        parts = {NOBODY: Part(DraftTree(), plain)}
+        costs = self._costs(load)
+        parts = {NOBODY: Part(DraftTree(), costs[0])}
         for draft in one.drafts:
             nodes = self._picks({one.request_id: draft}, load)[one.request_id].nodes
-            parts[draft.drafter] = Part(draft.tree.of(nodes), self._costs(load)[len(nodes)])
-        self._begun[one.request_id] = Pending(advice, parts, plain)
+            parts[draft.drafter] = Part(draft.tree.of(nodes), costs[len(nodes)])
+        self._begun[one.request_id] = Pending(advice, parts, costs[0])
 
     def _learn(self, step: Pending) -> None:
         losses = {arm: 1.0 - min(speed / self._ceiling, 1.0) for arm, speed in step.speeds().items()}
