@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_kernels
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -28,9 +29,9 @@ def test_the_table_follows_what_was_fastest() -> None:
         return {"n": 8, "k": 4, "rows": rows, "flat": flat, "library": library, **more}
 
     quick = [row(1, 2.0, 3.0, gemv=1.0), row(8, 2.0, 3.0), row(64, 4.0, 3.0)]
-    assert gpu_check.table_of(quick)["by_shape"] == {"8×4": (1, 8)}  # type: ignore[arg-type]
+    assert gpu_kernels.table_of(quick)["by_shape"] == {"8×4": (1, 8)}  # type: ignore[arg-type]
     slow = [row(1, 2.0, 1.0, gemv=1.5), row(8, 2.0, 1.0)]
-    assert gpu_check.table_of(slow)["by_shape"] == {"8×4": (0, 0)}  # type: ignore[arg-type]
+    assert gpu_kernels.table_of(slow)["by_shape"] == {"8×4": (0, 0)}  # type: ignore[arg-type]
 
 
 def test_the_page_names_what_failed_and_what_changed() -> None:
@@ -42,10 +43,33 @@ def test_the_page_names_what_failed_and_what_changed() -> None:
         "linear": [{"kernel": "linear o", "flat": 0.25, "gemv": 0.125}, {"kernel": "linear o", "flat": 0.5}],
         "tuned": [{"kernel": "linear", "config": "c", "ms": float("inf")}],
         "engine": {"ratio": 1.5},
+        "broken": {"tuned": "RuntimeError: no room"},
     }
     page = gpu_check.markdown(results)
-    for piece in ("a GPU", "FAILED x", "3/4", "| linear o | 0.25 | 0.125 |", "| linear o | 0.5 |  |", "1.50"):
+    for piece in (
+        "a GPU",
+        "FAILED x",
+        "3/4",
+        "| linear o | 0.25 | 0.125 |",
+        "| linear o | 0.5 |  |",
+        "1.50",
+        "no room",
+    ):
         assert piece in page
+
+
+def test_a_part_that_breaks_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks() -> object:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(gpu_check, "PARTS", {"attention": breaks, "engine": lambda: {"ratio": 2.0}})
+    results: dict[str, Any] = {"device": "a GPU", "attention": [{"ms": 0.125}]}
+    kept = list[str]()
+    gpu_check.check(["attention", "engine"], results, None, lambda: kept.append(gpu_check.markdown(results)))
+    assert "no room" in results["broken"]["attention"]
+    assert "attention" not in results
+    assert results["engine"] == {"ratio": 2.0}
+    assert ["2.00" in page for page in kept] == [False, True]
 
 
 def test_what_it_runs_exists() -> None:
