@@ -10,12 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import NoReturn
 
+import psutil
+
 from experiments._judges import Found, Judge, limit
 from experiments._mutants import Mutant
 
 START_SECONDS = 60
 """Processor time to load a mutant, before its judge sets limits."""
 MEMORY = 8 << 30
+"""Bytes of addresses that a mutant may take, beyond those that its process begins with."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,20 @@ def _judge_and_exit(task: Task, answer: int) -> NoReturn:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     limit(START_SECONDS)
     try:
+        _limit_memory()
         found = task.judge.judge(task.mutant)
     except BaseException:  # whatever it is, the mutant is found
         found = Found("exception")
     os.write(answer, json.dumps(astuple(found)).encode())
     os._exit(0)
+
+
+def _limit_memory() -> None:
+    """A forked process begins with all that its parent has mapped: after a thousand tests, more than MEMORY."""
+    most = psutil.Process().memory_info().vms + MEMORY
+    _, allowed = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed != resource.RLIM_INFINITY:
+        most = min(most, allowed)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import specdec.errors
-from experiments._judges import ByTests
+from experiments._judges import ByTests, Found
 from experiments._mutants import Mutant, mutants
 from experiments._page import EXPLAINED, Row, document, rate
-from experiments._processes import Task, judge_all
+from experiments._processes import MEMORY, Task, judge_all
 from experiments._rooms import BY_HAND, ROOMS, parts, test_files
 from experiments.mutate import Results, mark, sampled
 
@@ -190,18 +191,33 @@ def test_mutants_are_killed_or_explained(options: list[str], tmp_path: Path) -> 
 )  # fmt: skip
 def test_what_becomes_of_a_mutant(source: str, fate: str, tmp_path: Path) -> None:
     """In a module of the package, judged by a test that passes, fails, computes for ever, waits for ever, or kills."""
-    test = tmp_path / "test_x.py"
-    test.write_text(
+    found = judged(
+        source,
         "import os, signal, specdec.errors as m\n"
         "def test_x():\n"
         "    while m.x == 3: pass\n"
         "    if m.x == 4: signal.pause()\n"
         "    if m.x == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    assert m.x == 1\n",
-        encoding="utf-8",
+        tmp_path,
     )
-    original = (Path(specdec.errors.__file__)).read_text(encoding="utf-8")
-    mutant = Mutant("errors.py", 1, "", "", "", original + source)
-    [(_, found)] = judge_all([Task(mutant, ByTests([str(test)], seconds=0.2))], jobs=1)
     assert found.fate == fate
     assert (found.test != "") == (fate == "tests")
+
+
+@pytest.mark.parametrize(("size", "fate"), [(0, "survived"), (MEMORY, "tests")])
+def test_a_mutant_may_take_the_same_memory_whatever_its_parent_holds(size: int, fate: str, tmp_path: Path) -> None:
+    """The test maps a mebibyte more than the size; nothing is written, so that only addresses are taken."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    test = f"import mmap, specdec.errors as m\ndef test_x(): mmap.mmap(-1, m.x + 2**20, {flags}, mmap.PROT_READ)\n"
+    with mmap.mmap(-1, MEMORY + 2**30, flags, mmap.PROT_READ):
+        assert judged(f"x = {size}\n", test, tmp_path).fate == fate
+
+
+def judged(source: str, test: str, folder: Path) -> Found:
+    """What becomes of a mutant that adds the source to a module, when this test judges it."""
+    (folder / "test_x.py").write_text(test, encoding="utf-8")
+    original = Path(specdec.errors.__file__).read_text(encoding="utf-8")
+    mutant = Mutant("errors.py", 1, "", "", "", original + source)
+    [(_, found)] = judge_all([Task(mutant, ByTests([str(folder / "test_x.py")], seconds=0.2))], jobs=1)
+    return found
