@@ -1,0 +1,113 @@
+"""What every trained head has: a configuration, the tokens that it knows, and what it shares with the frozen target."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from specdec.errors import ConfigError
+from specdec.heads.config import HeadConfig
+
+
+class Head(nn.Module):
+    """A module that guesses the target's next tokens from the target's hidden states.
+
+    Args:
+        config: its sizes.
+        draft_ids: int64 [Vd], the target's ids of the tokens that it knows, increasing. Needed if Vd < V.
+
+    Raises:
+        ConfigError: if they are not that.
+    """
+
+    draft_ids: Tensor
+    draft_index: Tensor
+    embedding: Tensor | None
+    output: Tensor | None
+
+    def __init__(self, config: HeadConfig, draft_ids: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        ids = checked_ids(config, draft_ids)
+        self.register_buffer("draft_ids", ids)
+        index = torch.full((config.vocab_size,), config.draft_vocab_size)
+        index[ids] = torch.arange(config.draft_vocab_size)
+        self.register_buffer("draft_index", index, persistent=False)
+        self.register_buffer("embedding", None, persistent=False)
+        self.register_buffer("output", None, persistent=False)
+        if config.own_embedding:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.own_output:
+            self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
+
+    def bind(self, embedding: Tensor, output: Tensor) -> None:
+        """Shows it the target's embedding and output rows, [V, h] both. They stay the target's: no parameters, and in
+        no file. A head that has its own does not look at them.
+
+        Raises:
+            ConfigError: if it needs one that is of another shape.
+        """
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        for name, its, own in (
+            ("embedding", embedding, self.config.own_embedding),
+            ("output", output, self.config.own_output),
+        ):
+            if not own and its.shape != shape:
+                raise ConfigError(
+                    f"The head shares the target's {name} and needs {list(shape)}, got {list(its.shape)}. Choose the "
+                    f"target that it was trained for, or a head with own_{name}."
+                )
+        if not self.config.own_embedding:
+            self.embedding = embedding.detach()
+        if not self.config.own_output:
+            whole = self.config.draft_vocab_size == len(output)
+            self.output = output.detach() if whole else output.detach()[self.draft_ids.to(output.device)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parameters, and of the stream between them."""
+        return next(self.parameters()).dtype
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings of the target's ids, int64 [...] → [..., h]."""
+        if self.config.own_embedding:
+            own: Tensor = self.embed_tokens(tokens)
+            return own
+        return functional.embedding(tokens, bound(self.embedding)).to(self.dtype)
+
+    def vocabulary_logits(self, hidden: Tensor) -> Tensor:
+        """[..., h] → logits of the draft vocabulary, [..., Vd]."""
+        if self.config.own_output:
+            own: Tensor = self.lm_head(hidden)
+            return own
+        return functional.linear(hidden, bound(self.output).to(hidden.dtype))
+
+
+def bound(shared: Tensor | None) -> Tensor:
+    """What `bind` has brought. Raises ConfigError if it was not called."""
+    if shared is None:
+        raise ConfigError(
+            "This head shares the target's embedding and output rows. Call bind(embedding, output) first."
+        )
+    return shared
+
+
+def checked_ids(config: HeadConfig, draft_ids: Tensor | None) -> Tensor:
+    """The draft vocabulary, int64 [Vd]; all tokens if none are given.
+
+    Raises:
+        ConfigError: if they are not Vd increasing ids of the target.
+    """
+    size, most = config.draft_vocab_size, config.vocab_size
+    if draft_ids is None:
+        if size != most:
+            raise ConfigError(f"A head that knows {size} of {most} tokens needs draft_ids: which they are.")
+        return torch.arange(size)
+    ids = draft_ids.detach().to(torch.int64).flatten().clone()
+    if len(ids) != size or not bool((ids.diff() > 0).all()) or not 0 <= int(ids[0]) <= int(ids[-1]) < most:
+        raise ConfigError(
+            f"draft_ids must be {size} increasing token ids below {most}; got {len(ids)} from {int(ids.min())} to "
+            f"{int(ids.max())}. A file that holds offsets (d2t) must be read as such."
+        )
+    return ids
