@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
-from statistics import median
+from statistics import fmean
 
 from specdec.checks import number, several, shown, take, whole
 from specdec.errors import ConfigError
@@ -22,6 +23,9 @@ REFRESH = 8
 """So many passes of sizes that are known are looked at together: one changes the means by little."""
 OUTLIER = 3.0
 """A pass that took more than so many times the mean was held up by something else: it counts as no more than that."""
+SHYNESS = 0.005
+"""How far apart the visited sizes must lie for the others to follow their trend: their measured ratios may be wrong by
+0.03, and trends of 0.4 are usual; this is the square of the quotient."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class LiveCurve:
     """A cost curve that follows what passes take now.
 
     A curve that was kept may be from another day: from a busier machine, or from older kernels. Points that passes were
-    seen at are the mean of what was seen; the others move with them.
+    seen at are the mean of what was seen; the others follow the trend of those. A pass costs something by itself and
+    something for its rows, and the prior may be wrong about each by a factor of its own. So what is seen over the prior
+    goes in a straight line with the rows' share of the pass.
 
     Args:
         curve: what is believed before any pass was seen.
@@ -83,6 +89,7 @@ class LiveCurve:
         self._prior = curve
         self._rows = [rows for rows in ROWS if rows <= max(curve.rows[-1], 2)]
         self._seen: dict[int, tuple[int, float]] = {}  # rows → passes that count, their mean over the prior's time
+        self._trend = _Trend(inf, 0.0, 0.0)
         self._now = curve
         self._dense: list[float] = []
         """Seconds by rows, as far as they were asked for since the last change."""
@@ -106,23 +113,54 @@ class LiveCurve:
             return
         point = min(self._rows, key=lambda each: abs(each - rows))
         count, mean = self._seen.get(point, (0, 0.0))
-        ratio = seconds / self._prior(rows, cached, requests)
-        if count >= FEW:
-            ratio = min(ratio, OUTLIER * mean)
+        usual = mean if count >= FEW else self._trend.at(self._share(point))
+        ratio = min(seconds / self._prior(rows, cached, requests), OUTLIER * usual)
         self._seen[point] = min(count + 1, MOST_PASSES), mean + (ratio - mean) / min(count + 1, MOST_PASSES)
         self._unheeded += 1
         if self._unheeded >= REFRESH or count < FEW:
             self._refresh()
 
+    def _share(self, rows: int) -> float:
+        """Part of a pass, by the prior, that it takes for having more rows than the smallest."""
+        return 1.0 - self._prior(self._rows[0], 0) / self._prior(rows, 0)
+
     def _refresh(self) -> None:
         """The curve as it is believed now."""
-        level = median(mean for _, mean in self._seen.values())
+        known = [rows for rows, (count, _) in self._seen.items() if count >= FEW] or list(self._seen)
+        self._trend = trend = _Trend.of([(self._share(rows), self._seen[rows][1]) for rows in known])
         scaled: list[float] = []
         for each in self._rows:
             count, mean = self._seen.get(each, (0, 0.0))
             doubt = max(FEW - count, 0)
-            factor = (count * mean + doubt * level) / (count + doubt)
+            factor = (count * mean + doubt * trend.at(self._share(each))) / (count + doubt)
             scaled.append(max(factor * self._prior(each, 0), *scaled[-1:], 0.0))
-        prior = self._prior
-        self._now = CostCurve(tuple(self._rows), tuple(scaled), level * prior.per_token, level * prior.per_row_token)
+        beside = trend.level * self._prior.per_token, trend.level * self._prior.per_row_token
+        self._now = CostCurve(tuple(self._rows), tuple(scaled), *beside)
         self._dense, self._unheeded = [], 0
+
+
+@dataclass(frozen=True)
+class _Trend:
+    """A straight line through ratios.
+
+    Args:
+        level: their mean.
+        share: where the line has that height.
+        slope: of the line.
+    """
+
+    level: float
+    share: float
+    slope: float
+
+    @classmethod
+    def of(cls, seen: Sequence[tuple[float, float]]) -> _Trend:
+        """The line through shares and their ratios: of least squares, but flatter where the shares are close together
+        (ridge regression of the slope)."""
+        share, level = (fmean(column) for column in zip(*seen, strict=True))
+        products = sum((each - share) * (ratio - level) for each, ratio in seen)
+        return cls(level, share, products / (sum((each - share) ** 2 for each, _ in seen) + SHYNESS))
+
+    def at(self, share: float) -> float:
+        """The ratio at a share; never far from the others, however long the line."""
+        return min(max(self.level + self.slope * (share - self.share), self.level / OUTLIER), self.level * OUTLIER)

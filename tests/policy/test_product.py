@@ -179,6 +179,37 @@ def test_a_curve_of_another_day_is_soon_forgotten() -> None:
     assert live(64) == before
 
 
+QUIET = CostCurve(ROWS, (6.33, 6.33, 6.33, 6.91, 8.00, 8.86, 11.69, 14.72, 21.84, 28.20))
+BUSY = CostCurve(ROWS, (7.53, 7.53, 7.55, 8.99, 11.08, 12.88, 19.33, 24.87, 37.18, 49.51))
+"""Milliseconds of one model on one machine, when it had nothing else to do and when it had."""
+
+
+@pytest.mark.parametrize("visited", [(1, 16), (2, 24), (12, 64)])
+@pytest.mark.parametrize(
+    "prior",
+    [BUSY, QUIET, CostCurve(ROWS, tuple(1.6 * ms for ms in QUIET.seconds)),
+     CostCurve(ROWS, tuple(6.33 + 1.6 * (ms - 6.33) for ms in QUIET.seconds))],
+    ids=["busy", "sound", "all 1.6 times", "rows 1.6 times"],
+)  # fmt: skip
+def test_sizes_that_are_never_visited_follow_those_that_are(prior: CostCurve, visited: tuple[int, int]) -> None:
+    """What more rows add to a pass may be wrong by another factor than the pass of one row."""
+    live = LiveCurve(prior)
+    for step in range(60):
+        for rows in visited:
+            live.observe(rows, (1.03 if step % 2 else 0.97) * QUIET(rows))
+    for rows in range(1, 65):
+        assert live(rows) == pytest.approx(QUIET(rows), rel=0.1)
+
+
+def test_one_pass_that_was_held_up_moves_no_other_size() -> None:
+    live = LiveCurve(QUIET)
+    for rows in (1, 2) * 30:
+        live.observe(rows, QUIET(rows))
+    live.observe(48, 20 * QUIET(48))
+    for rows in (1, 2, 8, 24):
+        assert live(rows) == pytest.approx(QUIET(rows), rel=0.1)
+
+
 def test_what_is_cached_costs_by_the_token() -> None:
     curve = CostCurve((1, 3), (1.0, 2.0), per_token=0.01)
     assert [curve(1, 0), curve(2, 100), curve(5, 50)] == pytest.approx([1.0, 2.5, 3.5])
