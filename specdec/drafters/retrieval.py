@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from specdec.checks import either, instance, number, take, text, whole
 from specdec.drafters.base import Drafter, DraftRequest, Needs, TargetHandle
 from specdec.drafters.sizes import BRANCHES, DEPTH, MOST_NODES
 from specdec.errors import ConfigError
 from specdec.kernels.retrieval import Grown, Index, Limits, grow
-from specdec.stores import STOCK, Store, Vocabulary, fitting, read
+from specdec.stores import STOCKED, Store, Vocabulary, fitting, opened
 from specdec.stores.order import DEPTH as SORTED
 from specdec.stores.order import suffix_order
 from specdec.typed import TypedPath
 from specdec.verify.tree import DraftTree, TreeShape
 
+logger = logging.getLogger("specdec")
 ASSUMED = 0.5
 """Chance of a node of another drafter that gave none."""
 LENGTHS, SHARES = 5, 8
 """Classes of the length of a match, by its bits, and of the chance: nodes of one kind share both."""
 SURVIVAL = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 MATCH = whole(1, SORTED - 1)
-STOCKED = "stock"
 STORE = either(text(), instance(Store, "")).but(
     f"the path of a file that `specdec store build` has made, or {STOCKED!r} for the answers that ship"
 )
@@ -37,8 +37,9 @@ class RetrievalDrafter(Drafter):
     request: its drafts depend on its own text and on the file alone.
 
     Args:
-        store: a file that `specdec store build` has made for the target's tokenizer, or such a store; "stock" for the
-            one that ships, of answers of SmolLM2-135M-Instruct.
+        store: a file that `specdec store build` has made for the target's tokenizer, or such a store. "stock": the
+            answers of SmolLM2-135M-Instruct that ship, for targets of its tokenizer; for others nothing is drafted, and
+            a warning is logged.
         num_draft_tokens: γ, the longest branch.
         max_nodes: most tokens of a draft.
         branches: most candidates for one token; 1 proposes chains.
@@ -70,21 +71,32 @@ class RetrievalDrafter(Drafter):
         self.min_match, self.max_match = take("min_match", min_match, MATCH), take("max_match", max_match, MATCH)
         if self.min_match > self.max_match:
             raise ConfigError(f"min_match = {min_match} is above max_match = {max_match}. Lower the first.")
-        store = take("store", store, STORE)
-        self.store = store if isinstance(store, Store) else STOCK if store == STOCKED else Path(store)
+        self.store: str | Store = take("store", store, STORE)
         self._index: Index | None = None
 
     def bind(self, target: TargetHandle) -> Needs:
         """Opens the store.
 
         Raises:
-            StoreError: if it cannot be read, or was made for another tokenizer.
+            StoreError: if it cannot be read, or is the user's and was made for another tokenizer.
         """
         vocabulary = Vocabulary.of_tokenizer(target.model.vocab_size, target.tokenizer)
-        store = read(self.store, vocabulary) if isinstance(self.store, Path) else fitting(self.store, vocabulary)
+        store = self._opened(vocabulary)
         order = suffix_order(store.tokens) if store.order is None else store.order
         self._index = Index(store.tokens, order, store.vocabulary.size, SORTED)
         return Needs()
+
+    def _opened(self, vocabulary: Vocabulary) -> Store:
+        if isinstance(self.store, Store):
+            return fitting(self.store, vocabulary)
+        store = opened(self.store, vocabulary)
+        if store is None:
+            logger.warning(
+                "The store that ships is for another tokenizer than the target's, so drafter 'retrieval' drafts "
+                "nothing. Make a store with `specdec store build` and give its path: drafter.store=FILE."
+            )
+            store = Store.of((), vocabulary, ordered=True)
+        return store
 
     def max_nodes(self, max_depth: int) -> int:
         """See `Drafter.max_nodes`."""

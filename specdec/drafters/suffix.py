@@ -14,13 +14,12 @@ from specdec.drafters.base import Drafter, DraftRequest, Needs, TargetHandle
 from specdec.drafters.sizes import BRANCHES, DEPTH, MOST_NODES
 from specdec.errors import ConfigError
 from specdec.kernels.suffix import MATCH, NOTHING, Bounds, Index, Nodes, draft, suffix_index
-from specdec.stores import STOCK, Store, Vocabulary, read, write
+from specdec.stores import STOCKED, Store, Vocabulary, opened, write
 from specdec.stores.answers import Answers, Texts, latest
 from specdec.verify.tree import DraftTree, TreeShape
 
 ASSUMED = 0.6
 """Chance of a node of another drafter that gave none."""
-STOCKED = "stock"
 STORE = text(f"the path of a file that `specdec store build` has made, {STOCKED!r} for the one that ships").or_none(
     " for none"
 )
@@ -92,19 +91,11 @@ class SuffixDrafter(Drafter):
             StoreError: if it cannot be read, or was made for another tokenizer.
         """
         self._vocabulary = Vocabulary.of_tokenizer(target.model.vocab_size, target.tokenizer)
-        store = self._opened(self._vocabulary)
+        store = None if self.store is None else opened(self.store, self._vocabulary)
         if store is not None:
             texts = [array("i", each) for each in store.texts()]
             self._read = Texts(latest(texts, self._answers.max_tokens))
         return Needs()
-
-    def _opened(self, vocabulary: Vocabulary) -> Store | None:
-        if self.store is None:
-            return None
-        if self.store != STOCKED:
-            return read(Path(self.store), vocabulary)
-        stock = read(STOCK)
-        return stock if stock.vocabulary.fingerprint == vocabulary.fingerprint else None
 
     def save(self, path: str | Path, salt: str = "") -> None:
         """Writes the texts that drafts of requests with this salt may come from, for `store` of a later drafter.

@@ -134,12 +134,40 @@ def test_the_store_is_a_file_or_a_store(tmp_path: Path) -> None:
 def test_a_store_for_another_tokenizer_is_refused(tmp_path: Path) -> None:
     tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 0})
     write(tmp_path / "a.store", Store.of(TEXTS, VOCABULARY))
-    for store in (str(tmp_path / "a.store"), Store.of(TEXTS, VOCABULARY), "stock"):
+    for store in (str(tmp_path / "a.store"), Store.of(TEXTS, VOCABULARY)):
         drafter = RetrievalDrafter(store)
         with pytest.raises(StoreError, match=r"tokens have other ids .* `specdec store build`"):
             drafter.bind(TargetHandle(llama(0), tokenizer))
     with pytest.raises(StoreError, match="There is no store at"):
         RetrievalDrafter(str(tmp_path / "b.store")).bind(TargetHandle(llama(0)))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "known"),
+    [
+        (VOCABULARY, 3),
+        (Vocabulary.of(VOCAB_SIZE + 1, None), 0),
+        (Vocabulary(2 * VOCAB_SIZE, VOCABULARY.fingerprint), 0),
+    ],
+    ids=["of the target", "of another tokenizer", "with tokens that the target lacks"],
+)
+def test_the_stock_serves_targets_of_its_tokenizer_and_others_are_told(
+    vocabulary: Vocabulary,
+    known: int,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    texts = [*TEXTS, [vocabulary.size - 1]]
+    write(tmp_path / "stock", Store.of(texts, vocabulary, ordered=True, note={"tokenizer": "theirs"}))
+    monkeypatch.setattr("specdec.stores.stock.STOCK", tmp_path / "stock")
+    drafter = RetrievalDrafter()
+    drafter.bind(TargetHandle(llama(0)))
+    assert len(drafter.propose([draft_request([9, 1, 2])])[0]) == known
+    assert drafter.memory() == (0 if not known else 6 * 21)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (not known)
+    assert all("drafts nothing. Make a store with `specdec store build`" in each for each in told)
 
 
 def test_options_that_cannot_work_are_refused() -> None:

@@ -231,7 +231,7 @@ def test_of_a_large_store_the_latest_texts_are_read(tmp_path: Path) -> None:
 def test_the_stock_serves_targets_of_its_tokenizer_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for size, known in ((VOCAB_SIZE, 5), (VOCAB_SIZE + 1, 0)):
         write(tmp_path / "stock", Store.of([ANSWER], Vocabulary.of_tokenizer(size, None)))
-        monkeypatch.setattr("specdec.drafters.suffix.STOCK", tmp_path / "stock")
+        monkeypatch.setattr("specdec.stores.stock.STOCK", tmp_path / "stock")
         drafter = patient()
         drafter.bind(TARGET)
         assert len(drafted(drafter, ANSWER[:1])) == known
