@@ -141,7 +141,7 @@ BROKEN: dict[str, tuple[Check, Sequence[tuple[str, str]]]] = {
     "rows of int8 without their scales": (check_kind("int8"), [("result *= tl.load(x_scales + m, mask=m < rows, other=0.0)[:, None]", "result *= 1.0")]),
     "int8 weights without their scales": (check_kind("int8_weight"), [("result *= tl.load(weight_scales + n, mask=n < N, other=0.0)[None, :]", "result *= 1.0")]),
     "no bias": (check_kind("float32"), [("    if BIASED:\n        result += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]", "    if False:\n        pass")]),
-    "K is cut where the number of rows says": (check_invariance, [("BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k", "BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=16 if rows > 16 else config.block_k")]),
+    "K is cut where the number of rows says": (check_invariance, [("        acc = tl.dot(a, b.to(a.dtype), acc=acc, input_precision=\"ieee\", out_dtype=ACC)", "        acc = tl.dot(a, b.to(a.dtype), acc=acc * (rows <= 16).to(ACC), input_precision=\"ieee\", out_dtype=ACC) + acc * (rows > 16).to(ACC)"), ("BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k", "BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=16 if rows > 16 else config.block_k")]),
 }  # fmt: skip
 
 

@@ -152,8 +152,9 @@ def test_captured_passes_are_told_apart_by_their_taps(monkeypatch: pytest.Monkey
 
 
 def test_a_model_of_another_family_or_kind_is_refused() -> None:
+    gpt2 = make_module("GPT2", {"vocab_size": 32, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32})
     with pytest.raises(UnsupportedModelError, match="type is 'gpt2'"):
-        TritonModel(make_module("GPT2", {"vocab_size": 32, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32}))
+        TritonModel(gpt2.to(DEVICE))
     with pytest.raises(UnsupportedModelError, match=", ".join(COMPUTED_IN)):
         make(kind="int4")
 

@@ -21,6 +21,8 @@ from specdec.kernels.attention.plan import AttentionPlan
 NOTHING = tl.constexpr(-1e30)
 """Running maximum before the first key. Finite, so that differences are never NaN."""
 LOG2_E = 1.4426950408889634
+LEAST_DOT = 16
+"""No side of a matrix product may be smaller; smaller heads are filled up with zeros."""
 
 
 @triton.jit
@@ -300,7 +302,7 @@ def triton_attention(
     partial = torch.empty((splits, num_rows, heads, size) if parallel else (1,), device=query.device)
     maximum, total = (torch.empty(partial.shape[:3], device=query.device) for _ in range(2))
     flags = torch.empty((num_rows, heads) if unified is not None else (1,), dtype=torch.int32, device=query.device)
-    block_d = triton.next_power_of_2(size)
+    block_d = max(LEAST_DOT, triton.next_power_of_2(size))
     in_units = LOG2_E if softcap is None else 1.0
     phi = 0.0 if unified is None else unified * LOG2_E
     shape = {"HEADS": heads, "SIZE": size, "BLOCK_D": block_d, "SPLIT": config.split, "WINDOWED": window is not None}

@@ -23,7 +23,8 @@ def _ordered(x):
 def _block(row, start, V, temperature, BLOCK: tl.constexpr):
     """Tokens from `start` on, and their scores; -inf beyond the vocabulary."""
     token = start + tl.arange(0, BLOCK)
-    return token, tl.load(row + token, mask=token < V, other=-float("inf")).to(tl.float32) / temperature
+    logit = tl.load(row + token, mask=token < V, other=-float("inf")).to(tl.float32)
+    return token, tl.div_rn(logit, temperature)  # rounded as on the host: Triton's own `/` may be an ulp off
 
 
 @triton.jit

@@ -24,8 +24,9 @@ def flat_kernel(x, weight, bias, x_scales, weight_scales, out, rows, N, K, x_row
                 BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, ACC: tl.constexpr,
                 X_SCALED: tl.constexpr, W_SCALED: tl.constexpr, BIASED: tl.constexpr):  # fmt: skip
     """One tile of out [rows, N] = x [rows, K] · weight [N, K]ᵀ."""
-    m = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Tiles of rows count fastest, so that those that share weights run together and find them in the cache.
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     from_x = x + m[:, None].to(tl.int64) * x_row + k[None, :]
     from_weight = weight + n[None, :].to(tl.int64) * weight_row + k[:, None]
@@ -170,7 +171,7 @@ def triton_linear(
             )  # fmt: skip
         return out
     config = config or (FLAT_FLOAT32 if x.dtype == torch.float32 else FLAT)
-    flat_kernel[(triton.cdiv(n, config.block_n), triton.cdiv(rows, config.block_m))](
+    flat_kernel[(triton.cdiv(rows, config.block_m), triton.cdiv(n, config.block_n))](
         x, weight, bias, x_scales, weight_scales, out, rows, n, k, x.stride(0), weight.stride(0), out.stride(0),
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
         ACC=tl.int32 if x.dtype == torch.int8 else tl.float32, X_SCALED=x_scales is not None,

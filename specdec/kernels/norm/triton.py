@@ -16,14 +16,14 @@ def _rounded(x):
 
 @triton.jit
 def _quantized(x, INT8: tl.constexpr):
-    """Rows of x [R, n] as 8-bit numbers in float32, and each row's scale [R]."""
+    """Rows of x [R, n] as 8-bit numbers in float32, and each row's scale [R]; divided and rounded as on the host."""
     TOP: tl.constexpr = 127.0 if INT8 else 448.0
     largest = tl.max(tl.abs(x), 1)
-    inverse = tl.where(largest > 0, TOP / largest, 0.0)
+    inverse = tl.where(largest > 0, tl.div_rn(TOP, largest), 0.0)
     scaled = x * inverse[:, None]
     if INT8:
         scaled = _rounded(scaled)
-    return scaled, largest / TOP
+    return scaled, tl.div_rn(largest, TOP)
 
 
 @triton.jit

@@ -75,7 +75,7 @@ def stats_kernel(logits, temperatures, seeds, positions, row_stride, V, log_sums
     for start in range(0, V, BLOCK):
         token = start + tl.arange(0, BLOCK)
         score = tl.load(logits + row.to(tl.int64) * row_stride + token, mask=token < V, other=-float("inf"))
-        score = score.to(tl.float32) / temperature
+        score = tl.div_rn(score.to(tl.float32), temperature)  # as on the host, to the bit
         before = top
         top, token_of_top = _first_largest(score, token, top, token_of_top, V)
         if SUMS:
@@ -96,7 +96,7 @@ def stats_kernel(logits, temperatures, seeds, positions, row_stride, V, log_sums
 def _probability(logits, row, stride, token, temperature, log_sums, there, row_there):
     """Probabilities of some tokens of one row, float64. Nothing is read where `there`, or `row_there`, is false."""
     score = tl.load(logits + row.to(tl.int64) * stride + token, mask=there, other=-float("inf")).to(tl.float32)
-    return tl.exp((score / temperature).to(tl.float64) - tl.load(log_sums + row, mask=row_there, other=0.0))
+    return tl.exp(tl.div_rn(score, temperature).to(tl.float64) - tl.load(log_sums + row, mask=row_there, other=0.0))
 
 
 @triton.jit
