@@ -6,12 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specdec.checks import shown
 from specdec.errors import ConfigError
 from specdec.heads.config import HeadConfig
 
 
 class Head(nn.Module):
     """A module that guesses the target's next tokens from the target's hidden states.
+
+    `draft_ids` int64 [Vd] lists the target's ids of the tokens that it knows; `draft_index` int64 [V] is their place in
+    that list, and Vd for every other token.
 
     Args:
         config: its sizes.
@@ -32,7 +36,7 @@ class Head(nn.Module):
         ids = checked_ids(config, draft_ids)
         self.register_buffer("draft_ids", ids)
         index = torch.full((config.vocab_size,), config.draft_vocab_size)
-        index[ids] = torch.arange(config.draft_vocab_size)
+        index = index.scatter(0, ids.to(index.device), torch.arange(config.draft_vocab_size))
         self.register_buffer("draft_index", index, persistent=False)
         self.register_buffer("embedding", None, persistent=False)
         self.register_buffer("output", None, persistent=False)
@@ -104,10 +108,10 @@ def checked_ids(config: HeadConfig, draft_ids: Tensor | None) -> Tensor:
         if size != most:
             raise ConfigError(f"A head that knows {size} of {most} tokens needs draft_ids: which they are.")
         return torch.arange(size)
-    ids = draft_ids.detach().to(torch.int64).flatten().clone()
-    if len(ids) != size or not bool((ids.diff() > 0).all()) or not 0 <= int(ids[0]) <= int(ids[-1]) < most:
+    ids, floats = draft_ids.detach().to(torch.int64).flatten().clone(), draft_ids.is_floating_point()
+    if floats or len(ids) != size or not bool((ids.diff() > 0).all()) or not 0 <= int(ids[0]) <= int(ids[-1]) < most:
         raise ConfigError(
-            f"draft_ids must be {size} increasing token ids below {most}; got {len(ids)} from {int(ids.min())} to "
-            f"{int(ids.max())}. A file that holds offsets (d2t) must be read as such."
+            f"draft_ids must be {size} increasing token ids below {most}; got {len(ids)} of {draft_ids.dtype}: "
+            f"{shown(ids[:8].tolist())}. Offsets (d2t) must be read as such."
         )
     return ids

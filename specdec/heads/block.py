@@ -43,13 +43,13 @@ class BlockOutput:
 class MarkovHead(nn.Module):
     """W2 W1[previous token]: what a token says of the next one (DSpark, "vanilla").
 
-    W1 has a row for each token of the draft vocabulary and, if that is not all, one for every other token.
+    W1 has a row for each token of the target, or for each of the draft vocabulary and one for all others.
     """
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        outside = config.draft_vocab_size < config.vocab_size
-        self.markov_w1 = nn.Embedding(config.draft_vocab_size + outside, config.markov_rank)
+        known, all_ = config.draft_vocab_size, config.vocab_size
+        self.markov_w1 = nn.Embedding(all_ if config.markov_all or known == all_ else known + 1, config.markov_rank)
         self.markov_w2 = nn.Linear(config.markov_rank, config.draft_vocab_size, bias=False)
 
 
@@ -161,8 +161,12 @@ class BlockHead(Head):
     def _before(self, previous: Tensor) -> Tensor:
         """W1[previous token], [..., r]."""
         assert self.markov_head is not None
-        before: Tensor = self.markov_head.markov_w1(self.draft_index[previous])
+        before: Tensor = self.markov_head.markov_w1(self.markov_rows(previous))
         return before
+
+    def markov_rows(self, tokens: Tensor) -> Tensor:
+        """Rows of W1 of the target's tokens, int64 [...]."""
+        return tokens if self.config.markov_all else self.draft_index[tokens]
 
     @torch.no_grad()
     def start_from(self, target: LlamaWeights, seed: int = 0) -> None:

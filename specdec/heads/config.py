@@ -23,22 +23,38 @@ _COUNTS = (
 )  # fmt: skip
 _FLAGS = (
     "qk_norm", "qkv_bias", "causal", "anchor_predicts", "confidence", "confidence_with_markov", "fc_norm", "fc_bias",
-    "norm_output", "norm_before_residual", "norm_before_fc", "own_embedding", "own_output",
+    "norm_output", "norm_before_residual", "norm_before_fc", "own_embedding", "own_output", "o_bias", "markov_all",
 )  # fmt: skip
 _POSITIVE = number(lambda value: 0 < value < float("inf"), "a number > 0")
 KINDS = {
     "architecture": text(),
-    **{name: whole(1) for name in _COUNTS},
+    **{name: whole(1, 2**24) for name in _COUNTS},
     **{name: flag() for name in _FLAGS},
-    "num_layers": whole(),
-    "medusa_heads": whole(),
-    "markov_rank": whole(),
+    "num_layers": whole(0, 256),
+    "medusa_heads": whole(0, 64),
+    "markov_rank": whole(0, 2**16),
     "mask_token_id": whole(),
-    "taps": several(whole(), "layer boundaries, at least one", least=1),
+    "taps": several(whole(), "1 to 256 layer boundaries", least=1, most=256),
     "rms_norm_eps": _POSITIVE,
     "rope_theta": _POSITIVE,
     "rope_scaling": instance(Mapping, "rotary settings as in transformers' rope_parameters").or_none(),
 }
+
+
+@dataclass(frozen=True)
+class TargetSizes:
+    """What a head must know of the model that it drafts for: L, H and V."""
+
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, target: CausalLM | TargetSizes) -> TargetSizes:
+        """Of a model; sizes stay what they are."""
+        if isinstance(target, TargetSizes):
+            return target
+        return cls(target.kv_layout.num_layers, target.hidden_size, target.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -56,13 +72,16 @@ class HeadConfig:
             before layer l (transformers' `hidden_states[l]`), boundary L the state after the last norm.
         rms_norm_eps, rope_theta, rope_scaling: as in transformers' configurations.
         max_positions: the longest text that it is made for. Nothing is cut off behind it.
-        qk_norm, qkv_bias: norms of single queries and keys (Qwen3); bias of their products (Qwen2).
+        qk_norm: norms of single queries and keys (Qwen3).
+        qkv_bias, o_bias: biases of attention's products.
         block_size: γ, rows of a block: the anchor and γ - 1 masks.
         causal: a block's row sees only the rows before it (JetSpec), not all of them (DFlash).
         anchor_predicts: row k gives the token after it (DSpark), so γ tokens; else the token in its own place (DFlash),
             so γ - 1.
         mask_token_id: the token that stands in the rows after the anchor.
         markov_rank: r of the term W2 W1[previous token]; 0 for none.
+        markov_all: W1 has a row for each of the target's V tokens; else for the draft vocabulary's, and one for all
+            others together.
         confidence, confidence_with_markov: whether there is a confidence head, and whether it reads W1[previous token].
         fc_norm: one norm for each tap before fc (EAGLE-3.1). norm_before_fc: one norm over all of them.
         fc_bias: whether fc has one (EAGLE-1; of Medusa, its residual blocks).
@@ -93,11 +112,13 @@ class HeadConfig:
     max_positions: int = 2048
     qk_norm: bool = False
     qkv_bias: bool = False
+    o_bias: bool = False
     block_size: int = 1
     causal: bool = False
     anchor_predicts: bool = True
     mask_token_id: int = 0
     markov_rank: int = 0
+    markov_all: bool = False
     confidence: bool = False
     confidence_with_markov: bool = True
     fc_norm: bool = False
@@ -177,14 +198,15 @@ class HeadConfig:
         )
         return embedding.inv_freq.float(), float(embedding.attention_scaling)
 
-    def why_not(self, target: CausalLM) -> str | None:
+    def why_not(self, target: CausalLM | TargetSizes) -> str | None:
         """Why the head cannot draft for the target; None if it can."""
+        its = TargetSizes.of(target)
         sizes = {
-            "layers": (self.target_layers, target.kv_layout.num_layers),
-            "a stream of width": (self.target_hidden_size, target.hidden_size),
-            "a vocabulary of": (self.vocab_size, target.vocab_size),
+            "layers": (self.target_layers, its.num_layers),
+            "a stream of width": (self.target_hidden_size, its.hidden_size),
+            "a vocabulary of": (self.vocab_size, its.vocab_size),
         }
-        wrong = [f"{name} {ours}, not {its}" for name, (ours, its) in sizes.items() if ours != its]
+        wrong = [f"{name} {ours}, not {other}" for name, (ours, other) in sizes.items() if ours != other]
         return f"it is made for a target with {' and '.join(wrong)}" if wrong else None
 
     def to_json(self) -> dict[str, Any]:
