@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from specdec.errors import ConfigError
 from specdec.heads.base import Head
 from specdec.heads.config import HeadConfig
-from specdec.heads.layers import DecoderLayer, Norm, Pair, attend
+from specdec.heads.layers import DecoderLayer, Norm, Pair, attend, check_alike
 from specdec.models.llama import LlamaWeights
 
 TOGETHER = 32
@@ -176,7 +176,7 @@ class BlockHead(Head):
         Raises:
             ConfigError: if the target's layers are of another shape.
         """
-        _check_alike(self.config, target)
+        check_alike(self.config, target)
         copied = target.layers[-self.config.num_layers :]
         for mine, its in zip(self.decoder, copied, strict=True):
             mine.copy(its)
@@ -213,14 +213,3 @@ def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, context: Pa
     """Rows of blocks, [B, A, γ, heads, D], over the context and over all blocks' rows → the same shape."""
     keys, values = (torch.cat([held, own.flatten(1, 2)], 1) for held, own in zip(context, (k, v), strict=True))
     return attend(q.flatten(1, 2), keys, values, visible).view(q.shape)
-
-
-def _check_alike(config: HeadConfig, target: LlamaWeights) -> None:
-    names = ("hidden_size", "intermediate_size", "heads", "kv_heads", "head_size")
-    own = (config.hidden_size, config.intermediate_size, config.num_heads, config.num_kv_heads, config.head_dim)
-    its = tuple(getattr(target, name) for name in names)
-    if own != its or config.num_layers > len(target.layers):
-        raise ConfigError(
-            f"Layers of the target cannot be copied into the head: ({', '.join(names)}) are {its} there and {own} "
-            f"here, with {config.num_layers} of {len(target.layers)} layers. Give the head the target's sizes."
-        )

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specdec.errors import ConfigError
 from specdec.heads.config import HeadConfig
-from specdec.models.llama import LlamaLayer
+from specdec.models.llama import LlamaLayer, LlamaWeights
 
 Pair = tuple[Tensor, Tensor]
 
@@ -54,9 +55,10 @@ class Attention(nn.Module):
         k, v = (p(x).unflatten(-1, (-1, self.config.head_dim)) for p in (self.k_proj, self.v_proj))
         return rotated(self.k_norm(k), positions, self.config), v
 
-    def copy(self, layer: LlamaLayer) -> None:
-        """Takes a target's weights over."""
-        for mine, its, bias in zip((self.q_proj, self.k_proj, self.v_proj), layer.qkv, layer.qkv_bias, strict=True):
+    def copy(self, layer: LlamaLayer, qkv: list[Tensor] | None = None) -> None:
+        """Takes a target's weights over; `qkv` stand in for its own of queries, keys and values."""
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        for mine, its, bias in zip(projections, qkv or layer.qkv, layer.qkv_bias, strict=True):
             mine.weight.copy_(its)
             if bias is not None:
                 mine.bias.copy_(bias)
@@ -90,12 +92,17 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """One layer of Llama or Qwen3."""
+    """One layer of Llama or Qwen3.
 
-    def __init__(self, config: HeadConfig) -> None:
+    Args:
+        config: of the head.
+        width: of what attention reads; h if left out.
+    """
+
+    def __init__(self, config: HeadConfig, width: int | None = None) -> None:
         super().__init__()
         self.input_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, width)
         self.post_attention_layernorm = Norm(config.hidden_size, config.rms_norm_eps)
         self.mlp = FeedForward(config)
 
@@ -106,11 +113,11 @@ class DecoderLayer(nn.Module):
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
-    def copy(self, layer: LlamaLayer) -> None:
-        """Takes a target's weights over."""
+    def copy(self, layer: LlamaLayer, qkv: list[Tensor] | None = None) -> None:
+        """Takes a target's weights over; see `Attention.copy`."""
         self.input_layernorm.weight.copy_(layer.norms[0])
         self.post_attention_layernorm.weight.copy_(layer.norms[1])
-        self.self_attn.copy(layer)
+        self.self_attn.copy(layer, qkv)
         self.mlp.copy(layer)
 
 
@@ -141,3 +148,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
     group = q.shape[-2] // k.shape[-2]
     q, k, v = (x.transpose(1, 2) for x in (q, k.repeat_interleave(group, -2), v.repeat_interleave(group, -2)))
     return functional.scaled_dot_product_attention(q, k, v, visible[:, None]).transpose(1, 2)
+
+
+def check_alike(config: HeadConfig, target: LlamaWeights) -> None:
+    """Raises ConfigError unless the target's layers have the shape of the head's."""
+    names = ("hidden_size", "intermediate_size", "heads", "kv_heads", "head_size")
+    own = (config.hidden_size, config.intermediate_size, config.num_heads, config.num_kv_heads, config.head_dim)
+    its = tuple(getattr(target, name) for name in names)
+    if own != its or config.num_layers > len(target.layers):
+        raise ConfigError(
+            f"Layers of the target cannot be copied into the head: ({', '.join(names)}) are {its} there and {own} "
+            f"here, with {config.num_layers} of {len(target.layers)} layers. Give the head the target's sizes."
+        )

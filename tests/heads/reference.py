@@ -91,3 +91,34 @@ def block(w, c, embedding, output, taps, tokens, anchor):
                 w["confidence_head.proj.weight"][0] @ np.concatenate(parts) + w["confidence_head.proj.bias"][0]
             )
     return np.stack(hidden), np.stack(logits), np.array(confidence)
+
+
+def eagle3(w, c, embedding, output, taps, tokens, steps):
+    """A draft behind every pair of one text, as it is drafted: taps [S, k, H], tokens [S] → hidden and logits, lists
+    [steps] of rows [S - 1]; the tokens are the text's own, the last one where there are no more."""
+    layer, states = Layer(w, "midlayer.", c), []
+    for tap in taps[:-1]:
+        if c.fc_norm:
+            tap = [norm(t, w[f"fc_norm.{i}.weight"], c.rms_norm_eps) for i, t in enumerate(tap)]
+        fused = np.concatenate(tap)
+        if c.norm_before_fc:
+            fused = norm(fused, w["input_norm.weight"], c.rms_norm_eps)
+        states.append(w["fc.weight"] @ fused + w.get("fc.bias", 0.0))
+
+    def read(state, token):
+        e = norm(embedding[token], w["midlayer.input_layernorm.weight"], c.rms_norm_eps)
+        normed = norm(state, w["midlayer.hidden_norm.weight"], c.rms_norm_eps)
+        return np.concatenate([e, normed]), normed if c.norm_before_residual else state
+
+    hidden = [[None] * len(states) for _ in range(steps)]
+    pairs = [layer.key_value(read(g, tokens[t + 1])[0], t) for t, g in enumerate(states)]
+    for t in range(len(states)):
+        seen, state = pairs[:t], states[t]
+        for k in range(steps):
+            u, stream = read(state, tokens[min(t + 1 + k, len(tokens) - 1)])
+            seen = [*seen, layer.key_value(u, t + k)]
+            out = layer.feed(stream + layer.attend(layer.project("q", u, t + k), seen))
+            hidden[k][t] = norm(out, w["norm.weight"], c.rms_norm_eps)
+            state = hidden[k][t] if c.norm_output else out
+    hidden = np.array(hidden)
+    return hidden, hidden @ output["rows"][output["ids"]].T
