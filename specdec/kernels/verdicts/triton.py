@@ -96,7 +96,8 @@ def stats_kernel(logits, temperatures, seeds, positions, row_stride, V, log_sums
 def _probability(logits, row, stride, token, temperature, log_sums, there, row_there):
     """Probabilities of some tokens of one row, float64. Nothing is read where `there`, or `row_there`, is false."""
     score = tl.load(logits + row.to(tl.int64) * stride + token, mask=there, other=-float("inf")).to(tl.float32)
-    return tl.exp(tl.div_rn(score, temperature).to(tl.float64) - tl.load(log_sums + row, mask=row_there, other=0.0))
+    score = (score.to(tl.float64) / temperature.to(tl.float64)).to(tl.float32)  # rounded as on the host
+    return tl.exp(score.to(tl.float64) - tl.load(log_sums + row, mask=row_there, other=0.0))
 
 
 @triton.jit
