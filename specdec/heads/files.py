@@ -29,7 +29,7 @@ from specdec.places import write
 
 ARCHITECTURES: dict[str, type[Head]] = {"block": BlockHead, "eagle3": Eagle3Head, "medusa": MedusaHead}
 Weights = Literal["float32", "bfloat16", "int8"]
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 MEND = "Give the files of a trained head (docs/heads.md), or copy them again."
 
 
@@ -72,7 +72,7 @@ def read_parts(
     if form is None:
         names = ", ".join(each.name for each in FORMATS)
         raise refusal(folder, f"its config.json is of no layout that is known ({names})", MEND)
-    tensors = _tensors(folder, pickled)
+    tensors = _tensors(folder, form, pickled)
     with _named(folder, form.name):
         return form, form.read(settings, tensors, target, numbering)
 
@@ -111,7 +111,7 @@ def save_head(
     if "torch_dtype" in settings:
         settings["torch_dtype"] = weights
     folder = Path(path)
-    write(folder / WEIGHTS, save(_in_form(tensors, weights), {"format": "pt"}))
+    write(folder / form.weights, save(_in_form(tensors, weights), {"format": "pt"}))
     write(folder / CONFIG, json.dumps(settings, indent=1) + "\n")
 
 
@@ -127,12 +127,12 @@ def _in_form(tensors: Mapping[str, Tensor], weights: Weights) -> dict[str, Tenso
     return {name: tensor.contiguous().clone() for name, tensor in found.items()}
 
 
-def _tensors(folder: Path, pickled: str | None) -> dict[str, Tensor]:
+def _tensors(folder: Path, form: Format, pickled: str | None) -> dict[str, Tensor]:
     """Every tensor beside config.json. A file's header is checked against its bytes before a tensor is made."""
     if pickled is not None:
         return _unpickled(folder / Path(pickled).name)
     found: dict[str, Tensor] = {}
-    for file in weight_files(folder):
+    for file in weight_files(folder, form.weights if (folder / form.weights).exists() else None):
         safetensors_table(file)
         with foreign(UnsupportedModelError, f"Cannot read {file}", WRITE_AGAIN):
             found |= load_file(file)
@@ -182,6 +182,7 @@ def _check_weights(shapes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
 def _named(folder: Path, form: str) -> Iterator[None]:
     """Errors of the block are refusals of this folder."""
     try:
-        yield
+        with foreign(UnsupportedModelError, f"Cannot read {folder} as a head of the layout {form!r}", MEND):
+            yield
     except (Unreadable, ConfigError) as error:
         raise refusal(folder, f"as a head of the layout {form!r}, {str(error).rstrip('.')}", MEND) from error

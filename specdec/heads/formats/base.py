@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.checks import shown
-from specdec.errors import UnsupportedModelError
+from specdec.errors import SpecdecError, UnsupportedModelError
 from specdec.heads.base import Head
 from specdec.heads.config import HeadConfig, TargetSizes
 
@@ -19,7 +19,10 @@ Numbering = Literal["boundary", "output"]
 `hidden_states[l]`), output l what layer l gives, so boundary l + 1."""
 
 
-class Unreadable(Exception):
+WEIGHTS = "model.safetensors"
+
+
+class Unreadable(SpecdecError):
     """What is wrong with a head's files, in words that follow "path: "."""
 
 
@@ -46,6 +49,10 @@ class Format(Protocol):
     @property
     def name(self) -> str:
         """What users call it."""
+
+    @property
+    def weights(self) -> str:
+        """Name of the file of its tensors. Others that transformers knows are read, too."""
 
     def owns(self, settings: Mapping[str, Any]) -> bool:
         """Whether a config.json is of this layout."""
@@ -187,3 +194,19 @@ def sized(target: TargetSizes | None, name: str) -> TargetSizes:
     if target is None:
         raise UnsupportedModelError(f"A {name} head does not say how many layers its target has. Name the target.")
     return target
+
+
+def own_rows(head: Head) -> dict[str, Tensor]:
+    """Embedding [V, h] and output rows [Vd, h], for layouts that keep them: the head's own, or those it was shown.
+
+    Raises:
+        Unreadable: if it shares them with a target that it was not bound to.
+    """
+    rows = {"embed_tokens.weight": head.embedding, "lm_head.weight": head.output}
+    own = dict(head.named_parameters())
+    for name, shared in rows.items():
+        if name in own:
+            rows[name] = own[name].detach()
+        elif shared is None:
+            raise Unreadable(f"its files hold {name} and the head shares that with a target. Bind it first")
+    return {name: tensor for name, tensor in rows.items() if tensor is not None}

@@ -14,7 +14,7 @@ from torch import Tensor
 from specdec.errors import ConfigError
 from specdec.heads.base import Head
 from specdec.heads.config import HeadConfig, TargetSizes
-from specdec.heads.formats.base import Numbering, Parts, Unreadable, needed
+from specdec.heads.formats.base import WEIGHTS, Numbering, Parts, Unreadable, needed
 
 VERSION = 1
 SCALE = "_scale"
@@ -23,7 +23,7 @@ SCALE = "_scale"
 class OwnFormat:
     """See the module."""
 
-    name = "specdec"
+    name, weights = "specdec", WEIGHTS
 
     def owns(self, settings: Mapping[str, Any]) -> bool:
         """See `Format.owns`."""
