@@ -17,6 +17,7 @@ COMMANDS = {
     "certify": "specdec.commands.certify",
     "store build": "specdec.commands.store_build",
     "store show": "specdec.commands.store_show",
+    "head inspect": "specdec.commands.head_inspect",
     "layers search": "specdec.commands.layers_search",
     "doctor": "specdec.doctor",
 }

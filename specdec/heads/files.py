@@ -59,6 +59,11 @@ def load_head(
     reason = parts.config.why_not(sizes) if sizes is not None else None
     if reason is not None:
         raise refusal(folder, f"it cannot draft for this target: {reason}", "Choose the target that it is made for.")
+    return build(folder, form, parts)
+
+
+def build(folder: Path, form: Format, parts: Parts) -> Head:
+    """The head that `read_parts` found, once all its weights are there, finite and of the right shape."""
     with _named(folder, form.name):
         return _built(parts)
 

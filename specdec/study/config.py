@@ -165,6 +165,16 @@ class StoreShowConfig:
     file: TypedPath = MISSING
 
 
+@dataclass
+class HeadInspectConfig:
+    """`specdec head inspect`."""
+
+    folder: TypedPath = MISSING
+    target: Any = field(default_factory=TargetConfig)
+    numbering: str | None = None
+    pickled: TypedPath | None = None
+
+
 PROGRAMS = {
     "generate": GenerateConfig,
     "study": StudyConfig,
@@ -174,6 +184,7 @@ PROGRAMS = {
     "certify": CertifyConfig,
     "store_build": StoreBuildConfig,
     "store_show": StoreShowConfig,
+    "head_inspect": HeadInspectConfig,
     "layers_search": LayersSearchConfig,
 }
 """Command → its settings."""
