@@ -160,6 +160,14 @@ class CausalLM(Protocol):
         They are the stream at boundary 0, unless the model adds positions to it or scales it outside of its embedding.
         """
 
+    def unembed(self, tokens: Sequence[int]) -> Tensor:
+        """Rows of the head, float32 [n, hidden_size], on the model's device: a token's logit is the product of its row
+        with the final norm of the stream, unless the model scales or bends its logits afterwards.
+
+        Raises:
+            UnsupportedModelError: if the model has no such rows.
+        """
+
     def truncated(self, num_layers: int) -> CausalLM:
         """The same weights with only the first `num_layers` layers, then the final norm and head.
 

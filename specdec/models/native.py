@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.cache import KVLayout, KVPool
@@ -58,19 +60,49 @@ class NativeModel(LlamaModel[PackedLinear]):
         name = name or type(module).__name__
         if reason := why_not(module):
             raise UnsupportedModelError(f"{name} cannot run natively: {reason}. Use backend='transformers'.")
+        weights = LlamaWeights.of(module, name)
+        self._take(replace(weights, embedding=weights.embedding.clone()), name, kind, kv_dtype, kernels)
+
+    @classmethod
+    def of(
+        cls,
+        weights: LlamaWeights,
+        name: str,
+        kind: str = "float32",
+        kv_dtype: torch.dtype | None = None,
+        kernels: native.Library | None = None,
+    ) -> NativeModel:
+        """A model of weights that no module holds. Its embedding may have more rows than its head: tokens that it reads
+        and never says. It is shared, not copied, if it is dense and of the dtype that the kind asks for.
+
+        Raises:
+            UnsupportedModelError: if there are no native kernels.
+        """
+        model = cls.__new__(cls)
+        model._take(weights, name, kind, kv_dtype, kernels)
+        return model
+
+    def _take(
+        self,
+        weights: LlamaWeights,
+        name: str,
+        kind: str,
+        kv_dtype: torch.dtype | None,
+        kernels: native.Library | None,
+    ) -> None:
         library = kernels or native.library()
         if library is None:
             raise UnsupportedModelError(f"{name}: there are no native kernels. Use backend='transformers'.")
-        weights = LlamaWeights.of(module, name)
         plain = "float32" if kind == "float32" else "bfloat16"
         held = kv_dtype or getattr(torch, plain)
-        super().__init__(
+        LlamaModel.__init__(
+            self,
             name,
             kind,
             weights,
             [_pack_layer(layer, kind) for layer in weights.layers],
             pack(weights.head, kind),
-            weights.embedding.to(getattr(torch, plain)).contiguous().clone(),
+            weights.embedding.to(getattr(torch, plain)).contiguous(),
             KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, heads_first=True),
         )
         self._kernels, self._tensors = library, (weights.final_norm, weights.frequencies)
@@ -85,6 +117,7 @@ class NativeModel(LlamaModel[PackedLinear]):
             eps=weights.eps,
             scale=weights.scale,
             embedding_kind=KINDS[plain],
+            embedding_rows=len(self._embedding),
             embedding=self._embedding.data_ptr(),
             final_norm=weights.final_norm.data_ptr(),
             frequencies=weights.frequencies.data_ptr(),
@@ -112,6 +145,10 @@ class NativeModel(LlamaModel[PackedLinear]):
         maxima = RowMaxima(best["token"][:, 0].tolist(), best["value"][:, 0].tolist())
         tops = torch.from_numpy(best["token"].astype(np.int32)) if wants.top else None
         return PassOutput(logits, maxima, hidden, tops)
+
+    def unembed(self, tokens: Sequence[int]) -> Tensor:
+        """See `CausalLM.unembed`: as they are rounded."""
+        return self._head.rows(torch.tensor(tokens, dtype=torch.int64))
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

@@ -98,6 +98,17 @@ class TransformersModel:
             )
         return embedded.float()
 
+    def unembed(self, tokens: Sequence[int]) -> Tensor:
+        """See `CausalLM.unembed`."""
+        head = self.module.get_output_embeddings()
+        rows = getattr(head, "weight", None)
+        if not isinstance(rows, Tensor) or rows.shape != (self.vocab_size, self.hidden_size):
+            raise UnsupportedModelError(
+                f"{self.name} has no head of {self.vocab_size} rows of width {self.hidden_size}. Use a drafter that "
+                "needs none, or another model."
+            )
+        return rows.detach()[torch.tensor(tokens, dtype=torch.int64, device=rows.device)].float()
+
     def _warn_of(self, unpacked: list[str]) -> None:
         if unpacked:
             warnings.warn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -121,6 +121,10 @@ class TritonModel(LlamaModel[TritonLinear]):
         run = self._replay if inputs.tokens.is_cuda else self._compute
         logits, hidden = run(inputs.padded(self._attention.split), pool, taps)
         return logits[:num_logits], None if hidden is None else hidden[:rows]
+
+    def unembed(self, tokens: Sequence[int]) -> Tensor:
+        """See `CausalLM.unembed`: as they are rounded."""
+        return self._head.rows(torch.tensor(tokens, dtype=torch.int64, device=self._head.matrix.device))
 
     def truncated(self, num_layers: int) -> TritonModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

@@ -238,6 +238,31 @@ def test_embeddings_are_the_stream_at_boundary_0(name: str) -> None:
     assert model.embed([]).shape == (0, model.hidden_size)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(pytest.param(lambda kind=kind: NativeModel(make_module(*FAMILY["qwen3"]), kind=kind), id=kind) for kind in KINDS),
+        pytest.param(lambda: MAKERS["transformers"]("llama"), id="transformers"),
+        pytest.param(lambda: on_triton("llama"), id="triton"),
+    ],
+)
+def test_logits_are_products_of_the_last_state_with_rows_of_the_head(model: Callable[[], CausalLM]) -> None:
+    """Of numbers that are rounded on the way, 8-bit ones to 1/127 of a row's largest, only the order of size is told."""
+    made = model()
+    last, logits = (
+        SCENES["prompt in one chunk"](Bench(one))[1].double()  # type: ignore[arg-type]
+        for one in (Tapped(made, [LAYERS]), made)
+    )
+    rows = made.unembed(range(made.vocab_size))
+    assert rows.dtype == torch.float32
+    assert rows.shape == (made.vocab_size, made.hidden_size)
+    wanted = last @ rows.double().T
+    rounding = {"float32": 1e-5, "int8_weight": 1e-5, "bfloat16": 4e-3, "int8": 2e-2}[getattr(made, "kind", "float32")]
+    assert float((logits - wanted).abs().max()) <= rounding * float(wanted.abs().max())
+    some = [5, 0, made.vocab_size - 1]
+    assert torch.equal(made.unembed(some), rows[some])
+
+
 def test_long_triton_passes_are_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor are their outputs cut."""
     model, states = on_triton("llama"), list[Tensor]()

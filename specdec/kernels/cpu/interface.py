@@ -49,9 +49,9 @@ class Model(Structure):
 
     _fields_ = [("num_layers", c_int64), ("hidden", c_int64), ("heads", c_int64), ("kv_heads", c_int64),
                 ("head_size", c_int64), ("intermediate", c_int64), ("vocab_size", c_int64), ("eps", c_float),
-                ("scale", c_float), ("embedding_kind", c_int32), ("unused", c_int32), ("embedding", c_void_p),
-                ("final_norm", c_void_p), ("frequencies", c_void_p), ("rope_scale", c_float), ("unused2", c_float),
-                ("layers", POINTER(Layer)), ("head", Linear)]  # fmt: skip
+                ("scale", c_float), ("embedding_kind", c_int32), ("unused", c_int32), ("embedding_rows", c_int64),
+                ("embedding", c_void_p), ("final_norm", c_void_p), ("frequencies", c_void_p), ("rope_scale", c_float),
+                ("unused2", c_float), ("layers", POINTER(Layer)), ("head", Linear)]  # fmt: skip
 
 
 class Batch(Structure):
@@ -109,8 +109,29 @@ class Successors(Structure):
                 ("first", c_void_p), ("weights", c_void_p)]  # fmt: skip
 
 
+class MarkovTerm(Structure):
+    """markov/cpu.h"""
+
+    _fields_ = [("vocab_size", c_int64), ("rank", c_int64), ("before", c_void_p), ("confidence", c_void_p),
+                ("after", Linear)]  # fmt: skip
+
+
+class MarkovBlocks(Structure):
+    """markov/cpu.h"""
+
+    _fields_ = [("count", c_int64), ("starts", c_void_p), ("anchors", c_void_p), ("logits", c_void_p),
+                ("confidences", c_void_p)]  # fmt: skip
+
+
+class MarkovTrees(Structure):
+    """markov/cpu.h"""
+
+    _fields_ = [("most", c_int64), ("floor", c_double), ("tokens", c_void_p), ("parents", c_void_p),
+                ("chances", c_void_p), ("sizes", c_void_p)]  # fmt: skip
+
+
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
-            RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors)  # fmt: skip
+            RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks, MarkovTrees)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""
@@ -153,5 +174,6 @@ SIGNATURES: dict[str, list[Any]] = {
     "successors_learn": [*WRITER, *DRAFT, c_void_p, c_int64, c_void_p, c_int64, c_int64],
     "successors_grow": [*WRITER, *DRAFT, c_void_p, c_void_p, c_int64, c_int64, c_double, POINTER(c_int64)],
     "successors_forget": [POINTER(Successors), c_uint64],
+    "markov_grow": [POINTER(MarkovTerm), POINTER(MarkovBlocks), POINTER(MarkovTrees), c_int],
 }
 """Functions that check what they are given (gate.h): they return 0, or 1 when they refuse."""

@@ -7,6 +7,7 @@
 #include "../retrieval/cpu.h"
 #include "../suffix/cpu.h"
 #include "../successors/cpu.h"
+#include "../markov/cpu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -32,7 +33,7 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
-                   sizeof(successors::Table)};
+                   sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -246,5 +247,14 @@ EXPORT int specdec_successors_forget(successors::Table* table, uint64_t scope) {
   return guarded([&] {
     successors::demand_table(*table);
     successors::forget(*table, scope);
+  });
+}
+
+// The likeliest trees of some blocks of logits.
+EXPORT int specdec_markov_grow(const markov::Term* term, const markov::Blocks* blocks, const markov::Trees* trees,
+                               int threads) {
+  return guarded([&] {
+    markov::demand_blocks(*term, *blocks, *trees);
+    markov::grow(*term, *blocks, *trees, threads);
   });
 }

@@ -43,6 +43,15 @@ class PackedLinear:
         """Bytes that one product reads."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors if tensor is not None)
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of W as they are rounded, float32 [n, K]; ids: int64 [n], below `width`. Of a gated product there are
+        none."""
+        packed, scale = self.tensors[0], self.tensors[1]
+        assert packed is not None and not self.struct.gated
+        rows = packed[ids // PANEL, :, ids % PANEL].float().reshape(len(ids), packed.shape[1] * packed.shape[3])
+        rows = rows[:, : self.struct.k]
+        return rows if scale is None else rows * scale[ids, None]
+
     def __call__(self, x: Tensor, kernels: native.Library | None = None) -> Tensor:
         """float [..., K] → float32 [..., width].
 

@@ -52,6 +52,11 @@ class TritonLinear:
             x, x_scales = quantize_on_device(x)
         return triton_linear(x, self.matrix, self.bias, x_scales, self.scales, dtype, table)
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of W as they are rounded, float32 [n, K]; ids: int64 [n]."""
+        rows = self.matrix[ids].float()
+        return rows if self.scales is None else rows * self.scales[ids, None]
+
     @property
     def num_bytes(self) -> int:
         """Bytes that one product reads."""

@@ -20,7 +20,8 @@ struct Model {
   int64_t num_layers, hidden, heads, kv_heads, head_size, intermediate, vocab_size;
   float eps, scale;
   int32_t embedding_kind, unused;            // FLOAT32 or BFLOAT16
-  const void* embedding;                     // [vocab_size, hidden]
+  int64_t embedding_rows;                    // tokens that can be read; a draft model's head may give fewer
+  const void* embedding;                     // [embedding_rows, hidden]
   const float* final_norm;
   const float* frequencies;                  // [head_size / 2], radians per position
   float rope_scale, unused2;                 // factor on cosines and sines
@@ -70,6 +71,7 @@ INLINE void demand_model(const Model& model) {
          model.embedding_kind);
   demand_size(model.num_layers, 1, "layers");
   demand_size(model.vocab_size, 1, "vocabulary");
+  demand_size(model.embedding_rows, 1, "rows of the embedding");
   demand_memory(model.embedding, "the embedding");
   demand_memory(model.final_norm, "the last norm");
   demand_memory(model.frequencies, "frequencies");
@@ -96,7 +98,7 @@ INLINE void demand_batch(const Model& model, const Batch& batch) {
   demand_size(batch.num_taps, 0, "taps");
   DEMAND(batch.kept >= 1 && batch.kept <= model.vocab_size, "%lld largest of %lld logits are asked for",
          (long long)batch.kept, (long long)model.vocab_size);
-  demand_within(batch.tokens, batch.rows, 0, model.vocab_size, "token");
+  demand_within(batch.tokens, batch.rows, 0, model.embedding_rows, "token");
   demand_within(batch.positions, batch.rows, 0, POSITIONS, "position");
   demand_within(batch.write_slots, batch.rows, 0, slots, "slot to write");
   demand_within(batch.logits_of, batch.logit_rows, 0, batch.rows, "row with logits");
