@@ -211,6 +211,11 @@ class LlamaModel(Generic[P]):
         """Bytes of weights that every pass reads."""
         return self._head.num_bytes + sum(layer.num_bytes for layer in self._layers)
 
+    @property
+    def embedding(self) -> Tensor:
+        """[vocab, hidden], dense; to be read."""
+        return self._embedding
+
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.embed`."""
         return self._embedding[torch.tensor(tokens, dtype=torch.int64, device=self._embedding.device)].float()

@@ -84,10 +84,10 @@ class MarkovTerm:
         """
         if self._kernels is not None and logits.device.type == "cpu":
             return self._grow_natively(self._kernels, logits, confidences, rows, anchors, nodes, floor)
-        split = [None] * len(rows) if confidences is None else confidences.split(list(rows))
+        split = [None] * len(rows) if confidences is None else torch.split(confidences, list(rows))
         return [
             reference.grow(own, sure, self.before, self.after, self.weights, anchor, nodes, floor)
-            for own, sure, anchor in zip(logits.split(list(rows)), split, anchors, strict=True)
+            for own, sure, anchor in zip(torch.split(logits, list(rows)), split, anchors, strict=True)
         ]
 
     def _grow_natively(

@@ -120,7 +120,7 @@ INLINE void look_for_children(const Term& term, Growing& tree, float odds, Best*
   for (; i < size; i++) sum += expf(x[i] - list[0].value);
   const double sure = 1 / (1 + exp(-(double)odds)), above = tree.from < 0 ? 1.0 : tree.values[tree.from];
   for (int64_t rank = 0; rank < largest.count; rank++) {
-    const double chance = std::min(1.0, sure * exp((double)list[rank].value - list[0].value) / sum);
+    const double chance = std::min(sure * exp((double)list[rank].value - list[0].value) / sum, 1.0);  // NaN stays NaN
     if (!(above * chance > 0 && above * chance >= trees.floor)) break;
     offer(tree, trees.most, {above * chance, chance, (int32_t)list[rank].token, (int32_t)tree.from});
   }

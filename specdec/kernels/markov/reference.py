@@ -79,8 +79,9 @@ def grow(
         best = max(open_, key=lambda each: each[0])
         open_.remove(best)
         value, chance, token, parent = best
-        for column, entry in zip(grown, (token, parent, chance), strict=True):
-            column.append(entry)  # type: ignore[arg-type]
+        grown.tokens.append(token)
+        grown.parents.append(parent)
+        grown.chances.append(chance)
         values.append(value)
         depths.append(0 if parent < 0 else depths[parent] + 1)
         offer(len(values) - 1)
