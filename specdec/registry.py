@@ -91,6 +91,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "prediction": "specdec.drafters.prediction:PredictionDrafter",
             "recycling": "specdec.drafters.recycling:RecyclingDrafter",
             "lookahead": "specdec.drafters.lookahead:LookaheadDrafter",
+            "head": "specdec.drafters.head:HeadDrafter",
             "layer_skip": "specdec.drafters.layer_skip:LayerSkipDrafter",
         },
     )

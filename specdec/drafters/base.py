@@ -63,6 +63,13 @@ class Drafter(ABC):
         return None if paths is None else TreeShape.choices(paths)
 
     @property
+    def trimmable(self) -> bool:
+        """Whether a policy may ask for its drafts in full and verify a part of them, where the text does not depend on
+        the draft: a draft costs little, and not more if it is larger. So it is with those that run no model, if they
+        are functions of the committed tokens."""
+        return self.deterministic
+
+    @property
     def num_draft_tokens(self) -> int:
         """γ: the longest branch of a draft."""
         return self.shape.depth

@@ -50,7 +50,7 @@ class CascadeDrafter(Drafter):
                 )
         self.most: int = take("max_nodes", max_nodes, whole(1, MOST_NODES))
         deepest = max(self.stages, key=lambda stage: stage.num_draft_tokens)
-        super().__init__(shape=deepest.shape if self.stages[0].deterministic else self.stages[0].shape)
+        super().__init__(shape=deepest.shape if self.stages[0].trimmable else self.stages[0].shape)
         self.deterministic = self.stages[0].deterministic
         self.shares = any(stage.shares for stage in self.stages)
         self._needs: list[Needs] = []
@@ -58,6 +58,11 @@ class CascadeDrafter(Drafter):
         self._kinds: dict[tuple[int, int], int] = {}
         """Stage and kind of a node there → its kind here. There are `KINDS`, in the order in which they are met; what
         comes after them is of the last kind."""
+
+    @property
+    def trimmable(self) -> bool:
+        """As the first stage's."""
+        return self.stages[0].trimmable
 
     @property
     def trees(self) -> bool:
@@ -105,7 +110,8 @@ class CascadeDrafter(Drafter):
             trees = larger
         drafts = list(given)
         for index, tree, own in zip(open_trees, trees, kinds, strict=True):
-            fixed = 0 if self.deterministic else len(given[index])
+            free = self.deterministic or (self.trimmable and requests[index].rule.draft_invariant)
+            fixed = 0 if free else len(given[index])
             drafts[index] = self._cut(replace(tree, kinds=own), fixed, requests[index].max_depth)
         return drafts
 

@@ -20,6 +20,14 @@ BINS = 16
 """Values of q that the kinds of nodes tell apart, at each depth."""
 
 
+def kinds_of(depths: Sequence[int], chances: Sequence[float]) -> tuple[int, ...]:
+    """Of each node a number that stands for its depth and for about how sure the drafting model is of it."""
+    return tuple(
+        min(depth, KINDS // BINS - 1) * BINS + min(int(chance * BINS), BINS - 1)
+        for depth, chance in zip(depths, chances, strict=True)
+    )
+
+
 class _Candidate(NamedTuple):
     """A token that may become a node. Its value is the product of q on the way to it."""
 
@@ -86,11 +94,8 @@ class DynamicTree(GrowingTree):
             self._add(self.candidates[each])
         self.candidates.clear()
         draft = DraftTree(tuple(self.tokens), tuple(self.parents))
-        kinds = (
-            min(depth, KINDS // BINS - 1) * BINS + min(int(chance * BINS), BINS - 1)
-            for depth, chance in zip(draft.depths, self.chances, strict=True)
-        )
-        return DraftTree(draft.tokens, draft.parents, None, tuple(kinds), tuple(self.chances))
+        kinds = kinds_of(draft.depths, self.chances)
+        return DraftTree(draft.tokens, draft.parents, None, kinds, tuple(self.chances))
 
     def _add(self, candidate: _Candidate) -> None:
         self.tokens.append(candidate.token)

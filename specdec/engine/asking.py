@@ -45,9 +45,9 @@ class Asking:
 
 
 def allowed(part: Scheduled, tree: DraftTree) -> DraftTree:
-    """A deterministic draft without what the request's constraint forbids. This is exact: p is zero there, and such a
-    draft is known before anything is drawn. A constraint that raises is the request's own affair, and will end it when
-    its logits are read; here it costs the draft."""
+    """A draft without what the request's constraint forbids: one that is known before anything is drawn, or that
+    the text does not depend on. This is exact: p is zero there. A constraint that raises is the request's own affair,
+    and will end it when its logits are read; here it costs the draft."""
     try:
         dropped = part.request.transform.forbidden(tree.tokens, tree.parents)
     except STOPS:

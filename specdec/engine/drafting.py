@@ -175,7 +175,8 @@ class Drafting:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
             self.policy.drafted(name, len(asked), max(tree.depth for tree in trees), spent)
             for index, tree in zip(asked, trees, strict=True):
-                if len(tree) and drafter.deterministic:
+                free = drafter.deterministic or plan[index].request.rule.draft_invariant
+                if len(tree) and tree.q is None and free:
                     tree = allowed(plan[index], tree)
                 if len(tree):
                     drafts.setdefault(index, []).append(Proposal(tree, name))
@@ -207,7 +208,7 @@ class Drafting:
 
     def _open(self, drafts: Sequence[Proposal], by_policy: bool) -> bool:
         """Whether the policy may still cut these drafts: drawn ones stay as they are."""
-        return by_policy and self.drafters[drafts[0].drafter].deterministic
+        return by_policy and self.drafters[drafts[0].drafter].trimmable and drafts[0].tree.q is None
 
     def _candidates(self, part: Scheduled) -> tuple[Candidate, ...]:
         if part.max_depth == 0:
@@ -215,7 +216,7 @@ class Drafting:
         key = part.request.params.drafter, part.max_depth
         if key not in self._known_candidates:
             self._known_candidates[key] = tuple(
-                Candidate(drafter.name, depth, drafter.deterministic, drafter.shape)
+                Candidate(drafter.name, depth, drafter.trimmable, drafter.shape)
                 for drafter in self.select(part.request.params.drafter)
                 if (depth := min(part.max_depth, self._bounds[drafter.name].depth)) > 0
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +38,9 @@ class BlockRun(Protocol):
     layout: KVLayout
     """Of the context's keys and values."""
     term: MarkovTerm
+    """What the token before a row adds."""
+    places: Sequence[int]
+    """Of each of the target's tokens its row in the term's W1: those of the draft vocabulary are its own numbers."""
 
     def remember(self, pool: KVPool, taps: Tensor, positions: Tensor, slots: Tensor) -> None:
         """Writes the context's keys and values of some tokens, whatever texts they are of.
@@ -67,24 +71,37 @@ def markov_term(head: BlockHead, kind: str = "float32", kernels: native.Library 
     """
     before = after = weights = None
     if head.markov_head is not None:
-        before, after = head.markov_head.markov_w1.weight, head.markov_head.markov_w2.weight
+        before, after = _by_place(head), head.markov_head.markov_w2.weight
         if head.confidence_head is not None and head.config.confidence_with_markov:
             weights = head.confidence_head.proj.weight[0, head.config.hidden_size :]
     return MarkovTerm(head.config.draft_vocab_size, before, after, weights, kind, kernels)
 
 
-class ConfidenceRow:
-    """The confidence head's part that reads hidden states.
+def places(head: BlockHead) -> list[int]:
+    """See `BlockRun.places`: first the draft vocabulary, then, as far as W1 tells them apart, all others."""
+    index, size = head.draft_index.clone(), head.config.draft_vocab_size
+    if head.config.markov_all:
+        others = index == size
+        index[others] = torch.arange(size, size + int(others.sum()), device=index.device)
+    found: list[int] = index.tolist()
+    return found
 
-    Args:
-        head: whose; it has a confidence head.
-    """
 
-    def __init__(self, head: BlockHead) -> None:
-        assert head.confidence_head is not None
-        proj = head.confidence_head.proj
-        self.weight, self.bias = proj.weight[0, : head.config.hidden_size].detach().float(), float(proj.bias.detach())
+def _by_place(head: BlockHead) -> Tensor:
+    """W1 in the order of `places`."""
+    assert head.markov_head is not None
+    rows = head.markov_head.markov_w1.weight.detach()
+    if not head.config.markov_all:
+        return rows
+    order = torch.empty(len(rows), dtype=torch.int64)
+    order[places(head)] = torch.arange(len(rows))
+    return rows[order.to(rows.device)]
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """float [R, h] → log-odds, float32 [R]."""
-        return torch.mv(hidden.float(), self.weight) + self.bias
+
+def confidence_row(head: BlockHead) -> tuple[Tensor, Tensor] | None:
+    """The confidence head's part that reads hidden states: weights [1, h] and bias [1], float32; None if there is no
+    such head."""
+    if head.confidence_head is None:
+        return None
+    proj = head.confidence_head.proj
+    return proj.weight[:, : head.config.hidden_size].detach().float(), proj.bias.detach().float()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from specdec.cache import KVPool
 from specdec.heads.block import BlockHead
+from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, output_rows, places
 from specdec.heads.layers import DecoderLayer, Norm
-from specdec.heads.blockrun import BlockRows, ConfidenceRow, markov_term, output_rows
 from specdec.kernels.attention.native import key_values, write
 from specdec.kernels.cpu import library as native
 from specdec.kernels.linear import pack
@@ -30,12 +32,15 @@ class NativeBlock:
 
     def __init__(self, head: BlockHead, target: NativeModel) -> None:
         kernels = native.library()
-        assert kernels is not None and head.config.causal, "this head does not run natively"
+        assert kernels is not None
+        assert head.config.causal, "rows that see later ones do not run natively"
         self.config, self._kernels, kind = head.config, kernels, target.kind
         self._model = NativeModel.of(_weights(head, target), f"the head of {target.name}", kind)
         self.layout = self._model.kv_layout
         self.term = markov_term(head, "float32" if kind == "float32" else "bfloat16", kernels)
-        self._confidence = ConfidenceRow(head) if head.confidence_head is not None else None
+        self.places: Sequence[int] = places(head)
+        sure = confidence_row(head)
+        self._confidence = None if sure is None else pack(sure[0], "float32", sure[1])
         attentions = [layer.self_attn for layer in head.decoder]
         sides = [side for each in attentions for side in (each.k_proj, each.v_proj)]
         biases = [None if side.bias is None else side.bias.detach() for side in sides]
@@ -65,7 +70,7 @@ class NativeBlock:
         assert output.logits is not None
         if self._confidence is None or output.hidden is None:
             return BlockRows(output.logits, None)
-        return BlockRows(output.logits, self._confidence(output.hidden[batch.logit_rows, 0]))
+        return BlockRows(output.logits, self._confidence(output.hidden[batch.logit_rows, 0])[:, 0].contiguous())
 
     def _tapped(self, taps: Tensor) -> Tensor:
         """The taps, each with its norm: [T, k, H] → the same."""

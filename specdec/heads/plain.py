@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from specdec.cache import KVLayout, KVPool
 from specdec.heads.block import BlockHead
-from specdec.heads.blockrun import BlockRows, ConfidenceRow, markov_term, output_rows
+from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, output_rows, places
 from specdec.kernels.attention import SequenceKeys, sequence_keys
 from specdec.kernels.attention.native import kernels_for
 from specdec.models.base import CausalLM
@@ -43,8 +45,9 @@ class PlainBlock:
         self._target, self.config = target, head.config
         self.layout = KVLayout(head.config.num_layers, head.config.num_kv_heads, head.config.head_dim, dtype, device)
         self.term = markov_term(self._head)
+        self.places: Sequence[int] = places(head)
         self._output = output_rows(self._head, target).to(device, dtype)
-        self._confidence = ConfidenceRow(self._head) if head.confidence_head is not None else None
+        self._confidence = confidence_row(self._head)
 
     @torch.inference_mode()
     def remember(self, pool: KVPool, taps: Tensor, positions: Tensor, slots: Tensor) -> None:
@@ -67,7 +70,7 @@ class PlainBlock:
             parts = (each.transpose(0, 1) for each in (queries, keys, values))
             rows = layer.after_attention(rows, attention.attend(index, *parts, scale=scale))
         hidden = self._head.norm(rows[batch.logit_rows])
-        confidences = None if self._confidence is None else self._confidence(hidden)
+        confidences = None if self._confidence is None else linear(hidden.float(), *self._confidence)[:, 0]
         return BlockRows(torch.mm(hidden, self._output.T).float(), confidences)
 
     def _pass(self, batch: RaggedBatch, pool: KVPool) -> PagedPass:

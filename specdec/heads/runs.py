@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from specdec.errors import ConfigError
 from specdec.heads.block import BlockHead
-from specdec.heads.native import NativeBlock
 from specdec.heads.blockrun import BlockRun
+from specdec.heads.native import NativeBlock
 from specdec.heads.plain import PlainBlock
 from specdec.kernels.attention.native import MAX_HEAD_SIZE
 from specdec.models.base import CausalLM

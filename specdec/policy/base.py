@@ -19,8 +19,8 @@ class Candidate:
     Args:
         drafter: name of the drafter.
         depth: longest branch that is possible.
-        trimmable: whether the draft costs next to nothing and may be cut once it is there, because it is a function of
-            the committed tokens; `Policy.pick` is asked then.
+        trimmable: whether the draft costs little, however large it is, and may be cut once it is there; `Policy.pick`
+            is asked then.
         shape: the tree that a drafter draws which is not trimmable; None is a chain.
     """
 

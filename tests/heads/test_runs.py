@@ -28,9 +28,13 @@ CASES: dict[str, dict[str, Any]] = {
     "own rows": {**DSPARK, "own_embedding": True, "own_output": True, "hidden_size": 20, "head_dim": 10},
     "masks predict": {**DSPARK, "anchor_predicts": False, "confidence_with_markov": False},
     "all tokens": {**DSPARK, "draft_vocab_size": 64, "num_layers": 1, "confidence": False},
+    "W1 of all tokens": {**DSPARK, "markov_all": True},
     "not causal": {**DSPARK, "causal": False},
 }
-TARGETS: dict[str, Callable[[], CausalLM]] = {"native": lambda: NativeModel(llama_module(0)), "transformers": lambda: llama(0)}
+TARGETS: dict[str, Callable[[], CausalLM]] = {
+    "native": lambda: NativeModel(llama_module(0)),
+    "transformers": lambda: llama(0),
+}
 every_target = pytest.mark.parametrize("target", TARGETS)
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -85,7 +89,7 @@ class Bench:
             wanted = range(config.block_size - config.num_drafted, config.block_size)
             rows.append(SequenceRows(block, self.cache.slots(seq), committed, logit_rows=wanted))
         given = self.run.draft(self.pool, RaggedBatch.build(rows))
-        previous = self.head.draft_index[self.previous().flatten()].tolist()
+        previous = [self.run.places[token] for token in self.previous().flatten().tolist()]
         logits = torch.stack([self.run.term.corrected(row, at) for row, at in zip(given.logits, previous, strict=True)])
         confidences = given.confidences
         if confidences is not None and self.run.term.weights is not None and self.run.term.before is not None:

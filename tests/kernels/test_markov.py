@@ -132,19 +132,12 @@ def test_logits_that_are_no_numbers_give_no_nodes(name: str) -> None:
     assert set(block.grow(library(name), 4).parents) == {-1}
 
 
-def test_a_vocabulary_with_all_tokens_needs_no_row_for_others() -> None:
-    block = Block(1, vocab=8)
-    short = MarkovTerm(8, block.before[:8], block.after, block.weights)
-    for previous in range(8):
-        row = block.logits[0]
-        assert torch.equal(short.corrected(row, previous), block.term(None).corrected(row, previous))
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"anchors": [9]}, "anchor 0 is 9, outside of 0 to 8"),
         ({"anchors": [-1]}, "anchor 0 is -1"),
+        ({"anchors": [2**62]}, "outside of 0 to 8"),
         ({"rows": [5]}, r"\[5, 8\]"),
         ({"nodes": 0}, "nodes = 0"),
         ({"confidences": torch.zeros(3)}, r"\[4\]"),

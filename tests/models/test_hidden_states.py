@@ -241,13 +241,16 @@ def test_embeddings_are_the_stream_at_boundary_0(name: str) -> None:
 @pytest.mark.parametrize(
     "model",
     [
-        *(pytest.param(lambda kind=kind: NativeModel(make_module(*FAMILY["qwen3"]), kind=kind), id=kind) for kind in KINDS),
+        *(
+            pytest.param(lambda kind=kind: NativeModel(make_module(*FAMILY["qwen3"]), kind=kind), id=kind)
+            for kind in KINDS
+        ),
         pytest.param(lambda: MAKERS["transformers"]("llama"), id="transformers"),
         pytest.param(lambda: on_triton("llama"), id="triton"),
     ],
 )
 def test_logits_are_products_of_the_last_state_with_rows_of_the_head(model: Callable[[], CausalLM]) -> None:
-    """Of numbers that are rounded on the way, 8-bit ones to 1/127 of a row's largest, only the order of size is told."""
+    """Of numbers that are rounded on the way, 8-bit ones to 1/127 of the largest, only the order of size is told."""
     made = model()
     last, logits = (
         SCENES["prompt in one chunk"](Bench(one))[1].double()  # type: ignore[arg-type]

@@ -112,8 +112,8 @@ class Successors(Structure):
 class MarkovTerm(Structure):
     """markov/cpu.h"""
 
-    _fields_ = [("vocab_size", c_int64), ("rank", c_int64), ("before", c_void_p), ("confidence", c_void_p),
-                ("after", Linear)]  # fmt: skip
+    _fields_ = [("vocab_size", c_int64), ("rank", c_int64), ("known", c_int64), ("before", c_void_p),
+                ("confidence", c_void_p), ("after", Linear)]  # fmt: skip
 
 
 class MarkovBlocks(Structure):
@@ -131,7 +131,8 @@ class MarkovTrees(Structure):
 
 
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
-            RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks, MarkovTrees)  # fmt: skip
+            RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
+            MarkovTrees)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""

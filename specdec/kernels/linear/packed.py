@@ -47,7 +47,8 @@ class PackedLinear:
         """Rows of W as they are rounded, float32 [n, K]; ids: int64 [n], below `width`. Of a gated product there are
         none."""
         packed, scale = self.tensors[0], self.tensors[1]
-        assert packed is not None and not self.struct.gated
+        assert packed is not None
+        assert not self.struct.gated
         rows = packed[ids // PANEL, :, ids % PANEL].float().reshape(len(ids), packed.shape[1] * packed.shape[3])
         rows = rows[:, : self.struct.k]
         return rows if scale is None else rows * scale[ids, None]

@@ -29,8 +29,8 @@ class MarkovTerm:
 
     Args:
         vocab_size: Vd, of the draft vocabulary.
-        before: W1, float [Vd + 1, r]; its last row is of the tokens that the draft vocabulary does not have. None if
-            there is no term.
+        before: W1, float [n, r]: first the rows of the Vd tokens, then those of tokens that only come before them. None
+            if there is no term.
         after: W2, float [Vd, r].
         weights: float [r], what W1[token before] adds to a row's confidence; None for nothing.
         kind: form of W2 in native code, a name of `specdec.kernels.linear.KINDS`.
@@ -50,17 +50,16 @@ class MarkovTerm:
         self.before, self.after, self.weights = (
             None if each is None else each.detach().float().contiguous() for each in (before, after, weights)
         )
-        if self.before is not None and len(self.before) == vocab_size:
-            self.before = torch.cat([self.before, self.before.new_zeros(1, self.before.shape[1])])
         if kernels is not None:
             self._packed = None if self.after is None else pack(self.after, kind)
-            self._struct = interface.MarkovTerm(vocab_size, 0 if self.before is None else self.before.shape[1])
+            known, rank = (0, 0) if self.before is None else self.before.shape
+            self._struct = interface.MarkovTerm(vocab_size, rank, known)
             self._struct.before, self._struct.confidence = map(native.address, (self.before, self.weights))
             if self._packed is not None:
                 self._struct.after = self._packed.struct
 
     def corrected(self, row: Tensor, previous: int) -> Tensor:
-        """A row of logits, float32 [Vd], with the term of the token before it (an index; Vd for all others)."""
+        """A row of logits, float32 [Vd], with the term of the token before it (a row of W1)."""
         return reference.corrected(row, self.before, self.after, previous)
 
     def grow(
@@ -78,7 +77,7 @@ class MarkovTerm:
             logits: float32 [T, Vd], the blocks' rows one after the other.
             confidences: float32 [T], or None.
             rows: how many each block has.
-            anchors: of each block the index of the token before its first row.
+            anchors: of each block the row of W1 of the token before its first row.
             nodes: most nodes of a tree.
             floor: least value of a node.
         """

@@ -14,7 +14,8 @@ namespace markov {
 struct Term {
   int64_t vocab_size;       // columns of logits
   int64_t rank;             // of the term W2 W1[token before]; 0: there is none
-  const float* before;      // W1 [vocab_size + 1, rank]; the last row is of tokens outside the vocabulary
+  int64_t known;            // rows of W1: those of the vocabulary first, then those of tokens that only come before it
+  const float* before;      // W1 [known, rank]
   const float* confidence;  // [rank], what W1[token before] adds to a row's confidence, or null
   Linear after;             // W2 [vocab_size, rank]
 };
@@ -23,7 +24,7 @@ struct Term {
 struct Blocks {
   int64_t count;
   const int64_t* starts;     // [count + 1] into the rows
-  const int64_t* anchors;    // [count], the token before the first row: up to vocab_size, which stands for all others
+  const int64_t* anchors;    // [count], row of W1 of the token before the first row
   const float* logits;       // [rows, vocab_size], without the term
   const float* confidences;  // [rows], log-odds that the token is accepted if those before it are; or null: certain
 };
@@ -59,11 +60,12 @@ INLINE void demand_blocks(const Term& term, const Blocks& blocks, const Trees& t
   demand_size(blocks.count, 1, "blocks");
   demand_size(trees.most, 1, "nodes");
   if (term.rank) {
+    demand_size(term.known, term.vocab_size, "rows of tokens before");
     demand_memory(term.before, "tokens before");
     demand_linear(term.after, term.rank, term.vocab_size, false);
   }
   demand_borders(blocks.starts, blocks.count, "rows of blocks");
-  demand_within(blocks.anchors, blocks.count, 0, term.vocab_size + 1, "anchor");
+  if (term.rank) demand_within(blocks.anchors, blocks.count, 0, term.known, "anchor");
   demand_memory(blocks.logits, "logits");
   demand_memory(trees.tokens, "tokens");
   demand_memory(trees.parents, "parents");

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -29,8 +27,8 @@ def corrected(row: Tensor, before: Tensor | None, after: Tensor | None, previous
 
     Args:
         row: float [Vd].
-        before, after: W1, [Vd + 1, r], and W2, [Vd, r]; None if there is no term.
-        previous: index of the token before it; Vd if the draft vocabulary does not have it.
+        before, after: W1, [n, r], of the Vd tokens first, and W2, [Vd, r]; None if there is no term.
+        previous: row of W1 of the token before it.
     """
     return row if before is None or after is None else row + after @ before[previous]
 
@@ -55,7 +53,7 @@ def grow(
         confidences: float [γ], log-odds that the token is accepted if those before it are; None: certain.
         before, after: see `corrected`.
         weights: float [r], what W1[token before] adds to a row's confidence; None for nothing.
-        anchor: index of the token before the first row.
+        anchor: row of W1 of the token before the first row.
         nodes: most nodes.
         floor: least value of a node.
     """
