@@ -14,6 +14,7 @@ import pytest
 from specdec import ConfigError, Drafter, EngineConfig, SamplingParams
 from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.head import HeadDrafter
 from specdec.drafters.layer_skip import LayerSkipDrafter
 from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
@@ -32,6 +33,7 @@ from specdec.policy.product import ProductPolicy
 from specdec.registry import DRAFTERS, POLICIES
 from specdec.stores import Store, Vocabulary
 from specdec.verify.typical import TypicalRule
+from tests.blockheads import random_head
 from tests.engines import run
 from tests.othertokenizers import with_tokenizer
 from tests.tiny import VOCAB_SIZE, llama
@@ -60,13 +62,14 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "prediction": PredictionDrafter,
     "lookahead": LookaheadDrafter,
     "layer_skip": LayerSkipDrafter,
+    "head": lambda **options: HeadDrafter(**{"head": random_head(llama(0, num_layers=6)), **options}),
     "suffix": SuffixDrafter,
     "cascade": CascadeDrafter,
     "retrieval": lambda **options: RetrievalDrafter(Store.of([[1, 2, 1]], Vocabulary.of(VOCAB_SIZE, None)), **options),
     "recycling": lambda **options: RecyclingDrafter(**{"first": False, "contexts": 64, **options}),
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
-          "shared", "store", "skip_attention", "skip_mlp", "contexts", "first", "dynamic", "stages")  # fmt: skip
+          "shared", "store", "skip_attention", "skip_mlp", "contexts", "first", "dynamic", "stages", "head")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)
@@ -107,7 +110,7 @@ def test_an_option_is_refused_by_name_or_drafts(name: str, option: str) -> None:
         assert MADE[name](num_draft_tokens=np.uint8(7)).num_draft_tokens == 7
 
 
-@pytest.mark.parametrize("name", ["model", "tli", "early_exit"])
+@pytest.mark.parametrize("name", ["model", "tli", "early_exit", "head"])
 @pytest.mark.parametrize("choices", CHOICES, ids=lambda value: repr(value)[:20])
 def test_choices_that_are_no_tree_are_refused(name: str, choices: Any) -> None:
     with pytest.raises(ConfigError, match=r"choices|at most|Ranks count from 0"):
@@ -189,3 +192,15 @@ def test_sizes_of_the_engine_are_refused_by_name_or_kept_as_integers(size: str) 
         assert type(getattr(EngineConfig(**{size: value}), size)) is int
     with pytest.raises(ConfigError, match="block_size = 4096 have more slots"):
         EngineConfig(num_blocks=2**20, block_size=4096)
+
+
+@pytest.mark.parametrize("head", [3, 2.5, True, "", ["a"], b"x", object()])
+def test_a_head_is_a_folder_or_a_head(head: Any) -> None:
+    with pytest.raises(ConfigError, match=r"head = .* cannot work. Give "):
+        HeadDrafter(head)
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.0, math.nan, True, "0.5"])
+def test_a_floor_is_a_chance(floor: Any) -> None:
+    with pytest.raises(ConfigError, match=r"floor = .* cannot work. Give a number from 0 to less than 1"):
+        HeadDrafter(floor=floor)

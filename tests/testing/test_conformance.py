@@ -10,6 +10,7 @@ import torch
 from specdec import Drafter, DraftRequest, DraftTree, Outcome
 from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.head import HeadDrafter
 from specdec.drafters.layer_skip import LayerSkipDrafter
 from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
@@ -27,6 +28,7 @@ from specdec.testing import OracleDrafter, PoisonDrafter, check_drafter
 from specdec.testing.checks import CHECKS
 from specdec.testing.conformance import Scene
 from specdec.testing.tiny import llama
+from tests.blockheads import random_head
 from tests.engines import ForetoldDrafter
 from tests.othertokenizers import other_tokenizer
 
@@ -52,6 +54,11 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "prediction": ForetoldDrafter,
     "lookahead": lambda target: LookaheadDrafter(),
     "layer_skip": lambda target: LayerSkipDrafter(skip_attention=[1], skip_mlp=[0]),
+    "head": lambda target: HeadDrafter(random_head(target)),
+    "head, draws a tree": lambda target: HeadDrafter(random_head(target), choices=[[0, 0, 0], [0, 1], [1, 0]]),
+    "head, extended by a table": lambda target: CascadeDrafter(
+        [HeadDrafter(random_head(target)), SuffixDrafter(shared=False, floor=0.0)]
+    ),
     "suffix": lambda target: SuffixDrafter(),
     "suffix, tree of its own text": lambda target: SuffixDrafter(shared=False, floor=0.0),
     "recycling": lambda target: RecyclingDrafter(contexts=1 << 8, first=False),
