@@ -69,7 +69,8 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "recycling": lambda **options: RecyclingDrafter(**{"first": False, "contexts": 64, **options}),
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
-          "shared", "store", "skip_attention", "skip_mlp", "contexts", "first", "dynamic", "stages", "head")  # fmt: skip
+          "shared", "store", "skip_attention", "skip_mlp", "contexts", "first", "dynamic", "stages",
+          "head")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)
