@@ -17,17 +17,25 @@ from specdec.foreign import foreign
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
 from specdec.heads.config import TargetSizes
+from specdec.heads.eagle1 import Eagle1Head
 from specdec.heads.eagle3 import Eagle3Head
 from specdec.heads.formats import FORMATS
 from specdec.heads.formats.base import Format, Numbering, Parts, Unreadable
 from specdec.heads.formats.own import OwnFormat, packed
 from specdec.heads.medusa import MedusaHead
+from specdec.heads.mtp import MtpHead
 from specdec.models.base import CausalLM
 from specdec.models.files import WRITE_AGAIN, json_file, opened, refusal, weight_files
 from specdec.models.tables import safetensors_table
 from specdec.places import write
 
-ARCHITECTURES: dict[str, type[Head]] = {"block": BlockHead, "eagle3": Eagle3Head, "medusa": MedusaHead}
+ARCHITECTURES: dict[str, type[Head]] = {
+    "block": BlockHead,
+    "eagle1": Eagle1Head,
+    "eagle3": Eagle3Head,
+    "medusa": MedusaHead,
+    "mtp": MtpHead,
+}
 Weights = Literal["float32", "bfloat16", "int8"]
 CONFIG = "config.json"
 MEND = "Give the files of a trained head (docs/heads.md), or copy them again."

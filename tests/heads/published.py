@@ -66,6 +66,18 @@ def eagle3(known: int = 20, target: int = 24, first: str = "midlayer.", **option
     return found | ({"d2t": (known,), "t2d": (50,)} if known < 50 else {})
 
 
+def eagle1(bias: bool = True) -> Shapes:
+    """The first layer has no norm before attention."""
+    found = {"embed_tokens.weight": (50, 24), "fc.weight": (24, 48), **layer("layers.0.")}
+    del found["layers.0.input_layernorm.weight"]
+    return found | ({"fc.bias": (24,)} if bias else {})
+
+
+def mtp() -> Shapes:
+    norms: Shapes = {f"mtp_layers.0.{which}_layernorm.weight": (24,) for which in ("hidden", "token", "final")}
+    return {**layer("mtp_layers.0.", qk_norm=True), **norms, "mtp_layers.0.input_proj.weight": (24, 48)}
+
+
 def medusa(heads: int = 3, bias: bool = True) -> Shapes:
     found: Shapes = {f"{i}.0.linear.weight": (24, 24) for i in range(heads)}
     found |= {f"{i}.0.linear.bias": (24,) for i in range(heads) if bias}

@@ -93,10 +93,27 @@ def block(w, c, embedding, output, taps, tokens, anchor):
     return np.stack(hidden), np.stack(logits), np.array(confidence)
 
 
-def eagle3(w, c, embedding, output, taps, tokens, steps):
-    """A draft behind every pair of one text, as it is drafted: taps [S, k, H], tokens [S] → hidden and logits, lists
-    [steps] of rows [S - 1]; the tokens are the text's own, the last one where there are no more."""
-    layer, states = Layer(w, "midlayer.", c), []
+def drafts(layer, states, tokens, embedding, steps, read, finish):
+    """A draft behind every pair of one text, as it is drafted: states [S - 1], tokens [S] → hidden [steps, S - 1, h];
+    the tokens are the text's own, the last one where there are no more.
+
+    `read(state, embedded)` gives what attention reads and the stream; `finish(stream)` what logits are made of and the
+    next state.
+    """
+    hidden = [[None] * len(states) for _ in range(steps)]
+    pairs = [layer.key_value(read(g, embedding[tokens[t + 1]])[0], t) for t, g in enumerate(states)]
+    for t in range(len(states)):
+        seen, state = pairs[:t], states[t]
+        for k in range(steps):
+            u, stream = read(state, embedding[tokens[min(t + 1 + k, len(tokens) - 1)]])
+            seen = [*seen, layer.key_value(u, t + k)]
+            stream = layer.feed(stream + layer.attend(layer.project("q", u, t + k), seen))
+            hidden[k][t], state = finish(stream)
+    return np.array(hidden)
+
+
+def eagle3(w, c, embedding, taps, tokens, steps):
+    states = []
     for tap in taps[:-1]:
         if c.fc_norm:
             tap = [norm(t, w[f"fc_norm.{i}.weight"], c.rms_norm_eps) for i, t in enumerate(tap)]
@@ -105,20 +122,38 @@ def eagle3(w, c, embedding, output, taps, tokens, steps):
             fused = norm(fused, w["input_norm.weight"], c.rms_norm_eps)
         states.append(w["fc.weight"] @ fused + w.get("fc.bias", 0.0))
 
-    def read(state, token):
-        e = norm(embedding[token], w["midlayer.input_layernorm.weight"], c.rms_norm_eps)
+    def read(state, e):
         normed = norm(state, w["midlayer.hidden_norm.weight"], c.rms_norm_eps)
-        return np.concatenate([e, normed]), normed if c.norm_before_residual else state
+        u = np.concatenate([norm(e, w["midlayer.input_layernorm.weight"], c.rms_norm_eps), normed])
+        return u, normed if c.norm_before_residual else state
 
-    hidden = [[None] * len(states) for _ in range(steps)]
-    pairs = [layer.key_value(read(g, tokens[t + 1])[0], t) for t, g in enumerate(states)]
-    for t in range(len(states)):
-        seen, state = pairs[:t], states[t]
-        for k in range(steps):
-            u, stream = read(state, tokens[min(t + 1 + k, len(tokens) - 1)])
-            seen = [*seen, layer.key_value(u, t + k)]
-            out = layer.feed(stream + layer.attend(layer.project("q", u, t + k), seen))
-            hidden[k][t] = norm(out, w["norm.weight"], c.rms_norm_eps)
-            state = hidden[k][t] if c.norm_output else out
-    hidden = np.array(hidden)
-    return hidden, hidden @ output["rows"][output["ids"]].T
+    def finish(stream):
+        hidden = norm(stream, w["norm.weight"], c.rms_norm_eps)
+        return hidden, hidden if c.norm_output else stream
+
+    return drafts(Layer(w, "midlayer.", c), states, tokens, embedding, steps, read, finish)
+
+
+def eagle1(w, c, embedding, taps, tokens, steps):
+    def read(state, e):
+        x = w["fc.weight"] @ np.concatenate([e, state]) + w.get("fc.bias", 0.0)
+        return x, x
+
+    states = list(taps[:-1, 0])
+    return drafts(Layer(w, "layers.0.", c), states, tokens, embedding, steps, read, lambda stream: (stream, stream))
+
+
+def mtp(w, c, embedding, taps, tokens, steps):
+    p = "mtp_layers.0."
+
+    def normed(x, name):
+        return norm(x, w[f"{p}{name}_layernorm.weight"], c.rms_norm_eps)
+
+    def read(state, e):
+        x = w[f"{p}input_proj.weight"] @ np.concatenate([normed(e, "token"), normed(state, "hidden")])
+        return norm(x, w[f"{p}input_layernorm.weight"], c.rms_norm_eps), x
+
+    def finish(stream):
+        return (normed(stream, "final"),) * 2
+
+    return drafts(Layer(w, p, c), list(taps[:-1, 0]), tokens, embedding, steps, read, finish)

@@ -18,9 +18,9 @@ from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig, TargetSizes
-from specdec.heads.eagle3 import Eagle3Head
 from specdec.heads.files import load_head, save_head
 from specdec.heads.medusa import MedusaHead
+from specdec.heads.pairs import PairHead
 from tests.heads import published, reference, toys
 from tests.heads.test_block import TOLERANCE
 
@@ -72,6 +72,11 @@ CASES: dict[str, tuple[str, dict[str, Any], published.Shapes, dict[str, Any]]] =
     "speculators, DSpark": ("speculators", speculators("dspark", draft_vocab_size=20, markov_rank=6, **BLOCK_IDS),
                             {**published.block(), **published.spark(20), **EMBEDDED, "lm_head.weight": (20, 24),
                              "d2t": (20,), "t2d": (50,)}, {"anchor_predicts": True, "markov_all": True}),
+    "speculators, MTP": ("speculators", speculators("mtp", num_nextn_predict_layers=1), published.mtp(),
+                         {"architecture": "mtp", "taps": (5,)}),
+    "EAGLE-1": ("eagle", published.EAGLE3 | {"bias": True}, published.eagle1(), {"fc_bias": True, "taps": (5,)}),
+    "EAGLE-1, no bias": ("eagle", published.EAGLE3 | {"bias": False}, published.eagle1(bias=False),
+                         {"architecture": "eagle1", "fc_bias": False}),
     "Medusa": ("medusa", published.MEDUSA, published.medusa(), {"medusa_heads": 3, "fc_bias": True}),
     "Medusa, no bias": ("medusa", published.MEDUSA, published.medusa(2, bias=False), {"medusa_heads": 2}),
 }  # fmt: skip
@@ -98,16 +103,17 @@ def shared(head: Head) -> tuple[Tensor, Tensor]:
 
 def expected(head: Head, tensors: dict[str, Tensor], embedding: Tensor, output: Tensor) -> tuple[Tensor, np.ndarray]:
     """Logits of the head and of the loops, which see the file's tensors and nothing of ours."""
-    w = {name.replace("layers.0.", "midlayer.") if isinstance(head, Eagle3Head) else name: tensor.double().numpy()
-         for name, tensor in tensors.items()}  # fmt: skip
+    w = {name.replace("layers.0.", "midlayer.") if head.config.architecture == "eagle3" else name:
+         tensor.double().numpy() for name, tensor in tensors.items()}  # fmt: skip
     ids = np.arange(len(w["d2t"])) + w["d2t"].astype(int) if "d2t" in w else np.arange(50)
     rows = {"ids": np.arange(len(ids)), "rows": w["lm_head.weight"]} if "lm_head.weight" in w else {
         "ids": ids, "rows": output.numpy()}  # fmt: skip
     embedding = w.get("embed_tokens.weight", embedding.numpy())
     taps, tokens = toys.text(head.config, 1, 7)
-    if isinstance(head, Eagle3Head):
-        return head(taps, tokens, 2).logits[:, 0], reference.eagle3(
-            w, head.config, embedding, rows, taps[0].numpy(), tokens[0].numpy(), 2)[1]  # fmt: skip
+    if isinstance(head, PairHead):
+        loops = getattr(reference, head.config.architecture)
+        hidden = loops(w, head.config, embedding, taps[0].numpy(), tokens[0].numpy(), 2)
+        return head(taps, tokens, 2).logits[:, 0], hidden @ rows["rows"][rows["ids"]].T
     if isinstance(head, MedusaHead):
         x = taps[0, :, 0].numpy()
         hidden = [x + reference.silu(x @ w[f"{i}.0.linear.weight"].T + w.get(f"{i}.0.linear.bias", 0.0))
@@ -199,6 +205,7 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Tensor]], None
     "no mask": ("DSpark", spoilt({"mask_token_id": None}), "nothing of 'mask_token_id'"),
     "a residual that is not said": (
         "speculators, EAGLE-3", spoilt({"norm_before_residual": None}), "nothing of 'norm_before_residual'"),
+    "no head at all": ("EAGLE-1", lambda settings, stored: stored.pop("fc.weight"), "a whole model, or no head"),
     "another type": ("speculators, DSpark", spoilt({"speculators_model_type": "peagle"}), "'peagle', not one of"),
     "a strange tensor": ("Medusa", lambda settings, stored: stored.update(extra=torch.zeros(1)), "'extra' is none of"),
 }  # fmt: skip
@@ -273,6 +280,7 @@ def test_a_layout_refuses_heads_that_its_readers_would_misread(tmp_path: Path) -
         ("speculators", {"causal": True}, "no causal blocks"),
         ("eagle3", {}, "EAGLE-3 heads"),
         ("medusa", {}, "Medusa heads"),
+        ("eagle", {}, "EAGLE-1 heads"),
     ):
         config = toys.config("block", **(block | options))
         head = toys.drawn(BlockHead(config, toys.draft_ids(config)))

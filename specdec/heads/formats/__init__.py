@@ -2,6 +2,7 @@
 
 from specdec.heads.formats.base import Format
 from specdec.heads.formats.block import BlockFormat
+from specdec.heads.formats.eagle import EagleFormat
 from specdec.heads.formats.eagle3 import Eagle3Format
 from specdec.heads.formats.medusa import MedusaFormat
 from specdec.heads.formats.own import OwnFormat
@@ -15,5 +16,6 @@ FORMATS: tuple[Format, ...] = (
     MedusaFormat(),
     Eagle3Format("specforge"),
     Eagle3Format("eagle3"),
+    EagleFormat(),
 )
 """In the order in which a config.json is shown to them."""

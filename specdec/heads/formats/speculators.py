@@ -1,7 +1,7 @@
-"""Heads of the `speculators` library: types eagle3, dflash and dspark.
+"""Heads of the `speculators` library: types eagle3, dflash, dspark and mtp.
 
 Settings of the layers stand in `transformer_layer_config`, without those that are transformers' defaults. Tapped layers
-are boundaries. Embedding and output rows are in the file; d2t holds offsets.
+are boundaries. Embedding and output rows are in the file, but for mtp; d2t holds offsets.
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ from specdec.heads.formats.base import (
     taken,
 )
 from specdec.heads.formats.block import attention_fields, block_fields, block_parts, block_settings, check_block
+from specdec.heads.formats.eagle import last_state_config
 from specdec.heads.formats.eagle3 import eagle3_fields, eagle3_parts, eagle3_settings
 
-TYPES = ("eagle3", "dflash", "dspark")
+TYPES = ("eagle3", "dflash", "dspark", "mtp")
+KINDS = {"eagle3": "eagle3", "block": "dflash", "mtp": "mtp"}
+NAMES = {
+    "eagle3": "Eagle3Speculator", "dflash": "DFlashSpeculator", "dspark": "DSparkSpeculator", "mtp": "MTPDraftModel",
+}  # fmt: skip
 LAYERS = "transformer_layer_config"
 BLOCK_LISTED = "aux_hidden_state_layer_ids"
 OF_TARGET = ("verifier_lm_head.weight", "verifier_norm.weight")
@@ -67,6 +72,9 @@ class SpeculatorsFormat:
             needed(settings, "norm_before_residual")  # readers differ in what its absence means
             fields = llama_fields(layers) | eagle3_fields(merged, tensors, sizes, numbering)
             return eagle3_parts(fields, merged, tensors)
+        if kind == "mtp":
+            fields = llama_fields(layers) | attention_fields(layers, tensors) | {"num_layers": 1}
+            return Parts(last_state_config("mtp", fields, tensors, sizes), tensors)
         fields = llama_fields(layers) | attention_fields(layers, tensors)
         fields |= {
             "target_hidden_size": settings.get("target_hidden_size") or fields["hidden_size"],
@@ -77,31 +85,18 @@ class SpeculatorsFormat:
 
     def write(self, head: Head) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Format.write`."""
-        config = head.config
-        if config.architecture not in ("eagle3", "block"):
-            raise Unreadable(f"speculators has no heads of {config.architecture!r}")
-        tensors = {_their_name(name): weight.detach() for name, weight in head.named_parameters()}
-        tensors |= own_rows(head) | maps_of(head)
-        if config.architecture == "eagle3":
-            kind, own = "eagle3", eagle3_settings(config) | {"embed_requires_grad": False}
-        else:
-            check_block(config, self.name)
-            if config.causal:
-                raise Unreadable("speculators has no causal blocks")
-            kind = "dspark" if config.markov_rank or config.confidence else "dflash"
-            own = block_settings(config) | {BLOCK_LISTED: list(config.taps)}
-            own |= {key: getattr(config, key) for key in ("draft_vocab_size", "target_hidden_size")}
-            tensors |= _markov_of_all(head)
+        config, tensors = head.config, {_their_name(name): w.detach() for name, w in head.named_parameters()}
+        kind = _kind(config)
+        tensors |= {} if kind == "mtp" else _markov_of_all(head) | own_rows(head) | maps_of(head)
         layers = llama_settings(config, "qwen3" if config.qk_norm else "llama")
         layers["attention_bias"] = config.qkv_bias
-        name = {"eagle3": "Eagle3", "dflash": "DFlash", "dspark": "DSpark"}[kind]
         return {
-            "architectures": [f"{name}Speculator"],
+            "architectures": [NAMES[kind]],
             "speculators_model_type": kind,
             "speculators_version": "0.4.0",
             LAYERS: layers,
             "speculators_config": _proposal(kind, config),
-            **own,
+            **_own_settings(kind, config),
         }, tensors
 
 
@@ -116,9 +111,31 @@ def _layer_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _kind(config: HeadConfig) -> str:
+    """The library's type of such a head."""
+    if config.architecture not in KINDS:
+        raise Unreadable(f"speculators has no heads of {config.architecture!r}")
+    if config.architecture == "block":
+        check_block(config, "speculators")
+    if config.causal or (config.architecture == "mtp" and config.draft_vocab_size < config.vocab_size):
+        raise Unreadable("speculators has no causal blocks, and no MTP layers with a draft vocabulary")
+    spark = config.markov_rank or config.confidence
+    return "dspark" if spark else KINDS[config.architecture]
+
+
+def _own_settings(kind: str, config: HeadConfig) -> dict[str, Any]:
+    """What stands beside the layers' settings."""
+    if kind == "eagle3":
+        return eagle3_settings(config) | {"embed_requires_grad": False}
+    if kind == "mtp":
+        return {"num_nextn_predict_layers": 1}
+    sizes = {key: getattr(config, key) for key in ("draft_vocab_size", "target_hidden_size")}
+    return block_settings(config) | {BLOCK_LISTED: list(config.taps)} | sizes
+
+
 def _proposal(kind: str, config: HeadConfig) -> dict[str, Any]:
     """How the library's own engine is to draft."""
-    count = 3 if kind == "eagle3" else config.num_drafted
+    count = 3 if kind in ("eagle3", "mtp") else config.num_drafted
     return {
         "algorithm": kind,
         "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": count}],

@@ -1,4 +1,5 @@
-"""EAGLE-3 heads: against drafts in plain float64 loops, step by step with caches, and as a copy of a target's layer."""
+"""Heads that draft token by token: against drafts in plain float64 loops, step by step with caches, and as a copy of a
+target's layer."""
 
 from __future__ import annotations
 
@@ -12,24 +13,32 @@ from torch import Tensor
 from specdec.errors import ConfigError
 from specdec.heads.config import HeadConfig
 from specdec.heads.eagle3 import Eagle3Head
+from specdec.heads.files import ARCHITECTURES
+from specdec.heads.pairs import PairHead
 from specdec.models.llama import LlamaWeights
 from specdec.testing.tiny import llama_module
 from tests.heads import reference, toys
 from tests.heads.test_block import TOLERANCE
 
-CASES: dict[str, dict[str, Any]] = {
-    "EAGLE-3": {},
-    "EAGLE-3.1": {"fc_norm": True, "norm_output": True, "qk_norm": True},
-    "one norm before fc": {"norm_before_fc": True, "norm_before_residual": True, "fc_bias": True, "qkv_bias": True},
-    "other width": {"target_hidden_size": 18, "head_dim": 16, "num_kv_heads": 4, "draft_vocab_size": 50},
-}
+LAST = {"taps": (5,)}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "EAGLE-3": ("eagle3", {}),
+    "EAGLE-3.1": ("eagle3", {"fc_norm": True, "norm_output": True, "qk_norm": True}),
+    "one norm before fc": (
+        "eagle3", {"norm_before_fc": True, "norm_before_residual": True, "fc_bias": True, "qkv_bias": True}),
+    "other width": (
+        "eagle3", {"target_hidden_size": 18, "head_dim": 16, "num_kv_heads": 4, "draft_vocab_size": 50}),
+    "EAGLE-1": ("eagle1", LAST | {"fc_bias": True}),
+    "EAGLE-1, no bias": ("eagle1", LAST | {"num_kv_heads": 4, "draft_vocab_size": 50}),
+    "MTP": ("mtp", LAST | {"qk_norm": True}),
+}  # fmt: skip
 
 
-def made(**options: Any) -> tuple[Eagle3Head, Tensor, Tensor]:
+def made(kind: str, options: dict[str, Any]) -> tuple[PairHead, Tensor, Tensor]:
     """A head, and the embedding and output rows of its target."""
-    config = toys.config("eagle3", num_layers=1, **options)
-    head = toys.drawn(Eagle3Head(config, toys.draft_ids(config)))
-    assert isinstance(head, Eagle3Head)
+    config = toys.config(kind, num_layers=1, **options)
+    head = toys.drawn(ARCHITECTURES[kind](config, toys.draft_ids(config)))
+    assert isinstance(head, PairHead)
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randn(50, config.hidden_size, generator=generator, dtype=torch.float64) for _ in range(2)]
     head.bind(*rows)
@@ -39,23 +48,22 @@ def made(**options: Any) -> tuple[Eagle3Head, Tensor, Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_the_training_time_test_gives_what_drafts_of_plain_loops_give(case: str) -> None:
     """At every position of two texts, four steps deep."""
-    head, embedding, output = made(**CASES[case])
+    head, embedding, output = made(*CASES[case])
     taps, tokens = toys.text(head.config, 2, 7)
     with torch.no_grad():
         got = head(taps, tokens, 4)
     for b in range(2):
-        hidden, logits = reference.eagle3(
-            toys.weights(head), head.config, embedding.numpy(), toys.shared(head, output), taps[b].numpy(),
-            tokens[b].numpy(), 4,
-        )  # fmt: skip
+        loops = getattr(reference, CASES[case][0])
+        hidden = loops(toys.weights(head), head.config, embedding.numpy(), taps[b].numpy(), tokens[b].numpy(), 4)
         np.testing.assert_allclose(got.hidden[:, b], hidden, rtol=0, atol=TOLERANCE)
+        logits = hidden @ output.numpy()[head.draft_ids.numpy()].T
         np.testing.assert_allclose(got.logits[:, b], logits, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_steps_with_a_cache_give_the_whole_at_once(case: str) -> None:
     """The committed pairs one by one or in pieces; then a draft, whose keys and values are dropped again."""
-    head, *_ = made(**CASES[case])
+    head, *_ = made(*CASES[case])
     taps, tokens = toys.text(head.config, 1, 11)
     with torch.no_grad():
         whole, state = head.unrolled(taps, tokens, 3), head.fuse(taps[:, :-1])
@@ -119,8 +127,9 @@ def test_a_copy_gives_the_targets_logits_in_a_tree() -> None:
         )
 
 
-def test_every_weight_learns_from_the_training_time_test() -> None:
-    head, *_ = made(**CASES["EAGLE-3.1"])
+@pytest.mark.parametrize("case", ["EAGLE-3.1", "EAGLE-1", "MTP"])
+def test_every_weight_learns_from_the_training_time_test(case: str) -> None:
+    head, *_ = made(*CASES[case])
     taps, tokens = toys.text(head.config, 2, 6)
     head(taps, tokens, 2).logits.logsumexp(-1).sum().backward()
     assert [name for name, weight in head.named_parameters() if weight.grad is None or not weight.grad.any()] == []
@@ -130,3 +139,6 @@ def test_a_head_that_is_none_is_refused() -> None:
     for options in ({"num_layers": 2}, {"fc_norm": True, "norm_before_fc": True}):
         with pytest.raises(ConfigError, match="one layer"):
             Eagle3Head(toys.config("eagle3", **({"num_layers": 1, "draft_vocab_size": 50} | options)))
+    for kind, options in (("eagle1", {}), ("mtp", {"taps": (4,)}), ("mtp", LAST | {"target_hidden_size": 18})):
+        with pytest.raises(ConfigError, match=f"kind '{kind}' has one layer, reads the last state"):
+            ARCHITECTURES[kind](toys.config(kind, **({"num_layers": 1, "draft_vocab_size": 50} | options)))
