@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +20,12 @@ import torch
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.places import write
-from specdec.prompts.files import read as read_rows
 from specdec.stores import Store, Vocabulary
 from specdec.stores import write as write_store
+from specdec.training.denied import Denied
 
 CHUNK = 64
 """Prompts a file."""
-GRAM, FEWEST = 13, 8
-"""Words in a row that no text may share with a denied one, and words of the shortest text that is looked for as a
-whole: names of categories and the like are words of everyone."""
 NOTE = {
     "tokenizer": "SmolLM2-135M-Instruct",
     "texts": "greedy answers of SmolLM2-135M-Instruct in bfloat16 to prompts that it made up itself",
@@ -46,22 +42,6 @@ class Exchange:
 
     prompt: str
     answer: list[int]
-
-
-class Denied:
-    """Texts that may not enter the store, by their runs of `GRAM` words; shorter ones as a whole, from `FEWEST` on."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._grams: dict[int, set[tuple[str, ...]]] = {}
-        for text in texts:
-            words = _words(text)
-            for gram in _grams(words, min(GRAM, len(words))) if len(words) >= FEWEST else ():
-                self._grams.setdefault(len(gram), set()).add(gram)
-
-    def holds(self, text: str) -> bool:
-        """Whether the text shares a run of words with a denied one."""
-        words = _words(text)
-        return any(gram in grams for size, grams in self._grams.items() for gram in _grams(words, size))
 
 
 def exchanges(generator: SpeculativeGenerator, chunk: int, prompt_tokens: int, answer_tokens: int) -> list[Exchange]:
@@ -94,14 +74,6 @@ def _begun_turn(generator: SpeculativeGenerator) -> list[int]:
     return list(generator.tokenizer.encode(whole.split(MARK)[0], add_special_tokens=False))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _grams(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    return (tuple(words[at : at + size]) for at in range(len(words) - size + 1) if size)
-
-
 def _collect(generator: SpeculativeGenerator, options: argparse.Namespace) -> list[Exchange]:
     """From the folder, and made anew where it lacks a chunk and there is time."""
     end, found = time.monotonic() + 60 * options.minutes, []
@@ -114,20 +86,6 @@ def _collect(generator: SpeculativeGenerator, options: argparse.Namespace) -> li
         if path.exists():
             found += [Exchange(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
     return found
-
-
-def _denied(paths: Sequence[Path]) -> Denied:
-    return Denied(text for path in paths for row in read_rows(path) for text in _texts(row))
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Every text in a row, whatever its columns."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for one in value.values() for text in _texts(one))
-    elif isinstance(value, list):
-        yield from (text for one in value for text in _texts(one))
 
 
 def main() -> None:
@@ -145,7 +103,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     sizes = EngineConfig(max_num_seqs=32)
     generator = SpeculativeGenerator.from_pretrained(drafter="none", dtype="bfloat16", config=sizes)
-    kept = list(chosen(_collect(generator, options), _denied(options.deny), generator))
+    kept = list(chosen(_collect(generator, options), Denied.read(options.deny), generator))
     print(f"{len(kept)} answers, {sum(len(one.answer) for one in kept)} tokens")
     if options.store is not None:
         vocabulary = Vocabulary.of_tokenizer(generator.loaded.model.vocab_size, generator.tokenizer)

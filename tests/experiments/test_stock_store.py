@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.stock_store import Denied, Exchange, chosen
+from experiments.stock_store import Exchange, chosen
 from specdec import SpeculativeGenerator
 from specdec.stores import STOCK, Vocabulary, read
+from specdec.training.denied import Denied
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 
@@ -19,22 +20,6 @@ def words(text: str) -> SimpleNamespace:
     tokens = text.split()
     decode = lambda ids, skip_special_tokens: " ".join(tokens[i] for i in ids)  # noqa: E731
     return SimpleNamespace(tokenizer=SimpleNamespace(decode=decode))
-
-
-@pytest.mark.parametrize(
-    ("text", "denied"),
-    [
-        (LONG, True),
-        ("Zero, " + LONG.upper().replace(" ", ", "), True),  # case and punctuation are nothing
-        ("one two three four five six seven eight nine ten eleven twelve THIRTEEN!", True),
-        ("one two three four five six seven eight nine ten eleven twelve and thirteen", False),
-        ("tell me of a town that has no sea, please", True),  # a short denied text within another
-        ("tell me of a town", False),
-        ("math", False),
-    ],
-)
-def test_a_text_that_shares_a_run_of_words_is_denied(text: str, denied: bool) -> None:
-    assert Denied([LONG, "Tell me of a town that has no sea", "math"]).holds(text) == denied
 
 
 def test_prompts_and_answers_are_looked_at_and_prompts_are_taken_once() -> None:

@@ -1,0 +1,96 @@
+"""Passages to ask about: prose in the docstrings of installed Python packages.
+
+Weights are derived from them, and no text of theirs is passed on.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+SHORTEST, LONGEST = 30, 140
+"""Words of a passage."""
+LARGEST_FILE = 400_000
+"""Bytes of a source file that is read."""
+LANGUAGES = ("French", "German", "Spanish", "Italian", "Portuguese")
+INSTRUCTIONS = (
+    "Summarize the following text:\n\n{passage}",
+    "Summarize this in one sentence: {passage}",
+    "{passage}\n\nTL;DR",
+    "Rewrite the following in simpler words.\n\n{passage}",
+    "Translate the first sentence into {language}: {passage}",
+    "Translate to {language}:\n{passage}",
+    "{passage}\n\nWhat is this text about?",
+    "Read the text and list its key points.\n\nText: {passage}",
+    "Write three questions that can be answered from this text, and answer them.\n\n{passage}",
+    "Context: {passage}\n\nQuestion: What does the text say first, and why does it matter?\nAnswer:",
+    "Explain to a beginner what this means: {passage}",
+    "Correct any mistakes in the following text and return it:\n\n{passage}",
+)
+
+
+def passages(packages: Sequence[str], most: int, seed: int) -> list[str]:
+    """Distinct passages of prose, the same for the same versions of the packages.
+
+    Args:
+        packages: names of packages; what is not installed is passed over. "python" is the standard library.
+        most: how many; there may be fewer.
+        seed: of the order in which files are read.
+    """
+    files = [file for name in packages for file in _files(name)]
+    Random(seed).shuffle(files)
+    found = (text for file in files for text in _prose(file))
+    return list(islice(dict.fromkeys(found), most))
+
+
+def question(passage: str, random: Random) -> str:
+    """A passage with something to do about it."""
+    return random.choice(INSTRUCTIONS).format(passage=passage, language=random.choice(LANGUAGES))
+
+
+def _files(package: str) -> list[Path]:
+    """Source files, in the order of their names; nothing is imported."""
+    if package == "python":
+        folders = [Path(sysconfig.get_paths()["stdlib"])]
+        apart = {"site-packages", "dist-packages", "test", "tests", "idlelib"}
+    else:
+        spec = importlib.util.find_spec(package)
+        folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec is not None else []
+        apart = {"test", "tests", "testing"}
+    files = (path for folder in folders for path in folder.rglob("*.py") if not apart & set(path.parts))
+    return sorted(path for path in files if path.stat().st_size <= LARGEST_FILE)
+
+
+def _prose(file: Path) -> Iterator[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the file's own backslashes
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, OSError, RecursionError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                text = " ".join(paragraph.split())
+                if is_prose(text):
+                    yield text
+
+
+def is_prose(text: str) -> bool:
+    """Whether it is a paragraph of sentences and not a signature, an example or a table."""
+    words = text.split()
+    letters = sum(map(str.isalpha, text)) + text.count(" ")
+    return (
+        SHORTEST <= len(words) <= LONGEST
+        and letters >= 0.93 * len(text)
+        and text.isascii()
+        and not re.search(r">>>|::|\{|\}|-----|=====|https?:|\bparam\b|@", text)
+        and text.rstrip()[-1] in ".!?"
+    )
