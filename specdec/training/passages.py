@@ -1,15 +1,13 @@
-"""Passages to ask about: prose in the docstrings of installed Python packages.
+"""Passages to ask about: prose in the triple-quoted strings of installed Python packages.
 
 Weights are derived from them, and no text of theirs is passed on.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
 import sysconfig
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -70,17 +68,14 @@ def _files(package: str) -> list[Path]:
 
 def _prose(file: Path) -> Iterator[str]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the file's own backslashes
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError, OSError, RecursionError):
+        source = file.read_text(encoding="utf-8")
+    except (ValueError, OSError):
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
-                text = " ".join(paragraph.split())
-                if is_prose(text):
-                    yield text
+    for quoted in re.findall(r'"""(.*?)"""', source, re.DOTALL):
+        for paragraph in re.split(r"\n\s*\n", quoted):
+            text = " ".join(paragraph.split())
+            if is_prose(text):
+                yield text
 
 
 def is_prose(text: str) -> bool:
@@ -91,6 +86,6 @@ def is_prose(text: str) -> bool:
         SHORTEST <= len(words) <= LONGEST
         and letters >= 0.93 * len(text)
         and text.isascii()
-        and not re.search(r">>>|::|\{|\}|-----|=====|https?:|\bparam\b|@", text)
+        and not re.search(r">>>|::|\{|\}|-----|=====|https?:|\bparam\b|@|\*optional\*|(Args|Returns|TODO)\b", text)
         and text.rstrip()[-1] in ".!?"
     )

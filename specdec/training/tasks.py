@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-NAMES = ("Ada", "Ben", "Chen", "Dina", "Emil", "Fatima", "Grace", "Hugo", "Ines", "Jamal", "Kira", "Leo", "Maya", "Noor",
-         "Olga", "Pavel", "Rosa", "Sam", "Tara", "Yusuf")  # fmt: skip
-THINGS = ("apples", "pencils", "stamps", "marbles", "cookies", "books", "shells", "tickets", "coins", "flowers", "eggs",
-          "stickers", "bottles", "buttons", "cards")  # fmt: skip
+NAMES = ("Ada", "Ben", "Chen", "Dina", "Emil", "Fatima", "Grace", "Hugo", "Ines", "Jamal", "Kira", "Leo", "Maya",
+         "Noor", "Olga", "Pavel", "Rosa", "Sam", "Tara", "Yusuf")  # fmt: skip
+THINGS = ("apples", "pencils", "stamps", "marbles", "cookies", "books", "shells", "tickets", "coins", "flowers",
+          "eggs", "stickers", "bottles", "buttons", "cards")  # fmt: skip
 TOPICS = ("volcanoes", "the water cycle", "photosynthesis", "inflation", "the printing press", "black holes", "bees",
           "vaccines", "the Roman Empire", "recycling", "electric cars", "sleep", "memory", "the stock market", "tides",
           "music theory", "ancient Egypt", "machine learning", "gravity", "democracy", "the Silk Road", "coral reefs",
           "DNA", "supply and demand", "earthquakes", "the French Revolution", "antibiotics", "jazz", "bridges",
-          "probability", "climate change", "the immune system", "chess", "coffee", "public transport", "poetry")  # fmt: skip
-PLACES = ("Kyoto", "Cairo", "Lisbon", "Nairobi", "Quito", "Oslo", "Istanbul", "Hanoi", "Montreal", "Cape Town", "a small "
-          "village", "a lighthouse", "a space station", "an old library", "a night train", "the desert")  # fmt: skip
+          "probability", "climate change", "the immune system", "chess", "coffee", "trains", "poetry")  # fmt: skip
+PLACES = ("Kyoto", "Cairo", "Lisbon", "Nairobi", "Quito", "Oslo", "Istanbul", "Hanoi", "Montreal", "Cape Town",
+          "a small village", "a lighthouse", "a space station", "a library", "a night train", "the desert")  # fmt: skip
 ROLES = ("a museum guide", "a ship's captain", "a detective", "a chemistry teacher", "a travel agent", "a wizard",
          "a doctor", "a football coach", "a judge", "a chef", "a time traveller", "a robot", "a gardener")  # fmt: skip
 CODE = ("reverses a string", "finds the largest number in a list", "checks whether a word is a palindrome",
-        "counts the vowels in a text", "sorts a list of names", "computes the factorial of n", "merges two sorted lists",
-        "removes duplicates from a list", "computes the Fibonacci numbers up to n", "checks whether n is prime",
+        "counts the vowels in a text", "sorts a list of names", "computes the factorial of n",
+        "merges two sorted lists", "removes duplicates from a list", "computes the Fibonacci numbers up to n",
+        "checks whether n is prime",
         "flattens a nested list", "counts the words in a file", "converts Celsius to Fahrenheit",
         "finds the common elements of two lists", "rotates a matrix", "parses a date", "sums the digits of n",
         "groups words by their first letter", "implements a stack", "does a binary search")  # fmt: skip
 LANGUAGES = ("Python", "Python", "Python", "JavaScript", "Java", "C++", "SQL", "Rust", "Go")
-KINDS_OF_TEXT = ("a short story", "a poem", "a blog post", "a letter", "an email to a colleague", "a speech", "an essay",
-                 "a dialogue", "a product description", "a news report", "a diary entry", "a song")  # fmt: skip
+KINDS_OF_TEXT = ("a short story", "a poem", "a blog post", "a letter", "an email to a colleague", "a speech",
+                 "an essay", "a dialogue", "a product description", "a news report", "a diary entry")  # fmt: skip
 
 
 def task(random: Random) -> str:
@@ -83,7 +84,7 @@ def _list(random: Random) -> str:
             f"Write this list as a JSON array: {words}",
             f"Make a table with a column for the name and one for its length: {words}",
             f"Name {random.randint(3, 10)} facts about {random.choice(TOPICS)}.",
-            f"Give me {random.randint(3, 8)} ideas for an event about {random.choice(TOPICS)} in {random.choice(PLACES)}.",
+            f"Give me {random.randint(3, 8)} ideas for a day in {random.choice(PLACES)}.",
         ]
     )
 
