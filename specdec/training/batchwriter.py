@@ -31,27 +31,26 @@ class BatchWriter:
     Args:
         module: on its device, in its dtype; its weights are shared.
         eos: tokens that end a text.
-        batch: most sequences at once.
+        cells: most tokens that are cached at once, over all sequences, room for what they may become included.
 
     Raises:
         UnsupportedModelError: for a model of another family.
     """
 
-    def __init__(self, module: PreTrainedModel, eos: Collection[int], batch: int) -> None:
+    def __init__(self, module: PreTrainedModel, eos: Collection[int], cells: int) -> None:
         if (reason := why_not_llama(module)) is not None:
             raise UnsupportedModelError(f"This target cannot write in large batches: {reason}. Use device=cpu.")
         self._weights = LlamaWeights.of(module, "the target")
         self._layers = [_Layer(layer, self._weights) for layer in self._weights.layers]
         self._eos = torch.tensor(sorted(eos), device=self._weights.head.device)
-        self._batch = batch
+        self._cells = cells
 
     @torch.inference_mode()
     def write(self, prompts: Sequence[Sequence[int]], ways: Sequence[Way]) -> list[Tokens]:
         """See `Writer.write`. Prompts of like length share a batch; the draws of a batch follow its first seed."""
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        texts: dict[int, Tokens] = {}
-        for start in range(0, len(order), self._batch):
-            group = order[start : start + self._batch]
+        longest, texts = max((way.max_tokens for way in ways), default=0), dict[int, Tokens]()
+        for group in _groups(order, [len(prompts[index]) + longest for index in order], self._cells):
             texts |= zip(group, self._run([prompts[i] for i in group], [ways[i] for i in group]), strict=True)
         return [texts[index] for index in range(len(prompts))]
 
@@ -196,6 +195,18 @@ class _Draw:
         drawn = (scores - noise.log_()).argmax(-1)
         drawn = drawn if ids is None else ids.gather(-1, drawn[:, None])[:, 0]
         return torch.where(temperature > 0, drawn, likeliest)
+
+
+def _groups(order: Sequence[int], columns: Sequence[int], cells: int) -> Iterator[list[int]]:
+    """As many in a row as fit into a rectangle of so many cells, but one at least; the columns grow along the row."""
+    group: list[int] = []
+    for index, width in zip(order, columns, strict=True):
+        if group and (len(group) + 1) * width > cells:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def _nucleus(scores: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,8 @@ from random import Random
 
 SHORTEST, LONGEST = 30, 140
 """Words of a passage."""
+MOST_JOINED = 10
+"""Passages of one long text."""
 LARGEST_FILE = 400_000
 """Bytes of a source file that is read."""
 LANGUAGES = ("French", "German", "Spanish", "Italian", "Portuguese")
@@ -48,8 +50,10 @@ def passages(packages: Sequence[str], most: int, seed: int) -> list[str]:
     return list(islice(dict.fromkeys(found), most))
 
 
-def question(passage: str, random: Random) -> str:
-    """A passage with something to do about it."""
+def question(known: Sequence[str], random: Random) -> str:
+    """One passage, or one time in three several of them as one long text, with something to do about it."""
+    count = random.randint(2, MOST_JOINED) if random.random() < 1 / 3 else 1
+    passage = "\n\n".join(random.choice(known) for _ in range(count))
     return random.choice(INSTRUCTIONS).format(passage=passage, language=random.choice(LANGUAGES))
 
 

@@ -135,7 +135,7 @@ class Prompter:
         going_on = random.sample(list(exchanges), min(second, len(exchanges)))
         made_up = self._made_up([*going_on, *[()] * (size - tasks - quoted - len(going_on))], random.getrandbits(40))
         asked = [(task(random),) for _ in range(tasks)] + [
-            (question(random.choice(known), random),) for known in [self._known()] * quoted if known
+            (question(known, random),) for known in [self._known()] * quoted if known
         ]
         return [turns for turns in (*made_up, *asked) if self._take(turns)]
 

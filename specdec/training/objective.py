@@ -1,0 +1,116 @@
+"""A head, and what it is judged by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from specdec.heads.block import BlockHead
+from specdec.training.batches import Batch
+from specdec.training.losses import LossConfig, Rows
+from specdec.training.teacher import Seen, Teacher
+
+CELLS = 1 << 28
+"""Logits of drafts at once, rows · draft vocabulary: their gradients need several times as many numbers."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a batch showed.
+
+    Args:
+        loss: weighted sum over rows, divided by what was asked.
+        hits: float32 [n], how many drafts of each position were the text's tokens, teacher-forced.
+        accepted: float32 [n], the sum of the chances of acceptance at temperature 1, Σ min(p, q).
+        rows: float32 [n], how many there were.
+    """
+
+    loss: Tensor
+    hits: Tensor
+    accepted: Tensor
+    rows: Tensor
+
+
+class Objective(nn.Module):
+    """The loss of a block head: as one module, so that it can be run in several processes.
+
+    Args:
+        head: that learns.
+        teacher: the frozen target.
+        loss: what is summed.
+    """
+
+    def __init__(self, head: BlockHead, teacher: Teacher, loss: LossConfig) -> None:
+        super().__init__()
+        self.head, self._teacher, self._loss = head, teacher, loss
+
+    def weight(self, batch: Batch) -> float:
+        """The sum of the weights of the batch's rows."""
+        drafted = self.head.config.num_drafted
+        return float((batch.rows(drafted).sum((0, 1)).cpu() * self._loss.row_weights(drafted)).sum())
+
+    def forward(self, batch: Batch, total: float) -> Judged:
+        """Judges every block of a batch.
+
+        Args:
+            batch: on the head's device.
+            total: what the weighted sum of losses is divided by: `weight` of all batches of the step.
+        """
+        drafted, seen = self.head.config.num_drafted, self._teacher.see(batch)
+        rows = batch.rows(drafted)
+        hidden = self.head.blocks(seen.taps, batch.tokens, batch.anchors, batch.mask)[rows]
+        previous = self.head.predecessors(batch.tokens, batch.anchors, batch.mask)[rows]
+        laws, place = self._laws(batch, seen)
+        before = batch.anchors[..., None] + torch.arange(drafted, device=batch.tokens.device)
+        labels = self.head.draft_index[
+            batch.tokens.gather(1, torch.where(rows, before + 1, 0).flatten(1)).view(rows.shape)
+        ]
+        which = place.gather(1, torch.where(rows, before, 0).flatten(1)).view(rows.shape)
+        depth = torch.arange(drafted, device=rows.device).expand(rows.shape)
+        return self._judged(hidden, previous, laws, which[rows], labels[rows], depth[rows], total)
+
+    def _laws(self, batch: Batch, seen: Seen) -> tuple[Tensor, Tensor]:
+        """The target's law behind each token of the answers, [P, Vd], and each position's row in it, int64 [B, S]."""
+        places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+        asked = (places >= batch.starts[:, None]) & (places < batch.lengths[:, None] - 1)
+        return self._teacher.law(seen.final[asked], self.head), asked.flatten().cumsum(0).view(asked.shape) - 1
+
+    def _judged(
+        self, hidden: Tensor, previous: Tensor, laws: Tensor, which: Tensor, labels: Tensor, depth: Tensor, total: float
+    ) -> Judged:
+        drafted = self.head.config.num_drafted
+        each = max(CELLS // self.head.config.draft_vocab_size, 1)
+        counts = torch.zeros(3, drafted, device=hidden.device)
+        weights = self._loss.row_weights(drafted, hidden.device)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        for part in zip(*(tensor.split(each) for tensor in (hidden, previous, which, labels, depth)), strict=True):
+            rows, *parts = part
+            losses, shown = checkpoint(self._of_rows, rows, parts[0], laws, *parts[1:-1], use_reentrant=False)
+            loss = loss + (losses * weights[parts[-1]]).sum()
+            counts.index_add_(1, parts[-1], shown)
+        return Judged(loss / total, *counts)
+
+    def _of_rows(
+        self, hidden: Tensor, previous: Tensor, laws: Tensor, which: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each row, [N], and hits, acceptances and ones, [3, N]."""
+        logits = self.head.logits(hidden, previous).float()
+        rows = Rows(logits.log_softmax(-1), laws[which], labels)
+        losses = self._loss.of(rows)
+        with torch.no_grad():
+            accepted = rows.accepted.clamp(0, 1)
+            shown = torch.stack([(logits.argmax(-1) == labels).float(), accepted, torch.ones_like(accepted)])
+        confidence = self.head.confidence_logits(hidden, previous)
+        if confidence is not None and self._loss.confidence:
+            right = F.binary_cross_entropy_with_logits(confidence.float(), accepted, reduction="none")
+            losses = losses + self._loss.confidence * right
+        return losses, shown
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """Of [B, S] those at places [B, A, n]."""
+    return values.gather(1, places.flatten(1)).view(places.shape)
