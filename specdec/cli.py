@@ -19,6 +19,7 @@ COMMANDS = {
     "store show": "specdec.commands.store_show",
     "head inspect": "specdec.commands.head_inspect",
     "layers search": "specdec.commands.layers_search",
+    "train": "specdec.commands.train",
     "doctor": "specdec.doctor",
 }
 """Name, of one word or two → module with a function `main`, imported when the command is given."""

@@ -5,7 +5,7 @@ They end here. `specdec.study.plan` turns them into the objects that the rest of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from inspect import signature
 from typing import Any
 
@@ -17,6 +17,12 @@ from specdec.models.loading import load
 from specdec.sampling import SamplingParams
 from specdec.study.choices import register_choices
 from specdec.study.schema import schema
+from specdec.training.batches import Batching
+from specdec.training.corpus import Answers
+from specdec.training.losses import LossConfig
+from specdec.training.prompts import Mix
+from specdec.training.schedule import LoopConfig, Schedule
+from specdec.training.settings import HeadOptions, Settings
 from specdec.typed import TypedName, TypedPath, TypedText
 
 NOT_SETTINGS: tuple[str, ...] = ("constraint", "n", "prediction")
@@ -158,6 +164,25 @@ class StoreBuildConfig(Decoding):
     order: bool = True
 
 
+TRAINING = {
+    "head": HeadOptions, "mix": Mix, "answers": Answers, "batching": Batching, "loss": LossConfig,
+    "schedule": Schedule, "loop": LoopConfig,
+}  # fmt: skip
+"""Parts of the settings of `specdec train`; there is one seed for all."""
+
+
+def _train_config() -> type[Any]:
+    """`specdec train`: as `specdec.training.settings.Settings`, with its parts."""
+    own = schema("TrainConfig", Settings, without=(*TRAINING, "device"), output=MISSING)
+    parts = [
+        (name, Any, field(default_factory=schema(f"{kind.__name__}Settings", kind, without=("seed",))))
+        for name, kind in TRAINING.items()
+    ]
+    return make_dataclass(
+        "TrainConfig", [*parts, ("device", DeviceConfig, field(default_factory=DeviceConfig))], bases=(own,)
+    )
+
+
 @dataclass
 class StoreShowConfig:
     """`specdec store show`."""
@@ -185,6 +210,7 @@ PROGRAMS = {
     "store_build": StoreBuildConfig,
     "store_show": StoreShowConfig,
     "head_inspect": HeadInspectConfig,
+    "train": _train_config(),
     "layers_search": LayersSearchConfig,
 }
 """Command → its settings."""

@@ -12,45 +12,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from specdec.checks import flag, number, settle, whole
 from specdec.heads.block import BlockHead
 from specdec.training.batches import Batches, Batching, Texts
 from specdec.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from specdec.training.losses import LossConfig
 from specdec.training.objective import Judged, Objective
-from specdec.training.schedule import Schedule, check_clock
+from specdec.training.schedule import LoopConfig, Schedule, check_clock
 from specdec.training.simulate import simulate
 from specdec.training.teacher import Teacher
 
 Tell = Callable[[dict[str, Any]], object]
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How the loop runs.
-
-    Args:
-        accumulate: batches of a step, one after the other: a step's texts are divided among them.
-        bfloat16: products of the head in bfloat16; its weights stay float32.
-        clip: largest norm of the gradient.
-        points: of the curves.
-        evaluations: simulations on held-out answers.
-        patience: the run ends when so many of these brought no better τ; None lets it go on.
-        checkpoint_seconds: between checkpoints.
-    """
-
-    accumulate: int = 1
-    bfloat16: bool = False
-    clip: float = 1.0
-    points: int = 50
-    evaluations: int = 8
-    patience: int | None = None
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        positive = number(lambda value: 0 < value < float("inf"), "a number > 0")
-        counts = {"accumulate": whole(1), "points": whole(1), "evaluations": whole(1), "patience": whole(1).or_none()}
-        settle(self, {**counts, "bfloat16": flag(), "clip": positive, "checkpoint_seconds": positive})
 
 
 @dataclass(frozen=True)

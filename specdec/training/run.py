@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from specdec.checks import flag, number, settle, several, whole
 from specdec.engine import EngineConfig
-from specdec.errors import ConfigError
 from specdec.generator import SpeculativeGenerator
 from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
@@ -22,15 +20,14 @@ from specdec.models.backends import DTYPES
 from specdec.models.llama import LlamaWeights
 from specdec.models.sources import Files, read
 from specdec.places import write
-from specdec.training.batches import Batching, Texts
+from specdec.training.batches import Texts
 from specdec.training.batchwriter import BatchWriter
 from specdec.training.checkpoint import Progress
-from specdec.training.corpus import Answers, Corpus, Exchange
+from specdec.training.corpus import Corpus, Exchange
 from specdec.training.denied import Denied
-from specdec.training.loop import Data, Loop, LoopConfig
-from specdec.training.losses import LossConfig
-from specdec.training.prompts import Mix, Prompter, Template
-from specdec.training.schedule import Schedule
+from specdec.training.loop import Data, Loop
+from specdec.training.prompts import Prompter, Template
+from specdec.training.settings import Settings
 from specdec.training.teacher import Teacher
 from specdec.training.vocabulary import DraftVocabulary, counted, needed
 from specdec.training.writers import EngineWriter, Writer
@@ -38,100 +35,6 @@ from specdec.training.writers import EngineWriter, Writer
 HELD_OUT_EVERY = 32
 """Of so many greedy answers one is held out, until there are enough."""
 Say = Callable[[str], object]
-
-
-@dataclass(frozen=True)
-class HeadOptions:
-    """What the head is; the rest is as in the target.
-
-    Args:
-        num_layers: layers, which begin as the target's last ones.
-        block_size: γ, tokens of a draft.
-        taps: boundaries of the target that it reads; None takes one near the first layer, the middle and near the last.
-        draft_vocab_size: tokens that it knows.
-        markov_rank: of what it learns of a token from the one before; 0 for nothing.
-        causal: a block's row sees only the rows before it.
-        qk_norm: norms of single queries and keys, which a target need not have.
-        fc_norm: a norm for each tap.
-        mask_token_id: stands in a block's rows; None takes the last special token.
-    """
-
-    num_layers: int = 2
-    block_size: int = 6
-    taps: tuple[int, ...] | None = None
-    draft_vocab_size: int = 8192
-    markov_rank: int = 64
-    causal: bool = True
-    fc_norm: bool = True
-    mask_token_id: int | None = None
-
-    def __post_init__(self) -> None:
-        counts = dict.fromkeys(("num_layers", "block_size", "draft_vocab_size"), whole(1))
-        flags = dict.fromkeys(("causal", "fc_norm"), flag())
-        settle(
-            self,
-            {
-                **counts,
-                **flags,
-                "markov_rank": whole(),
-                "mask_token_id": whole().or_none(),
-                "taps": several(whole(), "layer boundaries", least=1).or_none(),
-            },
-        )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All of a run.
-
-    Args:
-        output: folder of the run: answers, checkpoint, head, curves.
-        target: path of the target, or None for the embedded one.
-        dtype, device: of the target.
-        seed: of everything.
-        deny: files of what nothing may overlap with.
-        answer_share: of `schedule.seconds`, how much of the time may be gone when the last chunk of answers is begun.
-        cells: tokens in the cache of the writer of large batches, on a GPU.
-        held_out: greedy answers to try the head on.
-        head, mix, answers, batching, loss, schedule, loop: see these.
-    """
-
-    output: Path
-    target: str | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-    seed: int = 0
-    deny: tuple[Path, ...] = ()
-    answer_share: float = 0.4
-    cells: int = 1 << 16
-    held_out: int = 128
-    head: HeadOptions = HeadOptions()
-    mix: Mix = Mix()
-    answers: Answers = Answers()
-    batching: Batching = Batching()
-    loss: LossConfig = LossConfig()
-    schedule: Schedule = Schedule()
-    loop: LoopConfig = LoopConfig()
-
-    def __post_init__(self) -> None:
-        share = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
-        settle(self, {"seed": whole(0, 2**31), "answer_share": share, "cells": whole(1), "held_out": whole()})
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype={self.dtype!r} cannot teach. Give one of {', '.join(DTYPES)}.")
-
-    @property
-    def of_texts(self) -> dict[str, Any]:
-        """What the answers depend on, but for their number."""
-        return {"target": self.target, "dtype": self.dtype, "device": self.device, "seed": self.seed,
-                "mix": json.loads(json.dumps(asdict(self.mix))), "deny": [path.name for path in self.deny]}  # fmt: skip
-
-    @property
-    def of_head(self) -> dict[str, Any]:
-        """What the head depends on."""
-        parts = ("head", "answers", "batching", "loss", "schedule")
-        chosen = {name: asdict(getattr(self, name)) for name in parts} | {"held_out": self.held_out}
-        found: dict[str, Any] = json.loads(json.dumps(self.of_texts | chosen))
-        return found
 
 
 class Run:
@@ -158,13 +61,13 @@ class Run:
         teacher = Teacher(self._files.module, head.config.taps)
         loop = Loop(
             head, teacher, data, settings.batching, settings.loss, settings.schedule, settings.loop,
-            settings.output / "checkpoint.safetensors", settings.of_head, self._tell, self._started,
+            settings.folder / "checkpoint.safetensors", settings.of_head, self._tell, self._started,
         )  # fmt: skip
         progress = loop.run()
-        save_head(head.cpu(), settings.output / "head", weights="int8")
+        save_head(head.cpu(), settings.folder / "head", weights="int8")
         record = {**asdict(progress), "coverage": vocabulary.coverage, "answer_tokens": data.texts.num_answer_tokens}
-        write(settings.output / "training.json", json.dumps(record, indent=1) + "\n")
-        self._say(f"{settings.output / 'head'}: τ {progress.curves[-1]['held_out']['tau']:.3f} on held-out answers")
+        write(settings.folder / "training.json", json.dumps(record, indent=1) + "\n")
+        self._say(f"{settings.folder / 'head'}: τ {progress.curves[-1]['held_out']['tau']:.3f} on held-out answers")
         return progress
 
     def _data(self) -> tuple[Data, DraftVocabulary]:
@@ -191,19 +94,19 @@ class Run:
         eos = frozenset(files.words.eos())
         writer, seconds = self._writer(eos), settings.schedule.seconds
         until = float("inf") if seconds is None else self._started + settings.answer_share * seconds
-        denied = Denied.read(settings.deny)
+        denied = Denied.read([Path(path) for path in settings.deny])
         prompter = Prompter(Template(files.tokenizer), writer, settings.mix, denied, eos, settings.seed)
-        corpus = Corpus(settings.output / "answers", prompter, writer, settings.answers, settings.of_texts)
+        corpus = Corpus(settings.folder / "answers", prompter, writer, settings.answers, settings.of_texts)
         tokens = 0
-        for number, chunk in enumerate(corpus.chunks(until)):
+        for place, chunk in enumerate(corpus.chunks(until)):
             tokens += sum(len(one.answer) for one in chunk)
-            self._say(f"{self._clock()} answers: chunk {number}, {len(chunk)} texts, {tokens} tokens in all")
+            self._say(f"{self._clock()} answers: chunk {place}, {len(chunk)} texts, {tokens} tokens in all")
             yield from chunk
 
     def _writer(self, eos: frozenset[int]) -> Writer:
         """Large batches on a GPU; on a CPU our engine, whose kernels are faster than any batch there."""
         settings = self._settings
-        if settings.device != "cpu":
+        if settings.writer == "batch" or (settings.writer == "auto" and settings.device != "cpu"):
             return BatchWriter(self._files.module, eos, settings.cells)
         sizes = EngineConfig(max_num_seqs=32)
         return EngineWriter(
@@ -249,6 +152,10 @@ class Run:
 
     def _clock(self) -> str:
         return f"[{time.monotonic() - self._started:6.1f} s]"
+
+
+def _shares(shares: list[float]) -> str:
+    return " ".join(f"{share:.3f}" for share in shares)
 
 
 def spread(layers: int) -> tuple[int, ...]:

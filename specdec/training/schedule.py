@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from specdec.checks import number, settle, whole
+from specdec.checks import flag, number, settle, whole
 from specdec.errors import ConfigError
 
 _SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -61,6 +61,33 @@ class Schedule:
             return self.lr * progress / self.warmup
         along = (progress - self.warmup) / max(1 - self.warmup, 1e-9)
         return self.lr * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * along)))
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How the loop runs.
+
+    Args:
+        accumulate: batches of a step, one after the other: a step's texts are divided among them.
+        bfloat16: products of the head in bfloat16; its weights stay float32.
+        clip: largest norm of the gradient.
+        points: of the curves.
+        evaluations: simulations on held-out answers.
+        patience: the run ends when so many of these brought no better τ; None lets it go on.
+        checkpoint_seconds: between checkpoints.
+    """
+
+    accumulate: int = 1
+    bfloat16: bool = False
+    clip: float = 1.0
+    points: int = 50
+    evaluations: int = 8
+    patience: int | None = None
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        counts = {"accumulate": whole(1), "points": whole(1), "evaluations": whole(1), "patience": whole(1).or_none()}
+        settle(self, {**counts, "bfloat16": flag(), "clip": _POSITIVE, "checkpoint_seconds": _POSITIVE})
 
 
 def check_clock(schedule: Schedule, processes: int) -> None:

@@ -1,0 +1,61 @@
+"""Trains a head for a target: from prompts that the target makes up, to a folder for `drafter=head`.
+
+specdec train output=FOLDER                                   # small: on a CPU
+specdec train output=FOLDER preset=gpu device=cuda seconds=280
+
+The same command goes on where it was interrupted. See docs/training.md.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from omegaconf import DictConfig
+
+from specdec.commands.application import application
+from specdec.places import check_folder, claimed
+from specdec.prompts.files import check_there
+from specdec.study.config import TRAINING
+from specdec.study.plan import check_model_path, values_of
+from specdec.training.settings import Settings
+
+
+def settings_of(config: DictConfig) -> Settings:
+    """Of a composed configuration.
+
+    Raises:
+        ConfigError: for a value that cannot work.
+    """
+    values = values_of(config)
+    parts: dict[str, Any] = {name: kind(**values.pop(name)) for name, kind in TRAINING.items()}
+    device = values.pop("device")
+    batching = replace(parts.pop("batching"), seed=values["seed"])
+    return Settings(**values, **parts, batching=batching, device=device["device"])
+
+
+def _train(config: DictConfig) -> None:
+    """Trains; one process at a time works in a folder."""
+    from specdec.training.run import Run
+
+    started = time.monotonic() - (time.time() - psutil.Process().create_time())
+    settings = settings_of(config)
+    if config.device.threads is not None:
+        torch.set_num_threads(config.device.threads)
+    with claimed(settings.folder / ".lock"):
+        Run(settings, lambda line: print(line, flush=True), started).train()
+
+
+def _check(config: DictConfig) -> None:
+    settings = settings_of(config)
+    check_model_path("target", settings.target)
+    check_folder("output", settings.folder)
+    for path in settings.deny:
+        check_there(Path(path))
+
+
+main = application("train", _train, _check, word="output")

@@ -1,0 +1,124 @@
+"""What a run is told: the head, the texts, the loss, and how long."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from specdec.checks import flag, number, settle, several, whole
+from specdec.errors import ConfigError
+from specdec.models.backends import DTYPES
+from specdec.training.batches import Batching
+from specdec.training.corpus import Answers
+from specdec.training.losses import LossConfig
+from specdec.training.prompts import Mix
+from specdec.training.schedule import LoopConfig, Schedule
+from specdec.typed import TypedPath
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What the head is; the rest is as in the target.
+
+    Args:
+        num_layers: layers, which begin as the target's last ones.
+        block_size: γ, tokens of a draft.
+        taps: boundaries of the target that it reads; None takes one near the first layer, the middle and near the last.
+        draft_vocab_size: tokens that it knows.
+        markov_rank: of what it learns of a token from the one before; 0 for nothing.
+        causal: a block's row sees only the rows before it.
+        fc_norm: a norm for each tap.
+        mask_token_id: stands in a block's rows; None takes the last special token.
+    """
+
+    num_layers: int = 2
+    block_size: int = 6
+    taps: tuple[int, ...] | None = None
+    draft_vocab_size: int = 8192
+    markov_rank: int = 64
+    causal: bool = True
+    fc_norm: bool = True
+    mask_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("num_layers", "block_size", "draft_vocab_size"), whole(1))
+        flags = dict.fromkeys(("causal", "fc_norm"), flag())
+        settle(
+            self,
+            {
+                **counts,
+                **flags,
+                "markov_rank": whole(),
+                "mask_token_id": whole().or_none(),
+                "taps": several(whole(), "layer boundaries", least=1).or_none(),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of a run.
+
+    Args:
+        output: folder of the run: answers, checkpoint, head, curves.
+        target: path of the target, or None for the embedded one.
+        dtype, device: of the target.
+        seed: of everything.
+        deny: files of what nothing may overlap with.
+        writer: "engine", ours, or "batch", large batches on plain torch; "auto" takes the first on a CPU.
+        answer_share: of `schedule.seconds`, how much of the time may be gone when the last chunk of answers is begun.
+        cells: tokens in the cache of the writer of large batches, on a GPU.
+        held_out: greedy answers to try the head on.
+        head, mix, answers, batching, loss, schedule, loop: see these.
+    """
+
+    output: TypedPath
+    target: TypedPath | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    deny: tuple[str, ...] = ()
+    writer: Literal["auto", "engine", "batch"] = "auto"
+    answer_share: float = 0.4
+    cells: int = 1 << 16
+    held_out: int = 128
+    head: HeadOptions = field(default_factory=HeadOptions)
+    mix: Mix = field(default_factory=Mix)
+    answers: Answers = field(default_factory=Answers)
+    batching: Batching = field(default_factory=Batching)
+    loss: LossConfig = field(default_factory=LossConfig)
+    schedule: Schedule = field(default_factory=Schedule)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        share = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+        settle(self, {"seed": whole(0, 2**31), "answer_share": share, "cells": whole(1), "held_out": whole()})
+        if self.writer not in ("auto", "engine", "batch"):
+            raise ConfigError(f"writer={self.writer!r} is not known. Give engine, batch or auto.")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype={self.dtype!r} cannot teach. Give one of {', '.join(DTYPES)}.")
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.output)
+
+    @property
+    def of_texts(self) -> dict[str, Any]:
+        """What the answers depend on, but for their number."""
+        names = ("target", "dtype", "device", "writer", "seed")
+        mix = json.loads(json.dumps(asdict(self.mix)))
+        return {name: getattr(self, name) for name in names} | {
+            "mix": mix,
+            "deny": [Path(path).name for path in self.deny],
+        }
+
+    @property
+    def of_head(self) -> dict[str, Any]:
+        """What the head depends on."""
+        parts = ("head", "answers", "batching", "loss", "schedule")
+        chosen = {name: asdict(getattr(self, name)) for name in parts} | {"held_out": self.held_out}
+        found: dict[str, Any] = json.loads(json.dumps(self.of_texts | chosen))
+        return found
