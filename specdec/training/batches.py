@@ -133,7 +133,7 @@ class Batches:
         size, generator = self._sizes.texts, torch.Generator().manual_seed(_mixed(self._sizes.seed, 1, epoch))
         order = self._usable[torch.randperm(len(self._usable), generator=generator)[: self.per_epoch * size]]
         sorted_by_length = [
-            bucket[self._texts.lengths[bucket].argsort(stable=True)] for bucket in order.split(BUCKET * size)
+            bucket[self._texts.lengths[bucket].argsort(stable=True)] for bucket in torch.split(order, BUCKET * size)
         ]
         return torch.cat(sorted_by_length).view(-1, size)[torch.randperm(self.per_epoch, generator=generator)]
 

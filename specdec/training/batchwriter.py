@@ -78,7 +78,7 @@ class BatchWriter:
         width = max(map(len, prompts))
         padded = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         each = max(PREFILL_ROWS // width, 1)
-        pieces = padded.to(self._eos.device).split(each)
+        pieces = torch.split(padded.to(self._eos.device), each)
         return torch.cat([self._pass(part, piece, 0) for part, piece in zip(rows.split(each), pieces, strict=True)])
 
     def _pass(self, rows: _Rows, tokens: Tensor, start: int) -> Tensor:
@@ -156,7 +156,7 @@ class _Layer:
     ) -> Tensor:
         w, (count, rows) = self._weights, stream.shape[:2]
         heads = F.linear(self._normed(stream, 0), self._qkv, self._bias).view(count, rows, -1, w.head_size)
-        q, k, v = heads.transpose(1, 2).split([w.heads, w.kv_heads, w.kv_heads], 1)
+        q, k, v = torch.split(heads.transpose(1, 2), [w.heads, w.kv_heads, w.kv_heads], 1)
         end = start + rows
         keys[:, :, start:end] = _rotated(self._normed(k, 3), *angles)
         values[:, :, start:end] = v

@@ -146,7 +146,7 @@ def read_chunk(path: Path) -> list[Exchange]:
         tensors, size = load(data), int.from_bytes(data[:8], "little")
         turns = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["turns"])
         lengths = tensors["lengths"].view(-1, 2)
-        pieces = iter(tensors["tokens"].split(lengths.flatten().tolist()))
+        pieces = iter(torch.split(tensors["tokens"], lengths.flatten().tolist()))
         pairs = [(next(pieces).tolist(), next(pieces).tolist()) for _ in turns]
         drawn = tensors["drawn"].tolist()
         return [Exchange(tuple(t), *pair, one) for t, pair, one in zip(turns, pairs, drawn, strict=True)]

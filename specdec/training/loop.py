@@ -123,7 +123,12 @@ class Loop:
         elapsed, done = self._elapsed(), self._done()
         left = (elapsed - self._begun) * (1 - done) / max(done, 1e-9)
         progress = self._progress
-        point = {"step": progress.step, "tokens": progress.tokens, "seconds": round(elapsed, 1), "left": round(left, 1)}
+        point: dict[str, Any] = {
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "seconds": round(elapsed, 1),
+            "left": round(left, 1),
+        }
         point |= shown
         if evaluate and len(self._data.held_out):
             found = simulate(self._head, self._teacher, self._data.held_out, self._sizes)

@@ -49,7 +49,8 @@ def cross_entropy(rows: Rows) -> Tensor:
 def kl(rows: Rows) -> Tensor:
     """KL(p | known ‖ q): of the target's law among the tokens that the draft knows."""
     known = rows.p / rows.p.sum(-1, keepdim=True).clamp(min=1e-9)
-    return torch.special.xlogy(known, known).sum(-1) - (known * rows.log_q).sum(-1)
+    entropy: Tensor = torch.special.xlogy(known, known).sum(-1)
+    return entropy - (known * rows.log_q).sum(-1)
 
 
 def tv(rows: Rows) -> Tensor:

@@ -87,7 +87,9 @@ class Objective(nn.Module):
         counts = torch.zeros(3, drafted, device=hidden.device)
         weights = self._loss.row_weights(drafted, hidden.device)
         loss = hidden.new_zeros((), dtype=torch.float32)
-        for part in zip(*(tensor.split(each) for tensor in (hidden, previous, which, labels, depth)), strict=True):
+        for part in zip(
+            *(torch.split(tensor, each) for tensor in (hidden, previous, which, labels, depth)), strict=True
+        ):
             rows, *parts = part
             losses, shown = checkpoint(self._of_rows, rows, parts[0], laws, *parts[1:-1], use_reentrant=False)
             loss = loss + (losses * weights[parts[-1]]).sum()

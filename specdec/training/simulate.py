@@ -78,7 +78,7 @@ def walked(accepted: list[int]) -> tuple[int, int]:
 def _batches(texts: Texts, sizes: Batching) -> Iterator[Batch]:
     whole = Batching(sizes.texts, sizes.max_length, sizes.max_length)
     order = texts.lengths.argsort(stable=True)
-    for chosen in order.split(sizes.texts):
+    for chosen in torch.split(order, sizes.texts):
         yield batch_of(texts, chosen.tolist(), whole)
 
 

@@ -53,7 +53,7 @@ class Teacher:
         """The next token's probabilities: final states [N, H] → float32 [N, Vd], of the head's draft vocabulary. What
         is missing to 1 is outside of it."""
         laws = []
-        for rows in final.split(LOGIT_ROWS):
+        for rows in torch.split(final, LOGIT_ROWS):
             logits = F.linear(rows, self._output)
             known = logits if head.config.draft_vocab_size == len(self._output) else logits[:, head.draft_ids]
             laws.append((known.float() - logits.float().logsumexp(-1, keepdim=True)).exp())

@@ -1,0 +1,46 @@
+"""A tiny target, texts that it wrote, and heads for it."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from specdec.heads.block import BlockHead
+from specdec.heads.config import HeadConfig
+from specdec.models.llama import LlamaWeights
+from specdec.training.batches import Texts
+from specdec.training.batchwriter import BatchWriter
+from specdec.training.teacher import Teacher
+from specdec.training.writers import Way
+from tests.tiny import VOCAB_SIZE, llama_module
+
+
+def target(seed: int = 0, **options: int | float) -> PreTrainedModel:
+    return llama_module(seed, num_layers=3, **options)  # type: ignore[arg-type]
+
+
+def texts(module: PreTrainedModel, count: int, longest: int = 24, seed: int = 0, drawn: bool = False) -> Texts:
+    """Random prompts of 2 to 6 tokens, and the target's answers."""
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [torch.randint(VOCAB_SIZE, (2 + index % 5,), generator=generator).tolist() for index in range(count)]
+    ways = [Way(longest - index % 7, float(drawn), seed=seed) for index in range(count)]
+    answers = BatchWriter(module, (), 1 << 16).write(prompts, ways)
+    return Texts(zip(prompts, answers, strict=True))
+
+
+def head(module: PreTrainedModel, ids: list[int] | None = None, start: bool = True, **options: object) -> BlockHead:
+    """Bound to the target; with random weights where it does not start from it."""
+    torch.manual_seed(1)
+    sizes = {"num_layers": 1, "taps": (0, 2, 3), "block_size": 3, "causal": True, "markov_rank": 4, "confidence": True}
+    size = VOCAB_SIZE if ids is None else len(ids)
+    config = HeadConfig.like(module.config, "block", draft_vocab_size=size, **(sizes | options))
+    made = BlockHead(config, None if ids is None else torch.tensor(ids))
+    weights = LlamaWeights.of(module, "tiny")
+    if start:
+        made.start_from(weights)
+    made.bind(weights.embedding, weights.head)
+    return made
+
+
+def teacher(module: PreTrainedModel, head: BlockHead) -> Teacher:
+    return Teacher(module, head.config.taps)
