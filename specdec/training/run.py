@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from specdec.engine import EngineConfig
+from specdec.errors import ConfigError
 from specdec.generator import SpeculativeGenerator
 from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
@@ -64,10 +65,14 @@ class Run:
             settings.folder / "checkpoint.safetensors", settings.of_head, self._tell, self._started,
         )  # fmt: skip
         progress = loop.run()
+        if not progress.step:
+            raise ConfigError(
+                f"schedule.seconds={settings.schedule.seconds} had gone by before the first step. Give more."
+            )
         save_head(head.cpu(), settings.folder / "head", weights="int8")
         record = {**asdict(progress), "coverage": vocabulary.coverage, "answer_tokens": data.texts.num_answer_tokens}
         write(settings.folder / "training.json", json.dumps(record, indent=1) + "\n")
-        self._say(f"{settings.folder / 'head'}: τ {progress.curves[-1]['held_out']['tau']:.3f} on held-out answers")
+        self._say(f"{settings.folder / 'head'}: best τ {progress.best:.3f} on held-out answers")
         return progress
 
     def _data(self) -> tuple[Data, DraftVocabulary]:
