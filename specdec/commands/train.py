@@ -24,6 +24,9 @@ from specdec.study.config import TRAINING
 from specdec.study.plan import check_model_path, values_of
 from specdec.training.settings import Settings
 
+FILES = ("path", "revision", "allow_pickle", "trust_remote_code", "base_model")
+"""Settings of a target that say which files are read; how it runs is the trainer's own business."""
+
 
 def settings_of(config: DictConfig) -> Settings:
     """Of a composed configuration.
@@ -33,9 +36,10 @@ def settings_of(config: DictConfig) -> Settings:
     """
     values = values_of(config)
     parts: dict[str, Any] = {name: kind(**values.pop(name)) for name, kind in TRAINING.items()}
-    device = values.pop("device")
+    device, target = values.pop("device"), values.pop("target")
+    files = {name: target[name] for name in FILES}
     batching = replace(parts.pop("batching"), seed=values["seed"])
-    return Settings(**values, **parts, batching=batching, device=device["device"])
+    return Settings(**values, **parts, batching=batching, device=device["device"], target=files)
 
 
 def _train(config: DictConfig) -> None:
@@ -52,7 +56,7 @@ def _train(config: DictConfig) -> None:
 
 def _check(config: DictConfig) -> None:
     settings = settings_of(config)
-    check_model_path("target", settings.target)
+    check_model_path("target.path", settings.target["path"])
     check_folder("output", settings.folder)
     for path in settings.deny:
         check_there(Path(path))

@@ -173,14 +173,14 @@ TRAINING = {
 
 def _train_config() -> type[Any]:
     """`specdec train`: as `specdec.training.settings.Settings`, with its parts."""
-    own = schema("TrainConfig", Settings, without=(*TRAINING, "device"), output=MISSING)
+    own = schema("TrainConfig", Settings, without=(*TRAINING, "device", "target"), output=MISSING)
     parts = [
         (name, Any, field(default_factory=schema(f"{kind.__name__}Settings", kind, without=("seed",))))
         for name, kind in TRAINING.items()
     ]
-    return make_dataclass(
-        "TrainConfig", [*parts, ("device", DeviceConfig, field(default_factory=DeviceConfig))], bases=(own,)
-    )
+    groups = {"target": TargetConfig, "device": DeviceConfig}
+    parts += [(name, Any, field(default_factory=kind)) for name, kind in groups.items()]
+    return make_dataclass("TrainConfig", parts, bases=(own,))
 
 
 @dataclass

@@ -71,9 +71,10 @@ def load_checkpoint(
     with torch.no_grad():
         for name, parameter in head.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
+            kept = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
+            counts_apart = not optimizer.defaults.get("fused")  # only a fused step counts on the device
             optimizer.state[parameter] = {
-                moment: tensors[f"{moment}.{name}"].to("cpu" if moment == "step" else parameter.device)
-                for moment in MOMENTS
-                if f"{moment}.{name}" in tensors
+                moment: value if moment == "step" and counts_apart else value.to(parameter.device)
+                for moment, value in kept.items()
             }
     return progress

@@ -91,7 +91,9 @@ class Objective(nn.Module):
             *(torch.split(tensor, each) for tensor in (hidden, previous, which, labels, depth)), strict=True
         ):
             rows, *parts = part
-            losses, shown = checkpoint(self._of_rows, rows, parts[0], laws, *parts[1:-1], use_reentrant=False)
+            losses, shown = checkpoint(
+                self._of_rows, rows, parts[0], laws, *parts[1:-1], use_reentrant=False, preserve_rng_state=False
+            )
             loss = loss + (losses * weights[parts[-1]]).sum()
             counts.index_add_(1, parts[-1], shown)
         return Judged(loss / total, *counts)

@@ -90,7 +90,7 @@ class Template:
 
     def decode(self, texts: Sequence[Tokens]) -> list[str]:
         """The words of token ids, without special tokens."""
-        found: list[str] = self._tokenizer.batch_decode(list(texts), skip_special_tokens=True)
+        found: list[str] = self._tokenizer.batch_decode(list(texts), skip_special_tokens=True) if texts else []
         return found
 
     def _rendered(self, turns: Turns, **options: Any) -> str:
@@ -134,10 +134,10 @@ class Prompter:
         tasks, quoted, second = self.mix.counts(size)
         going_on = random.sample(list(exchanges), min(second, len(exchanges)))
         made_up = self._made_up([*going_on, *[()] * (size - tasks - quoted - len(going_on))], random.getrandbits(40))
-        asked = [(task(random),) for _ in range(tasks)] + [
-            (question(known, random),) for known in [self._known()] * quoted if known
-        ]
-        return [turns for turns in (*made_up, *asked) if self._take(turns)]
+        known = self._known() if quoted else []
+        asked = [task(random) for _ in range(tasks)]
+        asked += [question(known, random) for _ in range(quoted) if known]
+        return [turns for turns in (*made_up, *((words,) for words in asked)) if self._take(turns)]
 
     def remember(self, turns: Turns) -> None:
         """Of an earlier run: not to be made again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from specdec.training.corpus import Corpus, Exchange
 from specdec.training.denied import Denied
 from specdec.training.loop import Data, Loop
 from specdec.training.prompts import Prompter, Template
-from specdec.training.settings import Settings
+from specdec.training.settings import Settings, spread
 from specdec.training.teacher import Teacher
 from specdec.training.vocabulary import DraftVocabulary, counted, needed
 from specdec.training.writers import EngineWriter, Writer
@@ -50,7 +50,7 @@ class Run:
     def __init__(self, settings: Settings, say: Say = print, started: float | None = None) -> None:
         self._settings, self._say = settings, say
         self._started = time.monotonic() if started is None else started
-        files = read(settings.target, DTYPES[settings.dtype])
+        files = read(settings.target.get("path"), DTYPES[settings.dtype], **_others(settings.target))
         self._files = Files(files.module.to(settings.device), files.tokenizer, files.words)
         self._weights = LlamaWeights.of(self._files.module, "the target")
 
@@ -66,9 +66,8 @@ class Run:
         )  # fmt: skip
         progress = loop.run()
         if not progress.step:
-            raise ConfigError(
-                f"schedule.seconds={settings.schedule.seconds} had gone by before the first step. Give more."
-            )
+            seconds = settings.schedule.seconds
+            raise ConfigError(f"schedule.seconds={seconds} were over before the first step. Give more.")
         save_head(head.cpu(), settings.folder / "head", weights="int8")
         record = {**asdict(progress), "coverage": vocabulary.coverage, "answer_tokens": data.texts.num_answer_tokens}
         write(settings.folder / "training.json", json.dumps(record, indent=1) + "\n")
@@ -113,10 +112,10 @@ class Run:
         settings = self._settings
         if settings.writer == "batch" or (settings.writer == "auto" and settings.device != "cpu"):
             return BatchWriter(self._files.module, eos, settings.cells)
+        path, others = settings.target.get("path"), _others(settings.target)
         sizes = EngineConfig(max_num_seqs=32)
-        return EngineWriter(
-            SpeculativeGenerator.from_pretrained(settings.target, "none", dtype=settings.dtype, config=sizes)
-        )
+        generator = SpeculativeGenerator.from_pretrained(path, "none", dtype=settings.dtype, config=sizes, **others)
+        return EngineWriter(generator)
 
     def _head(self, vocabulary: DraftVocabulary) -> BlockHead:
         options, layers = self._settings.head, len(self._weights.layers)
@@ -159,10 +158,10 @@ class Run:
         return f"[{time.monotonic() - self._started:6.1f} s]"
 
 
+def _others(target: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of the target's files, without their place."""
+    return {name: value for name, value in target.items() if name != "path"}
+
+
 def _shares(shares: list[float]) -> str:
     return " ".join(f"{share:.3f}" for share in shares)
-
-
-def spread(layers: int) -> tuple[int, ...]:
-    """Boundaries near the first layer, in the middle, and near the last (EAGLE-3's choice)."""
-    return tuple(sorted({min(2, layers), layers // 2, max(layers - 3, 1)}))

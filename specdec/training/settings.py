@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +64,8 @@ class Settings:
 
     Args:
         output: folder of the run: answers, checkpoint, head, curves.
-        target: path of the target, or None for the embedded one.
+        target: of `specdec.models.loading.load`, the options that say which files are read: path (none for the
+            embedded model), revision, allow_pickle, trust_remote_code, base_model.
         dtype, device: of the target.
         seed: of everything.
         deny: files of what nothing may overlap with.
@@ -75,7 +77,7 @@ class Settings:
     """
 
     output: TypedPath
-    target: TypedPath | None = None
+    target: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     device: str = "cpu"
     seed: int = 0
@@ -108,9 +110,10 @@ class Settings:
     @property
     def of_texts(self) -> dict[str, Any]:
         """What the answers depend on, but for their number."""
-        names = ("target", "dtype", "device", "writer", "seed")
+        names = ("dtype", "device", "writer", "seed")
         mix = json.loads(json.dumps(asdict(self.mix)))
         return {name: getattr(self, name) for name in names} | {
+            "target": self.target.get("path"),
             "mix": mix,
             "deny": [Path(path).name for path in self.deny],
         }
@@ -122,3 +125,8 @@ class Settings:
         chosen = {name: asdict(getattr(self, name)) for name in parts} | {"held_out": self.held_out}
         found: dict[str, Any] = json.loads(json.dumps(self.of_texts | chosen))
         return found
+
+
+def spread(layers: int) -> tuple[int, ...]:
+    """Boundaries near the first layer, in the middle, and near the last (EAGLE-3's choice)."""
+    return tuple(sorted({min(2, layers), layers // 2, max(layers - 3, 1)}))

@@ -71,5 +71,5 @@ def test_parts_are_the_whole() -> None:
 
 
 def test_too_few_texts_are_refused() -> None:
-    with pytest.raises(ConfigError, match="1 texts have two tokens .* needs 4"):
+    with pytest.raises(ConfigError, match=r"1 texts have two tokens .* needs 4"):
         Batches(Texts([([1], [2, 3]), ([1], [2])]), SIZES)

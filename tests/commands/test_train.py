@@ -1,0 +1,133 @@
+"""`specdec train`, from nothing to a head that can be read, on a target of a hundred thousand weights."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from specdec import cli
+from specdec.errors import ConfigError
+from specdec.heads.files import load_head
+from specdec.training.batches import Batching
+from specdec.training.corpus import Answers
+from specdec.training.prompts import Mix
+from specdec.training.run import Run
+from specdec.training.schedule import LoopConfig, Schedule
+from specdec.training.settings import HeadOptions, Settings, spread
+from tests.training.chats import save_target
+
+WORDS = ["preset=tiny", "mix.packages=[]", "mix.passages=0", "mix.tasks=0.8", "mix.turn_tokens=20",
+         "answers.tokens=600", "answers.chunk=16", "answers.max_tokens=24", "head.draft_vocab_size=200",
+         "dtype=float32", "held_out=2", "loop.points=3", "writer=batch", "batching.texts=2",
+         "schedule.epochs=1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_target(tmp_path_factory.mktemp("target"))
+
+
+def command(target: Path, output: Path, *words: str) -> list[str]:
+    return [sys.executable, "-m", "specdec", "train", f"output={output}", f"target.path={target}", *WORDS, *words]
+
+
+def test_one_command_makes_a_head(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", command(target, tmp_path / "run")[2:])
+    cli.main()
+    head = load_head(tmp_path / "run/head")
+    record = json.loads((tmp_path / "run/training.json").read_text(encoding="utf-8"))
+    assert head.config.draft_vocab_size == 200
+    assert len(head.draft_ids) == 200
+    assert record["curves"][-1]["step"] == record["step"] > 3
+    assert len(record["curves"][-1]["held_out"]["survival"]) == head.config.num_drafted
+    assert record["curves"][-1]["loss"] < record["curves"][0]["loss"]
+
+
+def settings(target: Path, output: Path) -> Settings:
+    return Settings(
+        str(output), {"path": str(target)}, seed=2, held_out=2, writer="batch",
+        head=HeadOptions(num_layers=1, block_size=2, draft_vocab_size=200, markov_rank=4),
+        mix=Mix(tasks=1.0, passages=0, second_turns=0), answers=Answers(tokens=500, chunk=16, max_tokens=24),
+        batching=Batching(texts=2, anchors=4, max_length=200, seed=2), schedule=Schedule(epochs=1),
+        loop=LoopConfig(points=2, evaluations=1),
+    )  # fmt: skip
+
+
+def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    for name in ("a", "b"):
+        Run(settings(target, tmp_path / name), lines.append).train()
+    one, two = ((tmp_path / name / "head/model.safetensors").read_bytes() for name in ("a", "b"))
+    assert one == two
+    assert any("held out; the draft vocabulary has" in line for line in lines)
+    assert any("s left: loss" in line for line in lines)
+
+
+def test_a_run_without_time_is_refused(target: Path, tmp_path: Path) -> None:
+    late = settings(target, tmp_path)
+    object.__setattr__(late, "schedule", Schedule(seconds=1e-3))
+    with pytest.raises(ConfigError):
+        Run(late, str).train()
+
+
+def test_taps_are_spread_over_the_layers() -> None:
+    assert spread(30) == (2, 15, 27)
+    assert spread(1) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss.tv=0", "loss.ce=0"], "teaches nothing"),
+        (["dtype=int8"], "cannot teach"),
+        (["deny=[nothing.jsonl]"], "no prompt file at nothing.jsonl"),
+        (["schedule.lr=0"], "lr = 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["specdec", "train", str(tmp_path / "run"), *words])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_as_one_that_was_not(target: Path, tmp_path: Path) -> None:
+    """SIGKILL at several points: the head is the same to the bit."""
+    words = ["loop.checkpoint_seconds=0.001"]
+    subprocess.run(command(target, tmp_path / "whole", *words), check=True, capture_output=True)
+    kills = 0
+    for marks in (1, 3, 7):  # lines of output after which it is killed
+        with subprocess.Popen(command(target, tmp_path / "cut", *words), stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            for _ in range(marks):
+                running.stdout.readline()
+            running.send_signal(signal.SIGKILL)
+            kills += running.wait() == -signal.SIGKILL
+    subprocess.run(command(target, tmp_path / "cut", *words), check=True, capture_output=True)
+    one, two = ((tmp_path / name / "head/model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert kills >= 2
+    assert one == two
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(target: Path, tmp_path: Path) -> None:
+    """Their gradients are those of the whole batch, up to the order of sums."""
+    subprocess.run(command(target, tmp_path / "one"), check=True, capture_output=True)
+    two = command(target, tmp_path / "two")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *two[1:]]  # fmt: skip
+    done = subprocess.run(launch, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    heads = [load_head(tmp_path / name / "head") for name in ("one", "two")]
+    for mine, its in zip(*(head.parameters() for head in heads), strict=True):
+        assert torch.allclose(mine, its, atol=2e-3)
