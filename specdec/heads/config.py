@@ -174,6 +174,7 @@ class HeadConfig:
             "rope_scaling": rope if scaled else None,
             "max_positions": target.max_position_embeddings,
             "qk_norm": target.model_type == "qwen3",
+            "qkv_bias": target.model_type == "qwen2" or bool(getattr(target, "attention_bias", False)),
         }
         return cls(architecture, **(sizes | options))
 

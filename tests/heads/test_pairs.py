@@ -19,6 +19,7 @@ from specdec.models.llama import LlamaWeights
 from specdec.testing.tiny import llama_module
 from tests.heads import reference, toys
 from tests.heads.test_block import TOLERANCE
+from tests.models.bench import LLAMA, make_module, rope
 
 LAST = {"taps": (5,)}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -81,27 +82,42 @@ def test_steps_with_a_cache_give_the_whole_at_once(case: str) -> None:
                 torch.testing.assert_close(drafted.hidden, whole[k, :, last - 1 : last], rtol=0, atol=1e-12)
 
 
-def copied() -> tuple[Eagle3Head, Any]:
-    module = llama_module(num_layers=3).double()
-    head = Eagle3Head(HeadConfig.like(module.config, "eagle3", taps=(0, 1, 2))).double()
+def copied(module: Any) -> Eagle3Head:
+    """A head that reads the streams before all layers and is the last one."""
+    layers = module.config.num_hidden_layers
+    head = Eagle3Head(HeadConfig.like(module.config, "eagle3", taps=tuple(range(layers)))).double()
     head.start_from(LlamaWeights.of(module, "tiny"))
     head.bind(module.get_input_embeddings().weight, module.get_output_embeddings().weight)
-    return head, module
+    return head
 
 
-def test_a_copy_of_the_targets_last_layer_gives_the_targets_logits() -> None:
-    """At every position: so taps, norms, residual, positions and mask are those of the target."""
-    head, module = copied()
-    tokens = torch.randint(64, (2, 40), generator=torch.Generator().manual_seed(0))
+ORIGINAL = {"original_max_position_embeddings": 16}
+TARGETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "linear": ("Llama", rope("linear", factor=4.0)),
+    "llama3": ("Llama", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)),
+    "yarn": ("Llama", rope("yarn", factor=8.0, **ORIGINAL)),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_copy_of_the_targets_last_layer_gives_the_targets_logits(name: str) -> None:
+    """At every position: so taps, norms, residual, positions, rotation and mask are those of the target."""
+    kind, options = TARGETS[name]
+    module: Any = make_module(kind, LLAMA | options).double()
+    tokens = torch.randint(LLAMA["vocab_size"], (2, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         own = module(tokens, output_hidden_states=True)
-        got = head(torch.stack(own.hidden_states[:3], 2), tokens, 1)
+        got = copied(module)(torch.stack(own.hidden_states[:-1], 2), tokens, 1)
     torch.testing.assert_close(got.logits[0], own.logits[:, :-1], rtol=0, atol=1e-4)
 
 
 def test_a_copy_gives_the_targets_logits_in_a_tree() -> None:
     """Rows of a tree at the positions of their depths, each seeing the prefix and its own ancestors."""
-    head, module = copied()
+    module: Any = llama_module(num_layers=3).double()
+    head = copied(module)
     prefix = torch.randint(64, (1, 12), generator=torch.Generator().manual_seed(0))
     tree, parents = [5, 9, 11, 5, 7], [-1, 0, 0, 2, -1]
     paths: list[list[int]] = []
