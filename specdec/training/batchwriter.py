@@ -1,7 +1,8 @@
 """Texts in large batches on plain torch: thousands of sequences in step, for a GPU that nothing else uses.
 
 All sequences stand in one rectangle of keys and values, prompts padded on the left, so that every step writes one
-column. There are no kernels of ours and no graphs: at thousands of rows the launches of a step cost less than its work.
+column. There are no graphs: at thousands of rows the launches of a step cost less than its work. On a GPU single rows
+attend by our kernel, since torch has none for few queries, shared key heads and a mask.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.errors import UnsupportedModelError
+from specdec.kernels.attention.plan import CHAIN, AttentionPlan
+from specdec.kernels.device import triton_runs
 from specdec.models.llama import LlamaLayer, LlamaWeights, why_not_llama
 from specdec.training.writers import Tokens, Way
 
@@ -105,16 +108,26 @@ class _Rows:
         self.done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self._weights = weights
 
-    def view(self, start: int, count: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def view(self, start: int, count: int) -> tuple[tuple[Tensor, Tensor], Tensor | AttentionPlan]:
         """Cosines and sines [b, 1, n, D] of the columns from `start`, and what their rows may not see,
-        [b, 1, 1, n, start + n]."""
+        [b, 1, 1, n, start + n]; or, where the kernel runs, what a single row sees."""
         weights, columns = self._weights, torch.arange(start + count, device=self.padding.device)
         positions = (columns[start:] - self.padding[:, None]).clamp(min=0)
         angles = positions[:, None, :, None] * weights.frequencies.repeat(2)
         cosines, sines = (f(angles) * weights.rope_factor for f in (torch.cos, torch.sin))
         hidden = (columns < self.padding[:, None])[:, None] | (columns > columns[start:, None])
         dtype = weights.head.dtype
-        return (cosines.to(dtype), sines.to(dtype)), hidden[:, None, None]
+        fused = count == 1 and triton_runs(self.padding.device)
+        return (cosines.to(dtype), sines.to(dtype)), self._plan(start) if fused else hidden[:, None, None]
+
+    def _plan(self, start: int) -> AttentionPlan:
+        """One row of each sequence, in column `start`. Slot s of `_slots` lies s · D numbers from the first key."""
+        heads, columns = self.keys[0].shape[1:3]
+        each = torch.arange(len(self.padding), device=self.padding.device)
+        slots = (each * heads * columns)[:, None] + torch.arange(columns, device=each.device)
+        table = [each, torch.ones_like(each), each * columns + self.padding, torch.full_like(each, CHAIN)]
+        none, whole = torch.zeros_like(each).int(), torch.stack(table, 1).int()
+        return AttentionPlan(whole, (start - self.padding).int(), none, slots.flatten().int(), none[:1], start + 1)
 
     def split(self, each: int) -> Iterator[_Rows]:
         """Parts that share their memory with the whole."""
@@ -144,7 +157,13 @@ class _Layer:
         self._norms = [None if norm is None else norm.to(layer.o.dtype) for norm in layer.norms]
 
     def __call__(
-        self, stream: Tensor, keys: Tensor, values: Tensor, start: int, angles: tuple[Tensor, Tensor], hidden: Tensor
+        self,
+        stream: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        angles: tuple[Tensor, Tensor],
+        hidden: Tensor | AttentionPlan,
     ) -> Tensor:
         """Writes keys and values to the columns from `start`, and gives the stream [b, n, hidden size] after it."""
         stream = stream + self._attention(stream, keys, values, start, angles, hidden)
@@ -152,7 +171,13 @@ class _Layer:
         return stream + F.linear(F.silu(gate) * up, self._layer.down)
 
     def _attention(
-        self, stream: Tensor, keys: Tensor, values: Tensor, start: int, angles: tuple[Tensor, Tensor], hidden: Tensor
+        self,
+        stream: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        angles: tuple[Tensor, Tensor],
+        hidden: Tensor | AttentionPlan,
     ) -> Tensor:
         w, (count, rows) = self._weights, stream.shape[:2]
         heads = F.linear(self._normed(stream, 0), self._qkv, self._bias).view(count, rows, -1, w.head_size)
@@ -160,7 +185,11 @@ class _Layer:
         end = start + rows
         keys[:, :, start:end] = _rotated(self._normed(k, 3), *angles)
         values[:, :, start:end] = v
-        q = _rotated(self._normed(q, 2), *angles).reshape(count, w.kv_heads, -1, w.head_size)
+        q = _rotated(self._normed(q, 2), *angles)
+        if isinstance(hidden, AttentionPlan):
+            mixed = _attended(q[:, :, 0], keys, values, hidden, w.scale)
+            return F.linear(mixed.view(count, 1, -1), self._layer.o)
+        q = q.reshape(count, w.kv_heads, -1, w.head_size)
         scores = (q @ keys[:, :, :end].transpose(2, 3)).view(count, w.kv_heads, -1, rows, end)
         chances = scores.float().mul_(w.scale).masked_fill_(hidden, -1e30).softmax(-1).to(v.dtype)
         mixed = chances.view(count, w.kv_heads, -1, end) @ values[:, :, :end]
@@ -170,6 +199,18 @@ class _Layer:
     def _normed(self, rows: Tensor, which: int) -> Tensor:
         norm = self._norms[which]
         return rows if norm is None else F.rms_norm(rows, norm.shape, norm, self._weights.eps)
+
+
+def _attended(queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, scale: float) -> Tensor:
+    """Attention of one row a sequence, [b, heads, D], over keys and values [b, KV heads, columns, D]."""
+    from specdec.kernels.attention.triton import triton_attention  # there is Triton only on Linux
+
+    sequences, heads, columns, size = keys.shape
+    # Of the slots of a plan the kernel asks for two strides: that of a slot, and that from head to head.
+    shape, strides = (((sequences - 1) * heads + 1) * columns, heads, size), (size, columns * size, 1)
+    return triton_attention(
+        queries.contiguous(), keys.as_strided(shape, strides), values.as_strided(shape, strides), plan, scale
+    )
 
 
 class _Draw:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -9,6 +11,7 @@ from transformers import PreTrainedModel
 from specdec import EngineConfig, SpeculativeGenerator
 from specdec.models.loading import LoadedModel
 from specdec.models.transformers import TransformersModel
+from specdec.training import batchwriter
 from specdec.training.batchwriter import BatchWriter
 from specdec.training.writers import EngineWriter, Way
 from tests.tiny import VOCAB_SIZE, llama_module
@@ -69,3 +72,16 @@ def test_the_same_seed_draws_the_same() -> None:
     draw = [Way(12, 1.0, 0.95, seed) for seed in range(5)]
     assert writer.write(PROMPTS, draw) == writer.write(PROMPTS, draw)
     assert writer.write(PROMPTS, draw) != writer.write(PROMPTS, [Way(12, 1.0, 0.95, seed + 9) for seed in range(5)])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton here")
+@torch.inference_mode()
+def test_texts_are_the_same_where_single_rows_attend_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.kernels.gpu import DEVICE
+
+    module = llama_module(1).to(DEVICE)
+    monkeypatch.setattr(batchwriter, "triton_runs", lambda device: False)
+    ways = [Way(12), Way(5), Way(7), Way(3), Way(1)]
+    expected = BatchWriter(module, (5,), 100).write(PROMPTS, ways)
+    monkeypatch.setattr(batchwriter, "triton_runs", lambda device: True)
+    assert BatchWriter(module, (5,), 100).write(PROMPTS, ways) == expected
