@@ -44,7 +44,7 @@ def attention_inputs(batch: int, rows: int, context: int) -> tuple[Tensor, Tenso
     slots = torch.randperm(total).split(context + rows)
     query = torch.randn(batch * rows, HEADS, HEAD_SIZE, device="cuda", dtype=torch.bfloat16)
     keys, values = (torch.randn(total, KV_HEADS, HEAD_SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    tile = config_for(query.dtype).rows_per_tile(HEADS, KV_HEADS)
+    tile = config_for(query.dtype, HEAD_SIZE).rows_per_tile(HEADS, KV_HEADS)
     columns = SequenceColumns([rows] * batch, [context] * batch, [0] * batch, slots, [None] * batch)
     plan = AttentionPlan.of(columns, tile, "cuda")
     return query, keys, values, plan

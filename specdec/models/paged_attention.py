@@ -84,7 +84,7 @@ class TritonPass(TorchPass):
     def _read(self, query: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
         from specdec.kernels.attention.triton import config_for, triton_attention
 
-        config = config_for(query.dtype)
+        config = config_for(query.dtype, query.shape[-1])
         plan = self._plan(config.rows_per_tile(query.shape[1], keys.shape[1]))
         return triton_attention(query, keys, values, plan, config=config, **options)
 

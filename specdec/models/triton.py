@@ -99,7 +99,7 @@ class TritonModel(LlamaModel[TritonLinear]):
         self._scale, self._eps = weights.scale, weights.eps
         self._final_norm, self._frequencies = weights.final_norm, weights.frequencies
         self._rope_factor = weights.rope_factor
-        self._attention = attention or config_for(self._dtype)
+        self._attention = attention or config_for(self._dtype, weights.head_size)
         self._graphs: WeakKeyDictionary[KVPool, dict[tuple[Any, ...], _Graph]] = WeakKeyDictionary()
 
     judges_on_device = True

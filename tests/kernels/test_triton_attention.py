@@ -244,7 +244,7 @@ BROKEN: dict[str, tuple[Check, Sequence[tuple[str, str]]]] = {
     ),
     "the split's length follows the batch": (
         lambda ops: check_invariance(ops),
-        [("    config = config or config_for(query.dtype)\n", "    config = AttentionConfig(16, 16, 32 * len(plan.tiles))\n")],
+        [("    config = config or config_for(query.dtype, size)\n", "    config = AttentionConfig(16, 16, 32 * len(plan.tiles))\n")],
     ),
 }  # fmt: skip
 

@@ -78,7 +78,7 @@ def compiled(case: Case, target: str) -> Outcome:
     budget = case.registers * (1 if backend == "cuda" else 2)  # on AMD there are 512, half of them for accumulators
     problems = [
         f"{registers} registers, budget {budget}" if registers > budget else "",
-        f"{spills} bytes of spills" if spills else "",
+        f"{spills} bytes of spills, budget {case.spills}" if spills > case.spills else "",
         f"{shared:.0f} KiB of shared memory, {SHARED_KIB[target]} there are" if shared > SHARED_KIB[target] else "",
         "no matrix instructions" if case.matrix and not found else "",
         "no 16-byte loads" if case.wide and not wide else "",

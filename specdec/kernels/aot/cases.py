@@ -31,6 +31,7 @@ class Case:
         types: argument → type, as Triton writes them ("*bf16", "i32"); a value for constants and None.
         registers: budget per thread.
         warps, stages: as launched.
+        spills: budget in bytes per thread.
         matrix: whether matrix instructions must be there.
         wide: whether 16-byte loads must be there.
         skip: targets that cannot compile it → why.
@@ -42,6 +43,7 @@ class Case:
     registers: int = 255
     warps: int = 4
     stages: int = 2
+    spills: int = 0
     matrix: bool = False
     wide: bool = False
     skip: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +79,7 @@ def attention_cases() -> list[Case]:
     """Head sizes, dtypes, forms of the cache, masks; both ways over the splits."""
 
     def types(dtype: str, size: int, kv: str | None = None, parallel: bool = False, **options: Any) -> dict[str, Any]:
-        config = attention.config_for(TORCH[dtype])
+        config = attention.config_for(TORCH[dtype], size)
         strides = dict.fromkeys(
             ("query_row", "query_head_stride", "key_slot", "key_head", "value_slot", "value_head"), "i32"
         )
@@ -95,13 +97,13 @@ def attention_cases() -> list[Case]:
     def case(
         what: str, dtype: str, size: int, kv: str | None = None, skip: Mapping[str, str] | None = None, **options: Any
     ) -> Case:
-        config = attention.config_for(TORCH[dtype])
+        config = attention.config_for(TORCH[dtype], size)
         name = f"attention, {dtype}, heads of {size}{what and ', '}{what}"
         stages = 1 if options.get("UNIFIED") else config.num_stages
         half = dtype != "fp32"
         wide = half and kv is None and size > 64  # else a tile has less than 16 bytes for every thread
         return Case(name, attention.attention_kernel, types(dtype, size, kv, **options), 255, config.num_warps, stages,
-                    matrix=half, wide=wide, skip=skip or {})  # fmt: skip
+                    160 if half else 0, half, wide, skip or {})  # fmt: skip
 
     cases = [case("", dtype, size) for dtype in ("fp16", "bf16", "fp32") for size in (64, 80, 96, 128, 256)]
     cases += [
@@ -129,7 +131,8 @@ def linear_cases() -> list[Case]:
                  "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k,
                  "ACC": tl.int32 if x == "i8" else tl.float32, "X_SCALED": x == "i8",
                  "W_SCALED": weight == "i8", "BIASED": False}  # fmt: skip
-        return Case(f"linear, {x} × {weight}", linear.flat_kernel, types, 255, config.num_warps, config.num_stages,
+        name = f"linear, {x} × {weight}{', few rows of weights' * (config is linear.NARROW)}"
+        return Case(name, linear.flat_kernel, types, 255, config.num_warps, config.num_stages,
                     matrix=x != "fp32", wide=True)  # fmt: skip
 
     gemv = {"x": "*bf16", "weight": "*bf16", "bias": None, "weight_scales": None, "out": "*bf16", "N": "i32",
@@ -141,6 +144,7 @@ def linear_cases() -> list[Case]:
         flat("fp32", "fp32", "fp32", linear.FLAT_FLOAT32),
         flat("bf16", "i8", "bf16"),
         flat("i8", "i8", "fp32"),
+        *(flat(x, weight, "bf16", linear.NARROW) for x, weight in (("bf16", "bf16"), ("bf16", "i8"), ("i8", "i8"))),
         Case("linear, gemv bf16", linear.gemv_kernel, gemv, registers=255, wide=True),
     ]
 

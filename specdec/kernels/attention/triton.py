@@ -240,9 +240,9 @@ class AttentionConfig:
     """
 
     block_m: int = 16
-    block_n: int = 32
-    split: int = 1024
-    num_warps: int = 8
+    block_n: int = 64
+    split: int = 512
+    num_warps: int = 4
     num_stages: int = 2
 
     def rows_per_tile(self, heads: int, kv_heads: int) -> int:
@@ -250,11 +250,12 @@ class AttentionConfig:
         return max(1, self.block_m // (heads // kv_heads))
 
 
-def config_for(dtype: torch.dtype) -> AttentionConfig:
-    """The sizes that are shipped; `python -m specdec.kernels.aot` checks that they spill no registers."""
-    if dtype == torch.float32:
-        return AttentionConfig(block_n=16, num_stages=1)  # without matrix instructions tiles are held as a whole
-    return AttentionConfig()
+def config_for(dtype: torch.dtype, head_size: int) -> AttentionConfig:
+    """The sizes that are shipped: the fastest on an H100 and an H200 (docs/gpu.md), where a few registers are spilled;
+    `python -m specdec.kernels.aot` checks how many."""
+    if dtype == torch.float32:  # without matrix instructions tiles are held as a whole
+        return AttentionConfig(block_n=16, num_warps=8, num_stages=1)
+    return AttentionConfig() if head_size <= 128 else AttentionConfig(block_n=32, num_warps=8)
 
 
 REACH = 60.0
@@ -293,7 +294,7 @@ def triton_attention(
     """
     num_rows, heads, size = query.shape
     kv_heads = keys.shape[1]
-    config = config or config_for(query.dtype)
+    config = config or config_for(query.dtype, size)
     out = torch.empty(num_rows, heads, size, dtype=query.dtype, device=query.device)
     if not num_rows:
         return out

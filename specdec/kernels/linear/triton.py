@@ -81,10 +81,21 @@ class FlatConfig:
 
 
 FLAT = FlatConfig()
+NARROW = FlatConfig(block_n=32, block_k=256)
+"""For weights of few rows, whose tiles would not keep all of a GPU busy."""
+FEW = 16384
+"""So many rows of weights are few: on an H200 `FLAT` is faster at 28672, and slower up to 6144 (docs/gpu.md)."""
 FLAT_FLOAT32 = FlatConfig(block_k=32)
 """Without matrix instructions a tile is held in registers as a whole."""
 
 GEMV, FLAT_GEMM, LIBRARY = "gemv", "flat", "library"
+
+
+def config_for(dtype: torch.dtype, n: int) -> FlatConfig:
+    """The sizes for weights [n, K]. The number of x's rows has no say, so that a row's bits do not depend on it."""
+    if dtype == torch.float32:
+        return FLAT_FLOAT32
+    return NARROW if n < FEW else FLAT
 
 
 @dataclass
@@ -170,7 +181,7 @@ def triton_linear(
                 BIASED=bias is not None,
             )  # fmt: skip
         return out
-    config = config or (FLAT_FLOAT32 if x.dtype == torch.float32 else FLAT)
+    config = config or config_for(x.dtype, n)
     flat_kernel[(triton.cdiv(rows, config.block_m), triton.cdiv(n, config.block_n))](
         x, weight, bias, x_scales, weight_scales, out, rows, n, k, x.stride(0), weight.stride(0), out.stride(0),
         BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=config.block_k,
