@@ -9,6 +9,7 @@ The same command goes on where it was interrupted. See docs/training.md.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ def _train(config: DictConfig) -> None:
     settings = settings_of(config)
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    with claimed(settings.folder / ".lock"):
-        Run(settings, lambda line: print(line, flush=True), started).train()
+    run = Run(settings, lambda line: print(line, flush=True), started)
+    with claimed(settings.folder / ".lock") if run.is_main else nullcontext():
+        run.train()
 
 
 def _check(config: DictConfig) -> None:

@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from specdec.engine import EngineConfig
 from specdec.errors import ConfigError
@@ -31,10 +33,12 @@ from specdec.training.prompts import Prompter, Template
 from specdec.training.settings import Settings, spread
 from specdec.training.teacher import Teacher
 from specdec.training.vocabulary import DraftVocabulary, counted, needed
-from specdec.training.writers import EngineWriter, Writer
+from specdec.training.writers import EngineWriter, LateWriter, Writer
 
 HELD_OUT_EVERY = 32
 """Of so many greedy answers one is held out, until there are enough."""
+LONGEST_WAIT = timedelta(days=30)
+"""For other processes: answers take hours."""
 Say = Callable[[str], object]
 
 
@@ -48,31 +52,52 @@ class Run:
     """
 
     def __init__(self, settings: Settings, say: Say = print, started: float | None = None) -> None:
-        self._settings, self._say = settings, say
+        self._settings, self._print = settings, say
         self._started = time.monotonic() if started is None else started
         files = read(settings.target.get("path"), DTYPES[settings.dtype], **_others(settings.target))
-        self._files = Files(files.module.to(settings.device), files.tokenizer, files.words)
+        self._state = PartialState(cpu=settings.device == "cpu", timeout=LONGEST_WAIT)
+        self._files = Files(files.module.to(self._state.device), files.tokenizer, files.words)
         self._weights = LlamaWeights.of(self._files.module, "the target")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes, of all that train together."""
+        found: bool = self._state.is_main_process
+        return found
 
     def train(self) -> Progress:
         """Makes or reads the answers, then trains, and writes the head and its curves."""
         settings = self._settings
-        data, vocabulary = self._data()
+        with self._state.main_process_first():  # it makes the answers, and the others read them
+            data, vocabulary = self._data()
         head = self._head(vocabulary)
         teacher = Teacher(self._files.module, head.config.taps)
         loop = Loop(
             head, teacher, data, settings.batching, settings.loss, settings.schedule, settings.loop,
-            settings.folder / "checkpoint.safetensors", settings.of_head, self._tell, self._started,
+            self._checkpoint, settings.of_head | {"texts": len(data.texts)}, self._tell, self._started,
         )  # fmt: skip
         progress = loop.run()
         if not progress.step:
             seconds = settings.schedule.seconds
             raise ConfigError(f"schedule.seconds={seconds} were over before the first step. Give more.")
-        save_head(head.cpu(), settings.folder / "head", weights="int8")
-        record = {**asdict(progress), "coverage": vocabulary.coverage, "answer_tokens": data.texts.num_answer_tokens}
-        write(settings.folder / "training.json", json.dumps(record, indent=1) + "\n")
-        self._say(f"{settings.folder / 'head'}: best τ {progress.best:.3f} on held-out answers")
+        if self._state.is_main_process:
+            self._write(head.cpu(), progress, data, vocabulary)
         return progress
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._settings.folder / "checkpoint.safetensors"
+
+    def _write(self, head: BlockHead, progress: Progress, data: Data, vocabulary: DraftVocabulary) -> None:
+        folder = self._settings.folder
+        save_head(head, folder / "head", weights="int8")
+        record = asdict(progress) | {
+            "coverage": vocabulary.coverage,
+            "answer_tokens": data.texts.num_answer_tokens,
+            "processes": self._state.num_processes,
+        }
+        write(folder / "training.json", json.dumps(record, indent=1) + "\n")
+        self._say(f"{folder / 'head'}: best τ {progress.best:.3f} on held-out answers")
 
     def _data(self) -> tuple[Data, DraftVocabulary]:
         learnt, held = list[Exchange](), list[Exchange]()
@@ -96,8 +121,10 @@ class Run:
     def _exchanges(self) -> Iterator[Exchange]:
         settings, files = self._settings, self._files
         eos = frozenset(files.words.eos())
-        writer, seconds = self._writer(eos), settings.schedule.seconds
+        writer, seconds = LateWriter(lambda: self._writer(eos)), settings.schedule.seconds
         until = float("inf") if seconds is None else self._started + settings.answer_share * seconds
+        if self._checkpoint.exists():  # the draft vocabulary must stay
+            until = 0.0
         denied = Denied.read([Path(path) for path in settings.deny])
         prompter = Prompter(Template(files.tokenizer), writer, settings.mix, denied, eos, settings.seed)
         corpus = Corpus(settings.folder / "answers", prompter, writer, settings.answers, settings.of_texts)
@@ -136,9 +163,13 @@ class Run:
         torch.manual_seed(self._settings.seed)
         head = BlockHead(config, vocabulary.ids)
         head.start_from(self._weights, self._settings.seed)
-        head.to(self._settings.device)
+        head.to(self._state.device)
         head.bind(self._weights.embedding, self._weights.head)
         return head
+
+    def _say(self, line: str) -> None:
+        if self._state.is_main_process:
+            self._print(line)
 
     def _tell(self, point: dict[str, Any]) -> None:
         """One line, with the time that is left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,20 @@ class Writer(Protocol):
 
     def write(self, prompts: Sequence[Sequence[int]], ways: Sequence[Way]) -> list[Tokens]:
         """New token ids of each prompt, an end token last if it came; the same for the same arguments."""
+
+
+class LateWriter:
+    """A writer that is made when it is first needed, which it may never be."""
+
+    def __init__(self, make: Callable[[], Writer]) -> None:
+        self._make = make
+        self._writer: Writer | None = None
+
+    def write(self, prompts: Sequence[Sequence[int]], ways: Sequence[Way]) -> list[Tokens]:
+        """See `Writer.write`."""
+        if self._writer is None:
+            self._writer = self._make()
+        return self._writer.write(prompts, ways)
 
 
 class EngineWriter:
