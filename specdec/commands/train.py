@@ -64,4 +64,4 @@ def _check(config: DictConfig) -> None:
         check_there(Path(path))
 
 
-main = application("train", _train, _check, word="output")
+main = application("train", _train, _check, told=("command",), word="output")

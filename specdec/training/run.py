@@ -25,6 +25,7 @@ from specdec.models.sources import Files, read
 from specdec.places import write
 from specdec.training.batches import Texts
 from specdec.training.batchwriter import BatchWriter
+from specdec.training.card import card
 from specdec.training.checkpoint import Progress
 from specdec.training.corpus import Corpus, Exchange
 from specdec.training.denied import Denied
@@ -97,6 +98,7 @@ class Run:
             "processes": self._state.num_processes,
         }
         write(folder / "training.json", json.dumps(record, indent=1) + "\n")
+        write(folder / "head" / "README.md", card(self._settings, record))
         self._say(f"{folder / 'head'}: best τ {progress.best:.3f} on held-out answers")
 
     def _data(self) -> tuple[Data, DraftVocabulary]:

@@ -16,7 +16,7 @@ from specdec.training.corpus import Answers
 from specdec.training.losses import LossConfig
 from specdec.training.prompts import Mix
 from specdec.training.schedule import LoopConfig, Schedule
-from specdec.typed import TypedPath
+from specdec.typed import TypedName, TypedPath
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Settings:
         answer_share: of `schedule.seconds`, how much of the time may be gone when the last chunk of answers is begun.
         cells: tokens in the cache of the writer of large batches, on a GPU.
         held_out: greedy answers to try the head on.
+        command: as it was typed, for the card.
         head, mix, answers, batching, loss, schedule, loop: see these.
     """
 
@@ -86,6 +87,7 @@ class Settings:
     answer_share: float = 0.4
     cells: int = 1 << 16
     held_out: int = 128
+    command: TypedName = ""
     head: HeadOptions = field(default_factory=HeadOptions)
     mix: Mix = field(default_factory=Mix)
     answers: Answers = field(default_factory=Answers)

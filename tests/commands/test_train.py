@@ -47,6 +47,10 @@ def test_one_command_makes_a_head(target: Path, tmp_path: Path, monkeypatch: pyt
     assert len(head.draft_ids) == 200
     assert record["curves"][-1]["step"] == record["step"] > 3
     assert len(record["curves"][-1]["held_out"]["survival"]) == head.config.num_drafted
+    card = (tmp_path / "run/head/README.md").read_text(encoding="utf-8")
+    assert "preset=tiny" in card
+    assert f"| tokens seen by the loss, all epochs | {record['tokens']} |" in card
+    assert "| made up by the target as the user (Magpie) | 10% |" in card
     assert record["curves"][-1]["loss"] < record["curves"][0]["loss"]
 
 
