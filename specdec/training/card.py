@@ -64,7 +64,7 @@ def _sources(settings: Settings) -> str:
         lines.append(_table([(name, licence(name)) for name in mix.packages], ("package", "version and licence")))
     denied = ", ".join(settings.of_texts["deny"]) or "nothing"
     lines.append(
-        f"Answers are the target's own, {settings.answers.drawn:.0%} of them drawn at temperature 1, the others greedy. "
+        f"Answers are the target's own, {settings.answers.drawn:.0%} drawn at temperature 1, the others greedy. "
         f"What shares 13 words in a row with these files was left out: {denied}. The head is weights; none of these "
         "texts is in it."
     )
