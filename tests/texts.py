@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -67,11 +68,11 @@ class Limited:
 
     def p(self, text: Text) -> tuple[Fraction, ...]:
         """The target's law, limited."""
-        return self.limited(cases.table(51, self.size), text)
+        return self.limited(target(self.size), text)
 
     def q(self, text: Text) -> Sequence[Fraction]:
         """The drafter's, not limited."""
-        return cases.table(52, self.size)(text)
+        return draft(self.size)(text)
 
     def limited(self, law: Law, text: Text) -> tuple[Fraction, ...]:
         """What may follow, normalised."""
@@ -124,7 +125,7 @@ class Limited:
             else:
                 tree = self._drawn(request, text, SHAPES[shape].truncated(depth), kind == "aware")
             paths = [tree.prefix(node) for node in range(ROOT, len(tree))]
-            logits = torch.stack([row(cases.table(51, self.size), (*text, *path)) for path in paths])
+            logits = torch.stack([row(target(self.size), (*text, *path)) for path in paths])
             scores = transform.scores(logits, paths, [-1, *(parent + 1 for parent in tree.parents)])
             [verdict] = rule.accept([tree], [scores], [key])
             for token in verdict.tokens(tree):
@@ -144,7 +145,7 @@ class Limited:
             prefix = DraftTree(tuple(tokens), tuple(parents)).prefix(place[at])
             lanes = range(len(tokens), len(tokens) + len(children))
             draw = request.draw if aware else lambda r, p, n: request.rule.draw(r, request.key, len(p), n)
-            drawn, mass = draw(row(self.q, (*text, *prefix)), prefix, lanes)
+            drawn, mass = draw(row(draft(self.size), (*text, *prefix)), prefix, lanes)
             place |= dict(zip(children, lanes[: len(drawn)], strict=False))
             parents += [place[at]] * len(drawn)
             tokens += drawn
@@ -169,6 +170,23 @@ def check_parts(scene: Limited, name: str, kind: str, shape: str) -> None:
     assert max(abs(found.get(text, 0.0) - float(mass)) for text, mass in law.items()) < TOLERANCE
 
 
+@cache
+def target(size: int) -> Law:
+    """p, not limited, over so many tokens."""
+    return cases.table(51, size)
+
+
+@cache
+def draft(size: int) -> Law:
+    """q, not limited."""
+    return cases.table(52, size)
+
+
 def row(law: Law, text: Text) -> Tensor:
-    """Its log-probabilities after the text, float32 [V]."""
+    """Its log-probabilities after the text, float32 [V], to be written to."""
+    return _row(law, text).clone()
+
+
+@cache
+def _row(law: Law, text: Text) -> Tensor:
     return torch.tensor([float(mass) for mass in law(text)], dtype=torch.float64).log().float()

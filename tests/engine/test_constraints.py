@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 
 from specdec import ConfigError, Drafter, DraftTree, SamplingParams
-from specdec.proof import cases
 from specdec.proof.evidence import Evidence
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
@@ -20,7 +19,7 @@ from specdec.sampling import Choices, LogitsTransform
 from specdec.verify.base import Rule
 from specdec.verify.tree import ROOT
 from tests.engines import DRAFTERS, outputs, run, small_engine
-from tests.texts import CASES, KINDS, Limited, Text, check_law, check_parts, row
+from tests.texts import CASES, KINDS, Limited, Text, check_law, check_parts, row, target
 
 A, B, END = range(3)
 TEXTS = [[A], [A, B], [B, A]]
@@ -69,7 +68,7 @@ def test_greedy_takes_the_likeliest_token_that_may_follow() -> None:
         text = (*text, max(may_follow(text), key=lambda token: SCENE.p(text)[token]))
     transform, written = LogitsTransform(replace(WARM, temperature=0.0), [], 3), ()
     while not SCENE.ended(written, 3):
-        [scores] = transform.scores(row(cases.table(51, 3), written)[None], [()])
+        [scores] = transform.scores(row(target(3), written)[None], [()])
         written = (*written, int(scores.argmax()))
         transform.append(written[-1:])
     assert written == text
