@@ -141,7 +141,8 @@ def test_packed_weights_never_reach_kernels_that_take_them_for_numbers(dense: Pa
         weights[name] = pack_weights((weights[name] * scale).round().clamp(-1, 1))
         weights[name.replace("weight", "weight_scale")] = scale.reshape(1)
     folder = copied(dense, tmp_path, weights, quantization_config={"quant_method": "bitnet"})
-    generator = decoded(folder)
+    with torch.compiler.set_stance("force_eager"):  # transformers would compile how weights are unpacked
+        generator = decoded(folder)
     assert isinstance(generator.loaded.model, TransformersModel)
     with pytest.raises(UnsupportedModelError, match=r"its weights are held by BitLinear, not by plain linear layers"):
         load(str(folder), backend="native")

@@ -160,7 +160,7 @@ def test_a_model_of_another_family_or_kind_is_refused() -> None:
 
 
 PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], [7, 7, 7, 7]]
-GREEDY, SAMPLED = SamplingParams(max_tokens=6), SamplingParams(max_tokens=6, temperature=0.8, seed=3)
+GREEDY, SAMPLED = SamplingParams(max_tokens=4), SamplingParams(max_tokens=4, temperature=0.8, seed=3)
 
 
 def engine(drafter: str, rule: str, on_triton: bool) -> Engine:
@@ -178,9 +178,9 @@ def engine(drafter: str, rule: str, on_triton: bool) -> Engine:
         ("ngram", "token", SAMPLED),
         ("early exit", "block", SAMPLED),
         ("early exit", "gumbel", SAMPLED),
-        ("ngram", "gumbel", SamplingParams(max_tokens=6, temperature=0.9, top_k=20, top_p=0.9, seed=5)),
+        ("ngram", "gumbel", SamplingParams(max_tokens=4, temperature=0.9, top_k=20, top_p=0.9, seed=5)),
         ("ngram tree", "rrs", SAMPLED),  # has no kernel
-        ("ngram", "token", SamplingParams(max_tokens=6, temperature=0.8, repetition_penalty=1.3, seed=3)),
+        ("ngram", "token", SamplingParams(max_tokens=4, temperature=0.8, repetition_penalty=1.3, seed=3)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
