@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}, with commas between")
     parser.add_argument("--json", type=Path, default=Path("docs/results/gpu-check.json"))
-    parser.add_argument("--markdown", type=Path, default=Path("docs/gpu.md"))
+    parser.add_argument("--markdown", type=Path, default=Path("docs/results/gpu-check.md"))
     parser.add_argument("--log", type=Path, help="where what pytest prints goes")
     args = parser.parse_args()
     only = args.only.split(",")

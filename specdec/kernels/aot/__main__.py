@@ -161,7 +161,7 @@ def main() -> None:
 PAGE = """# Triton kernels, compiled ahead of time
 
 `make kernels-aot` (triton {version}) makes this page and fails if a kernel does not compile, exceeds its budget,
-spills, or lacks the instructions it is built for. Nothing here was run on a GPU: `make gpu-check` does that.
+spills more than it may, or lacks the instructions it is built for. What was run on a GPU is in [gpu.md](gpu.md).
 
 Registers are per thread, shared memory per program. "16 B": loads of 16 bytes are there.
 

@@ -133,7 +133,7 @@ def linear_cases() -> list[Case]:
                  "W_SCALED": weight == "i8", "BIASED": False}  # fmt: skip
         name = f"linear, {x} × {weight}{', few rows of weights' * (config is linear.NARROW)}"
         return Case(name, linear.flat_kernel, types, 255, config.num_warps, config.num_stages,
-                    matrix=x != "fp32", wide=True)  # fmt: skip
+                    16 if config is linear.NARROW else 0, x != "fp32", wide=True)  # fmt: skip
 
     gemv = {"x": "*bf16", "weight": "*bf16", "bias": None, "weight_scales": None, "out": "*bf16", "N": "i32",
             "K": "i32", "weight_row": "i32", "BLOCK_N": 16, "BLOCK_K": 512, "W_SCALED": False,
