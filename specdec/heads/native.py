@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from specdec.cache import KVPool
 from specdec.heads.block import BlockHead
 from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, output_rows, places
 from specdec.heads.layers import DecoderLayer, Norm
-from specdec.kernels.attention.native import key_values, write
+from specdec.kernels.attention.native import key_values
+from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
+from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack
 from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
@@ -35,79 +38,73 @@ class NativeBlock:
         assert kernels is not None
         assert head.config.causal, "rows that see later ones do not run natively"
         self.config, self._kernels, kind = head.config, kernels, target.kind
+        self._sure = confidence_row(head)
         self._model = NativeModel.of(_weights(head, target), f"the head of {target.name}", kind)
         self.layout = self._model.kv_layout
         self.term = markov_term(head, "float32" if kind == "float32" else "bfloat16", kernels)
         self.places: Sequence[int] = places(head)
-        sure = confidence_row(head)
-        self._confidence = None if sure is None else pack(sure[0], "float32", sure[1])
         attentions = [layer.self_attn for layer in head.decoder]
         sides = [side for each in attentions for side in (each.k_proj, each.v_proj)]
         biases = [None if side.bias is None else side.bias.detach() for side in sides]
-        self._fc = pack(head.fc.weight.detach(), kind)
+        self._fuse = pack(head.fc.weight.detach(), kind)
         self._sides = pack([side.weight.detach() for side in sides], kind, biases)
-        self._tap_norms = [own_float(norm.weight) for norm in head.fc_norm if isinstance(norm, Norm)]
-        self._norm = own_float(head.hidden_norm.weight)
+        norms = [own_float(norm.weight) for norm in head.fc_norm if isinstance(norm, Norm)]
+        self._tap_norms = torch.cat(norms) if norms else None
+        self._norm, self._frequencies = own_float(head.hidden_norm.weight), own_float(head.config.rotary[0])
         self._key_norms = [_weight(each.k_norm) for each in attentions]
+        self._bound: WeakKeyDictionary[KVPool, interface.Context] = WeakKeyDictionary()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights that a step reads: a block's, its tree's, and the context's."""
+        own, term = self._model.num_bytes, self.term.num_bytes
+        return own + term + self._fuse.num_bytes + self._sides.num_bytes
 
     def remember(self, pool: KVPool, taps: Tensor, positions: Tensor, slots: Tensor) -> None:
-        """See `BlockRun.remember`: two products, whatever the number of layers."""
-        layers, heads, size = self.config.num_layers, self.config.num_kv_heads, self.config.head_dim
-        context = self._normed(self._fc(self._tapped(taps).flatten(1)), self._norm)
-        sides = self._sides(context).view(len(taps), layers, 2, heads, size)
-        keys, values = sides[:, :, 0].contiguous(), sides[:, :, 1]
-        for index, weight in enumerate(self._key_norms):
-            if weight is not None:
-                keys[:, index] = self._normed(keys[:, index], weight)
-        self._rotate(keys, positions)
-        for index in range(layers):
-            write(self._kernels, key_values(*pool.layer(index)), slots, keys[:, index], values[:, index])
+        """See `BlockRun.remember`: one call into the kernels (kernels/passes/context.h)."""
+        rows, shape = len(taps), (len(taps), len(self.config.taps), self.config.target_hidden_size)
+        states = native.address(taps, torch.float32, shape)
+        pointers = [native.address(each, torch.int64, (rows,)) for each in (positions, slots)]
+        self._kernels.remember(self._bound_to(pool), states, *pointers, rows, num_threads())
 
     def draft(self, pool: KVPool, batch: RaggedBatch) -> BlockRows:
         """See `BlockRun.draft`."""
-        wanted = () if self._confidence is None else (self.config.num_layers,)
-        output = self._model.run(batch, pool, Wants("all", wanted))
-        assert output.logits is not None
-        if self._confidence is None or output.hidden is None:
-            return BlockRows(output.logits, None)
-        return BlockRows(output.logits, self._confidence(output.hidden[batch.logit_rows, 0])[:, 0].contiguous())
+        logits = self._model.run(batch, pool, Wants("all")).logits
+        assert logits is not None
+        if self._sure is None:
+            return BlockRows(logits, None)
+        return BlockRows(logits[:, :-1], logits[:, -1] + self._sure[1])
 
-    def _tapped(self, taps: Tensor) -> Tensor:
-        """The taps, each with its norm: [T, k, H] → the same."""
-        if not self._tap_norms:
-            return taps
-        return torch.stack([self._normed(taps[:, i], weight) for i, weight in enumerate(self._tap_norms)], 1)
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        """float32 [..., size] → the same, each row by itself."""
-        x = x.contiguous()
-        out, size = torch.empty_like(x), x.shape[-1]
-        rows, eps = x.numel() // size, self.config.rms_norm_eps
-        self._kernels.rms_norm(native.address(x), weight.data_ptr(), rows, size, eps, out.data_ptr())
-        return out
-
-    def _rotate(self, keys: Tensor, positions: Tensor) -> None:
-        """Turns keys, [T, layers, KV heads, D], in place. Cosines are worked out in float64: torch's float32 ones have
-        bits that depend on the row's place among others."""
-        frequencies, factor = self.config.rotary
-        angles = (positions.float()[:, None] * frequencies).double()
-        cosines, sines = (each.float() * factor for each in (angles.cos(), angles.sin()))
-        rows, heads, size = len(keys), self.config.num_layers * self.config.num_kv_heads, self.config.head_dim
-        pointers = native.address(keys, torch.float32), native.address(cosines), native.address(sines)
-        self._kernels.rotate(*pointers, rows, heads, size)
+    def _bound_to(self, pool: KVPool) -> interface.Context:
+        """The context's weights with the layers of `pool`, for the C interface."""
+        if pool not in self._bound:
+            config = self.config
+            layers = (interface.ContextLayer * config.num_layers)()
+            for index, norm in enumerate(self._key_norms):
+                layers[index] = interface.ContextLayer(native.address(norm), key_values(*pool.layer(index)))
+            norms = map(native.address, (self._tap_norms, self._norm, self._frequencies))
+            self._bound[pool] = interface.Context(
+                len(config.taps), config.target_hidden_size, config.hidden_size, config.num_layers,
+                config.num_kv_heads, config.head_dim, config.rms_norm_eps, config.rotary[1],
+                *norms, layers, self._fuse.struct, self._sides.struct,
+            )  # fmt: skip
+        return self._bound[pool]
 
 
 def _weights(head: BlockHead, target: NativeModel) -> LlamaWeights:
-    """The head as a Llama whose embedding is the target's, and whose vocabulary is the head's."""
-    config = head.config
+    """The head as a Llama with the target's embedding and the head's vocabulary. The confidence head reads what the
+    logits are made of: it is one more of them, the last one."""
+    config, rows, sure = head.config, output_rows(head, target), confidence_row(head)
     frequencies, factor = config.rotary
+    if sure is not None:
+        rows = torch.cat([rows, sure[0]])
     return LlamaWeights(
         heads=config.num_heads,
         kv_heads=config.num_kv_heads,
         head_size=config.head_dim,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
-        vocab_size=config.draft_vocab_size,
+        vocab_size=len(rows),
         max_context=target.max_context,
         eps=config.rms_norm_eps,
         scale=config.head_dim**-0.5,
@@ -116,7 +113,7 @@ def _weights(head: BlockHead, target: NativeModel) -> LlamaWeights:
         layers=[_layer(each) for each in head.decoder],
         embedding=head.embed_tokens.weight.detach() if config.own_embedding else target.embedding,
         final_norm=own_float(head.norm.weight),
-        head=output_rows(head, target),
+        head=rows,
     )
 
 

@@ -119,8 +119,8 @@ class MarkovTerm(Structure):
 class MarkovBlocks(Structure):
     """markov/cpu.h"""
 
-    _fields_ = [("count", c_int64), ("starts", c_void_p), ("anchors", c_void_p), ("logits", c_void_p),
-                ("confidences", c_void_p)]  # fmt: skip
+    _fields_ = [("count", c_int64), ("starts", c_void_p), ("anchors", c_void_p), ("stride", c_int64),
+                ("logits", c_void_p), ("confidences", c_void_p)]  # fmt: skip
 
 
 class MarkovTrees(Structure):
@@ -130,9 +130,24 @@ class MarkovTrees(Structure):
                 ("chances", c_void_p), ("sizes", c_void_p)]  # fmt: skip
 
 
+class ContextLayer(Structure):
+    """passes/context.h"""
+
+    _fields_ = [("key_norm", c_void_p), ("cache", KeyValues)]
+
+
+class Context(Structure):
+    """passes/context.h"""
+
+    _fields_ = [("taps", c_int64), ("width", c_int64), ("hidden", c_int64), ("num_layers", c_int64),
+                ("kv_heads", c_int64), ("head_size", c_int64), ("eps", c_float), ("rope_scale", c_float),
+                ("tap_norms", c_void_p), ("norm", c_void_p), ("frequencies", c_void_p),
+                ("layers", POINTER(ContextLayer)), ("fuse", Linear), ("sides", Linear)]  # fmt: skip
+
+
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
-            MarkovTrees)  # fmt: skip
+            MarkovTrees, ContextLayer, Context)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""
@@ -145,6 +160,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "rms_norm": [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p],
     "rotate": [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64],
     "forward": [POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int],
+    "remember": [POINTER(Context), c_void_p, c_void_p, c_void_p, c_int64, c_int],
     "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],
     "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],
     "divide": [c_void_p, c_int64, c_float, c_void_p, c_int],

@@ -4,6 +4,7 @@
 
 #include "../rows/cpu.h"
 #include "../passes/llama.h"
+#include "../passes/context.h"
 #include "../retrieval/cpu.h"
 #include "../suffix/cpu.h"
 #include "../successors/cpu.h"
@@ -33,7 +34,8 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
   int64_t all[] = {sizeof(Linear), sizeof(KeyValues), sizeof(Shape), sizeof(Sequences), sizeof(Layer), sizeof(Model),
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
-                   sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees)};
+                   sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
+                   sizeof(ContextLayer), sizeof(Context)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -115,6 +117,12 @@ EXPORT int specdec_rotate(float* x, const float* cosine, const float* sine, int6
 
 EXPORT int specdec_forward(const Model* model, const Batch* batch, float* logits, Best* best, int threads) {
   return guarded([&] { forward(*model, *batch, logits, best, threads); });
+}
+
+// Writes what a block head keeps of committed tokens: states [rows, taps, width].
+EXPORT int specdec_remember(const Context* context, const float* states, const int64_t* positions, const int64_t* slots,
+                            int64_t rows, int threads) {
+  return guarded([&] { remember(*context, states, positions, slots, rows, threads); });
 }
 
 EXPORT int specdec_argmax(const float* row, int64_t size, float* largest, int64_t* at) {

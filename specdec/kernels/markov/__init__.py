@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specdec.errors import SpecdecError
 from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
@@ -50,13 +51,18 @@ class MarkovTerm:
         self.before, self.after, self.weights = (
             None if each is None else each.detach().float().contiguous() for each in (before, after, weights)
         )
+        self._packed = None if kernels is None or self.after is None else pack(self.after, kind)
         if kernels is not None:
-            self._packed = None if self.after is None else pack(self.after, kind)
             known, rank = (0, 0) if self.before is None else self.before.shape
             self._struct = interface.MarkovTerm(vocab_size, rank, known)
             self._struct.before, self._struct.confidence = map(native.address, (self.before, self.weights))
             if self._packed is not None:
                 self._struct.after = self._packed.struct
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of W2 in native code, which a tree reads."""
+        return 0 if self._packed is None else self._packed.num_bytes
 
     def corrected(self, row: Tensor, previous: int) -> Tensor:
         """A row of logits, float32 [Vd], with the term of the token before it (a row of W1)."""
@@ -100,12 +106,14 @@ class MarkovTerm:
         floor: float,
     ) -> list[Grown]:
         count, total = len(rows), sum(rows)
+        if len(logits) != total or logits.stride(1) != 1:
+            raise SpecdecError(f"Blocks of {total} rows were given logits {list(logits.shape)}. Give a dense row each.")
         starts, first = np.array([0, *accumulate(rows)], np.int64), np.array(anchors, np.int64)
         tokens, parents = np.empty((count, nodes), np.int32), np.empty((count, nodes), np.int32)
         chances, sizes = np.empty((count, nodes), np.float64), np.empty(count, np.int64)
         blocks = interface.MarkovBlocks(
             count, starts.ctypes.data, first.ctypes.data,
-            native.address(logits, torch.float32, (total, self.vocab_size)),
+            logits.stride(0), native.address(logits[0], torch.float32, (self.vocab_size,)),
             native.address(confidences, torch.float32, (total,)),
         )  # fmt: skip
         trees = interface.MarkovTrees(nodes, floor, *(each.ctypes.data for each in (tokens, parents, chances, sizes)))

@@ -25,6 +25,7 @@ struct Blocks {
   int64_t count;
   const int64_t* starts;     // [count + 1] into the rows
   const int64_t* anchors;    // [count], row of W1 of the token before the first row
+  int64_t stride;            // numbers from one row of logits to the next
   const float* logits;       // [rows, vocab_size], without the term
   const float* confidences;  // [rows], log-odds that the token is accepted if those before it are; or null: certain
 };
@@ -67,6 +68,7 @@ INLINE void demand_blocks(const Term& term, const Blocks& blocks, const Trees& t
   demand_borders(blocks.starts, blocks.count, "rows of blocks");
   if (term.rank) demand_within(blocks.anchors, blocks.count, 0, term.known, "anchor");
   demand_memory(blocks.logits, "logits");
+  demand_size(blocks.stride, term.vocab_size, "numbers of a row");
   demand_memory(trees.tokens, "tokens");
   demand_memory(trees.parents, "parents");
   demand_memory(trees.chances, "chances");
@@ -100,7 +102,9 @@ INLINE void advance(Growing& tree, int64_t index, int64_t rows, const Trees& tre
     trees.sizes[index] = node + 1;
     tree.active = node + 1 < trees.most;
     tree.from = node;
-    if (depth + 1 < rows) return;
+    const int64_t room = trees.most - node - 1;
+    const bool full = (int64_t)tree.open.size() >= room && room && tree.open[room - 1].value >= best.value;
+    if (depth + 1 < rows && !full) return;  // no child is better than its parent
   }
 }
 
@@ -170,7 +174,7 @@ static void grow(const Term& term, const Blocks& blocks, const Trees& trees, int
     int64_t size;
     INLINE_MEMBER void operator()(int64_t panel, int64_t row, const vf (&values)[NV]) {
       const int64_t index = turn_of[row], first = panel * PANEL, left = std::min<int64_t>(PANEL, size - first);
-      const float* base = blocks.logits + row_at(index) * size + first;
+      const float* base = blocks.logits + row_at(index) * blocks.stride + first;
       float* out = all[index].scores.data() + first;
       for (int64_t i = 0; i < left; i++) out[i] = base[i] + ((const float*)values)[i];
     }
@@ -197,7 +201,7 @@ static void grow(const Term& term, const Blocks& blocks, const Trees& trees, int
       team.share(count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t turn = begin; turn < end; turn++) {
           const int64_t index = turn_of[turn], row = row_of(index);
-          if (!term.rank) memcpy(all[index].scores.data(), blocks.logits + row * size, 4 * size);
+          if (!term.rank) memcpy(all[index].scores.data(), blocks.logits + row * blocks.stride, 4 * size);
           float odds = blocks.confidences ? blocks.confidences[row] : INFINITY;
           if (blocks.confidences && term.confidence && term.rank)
             for (int64_t i = 0; i < term.rank; i++) odds += term.confidence[i] * before_of(index)[i];
