@@ -20,6 +20,7 @@ from specdec.heads.block import BlockHead
 from specdec.heads.blockrun import BlockRows, BlockRun
 from specdec.heads.runs import run_of
 from specdec.heads.shipped import head_for
+from specdec.kernels.attention.columns import depths
 from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
 from specdec.models.batch import RaggedBatch, SequenceRows
@@ -105,7 +106,6 @@ class HeadDrafter(Drafter):
         config, self._run = head.config, run_of(head, target.model)
         self.shape = self.shape.truncated(config.num_drafted)
         self._ids: list[int] = head.draft_ids.tolist()
-        self._index: list[int] = head.draft_index.tolist()
         everything = config.draft_vocab_size == config.vocab_size
         device = target.model.kv_layout.device
         self._known = None if everything else TokenMap({token: at for at, token in enumerate(self._ids)}, device)
@@ -140,10 +140,10 @@ class HeadDrafter(Drafter):
         if not fresh:
             return
         spans = [(one.start, one.start + len(one.rows)) for one in fresh]
-        taps = torch.cat([_kept(one) for one in fresh])
-        positions = torch.cat([torch.arange(start, end) for start, end in spans])
-        slots = torch.cat([cache.slots(one.request_id)[slice(*span)] for one, span in zip(fresh, spans, strict=True)])
-        self._head.remember(pool, taps, positions, slots)
+        taps = _joined([_kept(one) for one in fresh])
+        positions = _joined([torch.arange(start, end) for start, end in spans])
+        slots = [cache.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
+        self._head.remember(pool, taps, positions, _joined(slots))
         for one, (_, end) in zip(fresh, spans, strict=True):
             cache.fill(one.request_id, pool, end)
 
@@ -170,12 +170,12 @@ class HeadDrafter(Drafter):
 
     def _block(self, request: DraftRequest) -> SequenceRows:
         """The last token and its masks, in the slots that verified rows will take. A causal block need not be whole."""
-        config, depth = self._head.config, min(request.max_depth, self.num_draft_tokens)
-        before = config.block_size - config.num_drafted  # rows that draft nothing
-        rows = before + depth if config.causal else config.block_size
-        tokens = [request.tokens[-1], *[config.mask_token_id] * (rows - 1)]
+        config, tokens = self._head.config, request.tokens
+        first = config.block_size - config.num_drafted  # rows before it draft nothing
+        end = first + min(request.max_depth, self.num_draft_tokens)
+        masks = [config.mask_token_id] * ((end if config.causal else config.block_size) - 1)
         slots = self._cached.slots(request.request_id)
-        return SequenceRows(tokens, slots, len(request.tokens) - 1, logit_rows=range(before, before + depth))
+        return SequenceRows([tokens[-1], *masks], slots, len(tokens) - 1, logit_rows=range(first, end))
 
     def _trees(self, requests: Sequence[DraftRequest], given: BlockRows, counts: list[int]) -> list[DraftTree]:
         """One draft for each block: where the argmax alone counts the likeliest tree, all of them in one call."""
@@ -202,9 +202,9 @@ class HeadDrafter(Drafter):
         return [self._tree(each) for each in grown]
 
     def _tree(self, grown: Grown) -> DraftTree:
-        tokens, parents = tuple(self._ids[token] for token in grown.tokens), tuple(grown.parents)
-        kinds = kinds_of(TreeShape(parents).depths, grown.chances)
-        return DraftTree(tokens, parents, None, kinds, tuple(grown.chances))
+        tokens = tuple(self._ids[token] for token in grown.tokens)
+        kinds = kinds_of(depths(grown.parents, len(tokens)), grown.chances)
+        return DraftTree(tokens, tuple(grown.parents), None, kinds, tuple(grown.chances))
 
     def _drawn(self, request: DraftRequest, logits: Tensor) -> DraftTree:
         """The draft that the request's rule draws from its scores, level by level; logits: [depth, Vd]."""
@@ -226,5 +226,9 @@ class HeadDrafter(Drafter):
 def _kept(one: Outcome) -> Tensor:
     """Hidden states of the rows that stay, [n, k, H]."""
     assert one.hidden is not None
-    whole_tail = len(one.rows) == len(one.tail)
-    return one.hidden[: len(one.tail)] if whole_tail else one.hidden[one.rows]
+    return one.hidden[one.rows] if one.path else one.hidden[: len(one.tail)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -23,6 +23,7 @@ from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
 from specdec.heads.files import save_head
 from specdec.heads.medusa import MedusaHead
+from specdec.heads.shipped import head_for
 from specdec.models.base import CausalLM
 from specdec.models.llama import LlamaWeights
 from specdec.models.native import NativeModel
@@ -240,6 +241,17 @@ def test_a_head_is_read_from_its_folder(tmp_path: Path) -> None:
     drafts = [drafts_of(each) for each in (given, read)]
     assert texts(target, given) == texts(target, read)
     assert [tree.tokens for tree in drafts[0]] == [tree.tokens for tree in drafts[1]]
+
+
+def test_the_head_that_ships_for_a_target_is_found(tmp_path: Path) -> None:
+    target, other = NativeModel(llama_module(0)), NativeModel(llama_module(0, hidden_size=16))
+    save_head(random_head(other), tmp_path / "a")
+    with pytest.raises(ConfigError, match="No head that ships is for LlamaForCausalLM.* width 16, not 32"):
+        head_for(target, None, tmp_path)
+    save_head(random_head(target, seed=1), tmp_path / "b")
+    save_head(random_head(target, seed=2), tmp_path / "c")
+    found, wanted = head_for(target, None, tmp_path), random_head(target, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), wanted.parameters(), strict=True))
 
 
 def test_what_cannot_draft_is_refused_with_its_reason(tmp_path: Path) -> None:
