@@ -246,7 +246,7 @@ def test_a_head_is_read_from_its_folder(tmp_path: Path) -> None:
 def test_the_head_that_ships_for_a_target_is_found(tmp_path: Path) -> None:
     target, other = NativeModel(llama_module(0)), NativeModel(llama_module(0, hidden_size=16))
     save_head(random_head(other), tmp_path / "a")
-    with pytest.raises(ConfigError, match="No head that ships is for LlamaForCausalLM.* width 16, not 32"):
+    with pytest.raises(ConfigError, match=r"No head that ships is for LlamaForCausalLM.* width 16, not 32"):
         head_for(target, None, tmp_path)
     save_head(random_head(target, seed=1), tmp_path / "b")
     save_head(random_head(target, seed=2), tmp_path / "c")

@@ -20,6 +20,7 @@ SUITES = {
     "products": ["tests/kernels/test_linear.py", "-k", "not rounding"],
     "attention": ["tests/kernels/test_attention_native.py", "-k", "mixed_batch or key_head or window or borders"],
     "suffixes": ["tests/kernels/test_suffix.py"],
+    "blocks": ["tests/kernels/test_markov.py", "tests/heads/test_runs.py", "-k", "not transformers"],
     "passes": ["tests/models/test_native.py", "-k", "logits_are_those or whole_context"],
     "engine": ["tests/engine/test_engine.py", "-k", "preempt or tree or batch"],
 }
