@@ -26,6 +26,7 @@ from specdec.heads.medusa import MedusaHead
 from specdec.heads.mtp import MtpHead
 from specdec.models.base import CausalLM
 from specdec.models.files import WRITE_AGAIN, json_file, opened, refusal, weight_files
+from specdec.models.plausible import check_config
 from specdec.models.tables import safetensors_table
 from specdec.places import write
 
@@ -81,6 +82,7 @@ def read_parts(
 ) -> tuple[Format, Parts]:
     """A folder's layout, and what is in it, before anything is compared with an architecture."""
     settings = json_file(folder / CONFIG)
+    check_config(settings, folder / CONFIG)
     form = next((each for each in FORMATS if each.owns(settings)), None)
     if form is None:
         names = ", ".join(each.name for each in FORMATS)

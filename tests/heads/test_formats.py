@@ -4,7 +4,9 @@ and what we write has the same names, shapes and meaning."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +293,60 @@ def test_a_layout_refuses_heads_that_its_readers_would_misread(tmp_path: Path) -
         save_head(head, tmp_path, "speculators")
     with pytest.raises(ConfigError, match="no int8"):
         save_head(head, tmp_path, "dflash", "int8")
+
+
+JUNK = (None, -1, 0, 3, 2**40, 1.5, float("inf"), True, "x", [], [1, 2, 3], {}, {"a": 1})
+
+
+def changed(case: str) -> Iterator[dict[str, Any]]:
+    """The settings of a case with one of them, at any depth, replaced by something that it never is."""
+    settings = CASES[case][1]
+    inside = [(key,) for key in settings]
+    inside += [(key, name) for key, value in settings.items() if isinstance(value, dict) for name in value]
+    for (*outer, key), junk in product(inside, JUNK):
+        copy = json.loads(json.dumps(settings))
+        (copy[outer[0]] if outer else copy)[key] = junk
+        yield copy
+
+
+def read_or_refused(folder: Path, settings: dict[str, Any]) -> None:
+    """Never another error, and never a size that a file made up."""
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    try:
+        head = load_head(folder, TARGET)
+    except UnsupportedModelError:
+        return
+    assert sum(weight.numel() for weight in head.parameters()) < 10**5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_settings_that_are_none_are_refused_or_read(case: str, tmp_path: Path) -> None:
+    """A sample of those below."""
+    published.write(tmp_path, CASES[case][1], published.drawn(CASES[case][2]))
+    for settings in random.Random(case).sample(list(changed(case)), 4):
+        read_or_refused(tmp_path, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_all_settings_that_are_none_are_refused_or_read(case: str, tmp_path: Path) -> None:
+    published.write(tmp_path, CASES[case][1], published.drawn(CASES[case][2]))
+    for settings in changed(case):
+        read_or_refused(tmp_path, settings)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_tensor_that_is_cut_or_broken_is_refused(case: str, tmp_path: Path) -> None:
+    """Each of them, in turn by a row or by a number that is none."""
+    _, settings, shapes, _ = CASES[case]
+    head, tensors = loaded(tmp_path / "whole", case)
+    target = TargetSizes(5, head.config.target_hidden_size, 50)
+    for number, name in enumerate(shapes):
+        broken = {key: tensor.clone() for key, tensor in tensors.items()}
+        if number % 2 and broken[name].is_floating_point():
+            broken[name].view(-1)[-1] = torch.inf
+        else:
+            broken[name] = broken[name][:-1]
+        published.write(tmp_path / str(number), settings, {key: tensor.contiguous() for key, tensor in broken.items()})
+        with pytest.raises(UnsupportedModelError):
+            load_head(tmp_path / str(number), target)

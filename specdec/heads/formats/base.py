@@ -83,6 +83,12 @@ class Format(Protocol):
         """
 
 
+def says(settings: Mapping[str, Any], architecture: str) -> bool:
+    """Whether a config.json lists an architecture."""
+    listed = settings.get("architectures")
+    return isinstance(listed, list) and architecture in listed
+
+
 def needed(settings: Mapping[str, Any], key: str) -> Any:
     """A setting that has no default."""
     if settings.get(key) is None:
@@ -140,6 +146,8 @@ def ids_of(tensors: dict[str, Tensor], vocab_size: int) -> Tensor | None:
     d2t holds offsets: the target's id of draft token i is i + d2t[i]. t2d marks the same tokens among the target's.
     """
     d2t, t2d = tensors.pop("d2t", None), tensors.pop("t2d", None)
+    if t2d is not None and t2d.shape != (vocab_size,):
+        raise Unreadable(f"t2d has the shape {list(t2d.shape)}, and there are {vocab_size} tokens")
     marked = None if t2d is None else t2d.bool().nonzero()[:, 0]
     if d2t is None:
         return marked if marked is not None and len(marked) < vocab_size else None

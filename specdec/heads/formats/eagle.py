@@ -17,6 +17,7 @@ from specdec.heads.formats.base import (
     llama_fields,
     llama_settings,
     own_rows,
+    says,
     sized,
     taken,
 )
@@ -30,7 +31,7 @@ class EagleFormat:
 
     def owns(self, settings: Mapping[str, Any]) -> bool:
         """See `Format.owns`."""
-        return "LlamaForCausalLM" in (settings.get("architectures") or ()) and "draft_vocab_size" not in settings
+        return says(settings, "LlamaForCausalLM") and "draft_vocab_size" not in settings
 
     def read(
         self,

@@ -23,6 +23,7 @@ from specdec.heads.formats.base import (
     llama_fields,
     llama_settings,
     maps_of,
+    says,
     sized,
     taken,
 )
@@ -43,7 +44,7 @@ class Eagle3Format:
 
     def owns(self, settings: Mapping[str, Any]) -> bool:
         """See `Format.owns`."""
-        return NAMES[self.name] in (settings.get("architectures") or ()) and "draft_vocab_size" in settings
+        return says(settings, NAMES[self.name]) and "draft_vocab_size" in settings
 
     def read(
         self,
