@@ -24,9 +24,14 @@ class Texts:
     >>> texts = Texts([([5, 6], [7, 8, 9])])
     >>> texts[0], texts.starts.tolist(), texts.num_answer_tokens
     (tensor([5, 6, 7, 8, 9], dtype=torch.int32), [2], 3)
+
+    Args:
+        pairs: prompts and answers.
+        first: number of the first text, by which what is kept of it is found.
     """
 
-    def __init__(self, pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], first: int = 0) -> None:
+        self.first = first
         ids, lengths, starts = [], [], []
         for prompt, answer in pairs:
             ids.append(torch.tensor([*prompt, *answer], dtype=torch.int32))
@@ -56,12 +61,14 @@ class Batch:
 
     Args:
         tokens: int64 [B, S], 0 behind the texts' ends.
+        numbers: int64 [B], which texts they are.
         starts, lengths: int64 [B], where answers begin, and where texts end.
         anchors: int64 [B, A], each a token of the answer that has another behind it.
         mask: bool [B, A], whether there is such an anchor.
     """
 
     tokens: Tensor
+    numbers: Tensor
     starts: Tensor
     lengths: Tensor
     anchors: Tensor
@@ -152,7 +159,7 @@ def batch_of(texts: Texts, chosen: Sequence[int], sizes: Batching, draw: int | N
     for row, index in enumerate(chosen):
         tokens[row, : lengths[row]] = texts[index][: lengths[row]]
     anchors, mask = _anchors(starts, lengths, sizes, draw)
-    return Batch(tokens, starts, lengths, anchors, mask)
+    return Batch(tokens, torch.tensor(chosen) + texts.first, starts, lengths, anchors, mask)
 
 
 def _anchors(starts: Tensor, lengths: Tensor, sizes: Batching, draw: int | None) -> tuple[Tensor, Tensor]:

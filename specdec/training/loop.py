@@ -36,6 +36,11 @@ class Data:
     texts: Texts
     held_out: Texts
 
+    @property
+    def all_lengths(self) -> list[int]:
+        """Tokens of each text, by its number."""
+        return [*self.texts.lengths.tolist(), *self.held_out.lengths.tolist()]
+
 
 class Loop:
     """Trains a head.

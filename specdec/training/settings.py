@@ -70,6 +70,8 @@ class Settings:
         seed: of everything.
         deny: files of what nothing may overlap with.
         writer: "engine", ours, or "batch", large batches on plain torch; "auto" takes the first on a CPU.
+        taps_gib: GiB on the disk for what the target saw of the texts; None runs the target's own module anew
+            for every batch. What is kept is seen through our kernels, and rounded.
         answer_share: of `schedule.seconds`, how much of the time may be gone when the last chunk of answers is begun.
         cells: tokens in the cache of the writer of large batches, on a GPU.
         held_out: greedy answers to try the head on.
@@ -85,6 +87,7 @@ class Settings:
     deny: tuple[str, ...] = ()
     writer: Literal["auto", "engine", "batch"] = "auto"
     answer_share: float = 0.4
+    taps_gib: float | None = None
     cells: int = 1 << 16
     held_out: int = 128
     command: TypedName = ""
@@ -98,7 +101,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         share = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
-        settle(self, {"seed": whole(0, 2**31), "answer_share": share, "cells": whole(1), "held_out": whole()})
+        gib = number(lambda value: 0 <= value < float("inf"), "a number >= 0")
+        counts = {"seed": whole(0, 2**31), "cells": whole(1), "held_out": whole()}
+        settle(self, {**counts, "answer_share": share, "taps_gib": gib.or_none()})
         if self.writer not in ("auto", "engine", "batch"):
             raise ConfigError(f"writer={self.writer!r} is not known. Give engine, batch or auto.")
         if self.dtype not in DTYPES:
@@ -124,7 +129,8 @@ class Settings:
     def of_head(self) -> dict[str, Any]:
         """What the head depends on."""
         parts = ("head", "answers", "batching", "loss", "schedule")
-        chosen = {name: asdict(getattr(self, name)) for name in parts} | {"held_out": self.held_out}
+        others = {"held_out": self.held_out, "rounded": self.taps_gib is not None}
+        chosen = {name: asdict(getattr(self, name)) for name in parts} | others
         found: dict[str, Any] = json.loads(json.dumps(self.of_texts | chosen))
         return found
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path) -> N
     assert any("s left: loss" in line for line in lines)
 
 
+def test_what_is_kept_teaches_almost_the_same(target: Path, tmp_path: Path) -> None:
+    runs = [settings(target, tmp_path / name) for name in ("anew", "kept")]
+    losses = []
+    for run, gib in zip(runs, (None, 0.1), strict=True):
+        losses.append([point["loss"] for point in Run(replace(run, taps_gib=gib), str).train().curves])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
+    assert (tmp_path / "kept/taps.rows").exists()
+
+
 def test_a_run_without_time_is_refused(target: Path, tmp_path: Path) -> None:
     late = settings(target, tmp_path)
     object.__setattr__(late, "schedule", Schedule(seconds=1e-3))
@@ -108,7 +119,7 @@ def test_what_cannot_work_is_refused_at_once(
 @pytest.mark.slow
 def test_a_run_that_is_killed_ends_as_one_that_was_not(target: Path, tmp_path: Path) -> None:
     """SIGKILL at several points: the head is the same to the bit."""
-    words = ["loop.checkpoint_seconds=0.001"]
+    words = ["loop.checkpoint_seconds=0.001", "taps_gib=1"]
     subprocess.run(command(target, tmp_path / "whole", *words), check=True, capture_output=True)
     kills = 0
     for marks in (1, 3, 7):  # lines of output after which it is killed

@@ -1,0 +1,132 @@
+"""What the target saw of each text, kept on the disk: int8 rows with a scale each, read in every epoch but the first.
+
+A text that is not kept is read anew by the target and rounded in the same way, so what a head learns does not depend on
+what was kept, nor on where an earlier process ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specdec.cache import KVPool
+from specdec.models.base import CausalLM, Wants
+from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.places import write, writing
+from specdec.training.batches import Batch
+from specdec.training.teacher import Seen, Teacher
+
+Watch = Callable[[Sequence[int]], Tensor]
+"""Token ids of a text → float32 [S, k, H], the target's hidden states at k boundaries."""
+
+
+def watching(model: CausalLM, boundaries: Sequence[int]) -> Watch:
+    """One pass of a model over a text, by whatever kernels run it; a boundary may be asked for twice."""
+    once = tuple(sorted(set(boundaries)))
+    places = [once.index(boundary) for boundary in boundaries]
+
+    def watch(tokens: Sequence[int]) -> Tensor:
+        rows = SequenceRows(tokens, torch.arange(len(tokens)), 0)
+        pool = KVPool(model.kv_layout, len(tokens))
+        batch = RaggedBatch.build([rows], model.kv_layout.device)
+        found = model.run(batch, pool, Wants("argmax", once)).hidden
+        assert found is not None
+        return found[:, places]
+
+    return watch
+
+
+class TapStore:
+    """Hidden states of texts, by their numbers.
+
+    Args:
+        folder: of its files; what other settings have left there is replaced.
+        lengths: tokens of each text.
+        boundaries: k, how many states a token has.
+        width: H.
+        most_bytes: texts from the first on are kept until there are so many.
+        settings: all that the states depend on.
+
+    Raises:
+        UnwritableError: if there is no room.
+    """
+
+    def __init__(
+        self, folder: Path, lengths: Sequence[int], boundaries: int, width: int, most_bytes: int, settings: Any
+    ) -> None:
+        ends = np.cumsum(lengths, dtype=np.int64)
+        each = boundaries * (width + 4)
+        self._kept = int(np.searchsorted(ends, most_bytes // each, side="right"))
+        self._ends, self._shape = ends, (int(ends[self._kept - 1]) if self._kept else 0, boundaries, width)
+        manifest, told = folder / "taps.json", json.dumps([settings, list(self._shape)])
+        if not manifest.exists() or manifest.read_text(encoding="utf-8") != told:
+            for name in ("rows", "scales", "done"):
+                (folder / f"taps.{name}").unlink(missing_ok=True)
+            write(manifest, told)
+        with writing(folder):
+            self._rows = _mapped(folder / "taps.rows", np.int8, self._shape)
+            self._scales = _mapped(folder / "taps.scales", np.float32, (*self._shape[:2], 1))
+            self._done = _mapped(folder / "taps.done", np.bool_, (self._kept,))
+
+    def states(self, number: int, tokens: Sequence[int], watch: Watch) -> Tensor:
+        """Rounded states of a text, float32 [S, k, H]: read, or watched and kept."""
+        if number >= self._kept:
+            return _exact(*_rounded(watch(tokens).numpy(force=True)))
+        span = slice(int(self._ends[number]) - len(tokens), int(self._ends[number]))
+        if not self._done[number]:
+            self._rows[span], self._scales[span] = _rounded(watch(tokens).numpy(force=True))
+            self._done[number] = True  # last: a text that is half written is written again
+        return _exact(self._rows[span], self._scales[span])
+
+
+class StoredTeacher(Teacher):
+    """A teacher that looks up what it saw.
+
+    Args:
+        module: for the rows of the output.
+        taps: boundaries that the head reads.
+        store: of k + 1 boundaries, the state after the last norm at the end.
+        watch: gives these.
+    """
+
+    def __init__(self, module: PreTrainedModel, taps: tuple[int, ...], store: TapStore, watch: Watch) -> None:
+        super().__init__(module, taps)
+        self._store, self._watch = store, watch
+
+    @torch.no_grad()
+    def see(self, batch: Batch) -> Seen:
+        """See `Teacher.see`. What stands behind a text's end is 0."""
+        states = []
+        texts = (batch.numbers.tolist(), batch.tokens.tolist(), batch.lengths.tolist())
+        for number, tokens, length in zip(*texts, strict=True):
+            found = self._store.states(number, tokens[:length], self._watch)
+            states.append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, len(tokens) - length)))
+        stacked = torch.stack(states).to(batch.tokens.device, self._output.dtype)
+        return Seen(stacked[:, :, :-1], stacked[:, :, -1])
+
+
+def _rounded(states: Any) -> tuple[Any, Any]:
+    """int8 [S, k, H] and float32 scales [S, k, 1]: a row's largest number is 127 times its scale."""
+    scales = np.abs(states).max(-1, keepdims=True).astype(np.float32) / 127
+    return np.rint(states / np.maximum(scales, 1e-30)).astype(np.int8), scales
+
+
+def _exact(rows: Any, scales: Any) -> Tensor:
+    return torch.from_numpy(rows.astype(np.float32) * scales)
+
+
+def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """A file's numbers, 0 where nothing was written; it takes no room before."""
+    if not all(shape):
+        return np.zeros(shape, dtype)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    with path.open("ab") as file:
+        file.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
