@@ -1,20 +1,24 @@
 """specdec: speculative decoding that can be invented, proved, measured and compared in one place."""
 
-from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
-from specdec.engine import Engine, EngineConfig, EngineLoop
-from specdec.engine.outputs import BatchError, Generation, StreamEvent
-from specdec.errors import (
-    ConfigError,
-    InvalidRequestError,
-    NumericalError,
-    OutOfBlocksError,
-    SpecdecError,
-    UnsupportedModelError,
-)
-from specdec.generator import SpeculativeGenerator
-from specdec.prompts import Chat
-from specdec.sampling import SamplingParams
-from specdec.verify import DraftTree, Rule, StepKey, Verdict
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
+    from specdec.engine import Engine, EngineConfig, EngineLoop
+    from specdec.engine.outputs import BatchError, Generation, StreamEvent
+    from specdec.errors import (
+        ConfigError,
+        InvalidRequestError,
+        NumericalError,
+        OutOfBlocksError,
+        SpecdecError,
+        UnsupportedModelError,
+    )
+    from specdec.generator import SpeculativeGenerator
+    from specdec.prompts import Chat
+    from specdec.sampling import SamplingParams
+    from specdec.verify import DraftTree, Rule, StepKey, Verdict
 
 __version__ = "0.1.0"
 
@@ -44,3 +48,26 @@ __all__ = [
     "UnsupportedModelError",
     "Verdict",
 ]
+_MODULES = {
+    "specdec.drafters.base": ("Drafter", "DraftRequest", "Needs", "Outcome", "TargetHandle"),
+    "specdec.engine": ("Engine", "EngineConfig", "EngineLoop"),
+    "specdec.engine.outputs": ("BatchError", "Generation", "StreamEvent"),
+    "specdec.errors": ("ConfigError", "InvalidRequestError", "NumericalError", "OutOfBlocksError", "SpecdecError",
+                       "UnsupportedModelError"),
+    "specdec.generator": ("SpeculativeGenerator",),
+    "specdec.prompts": ("Chat",),
+    "specdec.sampling": ("SamplingParams",),
+    "specdec.verify": ("DraftTree", "Rule", "StepKey", "Verdict"),
+}  # fmt: skip
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Loads what is asked for: torch and transformers take seconds, and a wrong word in a shell needs neither."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(_PLACES[name]), name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

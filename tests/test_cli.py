@@ -168,3 +168,18 @@ def test_the_old_word_for_a_study_is_understood_with_a_note(
     note, refusal = capsys.readouterr().err.strip().splitlines()
     assert note == "specdec: 'benchmark' is called 'study' now."
     assert "Did you mean batch?" in refusal
+
+
+def test_the_package_gives_what_it_names_and_loads_torch_only_for_it() -> None:
+    code = (
+        "import sys, specdec, specdec.cli\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "assert set(specdec.__all__) <= set(dir(specdec))\n"
+        "from specdec import *\n"
+        "assert {name for name in specdec.__all__ if name in globals()} == set(specdec.__all__)\n"
+        "assert SpeculativeGenerator.__module__ == 'specdec.generator'\n"
+        "try: specdec.Generator\n"
+        "except AttributeError as error: assert 'Generator' in str(error)\n"
+        "else: raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
