@@ -16,7 +16,7 @@ from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
 from specdec.heads.config import TargetSizes
-from specdec.heads.files import load_head, save_head
+from specdec.heads.files import ARCHITECTURES, load_head, save_head
 from tests.heads import toys
 
 OPTIONS: dict[str, Any] = {
@@ -30,13 +30,25 @@ def made(**options: Any) -> Head:
     return toys.drawn(BlockHead(config, toys.draft_ids(config))).float()
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"draft_vocab_size": 50}, {"own_output": True, "own_embedding": True}], ids=str
-)
-def test_a_head_is_read_as_it_was_written(options: dict[str, Any], tmp_path: Path) -> None:
-    head = made(**options)
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "block": ("block", OPTIONS),
+    "all tokens": ("block", OPTIONS | {"draft_vocab_size": 50}),
+    "rows of its own": ("block", OPTIONS | {"own_output": True, "own_embedding": True}),
+    "eagle1": ("eagle1", {"num_layers": 1, "taps": (5,), "fc_bias": True}),
+    "eagle3": ("eagle3", {"num_layers": 1, "norm_before_fc": True, "qkv_bias": True, "target_hidden_size": 18}),
+    "medusa": ("medusa", {"medusa_heads": 2, "taps": (5,), "own_output": True}),
+    "medusa, shared": ("medusa", {"medusa_heads": 2, "taps": (5,), "fc_bias": True}),
+    "mtp": ("mtp", {"num_layers": 1, "taps": (5,), "qk_norm": True}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
+    architecture, options = KINDS[kind]
+    config = toys.config(architecture, **options)
+    head = toys.drawn(ARCHITECTURES[architecture](config, toys.draft_ids(config))).float()
     save_head(head, tmp_path, note={"made by": "a test"})
-    again = load_head(tmp_path, FITS)
+    again = load_head(tmp_path, TargetSizes(5, config.target_hidden_size, 50))
     assert again.config == head.config
     assert not again.training
     mine, its = head.state_dict(), again.state_dict()
