@@ -70,7 +70,8 @@ class DraftRequest:
 
     Args:
         request_id: stable over the request's life; the sequence's name in the cache.
-        tokens: every committed token, the prompt's first. The last one has not been run by the target yet.
+        tokens: every committed token, the prompt's first, to be read before the next pass: it may be a view that grows
+            with the text. The last one has not been run by the target yet.
         max_depth: no branch may be longer than this. At least 1.
         transform: the request's sampling transform, the same for q as for p.
         rule: the acceptance rule that will judge the draft.

@@ -24,12 +24,13 @@ def check_choices(choices: Any, ask: Ask) -> list[Choice]:
     if not isinstance(choices, list | tuple):
         raise SpecdecError(f"it chose {shown(choices)}; give a list of Choices")
     chosen = [check_choice(choice, ask) for choice in choices]
-    names = [choice.drafter for choice in chosen]
-    trimmable = {candidate.drafter for candidate in ask.candidates if candidate.trimmable}
-    if len(set(names)) < len(names) or (len(names) > 1 and not trimmable.issuperset(names)):
-        raise SpecdecError(
-            f"it chose {names}; of drafters whose drafts cannot be trimmed choose one alone, of others each once"
-        )
+    if len(chosen) > 1:
+        names = [choice.drafter for choice in chosen]
+        trimmable = {candidate.drafter for candidate in ask.candidates if candidate.trimmable}
+        if len(set(names)) < len(names) or not trimmable.issuperset(names):
+            raise SpecdecError(
+                f"it chose {names}; of drafters whose drafts cannot be trimmed choose one alone, of others each once"
+            )
     return chosen
 
 

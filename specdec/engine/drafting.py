@@ -5,7 +5,7 @@ The one owner of the drafters: their whole life is told from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -30,6 +30,9 @@ class Proposal:
 
     tree: DraftTree = field(default_factory=DraftTree)
     drafter: str = ""
+
+
+NOTHING = Proposal()
 
 
 class Drafting:
@@ -63,6 +66,8 @@ class Drafting:
         self._known_candidates: dict[tuple[str | None, int], tuple[Candidate, ...]] = {}
         self._lost: set[tuple[str, int]] = set()
         """Drafters that have lost track of a request, and are not asked for it again."""
+        self._load = Load(0, 0)
+        """Of the step, without drafts."""
         self.seconds: dict[str, float] = {}
         """What each drafter took since `propose` began: for its drafts, and to be told of verdicts."""
         self.needs = Needs.together([needs for _, needs in drafters])
@@ -87,17 +92,17 @@ class Drafting:
 
     def propose(self, plan: Sequence[Scheduled]) -> list[Proposal]:
         """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not."""
-        self.seconds = {}
+        self.seconds, self._load = {}, _load(plan)
         chosen, asks = self._choose(plan)
         drafts = self._drafts(plan, chosen)
-        for index, ask in asks.items():
-            if chosen.get(index) and not all(one.trimmable for one in ask.candidates):
-                drafts.setdefault(index, [])  # of trimmable drafts there may be none, and another be chosen then
-        settled = {index: own[0] for index, own in drafts.items() if own and not self._open(own, index in asks)}
+        settled = {index: own[0] for index, own in drafts.items() if not (index in asks and self._may_cut(own))}
         open_drafts = {index: own for index, own in drafts.items() if index not in settled}
-        if open_drafts:
+        for index, ask in asks.items():
+            if chosen.get(index) and not all(one.trimmable for one in ask.candidates) and index not in settled:
+                open_drafts.setdefault(index, [])  # there is no draft to cut; one that draws may be chosen then
+        if open_drafts and self.policy.picks:
             settled |= self._picked(plan, open_drafts, asks, sum(len(one.tree) for one in settled.values()))
-        return [settled.get(index, Proposal()) for index in range(len(plan))]
+        return [settled.get(index, NOTHING) for index in range(len(plan))]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Tells every drafter of a pass, and the policy of its verdicts."""
@@ -112,7 +117,7 @@ class Drafting:
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
             if contained.failed:
                 self._lose(drafter, (one.request_id for one in views))
-        for one in outcomes:
+        for one in outcomes if self.policy.learns else ():
             if one.tokens:
                 self.policy.observe(one.request_id, Draft(one.drafter, one.tree), one.path, one.tokens)
 
@@ -130,10 +135,10 @@ class Drafting:
         """Ids of the largest logits of a request's verified rows, if any drafter wants them."""
         return verified.top(self.needs.top) if self.needs.top else None
 
-    def timed(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal], seconds: float) -> None:
-        """Tells the policy what the target's pass took."""
-        rows = sum(len(part.tail) + len(one.tree) for part, one in zip(plan, proposals, strict=True))
-        self.policy.timed(Load(rows, len(plan), _cached(plan)), seconds)
+    def timed(self, proposals: Sequence[Proposal], seconds: float) -> None:
+        """Tells the policy what the target's pass took, which had these drafts."""
+        if self.policy.learns:
+            self.policy.timed(_more(self._load, sum(len(one.tree) for one in proposals)), seconds)
 
     def forget(self, request_id: int) -> None:
         """The request lost its place in the cache, and will start anew."""
@@ -157,30 +162,40 @@ class Drafting:
             elif candidates:
                 choices[index] = [Choice(candidates[0].drafter, candidates[0].depth)]
         fixed = sum(one.depth for chosen in choices.values() for one in chosen)
-        return (choices | self.policy.choose(asks, _load(plan, fixed)) if asks else choices), asks
+        return (choices | self.policy.choose(asks, _more(self._load, fixed)) if asks else choices), asks
 
     def _drafts(self, plan: Sequence[Scheduled], chosen: Mapping[int, Sequence[Choice]]) -> dict[int, list[Proposal]]:
         """The drafts of those that are asked, all requests of a drafter together; empty ones are left out."""
+        asked: dict[str, dict[int, Choice]] = {}
+        for index, choices in chosen.items():
+            for one in choices:
+                if one.depth > 0:
+                    asked.setdefault(one.drafter, {})[index] = one
         drafts: dict[int, list[Proposal]] = {}
         for name, drafter in self.drafters.items():
-            asked = {
-                index: one for index, each in chosen.items() for one in each if one.drafter == name and one.depth > 0
-            }
-            if not asked:
-                continue
-            began = perf_counter()
-            requests = tuple(plan[index].draft_request(one.depth, one.shape) for index, one in asked.items())
-            trees = self._asking.ask(drafter, requests)
-            spent = perf_counter() - began
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
-            self.policy.drafted(name, len(asked), max(tree.depth for tree in trees), spent)
-            for index, tree in zip(asked, trees, strict=True):
-                free = drafter.deterministic or plan[index].request.rule.draft_invariant
-                if len(tree) and tree.q is None and free:
-                    tree = allowed(plan[index], tree)
-                if len(tree):
+            if name in asked:
+                for index, tree in self._trees(drafter, plan, asked[name]):
                     drafts.setdefault(index, []).append(Proposal(tree, name))
         return drafts
+
+    def _trees(
+        self, drafter: Drafter, plan: Sequence[Scheduled], asked: Mapping[int, Choice]
+    ) -> Iterator[tuple[int, DraftTree]]:
+        """What a drafter drafts for those who ask it, all together; empty drafts are left out."""
+        began = perf_counter()
+        requests = tuple(plan[index].draft_request(one.depth, one.shape) for index, one in asked.items())
+        trees = self._asking.ask(drafter, requests)
+        spent = perf_counter() - began
+        self.seconds[drafter.name] = self.seconds.get(drafter.name, 0.0) + spent
+        if self.policy.learns:
+            self.policy.drafted(drafter.name, len(asked), max(tree.depth for tree in trees), spent)
+        for index, tree in zip(asked, trees, strict=True):
+            request = plan[index].request
+            free = drafter.deterministic or request.rule.draft_invariant
+            if len(tree) and tree.q is None and free and request.transform.constraint is not None:
+                tree = allowed(plan[index], tree)
+            if len(tree):
+                yield index, tree
 
     def _picked(
         self, plan: Sequence[Scheduled], drafts: Mapping[int, Sequence[Proposal]], asks: Mapping[int, Ask], fixed: int
@@ -197,7 +212,7 @@ class Drafting:
             index: Drafted(plan[index].request.id, tuple(Draft(one.drafter, one.tree) for one in own))
             for index, own in drafts.items()
         }
-        picks = self.policy.pick(drafted, asks, _load(plan, fixed))
+        picks = self.policy.pick(drafted, asks, _more(self._load, fixed))
         late = {index: [pick] for index, pick in picks.items() if isinstance(pick, Choice)}
         settled = {index: own[0] for index, own in self._drafts(plan, late).items()}
         for index, pick in picks.items():
@@ -206,9 +221,9 @@ class Drafting:
                 settled[index] = Proposal(tree if len(pick.nodes) == len(tree) else tree.of(pick.nodes), pick.drafter)
         return settled
 
-    def _open(self, drafts: Sequence[Proposal], by_policy: bool) -> bool:
-        """Whether the policy may still cut these drafts: drawn ones stay as they are."""
-        return by_policy and self.drafters[drafts[0].drafter].trimmable and drafts[0].tree.q is None
+    def _may_cut(self, drafts: Sequence[Proposal]) -> bool:
+        """Whether the policy cuts these drafts: drawn ones stay as they are."""
+        return self.policy.picks and self.drafters[drafts[0].drafter].trimmable and drafts[0].tree.q is None
 
     def _candidates(self, part: Scheduled) -> tuple[Candidate, ...]:
         if part.max_depth == 0:
@@ -239,11 +254,16 @@ class Drafting:
                 drafter.forget(request_id)
 
 
-def _load(plan: Sequence[Scheduled], fixed: int) -> Load:
-    """The pass without the drafts that are decided on; `fixed` rows are drafts that are settled."""
-    return Load(sum(len(part.tail) for part in plan) + fixed, len(plan), _cached(plan))
+def _load(plan: Sequence[Scheduled]) -> Load:
+    """The pass without drafts. What it finds in the cache is a rough number: tokens of a prompt that is still to be
+    computed count too."""
+    rows = cached = 0
+    for part in plan:
+        rows += len(part.tail)
+        cached += len(part.request.tokens)
+    return Load(rows, len(plan), cached)
 
 
-def _cached(plan: Sequence[Scheduled]) -> int:
-    """Tokens that a pass finds in the cache, roughly: those of a prompt that is still to be computed count too."""
-    return sum(len(part.request.tokens) for part in plan)
+def _more(load: Load, rows: int) -> Load:
+    """The pass with so many rows of drafts."""
+    return Load(load.rows + rows, load.requests, load.cached) if rows else load

@@ -182,7 +182,7 @@ class Engine:
         with self._clock.measure("verify"):
             outputs = self._run(plan, proposals)
         seconds = self._clock.spent("verify")
-        self.drafting.timed(plan, proposals, seconds)
+        self.drafting.timed(proposals, seconds)
         gained, outcomes = self._settling.settle(plan, proposals, outputs, seconds, deliver)
         with self._clock.measure("draft"):
             self.drafting.observe(outcomes)

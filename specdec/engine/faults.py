@@ -49,7 +49,7 @@ def _called(name: str) -> str:
 
 
 class Contained:
-    """An exception inside the block is noted, and the step goes on.
+    """An exception inside the block is noted, and the step goes on. May be entered again and again.
 
     Args:
         faults: takes it.
@@ -63,13 +63,16 @@ class Contained:
         self.failed = False
 
     def __enter__(self) -> Contained:
+        self.failed = False
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        self.failed = error is not None and not isinstance(error, STOPS)
-        if error is not None and self.failed and not self._quiet:
+        if error is None or isinstance(error, STOPS):
+            return False
+        self.failed = True
+        if not self._quiet:
             self._faults.note(self._name, self._when, error)
-        return self.failed
+        return True
 
 
 def held_bytes(drafters: Iterable[Drafter], faults: Faults) -> int:
@@ -162,8 +165,8 @@ def _check_estimates(tree: DraftTree) -> None:
     if tree.kinds and (len(tree.kinds) != len(tree) or not 0 <= min(tree.kinds) <= max(tree.kinds) < KINDS):
         raise SpecdecError(f"kinds {shown(tree.kinds)}; give every node a number from 0 to {KINDS - 1}")
     if tree.chances:
-        sound = len(tree.chances) == len(tree) and all(isinstance(each, float) for each in tree.chances)
-        if not sound or not all(0 <= each <= 1 for each in tree.chances):
+        sound = all(isinstance(each, float) and 0 <= each <= 1 for each in tree.chances)
+        if not sound or len(tree.chances) != len(tree):
             raise SpecdecError(f"chances {shown(tree.chances)}; give every node a float from 0 to 1")
 
 

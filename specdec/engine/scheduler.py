@@ -11,6 +11,7 @@ from specdec.drafters.base import DraftRequest
 from specdec.engine.clock import Share
 from specdec.engine.limits import DraftLimits
 from specdec.engine.request import Request
+from specdec.engine.tokens import TokenView
 from specdec.errors import ConfigError, OutOfBlocksError, SpecdecError
 from specdec.models.batch import SequenceRows
 from specdec.sampling.view import TransformView
@@ -44,7 +45,7 @@ class Scheduled:
         request = self.request
         return DraftRequest(
             request_id=request.id,
-            tokens=tuple(request.tokens),
+            tokens=TokenView(request.tokens),
             max_depth=max_depth,
             transform=TransformView(request.transform),
             rule=request.rule,
