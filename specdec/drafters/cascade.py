@@ -112,7 +112,8 @@ class CascadeDrafter(Drafter):
         for index, tree, own in zip(open_trees, trees, kinds, strict=True):
             free = self.deterministic or (self.trimmable and requests[index].rule.draft_invariant)
             fixed = 0 if free else len(given[index])
-            drafts[index] = self._cut(replace(tree, kinds=own), fixed, requests[index].max_depth)
+            marked_tree = DraftTree(tree.tokens, tree.parents, None, own, tree.chances)
+            drafts[index] = self._cut(marked_tree, fixed, requests[index].max_depth)
         return drafts
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
@@ -141,6 +142,8 @@ class CascadeDrafter(Drafter):
 
     def _cut(self, tree: DraftTree, fixed: int, max_depth: int) -> DraftTree:
         """The nodes of largest survival, as many as a draft may have; the first `fixed` ones stay."""
+        if len(tree) <= self.most and tree.depth <= max_depth:
+            return tree
         survivals: list[float] = []
         for node, (parent, chance) in enumerate(zip(tree.parents, tree.chances, strict=True)):
             above = 1.0 if parent == ROOT else survivals[parent]

@@ -18,8 +18,7 @@ from specdec.drafters.sizes import MOST_NODES
 from specdec.errors import ConfigError
 from specdec.kernels.successors import ORDER, PREVIOUS, TOKEN_BITS, WIDTH, Table, make
 from specdec.stores import Vocabulary
-from specdec.verify.shape import TreeShape
-from specdec.verify.tree import KINDS, DraftTree
+from specdec.verify.tree import KINDS, ROOT, DraftTree
 
 NODES = whole(1, MOST_NODES)
 FLOOR = number(lambda value: 0 <= value < 1, "a number from 0 to less than 1")
@@ -151,7 +150,8 @@ class RecyclingDrafter(Drafter):
                 text.waiting = _Pass(text.last, one.tree, one.path, top)
             else:
                 self._learn(text.scope, one.request_id, _Pass(text.last, one.tree, one.path, top))
-            text.add(one.tokens, [top[row].tolist() for row in (0, *(node + 1 for node in one.path))])
+            gave = (ROOT, *one.path)[: len(one.tokens)]
+            text.add(one.tokens, [top[node + 1].tolist() for node in gave[-PREVIOUS:]])
 
     def forget(self, request_id: int) -> None:
         """The request starts anew; what its text has shown stays true."""
@@ -186,8 +186,8 @@ class RecyclingDrafter(Drafter):
             text.scope, request.request_id, text.last, text.previous, tree.tokens, tree.parents, chances,
             len(tree) + self._nodes, min(self.num_draft_tokens, request.max_depth), self._floor,
         )  # fmt: skip
-        kinds = tree.node_kinds + tuple(_kinds(parents, chances_of)[len(tree) :])
-        return DraftTree(tuple(tokens), tuple(parents), kinds=kinds, chances=tuple(chances_of))
+        kinds = (*tree.node_kinds, *_kinds(parents, chances_of)[len(tree) :])
+        return DraftTree(tuple(tokens), tuple(parents), None, kinds, tuple(chances_of))
 
     def _scope(self, request: DraftRequest) -> int:
         """Whose table a request uses: that of its salt, or one of its own."""
@@ -229,10 +229,10 @@ class _Text:
         self._append(tail[self._length - start :])
 
     def add(self, tokens: Sequence[int], rows: Sequence[list[int]]) -> None:
-        """The pass added these tokens, one for each of the rows."""
+        """The pass added these tokens; the rows are those that gave the last of them."""
         self._append(tokens)
-        others = [[t for t in row if t != token][: WIDTH - 1] for token, row in zip(tokens, rows, strict=False)]
-        self.previous = [*reversed(others), *self.previous][:PREVIOUS]
+        for token, row in zip(tokens[-len(rows) :], rows, strict=True):
+            self.previous = [[other for other in row if other != token][: WIDTH - 1], *self.previous][:PREVIOUS]
 
     def reach(self, tokens: Sequence[int]) -> None:
         """These are all tokens."""
@@ -249,8 +249,10 @@ class _Text:
 
 def _kinds(parents: Sequence[int], chances: Sequence[float]) -> list[int]:
     """Nodes of one depth whose chances are alike are of one kind."""
-    depths = TreeShape(tuple(parents)).depths
-    return [
-        FIRST_KIND + min(depth, DEPTHS - 1) * (len(CHANCES) + 1) + bisect(CHANCES, chance)
-        for depth, chance in zip(depths, chances, strict=True)
-    ]
+    depths: list[int] = []
+    kinds: list[int] = []
+    for parent, chance in zip(parents, chances, strict=True):
+        depth = 0 if parent == ROOT else depths[parent] + 1
+        depths.append(depth)
+        kinds.append(FIRST_KIND + min(depth, DEPTHS - 1) * (len(CHANCES) + 1) + bisect(CHANCES, chance))
+    return kinds

@@ -145,8 +145,11 @@ class SuffixDrafter(Drafter):
         )
 
     def _draft(self, request: DraftRequest, bounds: Bounds, given: Nodes = NOTHING) -> Nodes:
-        others = self._answers.index(request.salt), self._read.index if self._read else None
-        sources = [self._known(request).index, *(index for index in others if index is not None)]
+        sources = [self._known(request).index]
+        if (answers := self._answers.index(request.salt)) is not None:
+            sources.append(answers)
+        if self._read is not None:
+            sources.append(self._read.index)
         return draft(sources, request.tokens[-MATCH:], bounds, given)
 
     def _known(self, request: DraftRequest) -> _Text:

@@ -117,5 +117,11 @@ class TreeShape:
 
     def of(self, nodes: Sequence[int]) -> TreeShape:
         """The shape of some nodes alone, ascending, which are numbered anew; their parents must be among them."""
-        index = {ROOT: ROOT} | {old: new for new, old in enumerate(nodes)}
-        return TreeShape(tuple(index[self.parents[node]] for node in nodes))
+        return TreeShape(self.parents_of(nodes))
+
+    def parents_of(self, nodes: Sequence[int]) -> tuple[int, ...]:
+        """The parents of some nodes, numbered as in `of`."""
+        index = {ROOT: ROOT}
+        for new, old in enumerate(nodes):
+            index[old] = new
+        return tuple([index[self.parents[node]] for node in nodes])

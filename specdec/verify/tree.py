@@ -154,10 +154,11 @@ class DraftTree:
 
     def of(self, nodes: Sequence[int]) -> DraftTree:
         """Some nodes alone, ascending, without q; their parents must be among them."""
-        kinds, chances = self.node_kinds, self.chances
+        tokens, kinds, chances = self.tokens, self.node_kinds, self.chances
         return DraftTree(
-            tuple(self.tokens[n] for n in nodes),
-            self.shape.of(nodes).parents,
-            kinds=tuple(kinds[n] for n in nodes),
-            chances=tuple(chances[n] for n in nodes) if chances else (),
+            tuple([tokens[node] for node in nodes]),
+            self.shape.parents_of(nodes),
+            None,
+            tuple([kinds[node] for node in nodes]),
+            tuple([chances[node] for node in nodes]) if chances else (),
         )

@@ -7,6 +7,7 @@ first: the chance of a token is the sigmoid of a sum of log-odds, one for its ra
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from ctypes import byref, c_int64
 
@@ -32,6 +33,7 @@ from specdec.kernels.successors.reference import (
 __all__ = ["FIRST_ROWS", "KEPT", "ORDER", "PREVIOUS", "READ", "REFUSED", "SOURCES", "TOKEN_BITS", "WIDTH", "Successors"]
 
 ENTRY_BYTES = 64
+NO_ROWS = (-1,) * (PREVIOUS * WIDTH)
 
 
 class Successors:
@@ -59,12 +61,12 @@ class Successors:
     ) -> None:
         self._kernels = kernels
         self._entries = np.zeros(contexts * ENTRY_BYTES // 8, np.int64)
-        self._weights = np.array([*(weight for row in ranks for weight in row), *lengths], np.float64)
-        assert self._weights.shape == (SOURCES * (WIDTH + 1) + ORDER + 1,)
+        self._weights = array("d", [*(weight for row in ranks for weight in row), *lengths])
+        assert len(self._weights) == SOURCES * (WIDTH + 1) + ORDER + 1
         self._first = None if first is None else _padded(first, vocab_size)
-        at_first = None if self._first is None else _at(self._first)
+        at_first = None if self._first is None else self._first.ctypes.data
         self._struct = interface.Successors(
-            contexts // WAYS, vocab_size, 0, _at(self._entries), at_first, _at(self._weights)
+            contexts // WAYS, vocab_size, 0, self._entries.ctypes.data, at_first, _at(self._weights)
         )
 
     @property
@@ -79,7 +81,7 @@ class Successors:
             scope: whose table; nothing is found from another scope.
             owner: the request; a context that it wrote itself is a source of its own.
         """
-        tokens = _ints(text)
+        tokens = array("i", text)
         self._kernels.successors_read(byref(self._struct), scope, owner, _at(tokens), len(tokens), known)
 
     def learn(
@@ -103,11 +105,11 @@ class Successors:
             top: int32 [N + 1, k], ids of each row's largest logits, largest first; row 0 after the context, row n + 1
                 after node n.
         """
-        text, nodes, above, kept = _ints(context), _ints(tokens), _ints(parents), np.array(path, np.int64)
-        rows = np.ascontiguousarray(top, np.int32)
+        text, nodes, above, kept = array("i", context), array("i", tokens), array("i", parents), array("q", path)
+        rows = array("i", top.tobytes())
         self._kernels.successors_learn(
             byref(self._struct), scope, owner, _at(text), len(text), _at(nodes), _at(above), len(nodes), _at(kept),
-            len(kept), _at(rows), rows.shape[0], rows.shape[1],
+            len(kept), _at(rows), *top.shape,
         )  # fmt: skip
 
     def grow(
@@ -138,14 +140,12 @@ class Successors:
         Returns:
             Tokens, parents and chances of the tree. New nodes have the highest numbers.
         """
-        text, count, most = _ints(context), len(tokens), max(nodes, len(tokens))
-        rows, held, above, odds = (
-            _padded(previous, PREVIOUS),
-            np.empty(most, np.int32),
-            np.empty(most, np.int32),
-            np.empty(most),
-        )
-        held[:count], above[:count], odds[:count] = tokens, parents, chances
+        text, count, most = array("i", context), len(tokens), max(nodes, len(tokens))
+        room = [0] * (most - count)
+        held, above, odds = array("i", [*tokens, *room]), array("i", [*parents, *room]), array("d", [*chances, *room])
+        rows = array("i", NO_ROWS)
+        for row, others in enumerate(previous[:PREVIOUS]):
+            rows[row * WIDTH : row * WIDTH + len(others)] = array("i", others)
         grown = c_int64()
         self._kernels.successors_grow(
             byref(self._struct), scope, owner, _at(text), len(text), _at(held), _at(above), count, _at(odds), _at(rows),
@@ -175,17 +175,12 @@ def make(
     return reference.Table(contexts // WAYS, ranks, lengths, None if first is None else first.tolist())
 
 
-def _ints(numbers: Sequence[int]) -> npt.NDArray[np.int32]:
-    return np.array(numbers, np.int32)
-
-
-def _padded(lists: Sequence[Sequence[int]] | npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
-    """`count` lists of tokens as rows of `WIDTH`; -1 where there is none."""
-    rows = np.full((count, WIDTH), -1, np.int32)
-    for row, tokens in zip(rows, lists, strict=False):
-        row[: len(tokens)] = tokens
+def _padded(first: npt.NDArray[np.int32], vocab_size: int) -> npt.NDArray[np.int32]:
+    """The rows with `WIDTH` columns; -1 where there is no token."""
+    rows = np.full((vocab_size, WIDTH), -1, np.int32)
+    rows[:, : first.shape[1]] = first
     return rows
 
 
-def _at(array: npt.NDArray[np.generic]) -> int:
-    return array.ctypes.data
+def _at(numbers: array[int] | array[float]) -> int:
+    return numbers.buffer_info()[0]

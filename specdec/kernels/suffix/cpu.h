@@ -76,6 +76,18 @@ class Index {
     return settled({edges_[edge].to, std::min<int32_t>(place.length + 1, MATCH)});
   }
 
+  // The longest context at the end of a text that occurs here. A few tokens mostly tell it: a match that does not reach
+  // back to the first of them is not longer with more tokens before it.
+  Place ending(const int32_t* text, int64_t size) const {
+    const int64_t most = std::min(size, MATCH);
+    for (int64_t count = MATCH / 4;; count *= 2) {
+      const int64_t read = std::min(count, most);
+      Place place{START, 0};
+      for (int64_t i = size - read; i < size; i++) place = step(place, text[i]);
+      if (place.length < read || read == most) return place;
+    }
+  }
+
   // The next shorter context with other followers, or the place itself if it will do: one with more than `total`.
   Place above(Place place, uint32_t total) const {
     while (place.state != START && states_[place.state].total <= total) {
@@ -236,8 +248,7 @@ class Draft {
   // Number of nodes, those that were given among them.
   int64_t grow(const int32_t* text, int64_t size) {
     Leaf root{1.0, 0, {}};
-    for (int64_t i = std::max<int64_t>(0, size - MATCH); i < size; i++) root = moved(root, text[i]);
-    root.depth = 0;
+    for (int64_t s = 0; s < count_; s++) root.places[s] = indexes_[s]->ending(text, size);
     leaves_.push_back(root);
     for (int64_t node = 0; node < nodes_.given; node++) enter(node);
     for (int64_t node = -1; node < nodes_.given; node++) expand(node);

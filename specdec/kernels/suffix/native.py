@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from ctypes import addressof, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import byref, c_int64, c_void_p
 from weakref import finalize
 
 from specdec.kernels.cpu.interface import SuffixBounds, SuffixNodes
@@ -21,7 +22,7 @@ class NativeIndex:
     def __init__(self, kernels: Library) -> None:
         handle = c_void_p()
         kernels.suffix_new(byref(handle))
-        self.handle, self.kernels, self.size = handle.value, kernels, 0
+        self.handle, self.kernels, self.size, self.weight = handle.value, kernels, 0, weight_of(0)
         finalize(self, kernels.suffix_free, handle)
 
     def extend(self, tokens: Sequence[int], fresh: bool = False) -> None:
@@ -30,8 +31,10 @@ class NativeIndex:
         Raises:
             SpecdecError: if an id is below 0, or there is no more room.
         """
-        self.kernels.suffix_extend(self.handle, (c_int32 * len(tokens))(*tokens), len(tokens), fresh)
-        self.size += len(tokens)
+        added = array("i", tokens)
+        self.kernels.suffix_extend(self.handle, added.buffer_info()[0], len(added), fresh)
+        self.size += len(added)
+        self.weight = weight_of(self.size)
 
     @property
     def nbytes(self) -> int:
@@ -43,21 +46,15 @@ class NativeIndex:
 
 def native_draft(sources: Sequence[NativeIndex], text: Sequence[int], bounds: Bounds, given: Nodes) -> Nodes:
     """See `reference.draft`."""
-    tail, first = text[-MATCH:], len(given.tokens)
-    room = first + bounds.nodes
-    tokens, parents = (c_int32 * room)(*given.tokens), (c_int32 * room)(*given.parents)
-    kinds, chances = (c_int32 * room)(), (c_double * room)(*given.chances)
-    nodes = SuffixNodes(first, addressof(tokens), addressof(parents), addressof(kinds), addressof(chances))
+    tail, first, room = array("i", text[-MATCH:]), len(given.tokens), [0] * bounds.nodes
+    indexes, weights = array("Q", [each.handle or 0 for each in sources]), array("d", [each.weight for each in sources])
+    tokens, parents = array("i", [*given.tokens, *room]), array("i", [*given.parents, *room])
+    chances, kinds = array("d", [*given.chances, *room]), array("i", [*given.kinds, *room])
+    nodes = SuffixNodes(first, *(each.buffer_info()[0] for each in (tokens, parents, kinds, chances)))
     filled, kernels = c_int64(), sources[0].kernels
     kernels.suffix_draft(
-        (c_void_p * len(sources))(*(index.handle for index in sources)),
-        (c_double * len(sources))(*(weight_of(index.size) for index in sources)),
-        len(sources),
-        (c_int32 * len(tail))(*tail),
-        len(tail),
-        byref(SuffixBounds(*bounds)),
-        byref(nodes),
-        byref(filled),
-    )
+        indexes.buffer_info()[0], weights.buffer_info()[0], len(indexes), tail.buffer_info()[0], len(tail),
+        byref(SuffixBounds(*bounds)), byref(nodes), byref(filled),
+    )  # fmt: skip
     new = slice(first, filled.value)
-    return Nodes(tokens[new], parents[new], chances[new], kinds[new])
+    return Nodes(tokens[new].tolist(), parents[new].tolist(), chances[new].tolist(), kinds[new].tolist())
