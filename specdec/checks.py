@@ -48,7 +48,7 @@ class Kind:
 
 def is_integer(value: object) -> bool:
     """Whether it is of a type with `__index__`, and no bool."""
-    return hasattr(value, "__index__") and not isinstance(value, bool | np.bool_)
+    return type(value) is int or (hasattr(value, "__index__") and not isinstance(value, bool | np.bool_))
 
 
 def whole(least: int = 0, most: int = 2**31 - 1, wanted: str = "") -> Kind:

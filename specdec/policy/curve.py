@@ -26,6 +26,8 @@ OUTLIER = 3.0
 SHYNESS = 0.005
 """How far apart the visited sizes must lie for the others to follow their trend: their measured ratios may be wrong by
 0.03, and trends of 0.4 are usual; this is the square of the quotient."""
+DENSE = 80
+"""Rows that seconds are worked out for at once."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,16 @@ class CostCurve:
         (r0, r1), (s0, s1) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
         return s0 + (s1 - s0) * (rows - r0) / (r1 - r0) + cached * self.beside(rows, requests)
 
+    def up_to(self, rows: int) -> list[float]:
+        """Seconds of passes of 0, 1, … `rows` rows with nothing cached."""
+        seconds: list[float] = []
+        last = len(self.rows) - 1
+        for right in range(1, last + 1):
+            (r0, r1), (s0, s1) = self.rows[right - 1 : right + 1], self.seconds[right - 1 : right + 1]
+            end = rows if right == last else min(r1, rows)
+            seconds += [s0 + (s1 - s0) * (each - r0) / (r1 - r0) for each in range(len(seconds), end + 1)]
+        return seconds
+
     def beside(self, rows: int, requests: int) -> float:
         """Seconds that a cached token adds to a pass."""
         return self.per_token + self.per_row_token * max(rows / requests - 1.0, 0.0)
@@ -88,6 +100,7 @@ class LiveCurve:
     def __init__(self, curve: CostCurve) -> None:
         self._prior = curve
         self._rows = [rows for rows in ROWS if rows <= max(curve.rows[-1], 2)]
+        self._points = {rows: curve(rows, 0) for rows in self._rows}
         self._seen: dict[int, tuple[int, float]] = {}  # rows → passes that count, their mean over the prior's time
         self._trend = _Trend(inf, 0.0, 0.0)
         self._now = curve
@@ -102,8 +115,8 @@ class LiveCurve:
 
     def costs(self, rows: int, most: int, cached: int = SHORT, requests: int = 1) -> list[float]:
         """Seconds of passes of `rows`, `rows` + 1, … `rows` + `most` rows."""
-        for each in range(len(self._dense), rows + most + 1):
-            self._dense.append(self._now(each, 0))
+        if len(self._dense) <= rows + most:
+            self._dense = self._now.up_to(max(rows + most, DENSE))
         first, step = cached * self._now.beside(rows, requests), cached * self._now.per_row_token / requests
         return [seconds + first + more * step for more, seconds in enumerate(self._dense[rows : rows + most + 1])]
 
@@ -111,7 +124,10 @@ class LiveCurve:
         """Learns from one pass. Longer ones than the curve's are left out."""
         if rows > self._rows[-1]:
             return
-        point = min(self._rows, key=lambda each: abs(each - rows))
+        right = bisect_left(self._rows, rows)
+        point = self._rows[right]
+        if right and rows - self._rows[right - 1] <= point - rows:
+            point = self._rows[right - 1]
         count, mean = self._seen.get(point, (0, 0.0))
         usual = mean if count >= FEW else self._trend.at(self._share(point))
         ratio = min(seconds / self._prior(rows, cached, requests), OUTLIER * usual)
@@ -122,18 +138,19 @@ class LiveCurve:
 
     def _share(self, rows: int) -> float:
         """Part of a pass, by the prior, that it takes for having more rows than the smallest."""
-        return 1.0 - self._prior(self._rows[0], 0) / self._prior(rows, 0)
+        return 1.0 - self._points[self._rows[0]] / self._points[rows]
 
     def _refresh(self) -> None:
         """The curve as it is believed now."""
         known = [rows for rows, (count, _) in self._seen.items() if count >= FEW] or list(self._seen)
         self._trend = trend = _Trend.of([(self._share(rows), self._seen[rows][1]) for rows in known])
-        scaled: list[float] = []
-        for each in self._rows:
+        scaled, least = list[float](), 0.0
+        for each, seconds in self._points.items():
             count, mean = self._seen.get(each, (0, 0.0))
             doubt = max(FEW - count, 0)
             factor = (count * mean + doubt * trend.at(self._share(each))) / (count + doubt)
-            scaled.append(max(factor * self._prior(each, 0), *scaled[-1:], 0.0))
+            least = max(factor * seconds, least)
+            scaled.append(least)
         beside = trend.level * self._prior.per_token, trend.level * self._prior.per_row_token
         self._now = CostCurve(tuple(self._rows), tuple(scaled), *beside)
         self._dense, self._unheeded = [], 0

@@ -13,6 +13,7 @@ from specdec.policy.bandit import NOBODY, SEED
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
 from specdec.policy.curve import CostCurve
 from specdec.policy.learners import Arm, Chances, Exp4
+from specdec.policy.product import Weighed
 from specdec.policy.reward import DEFAULT_CEILING
 from specdec.policy.rewarded import RewardedPolicy
 from specdec.policy.select import SelectPolicy
@@ -66,32 +67,33 @@ class ExpertsPolicy(RewardedPolicy, SelectPolicy):
     def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
         """Of each request the arm that was drawn: the nodes that pay of a draft, or a drafter that has to draw."""
         self._remember(drafted)
-        best: dict[int, Draft] = {}
+        best: dict[int, Weighed] = {}
         drawn: dict[int, Candidate] = {}
         costs = self._costs(load)
         for one in drafted:
-            advice = self._advice(one, costs)
+            weighed = [self._weighed(one.request_id, draft) for draft in one.drafts]
+            advice = self._advice(one.request_id, weighed, costs)
             chances = self._chances(advice)
             [arm] = self._random.choices(list(chances), list(chances.values()))
             self._follow(one, advice, arm, chances[arm], load)
-            best.update((one.request_id, draft) for draft in one.drafts if draft.drafter == arm)
+            best.update((one.request_id, draft) for draft in weighed if draft.drafter == arm)
             drawing = self._drawing.get(one.request_id, [])
             drawn.update((one.request_id, each) for each in drawing if each.drafter == arm)
-        return self._settled(drafted, best, drawn, load)
+        return self._settled(drafted, best, drawn, load, costs)
 
     def end(self, request_id: int) -> None:
         """See `Policy.end`."""
         super().end(request_id)
         self._names.pop(request_id, None)
 
-    def _advice(self, one: Drafted, costs: Sequence[float]) -> dict[str, Arm]:
+    def _advice(self, request_id: int, drafts: Sequence[Weighed], costs: Sequence[float]) -> dict[str, Arm]:
         """What each expert says of the drafts that a request has."""
-        drawing = self._drawing.get(one.request_id, [])
-        promises = {NOBODY: 1.0 / costs[0], **self._promises(one, costs)}
-        promises |= {each.drafter: self._promise(one.request_id, costs, each) for each in drawing}
-        there = {draft.drafter for draft in one.drafts} | {each.drafter for each in drawing}
+        drawing = self._drawing.get(request_id, [])
+        promises = {NOBODY: 1.0 / costs[0], **self._promises(request_id, drafts, costs)}
+        promises |= {each.drafter: self._promise(request_id, costs, each) for each in drawing}
+        there = {draft.drafter for draft in drafts} | {each.drafter for each in drawing}
         weighed = max(promises, key=lambda arm: promises[arm])
-        named = {name: name for name in (NOBODY, *self._names.get(one.request_id, ()))} | {WEIGHER: weighed}
+        named = {name: name for name in (NOBODY, *self._names.get(request_id, ()))} | {WEIGHER: weighed}
         return {expert: arm if arm in there else NOBODY for expert, arm in named.items()}
 
 

@@ -128,7 +128,8 @@ class HedgePolicy(ExpertsPolicy):
         costs = self._costs(load)
         parts = {NOBODY: Part(DraftTree(), costs[0])}
         for draft in one.drafts:
-            nodes = self._picks({one.request_id: draft}, load)[one.request_id].nodes
+            weighed = {one.request_id: self._weighed(one.request_id, draft)}
+            nodes = self._picks(weighed, load.requests, costs)[one.request_id].nodes
             parts[draft.drafter] = Part(draft.tree.of(nodes), costs[len(nodes)])
         self._begun[one.request_id] = Pending(advice, parts, costs[0])
 

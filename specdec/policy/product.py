@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from specdec.checks import shown
 from specdec.errors import ConfigError
@@ -22,6 +23,15 @@ SMOOTHING = 0.9
 """Weight of the old estimate of a drafter's time beside a new measurement."""
 FEW = 4
 """A drafter whose first nodes were tested less often than this is unknown: it drafts for one request at a time."""
+
+
+class Weighed(NamedTuple):
+    """A draft that is there: who made it, what may be verified of it and what that is worth, and the trust in its
+    drafter that is part of the worth."""
+
+    drafter: str
+    wish: Wish
+    trust: float
 
 
 class ProductPolicy(Policy):
@@ -75,7 +85,8 @@ class ProductPolicy(Policy):
     def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
         """The nodes that pay. These drafts have been paid for: only their rows count."""
         self._remember(drafted)
-        picks = self._picks({one.request_id: one.drafts[0] for one in drafted if one.drafts}, load)
+        best = {one.request_id: self._weighed(one.request_id, one.drafts[0]) for one in drafted if one.drafts}
+        picks = self._picks(best, load.requests, self._costs(load))
         return [picks.get(one.request_id) for one in drafted]
 
     def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
@@ -114,6 +125,10 @@ class ProductPolicy(Policy):
     def _remember(self, drafted: Sequence[Drafted]) -> None:
         self._shown.update((one.request_id, one.drafts) for one in drafted)
 
+    def _plain(self, load: Load) -> float:
+        """Seconds of a step without drafts."""
+        return self._live(load.rows, load.cached, load.requests)
+
     def _costs(self, load: Load) -> list[float]:
         """Seconds of a step with 0, 1, 2, … rows of drafts."""
         return self._live.costs(load.rows, MOST_ROWS, load.cached, load.requests)
@@ -139,22 +154,21 @@ class ProductPolicy(Policy):
             survivals.append(before[parent] * (1.0 if parent == ROOT else survivals[parent]))
         return Wish(survivals, shape.depths)
 
-    def _picks(self, drafts: Mapping[int, Draft], load: Load) -> dict[int, Pick]:
+    def _picks(self, drafts: Mapping[int, Weighed], requests: int, costs: Sequence[float]) -> dict[int, Pick]:
         """The nodes that pay of one draft for each request."""
-        wishes = [self._wish(request_id, draft) for request_id, draft in drafts.items()]
-        parts = build(wishes, load.requests, self._costs(load))
+        parts = build([each.wish for each in drafts.values()], requests, costs)
         picks: dict[int, Pick] = {}
-        for (request_id, draft), wish, nodes in zip(drafts.items(), wishes, parts, strict=True):
-            picks[request_id] = Pick(draft.drafter, tuple(nodes))
-            promised = sum(wish.survivals[node] for node in nodes) / self.trust.of(draft.drafter)
-            self.trust.promise(request_id, draft.drafter, promised)
+        for (request_id, (drafter, wish, trust)), nodes in zip(drafts.items(), parts, strict=True):
+            picks[request_id] = Pick(drafter, tuple(nodes))
+            self.trust.promise(request_id, drafter, sum([wish.survivals[node] for node in nodes]) / trust)
         return picks
 
-    def _wish(self, request_id: int, draft: Draft) -> Wish:
-        """What may be verified of a draft that is there, and what it is worth."""
+    def _weighed(self, request_id: int, draft: Draft) -> Weighed:
         trust = self.trust.of(draft.drafter)
         survivals = self.survival.survivals(request_id, draft)
-        return Wish(survivals if trust == 1.0 else [min(trust * each, 1.0) for each in survivals], draft.tree.depths)
+        if trust != 1.0:
+            survivals = [min(trust * each, 1.0) for each in survivals]
+        return Weighed(draft.drafter, Wish(survivals, draft.tree.depths), trust)
 
     def _shapes(self, drawn: Mapping[int, Candidate], load: Load) -> dict[int, list[Choice]]:
         """For each request the shape that pays of what a candidate draws, or nothing; and now and then a trial."""

@@ -32,7 +32,7 @@ class RewardedPolicy(ProductPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """See `Policy.choose`."""
-        self._reward.begin(self._costs(load)[0])
+        self._reward.begin(self._plain(load))
         return super().choose(asks, load)
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:

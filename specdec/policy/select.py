@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 
 from specdec.models.base import CausalLM
-from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
+from specdec.policy.base import Ask, Candidate, Choice, Drafted, Load, Pick
 from specdec.policy.builder import speed
 from specdec.policy.curve import CostCurve
-from specdec.policy.product import ProductPolicy
+from specdec.policy.product import ProductPolicy, Weighed
 from specdec.policy.worth import Worth
 
 
@@ -41,7 +41,7 @@ class SelectPolicy(ProductPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """The trimmable candidates that are worth asking. A request without any chooses as `ProductPolicy` does."""
-        seconds, chosen = self._costs(load)[0], list[list[Choice]]()
+        seconds, chosen = self._plain(load), list[list[Choice]]()
         for ask in asks:
             worth = [
                 one
@@ -63,18 +63,19 @@ class SelectPolicy(ProductPolicy):
         """Of each request's drafts the nodes that pay of the best one; or what promises more than that to be drawn."""
         began, costs = self.clock(), self._costs(load)
         self._remember(drafted)
-        best: dict[int, Draft] = {}
+        best: dict[int, Weighed] = {}
         drawn: dict[int, Candidate] = {}
         for one in drafted:
-            promises = self._promises(one, costs)
+            weighed = [self._weighed(one.request_id, draft) for draft in one.drafts]
+            promises = self._promises(one.request_id, weighed, costs)
             drawing = self._drawing.get(one.request_id, [])
             favourite = self._best(Ask(one.request_id, tuple(drawing)), load) if drawing else None
             if favourite and self._promise(one.request_id, costs, favourite) > max(promises.values(), default=0.0):
                 drawn[one.request_id] = favourite
-            elif one.drafts:
-                best[one.request_id] = max(one.drafts, key=lambda each: promises[each.drafter])
+            elif weighed:
+                best[one.request_id] = max(weighed, key=lambda each: promises[each.drafter])
         self._worth.weighed((self.clock() - began) / max(sum(len(one.drafts) for one in drafted), 1))
-        return self._settled(drafted, best, drawn, load)
+        return self._settled(drafted, best, drawn, load, costs)
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
@@ -94,19 +95,24 @@ class SelectPolicy(ProductPolicy):
         self._drawing.pop(request_id, None)
 
     def _settled(
-        self, drafted: Sequence[Drafted], best: Mapping[int, Draft], drawn: Mapping[int, Candidate], load: Load
+        self,
+        drafted: Sequence[Drafted],
+        best: Mapping[int, Weighed],
+        drawn: Mapping[int, Candidate],
+        load: Load,
+        costs: Sequence[float],
     ) -> list[Pick | Choice | None]:
         """What pays of the drafts that were chosen, and of what candidates would draw that were."""
-        picks: dict[int, Pick | Choice] = dict(self._picks(best, load))
+        picks: dict[int, Pick | Choice] = dict(self._picks(best, load.requests, costs))
         shapes = self._shapes(drawn, load) if drawn else {}
         picks.update((request_id, choice) for request_id, choices in shapes.items() for choice in choices)
         return [picks.get(one.request_id) for one in drafted]
 
-    def _promises(self, one: Drafted, costs: Sequence[float]) -> dict[str, float]:
+    def _promises(self, request_id: int, drafts: Sequence[Weighed], costs: Sequence[float]) -> dict[str, float]:
         """Drafter → tokens a second of the request alone with the best part of its draft."""
         plain = 1.0 / costs[0]
-        promises = dict.fromkeys(self._asked.get(one.request_id, []), plain)
-        for each in one.drafts:
-            promises[each.drafter] = speed(self._wish(one.request_id, each), costs)
-        self._worth.promised(one.request_id, promises, plain)
+        promises = dict.fromkeys(self._asked.get(request_id, []), plain)
+        for each in drafts:
+            promises[each.drafter] = speed(each.wish, costs)
+        self._worth.promised(request_id, promises, plain)
         return promises
