@@ -15,8 +15,10 @@
 #include "../norm/cpu.h"
 
 constexpr int CHUNK = 16;
-constexpr int ATTENTION_ROWS = 8;  // most rows that share one read of a chunk
+// Rows that share one read of a chunk: at most so many, and no fewer for the sake of idle threads.
+constexpr int ATTENTION_ROWS = 16, FEW_ROWS = 4;
 constexpr int MAX_HEAD = 256;
+constexpr int FOLD = 6;  // most queries that are folded together
 
 enum CacheKind : int32_t { CACHE_FLOAT32 = 0, CACHE_BFLOAT16 = 1, CACHE_INT8 = 2 };
 
@@ -296,8 +298,9 @@ INLINE vf weigh(vf (&score)[CV], const Shape& shape, int from, int to, Running& 
   return keep;
 }
 
-// Folds the chunk's places [from, to) into N queries of one row, which share the reads of keys and values. SIZE is the
-// head size where the compiler shall know it, or 0.
+// Folds the chunk's places [from, to) into N queries that see just these: the heads of a row, or of several. They share
+// the reads of keys and values, and each is computed as if it were alone. SIZE is the head size where the compiler shall
+// know it, or 0.
 template <int N, int SIZE>
 INLINE void fold(const Chunk& chunk, const Shape& shape, int from, int to, Running* states) {
   const int64_t stride = SIZE ? SIZE : padded(shape.head_size);
@@ -389,6 +392,23 @@ INLINE void fold_either(const Chunk& chunk, const Shape& shape, int from, int to
   else fold<N, SIZE>(chunk, shape, from, to, states);
 }
 
+// The same for any number of queries, a few at a time: as many as registers hold the sums of.
+template <int SIZE, bool IN_PAIRS>
+INLINE void fold_all(const Chunk& chunk, const Shape& shape, int from, int to, Running* states, int64_t count) {
+  while (count > 0) {
+    const int64_t step = count >= FOLD ? FOLD : count >= 4 ? 4 : count;
+    switch (step) {
+      case FOLD: fold_either<FOLD, SIZE, IN_PAIRS>(chunk, shape, from, to, states); break;
+      case 4: fold_either<4, SIZE, IN_PAIRS>(chunk, shape, from, to, states); break;
+      case 3: fold_either<3, SIZE, IN_PAIRS>(chunk, shape, from, to, states); break;
+      case 2: fold_either<2, SIZE, IN_PAIRS>(chunk, shape, from, to, states); break;
+      default: fold_either<1, SIZE, IN_PAIRS>(chunk, shape, from, to, states);
+    }
+    states += step;
+    count -= step;
+  }
+}
+
 // Asks for the entries of the next chunk, so that they come while this one is computed with.
 INLINE void fetch_ahead(const KeyValues& cache, int64_t size, int64_t head, const int64_t* slots, int64_t count) {
   const int64_t width = size * (cache.kind == CACHE_FLOAT32 ? 4 : cache.kind == CACHE_BFLOAT16 ? 2 : 1);
@@ -460,15 +480,12 @@ static void attend(const Queries& queries, const KeyValues& cache, const Shape& 
       }
       const int from = (int)std::max<int64_t>(start[r] - begin, 0);
       const int to = (int)std::min<int64_t>(position[r] + 1 - begin, CHUNK);
-      for (int64_t g = 0; g < group;) {
-        Running* own = &states[r * group + g];
-        const int64_t left = group - g;
-        if (left >= 4) fold_either<4, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
-        else if (left == 3) fold_either<3, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
-        else if (left == 2) fold_either<2, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
-        else fold_either<1, SIZE, IN_PAIRS>(chunk, shape, from, to, own);
-        g += left < 4 ? left : 4;
-      }
+      auto sees_all = [&](int row) { return start[row] <= begin && position[row] + 1 >= begin + CHUNK; };
+      int together = 1;  // rows, this one and those behind it
+      if (shared && sees_all(r))
+        while (r + together < count && sees_all(r + together)) together++;
+      fold_all<SIZE, IN_PAIRS>(chunk, shape, from, to, &states[r * group], together * group);
+      r += together - 1;
     }
   }
   for (int r = 0; r < count; r++)
@@ -491,7 +508,7 @@ INLINE int64_t pieces(const Sequences& all, int64_t rows) {
 INLINE void run_attention(Team& team, const Queries& queries, const KeyValues& cache, const Shape& shape,
                           const Sequences& all, const RowWriter& out) {
   int64_t rows = ATTENTION_ROWS;
-  if (pieces(all, rows) * shape.kv_heads < 3 * team.size()) rows /= 2;
+  while (rows > FEW_ROWS && pieces(all, rows) * shape.kv_heads < 3 * team.size()) rows /= 2;
   team.share(pieces(all, rows) * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; item++) {
       int64_t piece = item / shape.kv_heads, s = 0;
