@@ -15,8 +15,9 @@ def test_a_view_reads_like_the_tokens_and_grows_with_them() -> None:
     view = TokenView(tokens)
     before = view[-2:]
     tokens.append(8)
-    assert [*view] == tokens and len(view) == 4 and view[-1] == 8 and 6 in view and view.index(7) == 2
-    assert before == (6, 7) and view[1:] == (6, 7, 8) and array("i", view).tolist() == tokens
+    assert [*view] == array("i", view).tolist() == tokens
+    assert (len(view), view[-1], view.index(7), 6 in view) == (4, 8, 2, True)
+    assert (before, view[1:]) == ((6, 7), (6, 7, 8))
     with pytest.raises(IndexError):
         view[4]
 
