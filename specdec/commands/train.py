@@ -19,10 +19,12 @@ import torch
 from omegaconf import DictConfig
 
 from specdec.commands.application import application
+from specdec.measure.environment import environment
 from specdec.places import check_folder, claimed
 from specdec.prompts.files import check_there
 from specdec.study.config import TRAINING
-from specdec.study.plan import check_model_path, values_of
+from specdec.study.plan import check_model_path, instantiate, values_of
+from specdec.tracking import SafeTracker
 from specdec.training.settings import Settings
 
 FILES = ("path", "revision", "allow_pickle", "trust_remote_code", "base_model")
@@ -37,7 +39,7 @@ def settings_of(config: DictConfig) -> Settings:
     """
     values = values_of(config)
     parts: dict[str, Any] = {name: kind(**values.pop(name)) for name, kind in TRAINING.items()}
-    device, target = values.pop("device"), values.pop("target")
+    device, target, _ = (values.pop(name) for name in ("device", "target", "tracking"))
     files = {name: target[name] for name in FILES}
     batching = replace(parts.pop("batching"), seed=values["seed"])
     return Settings(**values, **parts, batching=batching, device=device["device"], target=files)
@@ -51,9 +53,15 @@ def _train(config: DictConfig) -> None:
     settings = settings_of(config)
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    run = Run(settings, lambda line: print(line, flush=True), started)
+    tracker = SafeTracker(instantiate(config.tracking, "tracking"))
+    run = Run(settings, lambda line: print(line, flush=True), started, tracker.point)
     with claimed(settings.folder / ".lock") if run.is_main else nullcontext():
+        if run.is_main:
+            settings.folder.mkdir(parents=True, exist_ok=True)
+            tracker.start(settings.folder.name, "training", values_of(config), environment(), settings.folder)
         run.train()
+        if run.is_main:
+            tracker.close()
 
 
 def _check(config: DictConfig) -> None:

@@ -174,12 +174,13 @@ TRAINING = {
 def _train_config() -> type[Any]:
     """`specdec train`: as `specdec.training.settings.Settings`, with its parts."""
     own = schema("TrainConfig", Settings, without=(*TRAINING, "device", "target"), output=MISSING)
-    parts = [
+    parts: list[Any] = [
         (name, Any, field(default_factory=schema(f"{kind.__name__}Settings", kind, without=("seed",))))
         for name, kind in TRAINING.items()
     ]
     groups = {"target": TargetConfig, "device": DeviceConfig}
     parts += [(name, Any, field(default_factory=kind)) for name, kind in groups.items()]
+    parts.append(("tracking", dict[str, Any], field(default_factory=dict)))
     return make_dataclass("TrainConfig", parts, bases=(own,))
 
 

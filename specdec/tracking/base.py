@@ -48,6 +48,13 @@ class Tracker(ABC):
     def fail(self, error: str) -> None:
         """The job ended early."""
 
+    def point(self, values: Mapping[str, float]) -> None:  # noqa: B027 - may be left out
+        """One point of the curves of a job that trains: step, loss, and figures by position (`accuracy/1`, …). A
+        tracker that draws no curves leaves it out."""
+
+    def close(self) -> None:  # noqa: B027 - as above
+        """A job that trains is done; it has no summary."""
+
 
 class NoTracker(Tracker):
     """Sends nothing."""
@@ -97,6 +104,14 @@ class SafeTracker(Tracker):
     def fail(self, error: str) -> None:
         """See `Tracker`."""
         self._guarded(lambda: self._tracker.fail(error))
+
+    def point(self, values: Mapping[str, float]) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.point(values))
+
+    def close(self) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.close())
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:

@@ -51,6 +51,14 @@ class TrackioTracker(Tracker):
         """Its numbers."""
         self._trackio.log({f"prompt/{key}": row[key] for key in PROMPT_SCALARS if row[key] is not None})
 
+    def point(self, values: Mapping[str, float]) -> None:
+        """Its values."""
+        self._trackio.log({f"train/{key}": value for key, value in values.items()})
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._trackio.finish()
+
     def finish(self, summary: Row, rows: Sequence[Row], steps: Sequence[Row], folder: Path) -> None:
         """The figures, as the run's last line."""
         self._trackio.log({f"summary/{key}": value for key, value in figures(summary["metrics"]).items()})

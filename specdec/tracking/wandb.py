@@ -73,6 +73,7 @@ class WandbTracker(Tracker):
         for kind in ("step", "prompt"):
             self._run.define_metric(f"{kind}/number", hidden=True)
             self._run.define_metric(f"{kind}/*", step_metric=f"{kind}/number")
+        self._run.define_metric("train/*", step_metric="train/step")
 
     def step(self, values: Mapping[str, float]) -> None:
         """Its values, and τ and α of the job so far."""
@@ -91,6 +92,14 @@ class WandbTracker(Tracker):
         """Its numbers; its texts come in a table at the end."""
         record = {f"prompt/{key}": row[key] for key in PROMPT_SCALARS if row[key] is not None}
         self._run.log(record | {"prompt/number": row["index"]})
+
+    def point(self, values: Mapping[str, float]) -> None:
+        """Its values."""
+        self._run.log({f"train/{key}": value for key, value in values.items()})
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._run.finish()
 
     def finish(self, summary: Row, rows: Sequence[Row], steps: Sequence[Row], folder: Path) -> None:
         """Figures, tables, charts and the folder."""

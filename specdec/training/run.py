@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ from specdec.training.vocabulary import DraftVocabulary
 LONGEST_WAIT = timedelta(days=30)
 """For other processes: answers take hours."""
 Say = Callable[[str], object]
+Track = Callable[[dict[str, float]], object]
 
 
 class Run:
@@ -42,10 +43,13 @@ class Run:
         settings: of the run.
         say: prints a line.
         started: `time.monotonic()` at the start of the run.
+        track: hears of every point of the curves, as flat figures (`figures_of`).
     """
 
-    def __init__(self, settings: Settings, say: Say = print, started: float | None = None) -> None:
-        self._settings, self._print = settings, say
+    def __init__(
+        self, settings: Settings, say: Say = print, started: float | None = None, track: Track = lambda values: None
+    ) -> None:
+        self._settings, self._print, self._track = settings, say, track
         self._started = time.monotonic() if started is None else started
         files = read(settings.target.get("path"), DTYPES[settings.dtype], **others(settings.target))
         self._state = PartialState(cpu=settings.device == "cpu", timeout=LONGEST_WAIT)
@@ -138,6 +142,8 @@ class Run:
 
     def _tell(self, point: dict[str, Any]) -> None:
         """One line, with the time that is left."""
+        if self.is_main:
+            self._track(figures_of(point))
         positions = " ".join(f"{share:.3f}" for share in point["accuracy"])
         found = point.get("held_out")
         tau = (
@@ -149,6 +155,23 @@ class Run:
             f"{clock(self._started)} step {point['step']}, {point['left']:.0f} s left: loss {point['loss']:.4f}, hits "
             f"{positions}{tau}"
         )
+
+
+def figures_of(point: Mapping[str, Any], above: str = "") -> dict[str, float]:
+    """A point of the curves in one level, positions counted from 1.
+
+    >>> figures_of({"step": 7, "accuracy": [0.5, 0.25], "held_out": {"tau": 2.0}})
+    {'step': 7, 'accuracy/1': 0.5, 'accuracy/2': 0.25, 'held_out/tau': 2.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in point.items():
+        if isinstance(value, Mapping):
+            found |= figures_of(value, f"{above}{name}/")
+        elif isinstance(value, list):
+            found |= {f"{above}{name}/{place}": each for place, each in enumerate(value, 1)}
+        else:
+            found[f"{above}{name}"] = value
+    return found
 
 
 def _shares(shares: list[float]) -> str:

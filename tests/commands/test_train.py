@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from specdec import cli
 from specdec.errors import ConfigError
 from specdec.heads.files import load_head
+from specdec.tracking import NoTracker
 from specdec.training.batches import Batching
 from specdec.training.corpus import Answers
 from specdec.training.prompts import Mix
@@ -40,6 +42,10 @@ def command(target: Path, output: Path, *words: str) -> list[str]:
 
 
 def test_one_command_makes_a_head(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(NoTracker, "start", lambda self, name, *rest: told.append(name))
+    monkeypatch.setattr(NoTracker, "point", lambda self, values: told.append(values))
+    monkeypatch.setattr(NoTracker, "close", lambda self: told.append("closed"))
     monkeypatch.setattr(sys, "argv", command(target, tmp_path / "run")[2:])
     cli.main()
     head = load_head(tmp_path / "run/head")
@@ -48,6 +54,9 @@ def test_one_command_makes_a_head(target: Path, tmp_path: Path, monkeypatch: pyt
     assert len(head.draft_ids) == 200
     assert record["curves"][-1]["step"] == record["step"] > 3
     assert len(record["curves"][-1]["held_out"]["survival"]) == head.config.num_drafted
+    assert [told[0], told[-1]] == ["run", "closed"]
+    assert [values["loss"] for values in told[1:-1]] == [point["loss"] for point in record["curves"]]
+    assert told[-2]["held_out/survival/2"] == record["curves"][-1]["held_out"]["survival"][1]
     card = (tmp_path / "run/head/README.md").read_text(encoding="utf-8")
     assert "preset=tiny" in card
     assert f"| tokens seen by the loss, all epochs | {record['tokens']} |" in card

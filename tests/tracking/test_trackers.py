@@ -57,6 +57,26 @@ def tell(tracker: Tracker, run: Run, folder: Path) -> None:
     tracker.finish(run.summary, run.rows, run.steps, run.folder)
 
 
+CURVE = [{"step": 10, "loss": 1.5, "accuracy/1": 0.25}, {"step": 20, "loss": 1.25, "held_out/tau": 1.75}]
+
+
+def test_the_curves_of_training_are_in_the_file(tmp_path: Path) -> None:
+    import wandb
+
+    tracker = SafeTracker(WandbTracker())
+    tracker.start("head", "training", {"seed": 3}, {"machine": "a machine"}, tmp_path)
+    for values in CURVE:
+        tracker.point(values)
+    tracker.close()
+    wandb.teardown()
+    [path] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    found = read(path)
+    told = [{name: value for name, value in record.items() if name.startswith("train/")} for record in found.history]
+    assert told == [{f"train/{name}": value for name, value in values.items()} for values in CURVE]
+    assert found.run["group"] == "training"
+    assert found.exit_code == 0
+
+
 @pytest.fixture
 def file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbFile:
     """What an offline run of it wrote."""
