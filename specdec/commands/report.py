@@ -2,7 +2,8 @@
 
 specdec report runs/<study> [output=FILE.html] [screenshots=FOLDER]
 
-With screenshots=FOLDER it also writes report-desktop.png and report-phone.png, as Chromium shows the page.
+With screenshots=FOLDER it also writes report-desktop.png and report-phone.png, as Chromium shows the page. The folder of a
+run of `specdec train` has a page of its curves.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from specdec.errors import ConfigError
 from specdec.measure.runs import load_runs
 from specdec.places import check_folder, check_writable
 from specdec.report.page import write_report
+from specdec.report.training import is_training, write_curves
 from specdec.study.plan import values_of
 
 if TYPE_CHECKING:
@@ -84,7 +86,11 @@ def screenshots(chromium: Browser, page: Path, folder: Path) -> list[Path]:
 def _report(config: DictConfig) -> None:
     """Reads run folders, writes the page, says where it is."""
     study = Path(config.study)
-    page = write_report(load_runs(study), Path(config.output or study / "index.html"), study.resolve().name)
+    path, title = Path(config.output or study / "index.html"), study.resolve().name
+    if is_training(study):
+        print(write_curves(study, path, title))
+        return
+    page = write_report(load_runs(study), path, title)
     print(page)
     if config.screenshots is not None:
         with browser() as chromium:
