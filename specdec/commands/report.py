@@ -2,8 +2,8 @@
 
 specdec report runs/<study> [output=FILE.html] [screenshots=FOLDER]
 
-With screenshots=FOLDER it also writes report-desktop.png and report-phone.png, as Chromium shows the page. The folder of a
-run of `specdec train` has a page of its curves.
+With screenshots=FOLDER it also writes report-desktop.png and report-phone.png, as Chromium shows the page. The folder
+of a run of `specdec train` has a page of its curves.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from specdec.places import write
 
 RECORD = "training.json"
 COUNTS = {"answer_tokens": "tokens of answers", "tokens": "tokens seen by the loss", "step": "steps",
-          "best": "best simulated τ", "coverage": "share of them that can be drafted", "elapsed": "seconds"}  # fmt: skip
+          "best": "best simulated τ", "coverage": "share that can be drafted", "elapsed": "seconds"}  # fmt: skip
 STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}svg{max-width:100%}"
 
 
@@ -77,14 +77,13 @@ def _by_position(points: Sequence[Mapping[str, Any]], name: str) -> list[dict[st
 
 
 def _lines(records: list[dict[str, Any]], value: str, kind: str | None = None) -> dict[str, Any]:
-    chart = alt.Chart({"values": records}, width=720, height=240).mark_line(point=True)
+    chart = alt.Chart(width=720, height=240).mark_line(point=True)
     chart = chart.encode(
         x=alt.X("tokens:Q", title="tokens seen"), y=alt.Y(f"{value}:Q", scale=alt.Scale(zero=False), title=value)
     )
     if kind is not None:
         chart = chart.encode(color=alt.Color(f"{kind}:O", title=kind))
-    spec: dict[str, Any] = chart.to_dict()
-    return spec
+    return {**chart.to_dict(), "data": {"values": records}}
 
 
 def _shown(value: float) -> str:
