@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import load_file, save
@@ -116,6 +116,8 @@ def save_head(
     form = next((each for each in FORMATS if each.name == format), None)
     if form is None:
         raise ConfigError(f"Unknown format {format!r}. Give one of {', '.join(each.name for each in FORMATS)}.")
+    if weights not in get_args(Weights):
+        raise ConfigError(f"Unknown form of weights {weights!r}. Give one of {', '.join(get_args(Weights))}.")
     if weights == "int8" and not isinstance(form, OwnFormat):
         raise ConfigError(f"The layout {format!r} holds no int8 weights. Give float32 or bfloat16, or our own layout.")
     try:

@@ -167,3 +167,6 @@ def test_pickled_weights_are_read_only_if_they_are_named(tmp_path: Path) -> None
 def test_what_a_layout_cannot_hold_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Unknown format 'dslack'"):
         save_head(made(), tmp_path, format="dslack")
+    with pytest.raises(ConfigError, match="Unknown form of weights 'int4'"):
+        save_head(made(), tmp_path, weights="int4")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

@@ -256,6 +256,23 @@ def test_output_rows_tied_to_the_files_own_embedding_are_taken_from_it(tmp_path:
     assert not load_head(tmp_path, TARGET).config.own_output
 
 
+def test_a_head_with_one_row_for_all_unknown_tokens_drafts_alike_with_a_row_for_each(tmp_path: Path) -> None:
+    """speculators' W1 has a row for every token of the target; ours for those that the head knows, and one more."""
+    config = toys.config("block", block_size=4, markov_rank=6, confidence=True, qk_norm=True)
+    head = toys.drawn(BlockHead(config, toys.draft_ids(config))).float()
+    embedding, output = shared(head)
+    save_head(head, tmp_path, "speculators")
+    again = load_head(tmp_path, TARGET)
+    again.bind(embedding, output)
+    assert again.config.markov_all
+    taps, tokens = toys.text(config, 1, 40)
+    assert 0 < int((head.draft_index[tokens] == 20).sum()) < 40
+    anchors = torch.arange(40)[None]
+    mine, its = (each.double()(taps, tokens, anchors, anchors >= 0) for each in (head, again))
+    torch.testing.assert_close(its.logits, mine.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(its.confidence, mine.confidence, rtol=0, atol=1e-5)
+
+
 def test_names_of_other_stacks_are_understood(tmp_path: Path) -> None:
     """vLLM's layers.0 and aux_norm_*, early files' logit_head, and tables of angles that can be computed."""
     head, tensors = loaded(tmp_path / "a", "EAGLE-3.1")
