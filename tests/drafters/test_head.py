@@ -274,3 +274,44 @@ def test_a_block_is_no_longer_than_the_head_and_the_request_allow() -> None:
         texts(target, drafter, max_batch_tokens=1024)
         assert drafter.num_draft_tokens == depth
         assert max(tree.depth for tree in drafts) == depth
+
+
+@every_target
+@pytest.mark.parametrize("options", [{}, {"causal": False}, {"anchor_predicts": False}], ids=["causal", "not", "masks"])
+def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
+    made: Callable[[Any], CausalLM], options: dict[str, Any]
+) -> None:
+    """Of trees all along texts whose prompts were read in pieces, whose drafts were kept in part, and that lost their
+    place: against the target's and the head's own modules, which see each text at once, in float64."""
+    module, drafted = llama_module(0), list[tuple[tuple[int, ...], DraftTree]]()
+    target = made(llama_module(0))
+    head = random_head(target, taps=(0, 1, 2), **options)
+    drafter = HeadDrafter(head, floor=0.0)
+
+    def kept(requests: Any, propose: Any = drafter.propose) -> list[DraftTree]:
+        trees = propose(requests)
+        drafted.extend((each.tokens, tree) for each, tree in zip(requests, trees, strict=True))
+        return trees
+
+    drafter.propose = kept  # type: ignore[method-assign]
+    requests = run(engine(target, drafter, num_blocks=28, max_batch_tokens=60), PROMPTS, GREEDY)
+    assert sum(request.stats.preemptions for request in requests)
+    module, head = module.double(), head.double()
+    head.bind(module.get_input_embeddings().weight, module.lm_head.weight)
+    for tokens, tree in drafted[:: max(1, len(drafted) // 12)]:
+        for node, chance in enumerate(tree.chances):
+            assert chance == pytest.approx(_chance(module, head, tokens, tree, node), rel=1e-3)
+
+
+@torch.no_grad()
+def _chance(module: Any, head: BlockHead, tokens: Any, tree: DraftTree, node: int) -> float:
+    """confidence · softmax of a node, from the definition."""
+    text, anchor = torch.tensor([tokens]), torch.tensor([[len(tokens) - 1]])
+    states = torch.stack(module(text, output_hidden_states=True).hidden_states, 2)
+    hidden = head.blocks(states, text, anchor, torch.ones_like(anchor, dtype=torch.bool))[0, 0, tree.depths[node]]
+    parent = tree.parents[node]
+    before = torch.tensor(tokens[-1] if parent < 0 else tree.tokens[parent])
+    law = head.logits(hidden, before).softmax(-1)
+    sure = head.confidence_logits(hidden, before)
+    assert sure is not None
+    return float(law[head.draft_ids.tolist().index(tree.tokens[node])] * sure.sigmoid())
