@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.cache import KVPool, PagedCache, Pool
-from specdec.checks import either, instance, number, take, text, whole
+from specdec.checks import either, instance, number, shown, take, text, whole
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.dynamic import DynamicTree, kinds_of
 from specdec.drafters.growth import GrowingTree, TokenMap
@@ -21,13 +21,15 @@ from specdec.heads.blockrun import BlockRows, BlockRun
 from specdec.heads.runs import run_of
 from specdec.heads.shipped import head_for
 from specdec.kernels.attention.columns import depths
+from specdec.kernels.linear import KINDS
 from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
-from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.batch import SequenceRows
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 HEAD = either(text(), instance(Path, "a path"), instance(Head, "a head")).or_none(" for the one that ships")
 NODES = whole(1, MOST_NODES)
+WEIGHTS = text(f"one of {', '.join(KINDS)}").or_none(" for the target's")
 FLOOR = number(lambda value: 0 <= value < 1, "a number from 0 to less than 1")
 WIDTH = 4
 """Candidates of a node, and nodes of a level that are gone on from, where logits are edited."""
@@ -58,6 +60,8 @@ class HeadDrafter(Drafter):
             large.
         branches: candidates for the first drawn token, each continued as a chain.
         choices: what is drawn by the ranks of its branches instead (see `TreeShape.choices`).
+        weights: form of the head's weights on the CPU's kernels: float32, bfloat16, int8 or int8_weight; None takes the
+            target's.
 
     Raises:
         ConfigError: for a value that cannot work.
@@ -75,10 +79,14 @@ class HeadDrafter(Drafter):
         floor: float = 0.03,
         branches: int = 1,
         choices: Sequence[Sequence[int]] | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
         self._source: str | Path | Head | None = take("head", head, HEAD)
         self._nodes: int = take("max_nodes", max_nodes, NODES)
+        self._weights: str | None = take("weights", weights, WEIGHTS)
+        if self._weights is not None and self._weights not in KINDS:
+            raise ConfigError(f"weights = {shown(weights)} cannot work. Give one of {', '.join(KINDS)}.")
         self._floor: float = take("floor", floor, FLOOR)
         self._run: BlockRun | None = None
         self._cache: PagedCache | None = None
@@ -103,7 +111,7 @@ class HeadDrafter(Drafter):
                 f"drafter 'head' runs heads of the architecture 'block', and this one is {head.config.architecture!r}. "
                 "Train or choose a block head."
             )
-        config, self._run = head.config, run_of(head, target.model)
+        config, self._run = head.config, run_of(head, target.model, self._weights)
         self.shape = self.shape.truncated(config.num_drafted)
         self._ids: list[int] = head.draft_ids.tolist()
         everything = config.draft_vocab_size == config.vocab_size
@@ -128,7 +136,7 @@ class HeadDrafter(Drafter):
         }
         if ready:
             blocks = [self._block(request) for request in ready.values()]
-            given = head.draft(pool, RaggedBatch.build(blocks, head.layout.device))
+            given = head.draft(pool, blocks)
             counts = [len(block.logit_rows) for block in blocks]
             trees.update(zip(ready, self._trees(list(ready.values()), given, counts), strict=True))
         return list(trees.values())

@@ -15,7 +15,7 @@ from specdec.heads.config import HeadConfig
 from specdec.kernels.cpu import library as native
 from specdec.kernels.markov import MarkovTerm
 from specdec.models.base import CausalLM
-from specdec.models.batch import RaggedBatch
+from specdec.models.batch import SequenceRows
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BlockRun(Protocol):
             positions, slots: int64 [T], of the tokens, on the host.
         """
 
-    def draft(self, pool: KVPool, batch: RaggedBatch) -> BlockRows:
+    def draft(self, pool: KVPool, blocks: Sequence[SequenceRows]) -> BlockRows:
         """Runs blocks: an anchor and its masks are a text's reserved rows. `logit_rows` are the rows that draft."""
 
 

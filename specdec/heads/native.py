@@ -17,27 +17,27 @@ from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack
-from specdec.models.base import Wants
-from specdec.models.batch import RaggedBatch
+from specdec.models.batch import SequenceRows
 from specdec.models.llama import LlamaLayer, LlamaWeights, own_float
 from specdec.models.native import NativeModel
 
 
 class NativeBlock:
-    """See `BlockRun`. Weights take the form of the target's, and the embedding is shared with it.
+    """See `BlockRun`. The embedding is shared with the target.
 
     Rows are computed one by one, as in the target: a draft does not depend on what shares its pass.
 
     Args:
         head: a causal one; its weights are copied.
         target: on the same kernels.
+        kind: form of the weights, a name of `specdec.kernels.linear.KINDS`; None takes the target's.
     """
 
-    def __init__(self, head: BlockHead, target: NativeModel) -> None:
+    def __init__(self, head: BlockHead, target: NativeModel, kind: str | None = None) -> None:
         kernels = native.library()
         assert kernels is not None
         assert head.config.causal, "rows that see later ones do not run natively"
-        self.config, self._kernels, kind = head.config, kernels, target.kind
+        self.config, self._kernels, kind = head.config, kernels, kind or target.kind
         self._sure = confidence_row(head)
         self._model = NativeModel.of(_weights(head, target), f"the head of {target.name}", kind)
         self.layout = self._model.kv_layout
@@ -67,10 +67,9 @@ class NativeBlock:
         pointers = [native.address(each, torch.int64, (rows,)) for each in (positions, slots)]
         self._kernels.remember(self._bound_to(pool), states, *pointers, rows, num_threads())
 
-    def draft(self, pool: KVPool, batch: RaggedBatch) -> BlockRows:
+    def draft(self, pool: KVPool, blocks: Sequence[SequenceRows]) -> BlockRows:
         """See `BlockRun.draft`."""
-        logits = self._model.run(batch, pool, Wants("all")).logits
-        assert logits is not None
+        logits = self._model.run_chains(blocks, pool)
         if self._sure is None:
             return BlockRows(logits, None)
         return BlockRows(logits[:, :-1], logits[:, -1] + self._sure[1])

@@ -17,7 +17,7 @@ from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, outpu
 from specdec.kernels.attention import SequenceKeys, sequence_keys
 from specdec.kernels.attention.native import kernels_for
 from specdec.models.base import CausalLM
-from specdec.models.batch import RaggedBatch
+from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import PagedPass, TorchPass, pass_on
 
 
@@ -59,8 +59,9 @@ class PlainBlock:
             pool.keys[index][to], pool.values[index][to] = keys, values
 
     @torch.inference_mode()
-    def draft(self, pool: KVPool, batch: RaggedBatch) -> BlockRows:
+    def draft(self, pool: KVPool, blocks: Sequence[SequenceRows]) -> BlockRows:
         """See `BlockRun.draft`."""
+        batch = RaggedBatch.build(blocks, self.layout.device)
         attention, scale = self._pass(batch, pool), self.config.head_dim**-0.5
         rows = self._embedded(batch.token_ids)
         for index, layer in enumerate(self._head.decoder):

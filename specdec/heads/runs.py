@@ -12,8 +12,12 @@ from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
 
 
-def run_of(head: BlockHead, target: CausalLM) -> BlockRun:
+def run_of(head: BlockHead, target: CausalLM, weights: str | None = None) -> BlockRun:
     """The head, ready to draft for a target.
+
+    Args:
+        head, target: the two.
+        weights: form of the head's weights on the CPU's kernels; None takes the target's.
 
     Raises:
         ConfigError: if it is made for another target.
@@ -27,5 +31,5 @@ def run_of(head: BlockHead, target: CausalLM) -> BlockRun:
             f"{target.hidden_size} wide. Choose a head with own_embedding."
         )
     if isinstance(target, NativeModel) and config.causal and config.head_dim <= MAX_HEAD_SIZE:
-        return NativeBlock(head, target)
+        return NativeBlock(head, target, weights)
     return PlainBlock(head, target)

@@ -20,7 +20,8 @@ from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
-from specdec.models.batch import RaggedBatch
+from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.chains import Chains
 from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 
@@ -145,6 +146,14 @@ class NativeModel(LlamaModel[PackedLinear]):
         maxima = RowMaxima(best["token"][:, 0].tolist(), best["value"][:, 0].tolist())
         tops = torch.from_numpy(best["token"].astype(np.int32)) if wants.top else None
         return PassOutput(logits, maxima, hidden, tops)
+
+    def run_chains(self, parts: Sequence[SequenceRows], pool: KVPool) -> Tensor:
+        """Logits, float32 [R, V], of the `logit_rows` of some chains: the bits that `run` gives."""
+        chains = Chains(parts)
+        logits, best = torch.empty(chains.num_logits, self.vocab_size), np.empty(chains.num_logits, BEST)
+        threads = num_threads()
+        self._kernels.forward(self._bound_to(pool), chains.struct, logits.data_ptr(), best.ctypes.data, threads)
+        return logits
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""

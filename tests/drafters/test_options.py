@@ -70,7 +70,7 @@ MADE: dict[str, Callable[..., Drafter]] = {
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
           "shared", "store", "skip_attention", "skip_mlp", "contexts", "first", "dynamic", "stages",
-          "head")  # fmt: skip
+          "head", "weights")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)
@@ -205,3 +205,11 @@ def test_a_head_is_a_folder_or_a_head(head: Any) -> None:
 def test_a_floor_is_a_chance(floor: Any) -> None:
     with pytest.raises(ConfigError, match=r"floor = .* cannot work. Give a number from 0 to less than 1"):
         HeadDrafter(floor=floor)
+
+
+@pytest.mark.parametrize("weights", [3, "", "int4", True, ["int8"]])
+def test_a_heads_weights_have_a_form_that_is_known(weights: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"weights = .* cannot work. Give one of float32, bfloat16, int8, int8_weight"
+    ):
+        HeadDrafter(weights=weights)

@@ -88,7 +88,7 @@ class Bench:
             block = [int(self.tokens[seq, committed]), *[config.mask_token_id] * (config.block_size - 1)]
             wanted = range(config.block_size - config.num_drafted, config.block_size)
             rows.append(SequenceRows(block, self.cache.slots(seq), committed, logit_rows=wanted))
-        given = self.run.draft(self.pool, RaggedBatch.build(rows))
+        given = self.run.draft(self.pool, rows)
         previous = [self.run.places[token] for token in self.previous().flatten().tolist()]
         logits = torch.stack([self.run.term.corrected(row, at) for row, at in zip(given.logits, previous, strict=True)])
         confidences = given.confidences
@@ -157,6 +157,29 @@ def test_rows_have_the_same_bits_whatever_shares_their_pass() -> None:
     for count in (2, 5, 2):
         alone.remember([count, 0, 0])
     assert torch.equal(together.draft()[0][0], alone.draft()[0][0])
+
+
+def test_chains_have_the_bits_that_a_general_pass_gives() -> None:
+    model = NativeModel(llama_module(0))
+    logits = []
+    for chains in (True, False):
+        cache = PagedCache(model.kv_layout, 40, 4)
+        for seq, length in ((0, 5), (1, 0), (2, 9)):
+            cache.add(seq)
+            cache.reserve(seq, length + 4)
+            prompt = SequenceRows(list(range(length)), cache.slots(seq)[:length], 0)
+            if length:
+                model.run(RaggedBatch.build([prompt]), cache.target)
+        parts = [
+            SequenceRows([7, 8, 9], cache.slots(seq), length, logit_rows=rows)
+            for seq, length, rows in ((2, 9, range(1, 3)), (0, 5, [2]), (1, 0, range(3)))
+        ]
+        logits.append(
+            model.run_chains(parts, cache.target)
+            if chains
+            else model.run(RaggedBatch.build(parts), cache.target).logits
+        )
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])

@@ -1,0 +1,125 @@
+"""What a draft of a trained head costs beside the floor: the time in which its weights can be read.
+
+python -m benchmarks.head [FOLDER] [--dtype bfloat16] [--draft-vocab-size 8192] [--weights int8] [--repeats 5]
+
+Texts of the embedded model, greedy, at batch 1; plain decoding, drafting and reading take turns. Without a folder the
+head has random weights and the shape of the one that ships: it costs the same. Seconds are of one thread's work or of
+the clock (--clock), medians over steps; a machine that does other work beside it needs the former, OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from specdec import SamplingParams, SpeculativeGenerator
+from specdec.drafters.head import HeadDrafter
+from specdec.heads.block import BlockHead
+from specdec.heads.config import HeadConfig
+from specdec.heads.native import NativeBlock
+from specdec.kernels.cpu.library import library
+from specdec.kernels.cpu.threads import num_threads
+from specdec.measure.environment import machine
+from specdec.models.loading import load
+
+PROMPT = [{"role": "user", "content": "Write a story about a fox and a hen."}]
+SMALL: dict[str, Any] = {
+    "hidden_size": 576, "target_hidden_size": 576, "intermediate_size": 1536, "num_layers": 2, "num_heads": 9,
+    "num_kv_heads": 3, "head_dim": 64, "vocab_size": 49152, "target_layers": 30, "taps": (2, 15, 27),
+    "rope_theta": 100000.0, "block_size": 6, "causal": True, "markov_rank": 64, "confidence": True, "fc_norm": True,
+}  # fmt: skip
+CACHE_BYTES = 280 << 20
+"""More than any cache holds: read before a head's weights are, as the target's pass does."""
+
+
+class Clock:
+    """Times calls.
+
+    Args:
+        now: gives seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.seconds: dict[str, list[float]] = {}
+
+    def watch(self, owner: Any, name: str) -> None:
+        """Times every call of a method from here on."""
+        call, found = getattr(owner, name), self.seconds.setdefault(name, [])
+
+        def timed(*given: Any, **options: Any) -> Any:
+            began = self.now()
+            result = call(*given, **options)
+            found.append(self.now() - began)
+            return result
+
+        setattr(owner, name, timed)
+
+
+def random_head(draft_vocab_size: int) -> BlockHead:
+    """Of the shape that ships."""
+    head = BlockHead(HeadConfig("block", draft_vocab_size=draft_vocab_size, **SMALL), torch.arange(draft_vocab_size))
+    torch.manual_seed(0)
+    for weight in head.parameters():
+        torch.nn.init.normal_(weight, float(weight.dim() == 1), 0.1 if weight.dim() == 1 else weight.shape[-1] ** -0.5)
+    return head
+
+
+def reading(clock: Clock, size: int, times: int) -> list[float]:
+    """Seconds to read so many bytes that are in no cache."""
+    kernels = library()
+    assert kernels is not None, "the floor is measured on the native kernels"
+    weights, rest = (torch.ones(count, dtype=torch.uint8) for count in (size, CACHE_BYTES))
+    found: list[float] = []
+    for _ in range(times):
+        kernels.read(rest.data_ptr(), CACHE_BYTES, num_threads())
+        began = clock.now()
+        kernels.read(weights.data_ptr(), size, num_threads())
+        found.append(clock.now() - began)
+    return found
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--draft-vocab-size", type=int, default=8192)
+    parser.add_argument("--weights")
+    parser.add_argument("--clock", action="store_true", help="time of the clock, not of one thread")
+    options = parser.parse_args()
+    clock = Clock(time.perf_counter if options.clock else time.thread_time)
+    drafter = HeadDrafter(options.folder or random_head(options.draft_vocab_size), weights=options.weights)
+    generator = SpeculativeGenerator(load(dtype=options.dtype), drafter)
+    plain, run = generator.with_drafter("none"), drafter._run
+    assert isinstance(run, NativeBlock), "the head does not run natively beside this target"
+    generator.generate([PROMPT], SamplingParams(max_tokens=8))
+    for owner, name in ((drafter, "propose"), (drafter, "observe"), (run, "draft"), (run.term, "grow")):
+        clock.watch(owner, name)
+    clock.watch(generator.engine.model, "run")
+    floors: list[float] = []
+    passes: list[float] = []
+    for _ in range(options.repeats):
+        generator.generate([PROMPT], SamplingParams(max_tokens=options.tokens))
+        floors += reading(clock, run.num_bytes, 10)
+        clock.seconds["run"].clear()
+        plain.generate([PROMPT], SamplingParams(max_tokens=options.tokens))
+        passes += clock.seconds["run"][1:]
+    floor, target = median(floors), median(passes)
+    print(machine())
+    print(f"{run.num_bytes / 1e6:.1f} MB of weights, read in {1e3 * floor:.2f} ms; a plain pass {1e3 * target:.2f} ms")
+    took = {name: median(clock.seconds[name]) for name in ("propose", "observe", "draft", "grow")}
+    for name, seconds in ({"a step's draft": took["propose"] + took["observe"]} | took).items():
+        print(f"{name}: {1e3 * seconds:.2f} ms, {seconds / floor:.2f} × floor, {seconds / target:.3f} of a plain pass")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""The benchmark of heads runs to its end, and tells what a draft costs."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from benchmarks import head as benchmark
+
+
+@pytest.mark.slow
+def test_the_benchmark_tells_what_a_draft_costs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["head", "--tokens", "6", "--repeats", "1", "--draft-vocab-size", "512"])
+    benchmark.main()
+    told = capsys.readouterr().out
+    for words in ("of weights, read in", "a step's draft: ", "propose: ", "observe: ", "× floor"):
+        assert words in told
