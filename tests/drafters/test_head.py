@@ -170,7 +170,7 @@ def test_a_draft_is_a_function_of_the_text_whatever_the_pieces_and_the_batch() -
 
         def kept(requests: Any, propose: Any = drafter.propose, drafts: Any = drafts) -> list[DraftTree]:
             trees = propose(requests)
-            drafts.update((each.tokens, (t.tokens, t.chances)) for each, t in zip(requests, trees, strict=True))
+            drafts.update((tuple(each.tokens), (t.tokens, t.chances)) for each, t in zip(requests, trees, strict=True))
             return trees
 
         drafter.propose = kept  # type: ignore[method-assign]
@@ -290,7 +290,7 @@ def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
 
     def kept(requests: Any, propose: Any = drafter.propose) -> list[DraftTree]:
         trees = propose(requests)
-        drafted.extend((each.tokens, tree) for each, tree in zip(requests, trees, strict=True))
+        drafted.extend((tuple(each.tokens), tree) for each, tree in zip(requests, trees, strict=True))
         return trees
 
     drafter.propose = kept  # type: ignore[method-assign]
