@@ -87,16 +87,19 @@ class Objective(nn.Module):
         counts = torch.zeros(3, drafted, device=hidden.device)
         weights = self._loss.row_weights(drafted, hidden.device)
         loss = hidden.new_zeros((), dtype=torch.float32)
+        judge = self._of_rows if len(hidden) <= each else self._again
         for part in zip(
             *(torch.split(tensor, each) for tensor in (hidden, previous, which, labels, depth)), strict=True
         ):
-            rows, *parts = part
-            losses, shown = checkpoint(
-                self._of_rows, rows, parts[0], laws, *parts[1:-1], use_reentrant=False, preserve_rng_state=False
-            )
-            loss = loss + (losses * weights[parts[-1]]).sum()
-            counts.index_add_(1, parts[-1], shown)
+            losses, shown = judge(part[0], part[1], laws, *part[2:4])
+            loss = loss + (losses * weights[part[-1]]).sum()
+            counts.index_add_(1, part[-1], shown)
         return Judged(loss / total, *counts)
+
+    def _again(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_of_rows`, which runs a second time for the gradients: the logits of one part alone are held."""
+        found: tuple[Tensor, Tensor] = checkpoint(self._of_rows, *given, use_reentrant=False, preserve_rng_state=False)
+        return found
 
     def _of_rows(
         self, hidden: Tensor, previous: Tensor, laws: Tensor, which: Tensor, labels: Tensor
@@ -106,7 +109,7 @@ class Objective(nn.Module):
         rows = Rows(logits.log_softmax(-1), laws[which], labels)
         losses = self._loss.of(rows)
         with torch.no_grad():
-            accepted = rows.accepted.clamp(0, 1)
+            accepted = rows.accepted.detach().clamp(0, 1)
             shown = torch.stack([(logits.argmax(-1) == labels).float(), accepted, torch.ones_like(accepted)])
         confidence = self.head.confidence_logits(hidden, previous)
         if confidence is not None and self._loss.confidence:
