@@ -66,7 +66,9 @@ class MarkovTerm:
 
     def corrected(self, row: Tensor, previous: int) -> Tensor:
         """A row of logits, float32 [Vd], with the term of the token before it (a row of W1)."""
-        return reference.corrected(row, self.before, self.after, previous)
+        if self._packed is None or self.before is None:
+            return reference.corrected(row, self.before, self.after, previous)
+        return row + self._packed(self.before[previous], self._kernels)
 
     def grow(
         self,
