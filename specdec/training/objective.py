@@ -77,7 +77,7 @@ class Objective(nn.Module):
         """The target's law behind each token of the answers, [P, Vd], and each position's row in it, int64 [B, S]."""
         places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
         asked = (places >= batch.starts[:, None]) & (places < batch.lengths[:, None] - 1)
-        return self._teacher.law(seen.final[asked], self.head), asked.flatten().cumsum(0).view(asked.shape) - 1
+        return self._teacher.law(seen, asked, self.head), asked.flatten().cumsum(0).view(asked.shape) - 1
 
     def _judged(
         self, hidden: Tensor, previous: Tensor, laws: Tensor, which: Tensor, labels: Tensor, depth: Tensor, total: float

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +26,8 @@ from specdec.training.teacher import Seen, Teacher
 
 Watch = Callable[[Sequence[int]], Tensor]
 """Token ids of a text → float32 [S, k, H], the target's hidden states at k boundaries."""
+Normalize = Callable[[Tensor], Tensor]
+"""Final states, float32 [S, H] → float32 [S], see `Seen.normalizer`."""
 
 
 def watching(model: CausalLM, boundaries: Sequence[int]) -> Watch:
@@ -62,28 +65,31 @@ class TapStore:
         self, folder: Path, lengths: Sequence[int], boundaries: int, width: int, most_bytes: int, settings: Any
     ) -> None:
         ends = np.cumsum(lengths, dtype=np.int64)
-        each = boundaries * (width + 4)
+        each = boundaries * (width + 4) + 4
         self._kept = int(np.searchsorted(ends, most_bytes // each, side="right"))
         self._ends, self._shape = ends, (int(ends[self._kept - 1]) if self._kept else 0, boundaries, width)
         manifest, told = folder / "taps.json", json.dumps([settings, list(self._shape)])
         if not manifest.exists() or manifest.read_text(encoding="utf-8") != told:
-            for name in ("rows", "scales", "done"):
+            for name in ("rows", "scales", "norms", "done"):
                 (folder / f"taps.{name}").unlink(missing_ok=True)
             write(manifest, told)
         with writing(folder):
             self._rows = _mapped(folder / "taps.rows", np.int8, self._shape)
             self._scales = _mapped(folder / "taps.scales", np.float32, (*self._shape[:2], 1))
+            self._norms = _mapped(folder / "taps.norms", np.float32, self._shape[:1])
             self._done = _mapped(folder / "taps.done", np.bool_, (self._kept,))
 
-    def states(self, number: int, tokens: Sequence[int], watch: Watch) -> Tensor:
-        """Rounded states of a text, float32 [S, k, H]: read, or watched and kept."""
+    def states(self, number: int, tokens: Sequence[int], watch: Watch, normalize: Normalize) -> tuple[Tensor, Tensor]:
+        """Rounded states of a text, float32 [S, k, H], and the normalizers of the last of them, float32 [S]: read, or
+        watched and kept."""
         if number >= self._kept:
-            return _exact(*_rounded(watch(tokens).numpy(force=True)))
+            return _seen(tokens, watch, normalize)[1]
         span = slice(int(self._ends[number]) - len(tokens), int(self._ends[number]))
         if not self._done[number]:
-            self._rows[span], self._scales[span] = _rounded(watch(tokens).numpy(force=True))
+            (self._rows[span], self._scales[span]), (_, norms) = _seen(tokens, watch, normalize)
+            self._norms[span] = norms.numpy(force=True)
             self._done[number] = True  # last: a text that is half written is written again
-        return _exact(self._rows[span], self._scales[span])
+        return _exact(self._rows[span], self._scales[span]), torch.from_numpy(self._norms[span].copy())
 
 
 class StoredTeacher(Teacher):
@@ -103,13 +109,25 @@ class StoredTeacher(Teacher):
     @torch.no_grad()
     def see(self, batch: Batch) -> Seen:
         """See `Teacher.see`. What stands behind a text's end is 0."""
-        states = []
+        states, norms = [], []
         texts = (batch.numbers.tolist(), batch.tokens.tolist(), batch.lengths.tolist())
         for number, tokens, length in zip(*texts, strict=True):
-            found = self._store.states(number, tokens[:length], self._watch)
-            states.append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, len(tokens) - length)))
-        stacked = torch.stack(states).to(batch.tokens.device, self._output.dtype)
-        return Seen(stacked[:, :, :-1], stacked[:, :, -1])
+            found, norm = self._store.states(number, tokens[:length], self._watch, self._normalize)
+            states.append(F.pad(found, (0, 0, 0, 0, 0, len(tokens) - length)))
+            norms.append(F.pad(norm, (0, len(tokens) - length)))
+        device = batch.tokens.device
+        stacked = torch.stack(states).to(device, self._output.dtype)
+        return Seen(stacked[:, :, :-1], stacked[:, :, -1], torch.stack(norms).to(device))
+
+    def _normalize(self, final: Tensor) -> Tensor:
+        return self.normalizer(final.to(self._output.device, self._output.dtype)).cpu()
+
+
+def _seen(tokens: Sequence[int], watch: Watch, normalize: Normalize) -> tuple[tuple[Any, Any], tuple[Tensor, Tensor]]:
+    """A text's rounded states as they are kept, and as they are used, with their normalizers."""
+    kept = _rounded(watch(tokens).numpy(force=True))
+    exact = _exact(*kept)
+    return kept, (exact, normalize(exact[:, -1]))
 
 
 def _rounded(states: Any) -> tuple[Any, Any]:

@@ -23,10 +23,12 @@ class Seen:
     Args:
         taps: [B, S, k, H], hidden states at the boundaries that the head reads.
         final: [B, S, H], after the last norm.
+        normalizer: float32 [B, S], the logarithm of the sum of the exponentials of its logits, if it is known.
     """
 
     taps: Tensor
     final: Tensor
+    normalizer: Tensor | None = None
 
 
 class Teacher:
@@ -49,12 +51,22 @@ class Teacher:
         return Seen(taps, found.last_hidden_state)
 
     @torch.no_grad()
-    def law(self, final: Tensor, head: Head) -> Tensor:
-        """The next token's probabilities: final states [N, H] → float32 [N, Vd], of the head's draft vocabulary. What
-        is missing to 1 is outside of it."""
-        laws = []
-        for rows in torch.split(final, LOGIT_ROWS):
-            logits = F.linear(rows, self._output)
-            known = logits if head.config.draft_vocab_size == len(self._output) else logits[:, head.draft_ids]
-            laws.append((known.float() - logits.float().logsumexp(-1, keepdim=True)).exp())
-        return torch.cat(laws)
+    def law(self, seen: Seen, where: Tensor, head: Head) -> Tensor:
+        """The next token's probabilities at N positions, float32 [N, Vd], of the head's draft vocabulary. What is
+        missing to 1 is outside of it.
+
+        Args:
+            seen: of the batch.
+            where: bool [B, S].
+            head: on the target's device.
+        """
+        final, known = seen.final[where], self._output[head.draft_ids]
+        normalizer = self.normalizer(final) if seen.normalizer is None else seen.normalizer[where]
+        return (F.linear(final, known).float() - normalizer[:, None]).exp()
+
+    @torch.no_grad()
+    def normalizer(self, final: Tensor) -> Tensor:
+        """Final states [N, H] → float32 [N], see `Seen.normalizer`: over the whole vocabulary, which takes most of the
+        time of a law."""
+        parts = torch.split(final, LOGIT_ROWS)
+        return torch.cat([F.linear(rows, self._output).float().logsumexp(-1) for rows in parts])

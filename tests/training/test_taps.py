@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,8 +36,13 @@ def store(folder: Path, most: int = 1 << 20, settings: str = "a") -> TapStore:
     return TapStore(folder, LENGTHS, len(BOUNDARIES), 32, most, settings)
 
 
+def normalize(final: torch.Tensor) -> torch.Tensor:
+    return (final @ MODULE.get_output_embeddings().weight.detach().T).logsumexp(-1)
+
+
 def all_of(kept: TapStore, watch: Watch) -> list[torch.Tensor]:
-    return [kept.states(number, TEXTS[number].tolist(), watch) for number in range(len(TEXTS))]
+    given = [kept.states(number, TEXTS[number].tolist(), watch, normalize) for number in range(len(TEXTS))]
+    return [torch.cat([states.flatten(1), norms[:, None]], 1) for states, norms in given]
 
 
 def within_half_a_step(found: torch.Tensor, exact: torch.Tensor) -> bool:
@@ -48,7 +54,7 @@ def test_states_are_transformers_to_half_a_step(tmp_path: Path) -> None:
     for number, found in enumerate(all_of(store(tmp_path), Watch())):
         states = MODULE(TEXTS[number][None].long(), output_hidden_states=True).hidden_states
         for place, boundary in enumerate(BOUNDARIES):
-            assert within_half_a_step(found[:, place], states[boundary][0].detach())
+            assert within_half_a_step(found[:, 32 * place : 32 * (place + 1)], states[boundary][0].detach())
 
 
 def test_a_text_is_seen_once_and_kept_for_the_next_process(tmp_path: Path) -> None:
@@ -67,10 +73,10 @@ def test_what_was_half_written_or_is_not_kept_is_the_same(tmp_path: Path) -> Non
     all_of(half, watch)
     half._rows[:9] = 5  # the process ended before it was done
     half._done[:2] = False
-    small = sum(LENGTHS[:3]) * 4 * 36
+    small = sum(LENGTHS[:3]) * (4 * 36 + 4)
     for kept in (half, store(tmp_path / "c", small), store(tmp_path / "d", 0)):
         assert all(torch.equal(a, b) for a, b in zip(all_of(kept, watch), whole, strict=True))
-    assert (tmp_path / "c/taps.rows").stat().st_size + (tmp_path / "c/taps.scales").stat().st_size == small
+    assert sum((tmp_path / f"c/taps.{name}").stat().st_size for name in ("rows", "scales", "norms")) == small
     assert not (tmp_path / "d/taps.rows").exists()
 
 
@@ -90,3 +96,8 @@ def test_a_teacher_sees_the_texts_of_a_batch(tmp_path: Path) -> None:
         assert within_half_a_step(found.taps[row, :length], exact.taps[row, :length])
         assert within_half_a_step(found.final[row, :length], exact.final[row, :length])
         assert not found.taps[row, length:].any()
+    answers = torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]
+    known = scenes.head(MODULE, [3, 5, 60])
+    laws = [stored.law(seen, answers, known) for seen in (found, replace(found, normalizer=None))]
+    assert torch.allclose(*laws, atol=1e-6)
+    assert torch.allclose(laws[0], stored.law(exact, answers, known), atol=0.02)
