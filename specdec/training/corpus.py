@@ -89,18 +89,19 @@ class Corpus:
         """Every chunk, read or made, until there are enough tokens.
 
         Args:
-            until: by `time.monotonic`; after that no chunk is made.
+            until: by `time.monotonic`; no chunk is begun that would not be done by then if it took as long as the last.
         """
-        number, tokens, last = 0, 0, list[Exchange]()
+        number, tokens, took, last = 0, 0, 0.0, list[Exchange]()
         while tokens < self._size.tokens:
             path = self._folder / f"{number:05d}.safetensors"
             if path.exists():
                 last = read_chunk(path)
                 for one in last:
                     self._prompter.remember(one.turns[:-1])
-            elif time.monotonic() < until:
+            elif (began := time.monotonic()) + took < until:
                 last = self._made(number, last)
                 write_chunk(path, last)
+                took = time.monotonic() - began
             else:
                 return
             yield last

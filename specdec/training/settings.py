@@ -72,7 +72,7 @@ class Settings:
         writer: "engine", ours, or "batch", large batches on plain torch; "auto" takes the first on a CPU.
         taps_gib: GiB on the disk for what the target saw of the texts; None runs the target's own module anew
             for every batch. What is kept is seen through our kernels, and rounded.
-        answer_share: of `schedule.seconds`, how much of the time may be gone when the last chunk of answers is begun.
+        answer_share: of `schedule.seconds`, how much of the time may be gone when the last chunk of answers is done.
         cells: tokens in the cache of the writer of large batches, on a GPU.
         held_out: greedy answers to try the head on.
         command: as it was typed, for the card.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from specdec.errors import ConfigError
+from specdec.training import corpus as corpora
 from specdec.training.corpus import Answers, Corpus, Exchange, read_chunk, write_chunk
 from specdec.training.denied import Denied
 from specdec.training.prompts import Mix, Prompter, Template, is_worth
@@ -55,6 +58,12 @@ def test_a_corpus_that_was_cut_off_ends_as_one_that_was_not(tmp_path: Path) -> N
 
 def test_when_time_is_over_no_chunk_is_made(tmp_path: Path) -> None:
     assert list(corpus(tmp_path, Parrot()).chunks(until=0)) == []
+
+
+def test_a_chunk_that_would_end_too_late_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count(0, 10)  # a chunk takes 10 seconds, and as many go by between two of them
+    monkeypatch.setattr(corpora, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    assert len(list(corpus(tmp_path, Parrot()).chunks(until=45))) == 2  # begun at 0 and 20; at 40 it would end at 50
 
 
 def test_no_prompt_comes_twice_and_conversations_go_on(tmp_path: Path) -> None:
