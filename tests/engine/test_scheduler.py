@@ -224,7 +224,7 @@ def test_argmax_is_enough_where_nobody_looks_at_more(rule: Rule, decodes: bool, 
 def test_a_drafter_is_told_of_the_whole_text_and_how_deep_it_may_go() -> None:
     one, _ = part(3)
     asked = one.draft_request(2)
-    assert (asked.request_id, asked.tokens, asked.max_depth) == (0, tuple(range(9)), 2)
+    assert (asked.request_id, tuple(asked.tokens), asked.max_depth) == (0, tuple(range(9)), 2)
     assert asked.rule is one.request.rule
     assert asked.key == one.request.key()
 
