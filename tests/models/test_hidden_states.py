@@ -69,9 +69,10 @@ INTERPRETED = ("prompt in three chunks", "tree by levels")
 """Scenes that are short enough for Triton's interpreter."""
 
 
-def quick(*cases: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Every maker with every case; Triton with the last case alone."""
-    return [(maker, *case) for maker in MAKERS for case in (cases[-1:] if maker == "triton" else cases)]
+def quick(*cases: tuple[Any, ...]) -> list[Any]:
+    """Every maker with every case; Triton with the last case alone, among the slow tests."""
+    others = [(maker, *case) for maker in MAKERS if maker != "triton" for case in cases]
+    return [*others, pytest.param("triton", *cases[-1], marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_an_early_exit_and_its_model_share_a_cache() -> None:
     assert torch.equal(bench.run(bench.part(0, prompt)), expected)
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize("kind", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_on_triton_a_rows_hidden_states_have_the_bits_of_plain_decoding(kind: str) -> None:
     """In one chunk, alone, in a tree, with logits or without."""
     model, prompt = on_triton("qwen3", kind), PROMPT[:5]

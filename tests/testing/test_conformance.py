@@ -89,7 +89,7 @@ def test_it_keeps_to_its_contract(name: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.count("passed") == len(CHECKS)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name in DRAFTERS.names()])
+@pytest.mark.parametrize("name", ["ngram", "suffix", "recycling", "model", "early_exit", "lookahead", "head"])
 def test_it_keeps_to_its_contract_in_short(name: str) -> None:
     check_drafter(MAKERS[name], seeds=(0,), quick=True)
 

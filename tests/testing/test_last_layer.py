@@ -173,6 +173,7 @@ def budget(head: LastLayerHead, stream: Tensor, logits: Tensor) -> Tensor:
     return head.lm_head.weight.abs().sum(1) * final + torch.zeros_like(logits)
 
 
+@pytest.mark.slow
 def test_it_keeps_to_the_contract_of_drafters(capsys: pytest.CaptureFixture[str]) -> None:
     def make(target: CausalLM) -> LastLayerHead:
         head = LastLayerHead(target.module, TREE)  # type: ignore[attr-defined]
