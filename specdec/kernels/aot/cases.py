@@ -196,6 +196,7 @@ def verdict_cases() -> list[Case]:
                 f"verdict, {rule}{', with q' if has_q else ''}",
                 verdicts.verdict_kernel,
                 verdict | {"RULE": number, "HAS_Q": has_q},
+                spills=64,  # around the calls that divide doubles: once a token that is looked at
             )
             for rule, number in RULES.items()
             for has_q in ((False, True) if rule in ("token", "block") else (False,))
