@@ -19,7 +19,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -99,7 +100,7 @@ def engine() -> dict[str, Any]:
     times: dict[str, list[float]] = {drafter: [] for drafter in generators}
     for _ in range(5):
         for drafter, generator in generators.items():
-            times[drafter].append(seconds(lambda g=generator: g.generate(chats, params)))  # type: ignore[misc]
+            times[drafter].append(seconds(partial(generator.generate, chats, params)))
     return {"ratio": median(a / b for a, b in zip(times["none"], times["ngram"], strict=True)), "seconds": times}
 
 
@@ -123,50 +124,50 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def check(only: Sequence[str], results: dict[str, Any], log: Path | None, keep: Callable[[], None]) -> None:
-    """Runs the parts in turn.
+def check(parts: Mapping[str, Callable[[], Any]], results: dict[str, Any], keep: Callable[[], None]) -> None:
+    """Runs parts in turn.
 
     Args:
-        only: names of `PARTS`.
+        parts: name → what runs it.
         results: what is known so far; each part is added to it.
-        log: see `run_tests`.
         keep: called after each part.
     """
-    for part in only:
+    for part, run in parts.items():
         began = time.monotonic()
         results.setdefault("broken", {}).pop(part, None)
         results.pop(part, None)
         try:
-            results[part] = run_tests(log) if part == "tests" else PARTS[part]()
+            results[part] = run()
         except Exception:  # whatever broke, the other parts are worth knowing
             results["broken"][part] = traceback.format_exc(limit=-8)
-        if part == "linear" and part not in results["broken"]:
-            results["table"] = table_of(results["linear"])
         print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
         keep()
 
 
-PARTS: dict[str, Callable[[], Any]] = {
-    "tests": run_tests,
-    "attention": lambda: list(attention()),
-    "linear": lambda: list(linear()),
-    "lossless": lossless,
-    "engine": engine,
-    "tuned": lambda: list(tuned()),
-}
+def parts_of(log: Path | None) -> dict[str, Callable[[], Any]]:
+    """All parts by their names; `log` is that of `run_tests`."""
+    return {
+        "tests": partial(run_tests, log),
+        "attention": lambda: list(attention()),
+        "linear": lambda: list(linear()),
+        "lossless": lossless,
+        "engine": engine,
+        "tuned": lambda: list(tuned()),
+    }
 
 
 def main() -> None:
     """Checks and measures; exits 1 if a kernel is wrong, a text changed or a part broke."""
+    names = tuple(parts_of(None))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}, with commas between")
+    parser.add_argument("--only", default=",".join(names), help=f"some of {', '.join(names)}, with commas between")
     parser.add_argument("--json", type=Path, default=Path("docs/results/gpu-check.json"))
     parser.add_argument("--markdown", type=Path, default=Path("docs/results/gpu-check.md"))
     parser.add_argument("--log", type=Path, help="where what pytest prints goes")
     args = parser.parse_args()
     only = args.only.split(",")
-    if unknown := [part for part in only if part not in PARTS]:
-        parser.error(f"{', '.join(unknown)}: no such part. There are {', '.join(PARTS)}.")
+    if unknown := [part for part in only if part not in names]:
+        parser.error(f"{', '.join(unknown)}: no such part. There are {', '.join(names)}.")
     if not triton_runs("cuda"):
         print("There is no GPU here that Triton compiles for: nothing was checked, nothing is claimed.")
         return
@@ -175,10 +176,12 @@ def main() -> None:
     results: dict[str, Any] = known if known.get("device") == device else {"device": device}
 
     def keep() -> None:
-        save(args.json, "benchmarks.gpu_check", results)
+        table = {"table": table_of(results["linear"])} if "linear" in results else {}
+        save(args.json, "benchmarks.gpu_check", results | table)
         args.markdown.write_text(markdown(results), encoding="utf-8")
 
-    check(only, results, args.log, keep)
+    parts = parts_of(args.log)
+    check({name: parts[name] for name in only}, results, keep)
     print(machine(), markdown(results), sep="\n")
     unchanged = all(result["identical"] == result["of"] for result in results.get("lossless", {}).values())
     sys.exit(not (results.get("tests", {}).get("passed", True) and unchanged and not results["broken"]))

@@ -28,6 +28,7 @@ from specdec.drafters.recycling import RecyclingDrafter
 from specdec.kernels.successors import FIRST_ROWS, ORDER, READ, REFUSED, SOURCES, WIDTH, reference
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts.records import load_prompts
+from specdec.training.prompts import Template
 
 Lists = list[tuple[int, list[int]]]
 DROPPED: dict[str, Callable[[int], bool]] = {
@@ -116,8 +117,8 @@ def fitted(seen: Sequence[tuple[Lists, int]]) -> tuple[list[list[float]], list[f
 
 def own_prompts(loaded: LoadedModel, count: int) -> list[str]:
     """What the model takes for a user's message (Xu et al. 2024, Magpie)."""
-    chat = loaded.tokenizer.apply_chat_template([{"role": "user", "content": "X"}], tokenize=False)
-    beginning = loaded.tokenizer.encode(chat.split("X")[0], add_special_tokens=False)
+    template = Template(loaded.tokenizer)
+    [beginning] = template.encode([template.begun()])
     generator = SpeculativeGenerator(loaded, NoDrafter(), config=EngineConfig(max_num_seqs=8))
     params = [
         SamplingParams(max_tokens=120, temperature=1.0, top_p=0.95, seed=seed) for seed in range(1000, 1000 + count)

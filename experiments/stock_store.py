@@ -23,6 +23,7 @@ from specdec.places import write
 from specdec.stores import Store, Vocabulary
 from specdec.stores import write as write_store
 from specdec.training.denied import Denied
+from specdec.training.prompts import SHORTEST, Template
 
 CHUNK = 64
 """Prompts a file."""
@@ -31,9 +32,6 @@ NOTE = {
     "texts": "greedy answers of SmolLM2-135M-Instruct in bfloat16 to prompts that it made up itself",
     "made by": "experiments/stock_store.py",
 }
-MARK = "THE USER'S TURN"
-SHORTEST = 20
-"""Characters of a prompt that is worth an answer."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class Exchange:
 
 def exchanges(generator: SpeculativeGenerator, chunk: int, prompt_tokens: int, answer_tokens: int) -> list[Exchange]:
     """The chunk's prompts and answers: a function of its number."""
-    begun = _begun_turn(generator)
+    template = Template(generator.tokenizer)
+    [begun] = template.encode([template.begun()])
     draws = [
         SamplingParams(max_tokens=prompt_tokens, temperature=1.0, top_p=0.95, seed=chunk * CHUNK + index)
         for index in range(CHUNK)
@@ -66,12 +65,6 @@ def chosen(found: Iterable[Exchange], denied: Denied, generator: SpeculativeGene
         if one.prompt not in seen and not denied.holds(one.prompt) and not denied.holds(answer):
             seen.add(one.prompt)
             yield one
-
-
-def _begun_turn(generator: SpeculativeGenerator) -> list[int]:
-    """The chat template up to the first word of the user."""
-    whole = generator.tokenizer.apply_chat_template([{"role": "user", "content": MARK}], tokenize=False)
-    return list(generator.tokenizer.encode(whole.split(MARK)[0], add_special_tokens=False))
 
 
 def _collect(generator: SpeculativeGenerator, options: argparse.Namespace) -> list[Exchange]:

@@ -25,6 +25,7 @@ from specdec.kernels.linear import KINDS
 from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
+from specdec.models.chains import joined
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 HEAD = either(text(), instance(Path, "a path"), instance(Head, "a head")).or_none(" for the one that ships")
@@ -148,10 +149,10 @@ class HeadDrafter(Drafter):
         if not fresh:
             return
         spans = [(one.start, one.start + len(one.rows)) for one in fresh]
-        taps = _joined([_kept(one) for one in fresh])
-        positions = _joined([torch.arange(start, end) for start, end in spans])
+        taps = joined([_kept(one) for one in fresh])
+        positions = joined([torch.arange(start, end) for start, end in spans])
         slots = [cache.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
-        self._head.remember(pool, taps, positions, _joined(slots))
+        self._head.remember(pool, taps, positions, joined(slots))
         for one, (_, end) in zip(fresh, spans, strict=True):
             cache.fill(one.request_id, pool, end)
 
@@ -235,8 +236,3 @@ def _kept(one: Outcome) -> Tensor:
     """Hidden states of the rows that stay, [n, k, H]."""
     assert one.hidden is not None
     return one.hidden[one.rows] if one.path else one.hidden[: len(one.tail)]
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """One after the other; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -139,7 +139,7 @@ class BlockHead(Head):
     def predecessors(self, tokens: Tensor, anchors: Tensor, mask: Tensor) -> Tensor:
         """int64 [B, A, n], the token before each that is drafted; behind the end of the text, its last one."""
         places = torch.where(mask, anchors, 0)[..., None] + torch.arange(self.config.num_drafted, device=anchors.device)
-        return tokens.gather(1, places.clamp(max=tokens.shape[1] - 1).flatten(1)).view(places.shape)
+        return at(tokens, places.clamp(max=tokens.shape[1] - 1))
 
     def logits(self, hidden: Tensor, previous: Tensor) -> Tensor:
         """[..., h] and the tokens before, int64 [...] → logits of the draft vocabulary, [..., Vd]."""
@@ -190,6 +190,11 @@ class BlockHead(Head):
         if self.confidence_head is not None:
             self.confidence_head.proj.weight.zero_()
             self.confidence_head.proj.bias.zero_()
+
+
+def at(values: Tensor, places: Tensor) -> Tensor:
+    """Of [B, S] those at places, int64 [B, …] → the places' shape."""
+    return values.gather(1, places.flatten(1)).view(places.shape)
 
 
 def _parts(anchors: Tensor) -> Sequence[Tensor]:

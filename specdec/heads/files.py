@@ -20,7 +20,7 @@ from specdec.heads.config import TargetSizes
 from specdec.heads.eagle1 import Eagle1Head
 from specdec.heads.eagle3 import Eagle3Head
 from specdec.heads.formats import FORMATS
-from specdec.heads.formats.base import Format, Numbering, Parts, Unreadable
+from specdec.heads.formats.base import Format, Given, Numbering, Parts, Unreadable
 from specdec.heads.formats.own import OwnFormat, packed
 from specdec.heads.medusa import MedusaHead
 from specdec.heads.mtp import MtpHead
@@ -89,7 +89,7 @@ def read_parts(
         raise refusal(folder, f"its config.json is of no layout that is known ({names})", MEND)
     tensors = _tensors(folder, form, pickled)
     with _named(folder, form.name):
-        return form, form.read(settings, tensors, target, numbering)
+        return form, form.read(Given(settings, tensors, target, numbering))
 
 
 def save_head(

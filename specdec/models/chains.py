@@ -43,8 +43,8 @@ class Chains:
             numbers.ctypes.data + numbers.itemsize * place for place in places
         )
         read = [part.slots[:end] for part, end in zip(parts, ends, strict=True)]
-        slots = _joined(read)
-        writes = _joined([own[-count:] for own, count in zip(read, counts, strict=True)])
+        slots = joined(read)
+        writes = joined([own[-count:] for own, count in zip(read, counts, strict=True)])
         sequences = interface.Sequences(
             len(parts), rows, committed, zeros, borders, native.address(slots, torch.int64), zeros, zeros
         )
@@ -56,5 +56,6 @@ class Chains:
         self._alive = numbers, slots, writes
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))

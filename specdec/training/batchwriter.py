@@ -8,6 +8,7 @@ attend by our kernel, since torch has none for few queries, shared key heads and
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -88,11 +89,27 @@ class BatchWriter:
         """Runs tokens [b, n] at columns start .. start + n - 1; logits of the last, [b, V]."""
         weights = self._weights
         stream = F.embedding(tokens, weights.embedding)
-        angles, hidden = rows.view(start, tokens.shape[1])
+        view = rows.view(start, tokens.shape[1])
         for index, layer in enumerate(self._layers):
-            stream = layer(stream, rows.keys[index], rows.values[index], start, angles, hidden)
+            stream = layer(stream, rows.keys[index], rows.values[index], view)
         last = F.rms_norm(stream[:, -1], weights.final_norm.shape, weights.final_norm.to(stream.dtype), weights.eps)
         return last @ weights.head.T
+
+
+@dataclass(frozen=True)
+class _View:
+    """Where the rows of a pass stand, and what they see.
+
+    Args:
+        start: their first column.
+        angles: cosines and sines [b, 1, n, D].
+        hidden: which columns they may not see, [b, 1, 1, n, start + n]; or, where the kernel runs, what a single row
+            of each sequence sees.
+    """
+
+    start: int
+    angles: tuple[Tensor, Tensor]
+    hidden: Tensor | AttentionPlan
 
 
 class _Rows:
@@ -108,20 +125,20 @@ class _Rows:
         self.done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self._weights = weights
 
-    def view(self, start: int, count: int) -> tuple[tuple[Tensor, Tensor], Tensor | AttentionPlan]:
-        """Cosines and sines [b, 1, n, D] of the columns from `start`, and what their rows may not see,
-        [b, 1, 1, n, start + n]; or, where the kernel runs, what a single row sees."""
+    def view(self, start: int, count: int) -> _View:
+        """Of the rows in the columns from `start`."""
         weights, columns = self._weights, torch.arange(start + count, device=self.padding.device)
         positions = (columns[start:] - self.padding[:, None]).clamp(min=0)
-        angles = positions[:, None, :, None] * weights.frequencies.repeat(2)
-        cosines, sines = (f(angles) * weights.rope_factor for f in (torch.cos, torch.sin))
+        turned = positions[:, None, :, None] * weights.frequencies.repeat(2)
+        cosines, sines = (f(turned) * weights.rope_factor for f in (torch.cos, torch.sin))
+        angles = cosines.to(weights.head.dtype), sines.to(weights.head.dtype)
+        if count == 1 and triton_runs(self.padding.device):
+            return _View(start, angles, self._plan(start))
         hidden = (columns < self.padding[:, None])[:, None] | (columns > columns[start:, None])
-        dtype = weights.head.dtype
-        fused = count == 1 and triton_runs(self.padding.device)
-        return (cosines.to(dtype), sines.to(dtype)), self._plan(start) if fused else hidden[:, None, None]
+        return _View(start, angles, hidden[:, None, None])
 
     def _plan(self, start: int) -> AttentionPlan:
-        """One row of each sequence, in column `start`. Slot s of `_slots` lies s · D numbers from the first key."""
+        """One row of each sequence, in column `start`. Slot s lies s · D numbers from the first key."""
         heads, columns = self.keys[0].shape[1:3]
         each = torch.arange(len(self.padding), device=self.padding.device)
         slots = (each * heads * columns)[:, None] + torch.arange(columns, device=each.device)
@@ -156,42 +173,26 @@ class _Layer:
         self._up = torch.cat([layer.gate, layer.up])
         self._norms = [None if norm is None else norm.to(layer.o.dtype) for norm in layer.norms]
 
-    def __call__(
-        self,
-        stream: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        start: int,
-        angles: tuple[Tensor, Tensor],
-        hidden: Tensor | AttentionPlan,
-    ) -> Tensor:
-        """Writes keys and values to the columns from `start`, and gives the stream [b, n, hidden size] after it."""
-        stream = stream + self._attention(stream, keys, values, start, angles, hidden)
+    def __call__(self, stream: Tensor, keys: Tensor, values: Tensor, view: _View) -> Tensor:
+        """Writes keys and values to the rows' columns, and gives the stream [b, n, hidden size] after it."""
+        stream = stream + self._attention(stream, keys, values, view)
         gate, up = F.linear(self._normed(stream, 1), self._up).chunk(2, -1)
         return stream + F.linear(F.silu(gate) * up, self._layer.down)
 
-    def _attention(
-        self,
-        stream: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        start: int,
-        angles: tuple[Tensor, Tensor],
-        hidden: Tensor | AttentionPlan,
-    ) -> Tensor:
+    def _attention(self, stream: Tensor, keys: Tensor, values: Tensor, view: _View) -> Tensor:
         w, (count, rows) = self._weights, stream.shape[:2]
         heads = F.linear(self._normed(stream, 0), self._qkv, self._bias).view(count, rows, -1, w.head_size)
         q, k, v = torch.split(heads.transpose(1, 2), [w.heads, w.kv_heads, w.kv_heads], 1)
-        end = start + rows
-        keys[:, :, start:end] = _rotated(self._normed(k, 3), *angles)
-        values[:, :, start:end] = v
-        q = _rotated(self._normed(q, 2), *angles)
-        if isinstance(hidden, AttentionPlan):
-            mixed = _attended(q[:, :, 0], keys, values, hidden, w.scale)
+        end = view.start + rows
+        keys[:, :, view.start : end] = _rotated(self._normed(k, 3), *view.angles)
+        values[:, :, view.start : end] = v
+        q = _rotated(self._normed(q, 2), *view.angles)
+        if isinstance(view.hidden, AttentionPlan):
+            mixed = _attended(q[:, :, 0], keys, values, view.hidden, w.scale)
             return F.linear(mixed.view(count, 1, -1), self._layer.o)
         q = q.reshape(count, w.kv_heads, -1, w.head_size)
         scores = (q @ keys[:, :, :end].transpose(2, 3)).view(count, w.kv_heads, -1, rows, end)
-        chances = scores.float().mul_(w.scale).masked_fill_(hidden, -1e30).softmax(-1).to(v.dtype)
+        chances = scores.float().mul_(w.scale).masked_fill_(view.hidden, -1e30).softmax(-1).to(v.dtype)
         mixed = chances.view(count, w.kv_heads, -1, end) @ values[:, :, :end]
         mixed = mixed.view(count, w.heads, rows, w.head_size).transpose(1, 2)
         return F.linear(mixed.reshape(count, rows, -1), self._layer.o)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from specdec.errors import ConfigError
-from specdec.places import write
+from specdec.training.records import read_record, write_record
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter."""
@@ -48,7 +46,7 @@ def save_checkpoint(path: Path, head: nn.Module, optimizer: torch.optim.Optimize
         for moment, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{moment}.{name}"] = value
     tensors = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
-    write(path, save(tensors, {"progress": json.dumps(asdict(progress))}))
+    write_record(path, tensors, {"progress": json.dumps(asdict(progress))})
 
 
 def load_checkpoint(
@@ -60,9 +58,8 @@ def load_checkpoint(
         ConfigError: if the file is damaged, or was written with other settings.
     """
     try:
-        with safe_open(path, "pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        tensors, words = read_record(path)
+        progress = Progress(**json.loads(words["progress"]))
     except Exception as error:
         raise ConfigError(f"{path} is damaged: {error}. Delete it to begin again.") from error
     if progress.settings != settings:

@@ -11,12 +11,12 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
 
 from specdec.checks import number, settle, whole
 from specdec.errors import ConfigError
 from specdec.places import write
 from specdec.training.prompts import Prompter, Turns
+from specdec.training.records import read_record, write_record
 from specdec.training.writers import Tokens, Way, Writer
 
 MANIFEST = "corpus.json"
@@ -133,7 +133,7 @@ def write_chunk(path: Path, exchanges: Sequence[Exchange]) -> None:
         "lengths": torch.tensor([(len(one.prompt), len(one.answer)) for one in exchanges], dtype=torch.int32),
         "drawn": torch.tensor([one.drawn for one in exchanges], dtype=torch.bool),
     }
-    write(path, save(tensors, {"turns": json.dumps([one.turns for one in exchanges])}))
+    write_record(path, tensors, {"turns": json.dumps([one.turns for one in exchanges])})
 
 
 def read_chunk(path: Path) -> list[Exchange]:
@@ -143,9 +143,8 @@ def read_chunk(path: Path) -> list[Exchange]:
         ConfigError: if the file is damaged.
     """
     try:
-        data = path.read_bytes()
-        tensors, size = load(data), int.from_bytes(data[:8], "little")
-        turns = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["turns"])
+        tensors, words = read_record(path)
+        turns = json.loads(words["turns"])
         lengths = tensors["lengths"].view(-1, 2)
         pieces = iter(torch.split(tensors["tokens"], lengths.flatten().tolist()))
         pairs = [(next(pieces).tolist(), next(pieces).tolist()) for _ in turns]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from specdec.heads.block import BlockHead
+from specdec.heads.block import BlockHead, at
 from specdec.training.batches import Batch
 from specdec.training.losses import LossConfig, Rows
 from specdec.training.teacher import Seen, Teacher
@@ -66,10 +66,8 @@ class Objective(nn.Module):
         previous = self.head.predecessors(batch.tokens, batch.anchors, batch.mask)[rows]
         laws, place = self._laws(batch, seen)
         before = batch.anchors[..., None] + torch.arange(drafted, device=batch.tokens.device)
-        labels = self.head.draft_index[
-            batch.tokens.gather(1, torch.where(rows, before + 1, 0).flatten(1)).view(rows.shape)
-        ]
-        which = place.gather(1, torch.where(rows, before, 0).flatten(1)).view(rows.shape)
+        labels = self.head.draft_index[at(batch.tokens, torch.where(rows, before + 1, 0))]
+        which = at(place, torch.where(rows, before, 0))
         depth = torch.arange(drafted, device=rows.device).expand(rows.shape)
         return self._judged(hidden, previous, laws, which[rows], labels[rows], depth[rows], total)
 
@@ -116,8 +114,3 @@ class Objective(nn.Module):
             right = F.binary_cross_entropy_with_logits(confidence.float(), accepted, reduction="none")
             losses = losses + self._loss.confidence * right
         return losses, shown
-
-
-def _at(values: Tensor, places: Tensor) -> Tensor:
-    """Of [B, S] those at places [B, A, n]."""
-    return values.gather(1, places.flatten(1)).view(places.shape)

@@ -144,16 +144,11 @@ class Run:
         """One line, with the time that is left."""
         if self.is_main:
             self._track(figures_of(point))
-        positions = " ".join(f"{share:.3f}" for share in point["accuracy"])
         found = point.get("held_out")
-        tau = (
-            ""
-            if found is None
-            else f"  held out: τ {found['tau']:.3f}, {' '.join(f'{s:.3f}' for s in found['accuracy'])}"
-        )
+        tau = "" if found is None else f"  held out: τ {found['tau']:.3f}, {_shares(found['accuracy'])}"
         self._say(
             f"{clock(self._started)} step {point['step']}, {point['left']:.0f} s left: loss {point['loss']:.4f}, hits "
-            f"{positions}{tau}"
+            f"{_shares(point['accuracy'])}{tau}"
         )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.heads.block import BlockHead
+from specdec.heads.block import BlockHead, at
 from specdec.training.batches import Batch, Batching, Texts, batch_of
 from specdec.training.teacher import Teacher
 
@@ -89,6 +89,6 @@ def _hits(head: BlockHead, teacher: Teacher, batch: Batch) -> Tensor:
     previous = head.predecessors(batch.tokens, batch.anchors, batch.mask)
     behind = batch.anchors[..., None] + 1 + torch.arange(hidden.shape[2], device=hidden.device)
     behind = behind.clamp(max=batch.tokens.shape[1] - 1)
-    truth = batch.tokens.gather(1, behind.flatten(1)).view(behind.shape)
+    truth = at(batch.tokens, behind)
     drafts = [head.logits(*text).argmax(-1) for text in zip(hidden, previous, strict=True)]
     return head.draft_ids[torch.stack(drafts)] == truth

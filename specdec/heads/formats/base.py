@@ -43,6 +43,22 @@ class Parts:
     note: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a layout reads a head from.
+
+    Args:
+        settings, tensors: of config.json and the files beside it, as they have them; the tensors may be taken out.
+        target: sizes of the model that it is for, where the files do not tell.
+        numbering: how taps are counted, if not in the layout's own way.
+    """
+
+    settings: Mapping[str, Any]
+    tensors: dict[str, Tensor]
+    target: TargetSizes | None = None
+    numbering: Numbering | None = None
+
+
 class Format(Protocol):
     """One layout of files."""
 
@@ -57,19 +73,8 @@ class Format(Protocol):
     def owns(self, settings: Mapping[str, Any]) -> bool:
         """Whether a config.json is of this layout."""
 
-    def read(
-        self,
-        settings: Mapping[str, Any],
-        tensors: dict[str, Tensor],
-        target: TargetSizes | None,
-        numbering: Numbering | None,
-    ) -> Parts:
+    def read(self, given: Given) -> Parts:
         """The head in a config.json and the tensors beside it.
-
-        Args:
-            settings, tensors: as the files have them.
-            target: sizes of the model that it is for, where the files do not tell.
-            numbering: how taps are counted, if not in the layout's own way.
 
         Raises:
             Unreadable: if something is missing, or is there that this layout does not know.
@@ -204,6 +209,11 @@ def sized(target: TargetSizes | None, name: str) -> TargetSizes:
     return target
 
 
+def weights_of(head: Head) -> dict[str, Tensor]:
+    """All that the head keeps for itself, by the names of its module."""
+    return {name: weight.detach() for name, weight in head.named_parameters()}
+
+
 def own_rows(head: Head) -> dict[str, Tensor]:
     """Embedding [V, h] and output rows [Vd, h], for layouts that keep them: the head's own, or those it was shown.
 
@@ -211,10 +221,10 @@ def own_rows(head: Head) -> dict[str, Tensor]:
         Unreadable: if it shares them with a target that it was not bound to.
     """
     rows = {"embed_tokens.weight": head.embedding, "lm_head.weight": head.output}
-    own = dict(head.named_parameters())
+    own = weights_of(head)
     for name, shared in rows.items():
         if name in own:
-            rows[name] = own[name].detach()
+            rows[name] = own[name]
         elif shared is None:
             raise Unreadable(f"its files hold {name} and the head shares that with a target. Bind it first")
     return {name: tensor for name, tensor in rows.items() if tensor is not None}

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from specdec.checks import shown
 from specdec.heads.base import Head
-from specdec.heads.config import HeadConfig, TargetSizes
+from specdec.heads.config import HeadConfig
 from specdec.heads.formats.base import (
     WEIGHTS,
-    Numbering,
+    Given,
     Parts,
     Unreadable,
     boundaries,
@@ -27,6 +27,7 @@ from specdec.heads.formats.base import (
     needed,
     own_rows,
     taken,
+    weights_of,
 )
 
 OLD_NAMES = ("logit_head.markov_head.", "logit_head.confidence_head.")
@@ -54,21 +55,16 @@ class BlockFormat:
         """See `Format.owns`."""
         return ("dflash_config" if self.nested else "target_layer_ids") in settings and "block_size" in settings
 
-    def read(
-        self,
-        settings: Mapping[str, Any],
-        tensors: dict[str, Tensor],
-        target: TargetSizes | None,
-        numbering: Numbering | None,
-    ) -> Parts:
+    def read(self, given: Given) -> Parts:
         """See `Format.read`."""
+        settings, tensors = given.settings, given.tensors
         own = dict(settings["dflash_config"] or {}) if self.nested else dict(settings)
         fields = llama_fields(settings) | attention_fields(settings, tensors)
         layers = needed(settings, "num_target_layers")
         fields |= {
             "target_hidden_size": own.get("target_hidden_size") or fields["hidden_size"],
             "target_layers": layers,
-            "taps": boundaries(needed(own, "target_layer_ids"), layers, "output", numbering),
+            "taps": boundaries(needed(own, "target_layer_ids"), layers, "output", given.numbering),
             "causal": bool(own.get("causal_head", False)),
         }
         spark = own.get("projector_type") == "dspark" or not self.nested
@@ -81,7 +77,7 @@ class BlockFormat:
         check_block(config, self.name)
         if config.draft_vocab_size < config.vocab_size or (config.causal and not self.nested):
             raise Unreadable("it has no place for a draft vocabulary" + " or a causal block" * (not self.nested))
-        tensors = {name: weight.detach() for name, weight in head.named_parameters()}
+        tensors = weights_of(head)
         own = block_settings(config) | {"target_layer_ids": [tap - 1 for tap in config.taps]}
         own["target_hidden_size"] = config.target_hidden_size
         settings = llama_settings(config, "qwen3") | {"num_target_layers": config.target_layers}

@@ -11,7 +11,7 @@ from specdec.heads.base import Head
 from specdec.heads.config import HeadConfig, TargetSizes
 from specdec.heads.formats.base import (
     WEIGHTS,
-    Numbering,
+    Given,
     Parts,
     Unreadable,
     llama_fields,
@@ -20,6 +20,7 @@ from specdec.heads.formats.base import (
     says,
     sized,
     taken,
+    weights_of,
 )
 from specdec.heads.formats.block import attention_fields
 
@@ -33,18 +34,13 @@ class EagleFormat:
         """See `Format.owns`."""
         return says(settings, "LlamaForCausalLM") and "draft_vocab_size" not in settings
 
-    def read(
-        self,
-        settings: Mapping[str, Any],
-        tensors: dict[str, Tensor],
-        target: TargetSizes | None,
-        numbering: Numbering | None,
-    ) -> Parts:
+    def read(self, given: Given) -> Parts:
         """See `Format.read`. It reads the last state, whatever is asked of taps."""
+        settings, tensors = given.settings, given.tensors
         if "fc.weight" not in tensors:
             raise Unreadable("it has no fc.weight: this is a whole model, or no head")
         fields, weights = llama_fields(settings) | attention_fields(settings, tensors), taken(tensors)
-        return Parts(last_state_config("eagle1", fields, weights, sized(target, self.name)), weights)
+        return Parts(last_state_config("eagle1", fields, weights, sized(given.target, self.name)), weights)
 
     def write(self, head: Head) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Format.write`."""
@@ -52,7 +48,7 @@ class EagleFormat:
         if config.architecture != "eagle1" or config.draft_vocab_size < config.vocab_size:
             raise Unreadable("eagle holds EAGLE-1 heads that know every token")
         own = {"architectures": ["LlamaForCausalLM"], "bias": config.fc_bias, "qkv_bias": config.qkv_bias}
-        tensors = {name: weight.detach() for name, weight in head.named_parameters()}
+        tensors = weights_of(head)
         if not config.own_embedding:
             tensors["embed_tokens.weight"] = own_rows(head)["embed_tokens.weight"]
         return llama_settings(config, "llama") | own, tensors

@@ -15,6 +15,7 @@ from specdec.heads.base import Head
 from specdec.heads.config import HeadConfig, TargetSizes
 from specdec.heads.formats.base import (
     WEIGHTS,
+    Given,
     Numbering,
     Parts,
     Unreadable,
@@ -26,6 +27,7 @@ from specdec.heads.formats.base import (
     says,
     sized,
     taken,
+    weights_of,
 )
 from specdec.heads.formats.block import attention_fields
 
@@ -46,16 +48,13 @@ class Eagle3Format:
         """See `Format.owns`."""
         return says(settings, NAMES[self.name]) and "draft_vocab_size" in settings
 
-    def read(
-        self,
-        settings: Mapping[str, Any],
-        tensors: dict[str, Tensor],
-        target: TargetSizes | None,
-        numbering: Numbering | None,
-    ) -> Parts:
+    def read(self, given: Given) -> Parts:
         """See `Format.read`."""
+        settings, tensors = given.settings, given.tensors
         nested = {**settings, **(settings.get("eagle_config") or {})}
-        fields = llama_fields(settings) | eagle3_fields(nested, tensors, sized(target, self.name), numbering)
+        fields = llama_fields(settings) | eagle3_fields(
+            nested, tensors, sized(given.target, self.name), given.numbering
+        )
         return eagle3_parts(fields, settings, tensors)
 
     def write(self, head: Head) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -64,7 +63,7 @@ class Eagle3Format:
         if config.architecture != "eagle3":
             raise Unreadable(f"{self.name} holds EAGLE-3 heads, and this is a head of {config.architecture!r}")
         settings = llama_settings(config, "llama") | eagle3_settings(config) | {"architectures": [NAMES[self.name]]}
-        return settings, {name: weight.detach() for name, weight in head.named_parameters()} | maps_of(head)
+        return settings, weights_of(head) | maps_of(head)
 
 
 def eagle3_fields(

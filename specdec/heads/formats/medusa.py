@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from specdec.heads.base import Head
-from specdec.heads.config import HeadConfig, TargetSizes
-from specdec.heads.formats.base import Numbering, Parts, Unreadable, sized
+from specdec.heads.config import HeadConfig
+from specdec.heads.formats.base import Given, Parts, Unreadable, sized, weights_of
 
 LINEAR = re.compile(r"(\d+)\.(\d+)\.linear\.(weight|bias)")
 OUTPUT = re.compile(r"(\d+)\.(\d+)\.weight")
@@ -25,15 +25,10 @@ class MedusaFormat:
         """See `Format.owns`."""
         return "medusa_num_heads" in settings
 
-    def read(
-        self,
-        settings: Mapping[str, Any],
-        tensors: dict[str, Tensor],
-        target: TargetSizes | None,
-        numbering: Numbering | None,
-    ) -> Parts:
+    def read(self, given: Given) -> Parts:
         """See `Format.read`. Heads without output rows share the target's."""
-        sizes, layers = sized(target, self.name), int(settings.get("medusa_num_layers", 1))
+        settings, tensors = given.settings, given.tensors
+        sizes, layers = sized(given.target, self.name), int(settings.get("medusa_num_layers", 1))
         weights = {_our_name(name, layers): tensor for name, tensor in tensors.items()}
         heads = {int(name.split(".")[1]) for name in weights}
         if not heads or sorted(heads) != list(range(len(heads))):
@@ -69,7 +64,7 @@ class MedusaFormat:
             "medusa_num_layers": config.num_layers,
             "base_model_name_or_path": None,
         }
-        return settings, {_their_name(name, config): weight.detach() for name, weight in head.named_parameters()}
+        return settings, {_their_name(name, config): weight for name, weight in weights_of(head).items()}
 
 
 def _our_name(name: str, layers: int) -> str:

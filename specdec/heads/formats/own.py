@@ -13,8 +13,8 @@ from torch import Tensor
 
 from specdec.errors import ConfigError
 from specdec.heads.base import Head
-from specdec.heads.config import HeadConfig, TargetSizes
-from specdec.heads.formats.base import WEIGHTS, Numbering, Parts, Unreadable, needed
+from specdec.heads.config import HeadConfig
+from specdec.heads.formats.base import WEIGHTS, Given, Parts, Unreadable, needed, weights_of
 
 VERSION = 1
 SCALE = "_scale"
@@ -29,14 +29,9 @@ class OwnFormat:
         """See `Format.owns`."""
         return "specdec_head" in settings
 
-    def read(
-        self,
-        settings: Mapping[str, Any],
-        tensors: dict[str, Tensor],
-        target: TargetSizes | None,
-        numbering: Numbering | None,
-    ) -> Parts:
+    def read(self, given: Given) -> Parts:
         """See `Format.read`. Taps are boundaries, whatever is asked."""
+        settings, tensors = given.settings, given.tensors
         if settings["specdec_head"] != VERSION:
             raise Unreadable(f"it is of version {settings['specdec_head']!r}, and {VERSION} is known")
         try:
@@ -48,7 +43,7 @@ class OwnFormat:
 
     def write(self, head: Head) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Format.write`."""
-        tensors = {name: weight.detach() for name, weight in head.named_parameters()}
+        tensors = weights_of(head)
         if head.config.draft_vocab_size < head.config.vocab_size:
             tensors["draft_ids"] = head.draft_ids.to(torch.int32)
         return {"specdec_head": VERSION, "head": head.config.to_json()}, tensors

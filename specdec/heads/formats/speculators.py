@@ -17,10 +17,10 @@ from specdec.errors import UnsupportedModelError
 from specdec.foreign import foreign
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
-from specdec.heads.config import HeadConfig, TargetSizes
+from specdec.heads.config import HeadConfig
 from specdec.heads.formats.base import (
     WEIGHTS,
-    Numbering,
+    Given,
     Parts,
     Unreadable,
     boundaries,
@@ -31,6 +31,7 @@ from specdec.heads.formats.base import (
     own_rows,
     sized,
     taken,
+    weights_of,
 )
 from specdec.heads.formats.block import attention_fields, block_fields, block_parts, block_settings, check_block
 from specdec.heads.formats.eagle import last_state_config
@@ -55,22 +56,17 @@ class SpeculatorsFormat:
         """See `Format.owns`."""
         return "speculators_model_type" in settings
 
-    def read(
-        self,
-        settings: Mapping[str, Any],
-        tensors: dict[str, Tensor],
-        target: TargetSizes | None,
-        numbering: Numbering | None,
-    ) -> Parts:
+    def read(self, given: Given) -> Parts:
         """See `Format.read`."""
+        settings = given.settings
         kind = settings["speculators_model_type"]
         if kind not in TYPES:
             raise Unreadable(f"its type is {shown(kind)}, not one of {', '.join(TYPES)}")
-        layers, sizes = _layer_settings(settings), sized(target, self.name)
-        merged, tensors = {**layers, **settings}, taken(tensors, *OF_TARGET)
+        layers, sizes = _layer_settings(settings), sized(given.target, self.name)
+        merged, tensors = {**layers, **settings}, taken(given.tensors, *OF_TARGET)
         if kind == "eagle3":
             needed(settings, "norm_before_residual")  # readers differ in what its absence means
-            fields = llama_fields(layers) | eagle3_fields(merged, tensors, sizes, numbering)
+            fields = llama_fields(layers) | eagle3_fields(merged, tensors, sizes, given.numbering)
             return eagle3_parts(fields, merged, tensors)
         if kind == "mtp":
             fields = llama_fields(layers) | attention_fields(layers, tensors) | {"num_layers": 1}
@@ -79,13 +75,13 @@ class SpeculatorsFormat:
         fields |= {
             "target_hidden_size": settings.get("target_hidden_size") or fields["hidden_size"],
             "target_layers": sizes.num_layers,
-            "taps": boundaries(needed(settings, BLOCK_LISTED), sizes.num_layers, "boundary", numbering),
+            "taps": boundaries(needed(settings, BLOCK_LISTED), sizes.num_layers, "boundary", given.numbering),
         }
         return block_parts(fields | block_fields(settings, tensors, kind == "dspark", with_markov=True), tensors)
 
     def write(self, head: Head) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Format.write`."""
-        config, tensors = head.config, {_their_name(name): w.detach() for name, w in head.named_parameters()}
+        config, tensors = head.config, {_their_name(name): weight for name, weight in weights_of(head).items()}
         kind = _kind(config)
         tensors |= {} if kind == "mtp" else _markov_of_all(head) | own_rows(head) | maps_of(head)
         layers = llama_settings(config, "qwen3" if config.qk_norm else "llama")
