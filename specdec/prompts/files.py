@@ -24,7 +24,12 @@ FORMATS = "Give JSON lines, JSON or Parquet, in UTF-8."
 
 
 def read(file: Path) -> Sequence[Row]:
-    """A file's rows, column name → value.
+    """The rows of `placed`, without their places."""
+    return [row for _, row in placed(file)]
+
+
+def placed(file: Path) -> Sequence[tuple[str, Row]]:
+    """A file's rows, column name → value, each behind its place: "line 3" of JSON lines, else "row 3".
 
     Args:
         file: Parquet if its name ends in .parquet; else JSON in UTF-8, one object a line or a list of objects, gzipped
@@ -36,15 +41,14 @@ def read(file: Path) -> Sequence[Row]:
     check_there(file)
     try:
         if file.suffix == ".parquet":
-            return _parquet(file)
+            return _counted(_parquet(file))
         with closing(_opened(file)) as stream:
             first = stream.readline(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
             while first == b"" and (more := stream.readline(LONGEST_LINE)):
                 first = more.lstrip()
         if first.startswith(b"["):
-            listed: list[Row] = json.loads(_whole(file))
-            return listed
-        return [json_of(line, file, number) for number, line in lines(file)]
+            return _counted(json.loads(_whole(file)))
+        return [(f"line {number}", json_of(line, file, number)) for number, line in lines(file)]
     except ConfigError:
         raise
     except (ValueError, OSError, EOFError, zlib.error, RecursionError, OverflowError) as error:
@@ -132,6 +136,10 @@ def _parquet(file: Path) -> Sequence[Row]:
             raise ConfigError(_too_large(str(file)))
         rows: list[Row] = table.read().to_pylist()
     return rows
+
+
+def _counted(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
 
 
 def _too_large(what: str) -> str:

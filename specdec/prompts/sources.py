@@ -13,7 +13,7 @@ from typing import Any
 from specdec.checks import shown
 from specdec.errors import ConfigError
 from specdec.foreign import described, foreign
-from specdec.prompts.files import Row, check_there, read
+from specdec.prompts.files import Row, check_there, placed
 from specdec.prompts.records import PromptRecord, record_of
 from specdec.prompts.subsets import SUBSETS, choose, of_categories
 from specdec.typed import TypedPath
@@ -32,7 +32,7 @@ class PromptSet:
         prompt: format string over a row's columns, or several.
         id: column with the name of a prompt, or several; None counts rows.
         category: column with its category, or several.
-        path: a file that `specdec.prompts.files.read` takes.
+        path: a file that `specdec.prompts.files.placed` takes.
         package: `[module, file]` of a package that holds the rows, if it is installed.
         hub: keyword arguments of `datasets.load_dataset`: path, name, split.
         placeholder: what a prompt begins with whose text must be fetched from elsewhere first.
@@ -83,7 +83,7 @@ class PromptSet:
             ConfigError: if rows cannot be had or lack a column, a prompt is empty or a placeholder, two have one id, or
                 none is left.
         """
-        records = [self._record(number, row) for number, row in enumerate(self._rows(), 1)]
+        records = [self._record(number, place, row) for number, (place, row) in enumerate(self._rows(), 1)]
         if len({record.question_id for record in records}) < len(records):
             raise ConfigError(f"{self._origin}: two prompts have one id. Set data.id=null to count rows instead.")
         if self.categories is not None:
@@ -98,8 +98,8 @@ class PromptSet:
     def _origin(self) -> str:
         return self.path or f"The set {self.name!r}"
 
-    def _record(self, number: int, row: Row) -> PromptRecord:
-        where = f"{self._origin}, row {number}"
+    def _record(self, number: int, place: str, row: Row) -> PromptRecord:
+        where = f"{self._origin}, {place}"
         if not isinstance(row, Mapping):
             raise ConfigError(f"{where}: {shown(row)} is no object. Give one with columns a row.")
         try:
@@ -132,13 +132,14 @@ class PromptSet:
                 + (f", or take data.categories=[{','.join(whole)}]." if whole else ".")
             )
 
-    def _rows(self) -> Iterable[Row]:
+    def _rows(self) -> Iterable[tuple[str, Row]]:
+        """Each behind its place."""
         if self.path is not None:
-            return read(Path(self.path))
+            return placed(Path(self.path))
         if self.package is not None and (file := _packaged(*self.package)) is not None:
-            return read(file)
+            return placed(file)
         if self.hub is not None:
-            return _from_hub(self.name, self.hub)
+            return ((f"row {number}", row) for number, row in enumerate(_from_hub(self.name, self.hub), 1))
         raise ConfigError(f"The set {self.name!r} is in no package here and on no hub. Give its file with data.path=…")
 
 

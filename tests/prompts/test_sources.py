@@ -232,19 +232,27 @@ def test_a_choice_that_cannot_be_is_refused_at_once(options: dict[str, Any], mes
     ("rows", "message"),
     [
         ([], "holds no prompts"),
-        ([{"id": 1, "b": "x"}], r"row 1: No column 'a'\. Expected id, {a} or {c}; data\.id"),
-        ([{"id": 1, "a": "x"}, {"a": "x"}], r"row 2: No column 'id'"),
-        ([{"id": 1, "a": None}], r"row 1: No column 'a'"),
-        ([{"id": 1, "a": []}], r"row 1: No column 'a'"),
-        (["x"], "row 1: .* is no object"),
-        ([None], "row 1: .* is no object"),
-        ([{"id": 1, "a": " \n"}], "row 1: prompt = '' cannot work"),
+        ([{"id": 1, "b": "x"}], r"line 1: No column 'a'\. Expected id, {a} or {c}; data\.id"),
+        ([{"id": 1, "a": "x"}, {"a": "x"}], r"line 2: No column 'id'"),
+        ([{"id": 1, "a": None}], r"line 1: No column 'a'"),
+        ([{"id": 1, "a": []}], r"line 1: No column 'a'"),
+        (["x"], "line 1: .* is no object"),
+        ([None], "line 1: .* is no object"),
+        ([{"id": 1, "a": " \n"}], "line 1: prompt = '' cannot work"),
         ([{"id": 1, "a": "x"}, {"id": "1", "a": "y"}], r"two prompts have one id\. Set data\.id=null"),
     ],
 )
 def test_rows_that_make_no_prompt_are_named(rows: list[Any], message: str, written: Callable[..., str]) -> None:
     with pytest.raises(ConfigError, match=message):
         PromptSet("mine", ["{a}", "{c}"], "id", path=written(*rows)).load()
+
+
+def test_a_row_is_named_by_its_line_and_in_a_list_by_its_number(tmp_path: Path) -> None:
+    for text, place in (('{"a": "x"}\n\n{"a": 1}\n', "line 3"), ('[{"a": "x"},\n\n{"a": 1}]', "row 2")):
+        path = tmp_path / "rows.json"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=rf"rows\.json, {place}: "):
+            PromptSet("mine", "{a}", path=str(path)).load()
 
 
 def test_a_template_may_look_inside_a_column(written: Callable[..., str]) -> None:
@@ -255,7 +263,7 @@ def test_a_template_may_look_inside_a_column(written: Callable[..., str]) -> Non
 @pytest.mark.parametrize("value", [5, 1.5, True, {"a": 1}, [5], [["x"]], "\ud800"], ids=repr)
 def test_a_prompt_that_is_no_text_is_refused(value: Any, written: Callable[..., str]) -> None:
     path = written({"say": "Why?"}, {"say": value})
-    with pytest.raises(ConfigError, match=r"row 2: .*(is no text|cannot work)"):
+    with pytest.raises(ConfigError, match=r"line 2: .*(is no text|cannot work)"):
         PromptSet("mine", "{say}", path=path).load()
 
 
@@ -269,7 +277,7 @@ def test_numbers_may_stand_beside_text(written: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("value", [None, 1.5, True, {"a": 1}], ids=repr)
 def test_an_id_that_is_no_name_is_refused(value: Any, written: Callable[..., str]) -> None:
-    with pytest.raises(ConfigError, match=r"row 1: (question_id = .* cannot work|No column 'id')"):
+    with pytest.raises(ConfigError, match=r"line 1: (question_id = .* cannot work|No column 'id')"):
         PromptSet("mine", "{say}", "id", path=written({"say": "Why?", "id": value})).load()
 
 

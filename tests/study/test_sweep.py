@@ -59,11 +59,11 @@ def test_one_job_of_a_sweep_that_cannot_be_does_not_end_the_others(
     bad.write_text('{"question_id": 1, "category": "c", "prompt": null}\n', encoding="utf-8")
     words = [word for word in tiny if not word.startswith("data.path")]
     assert study("-m", *words, *QUICK, f"data.path=choice('{bad}','{prompt_file}')") == 1
-    assert f"job 1/2: {bad}, row 1: " in " ".join(capsys.readouterr().err.split())
+    assert f"job 1/2: {bad}, line 1: " in " ".join(capsys.readouterr().err.split())
     assert [run.status for run in runs(tmp_path)] == ["done"]
     assert study(*words, *QUICK, f"data.path={bad}") == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"specdec: {bad}, row 1: ")
+    assert line.startswith(f"specdec: {bad}, line 1: ")
 
 
 def test_a_job_that_another_process_runs_is_refused_by_name(
