@@ -25,6 +25,7 @@ from specdec.prompts.files import check_there
 from specdec.study.config import TRAINING
 from specdec.study.plan import check_model_path, instantiate, values_of
 from specdec.tracking import SafeTracker
+from specdec.training.given import check_given
 from specdec.training.settings import Settings
 
 FILES = ("path", "revision", "allow_pickle", "trust_remote_code", "base_model")
@@ -69,7 +70,8 @@ def _check(config: DictConfig) -> None:
     check_model_path("target.path", settings.target["path"])
     check_folder("output", settings.folder)
     for path in settings.deny:
-        check_there(Path(path))
+        check_there(Path(path), "deny")
+    check_given(settings.prompts)
 
 
 main = application("train", _train, _check, told=("command",), word="output")

@@ -55,12 +55,12 @@ def placed(file: Path) -> Sequence[tuple[str, Row]]:
         raise ConfigError(f"{file} cannot be read: {described(error)} {FORMATS}") from error
 
 
-def check_there(file: Path) -> None:
-    """Raises ConfigError unless there is a regular file that may be read."""
+def check_there(file: Path, setting: str = "data.path") -> None:
+    """Raises ConfigError unless there is a regular file that may be read; `setting` is what names it."""
     if not is_file(file):
-        raise ConfigError(f"There is no prompt file at {file}. {missing(file)} Give one with data.path=…")
+        raise ConfigError(f"There is no prompt file at {file}. {missing(file)} Give one with {setting}=…")
     if not os.access(file, os.R_OK):
-        raise ConfigError(f"{file} may not be read. Change its permissions, or give another file with data.path=…")
+        raise ConfigError(f"{file} may not be read. Change its permissions, or give another file with {setting}=…")
 
 
 def lines(file: Path) -> Iterator[tuple[int, str]]:

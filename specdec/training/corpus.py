@@ -20,6 +20,8 @@ from specdec.training.records import read_record, write_record
 from specdec.training.writers import Tokens, Way, Writer
 
 MANIFEST = "corpus.json"
+UNKNOWN = "unknown"
+"""Source of an exchange whose file does not tell it."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Exchange:
         turns: the user's words first, the answer last.
         prompt, answer: token ids; an end token last, if it came.
         drawn: at temperature 1, or the likeliest tokens.
+        source: of the user's last words, one of `specdec.training.prompts.SOURCES`, or `UNKNOWN`.
     """
 
     turns: Turns
     prompt: Tokens
     answer: Tokens
     drawn: bool
+    source: str = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -111,16 +115,16 @@ class Corpus:
     def _made(self, chunk: int, before: Sequence[Exchange]) -> list[Exchange]:
         size, template = self._size, self._prompter.template
         asked = self._prompter.prompts(size.chunk, chunk, [one.turns for one in before])
-        encoded = zip(asked, template.encode(list(map(template.asked, asked))), strict=True)
-        short = [(turns, prompt) for turns, prompt in encoded if len(prompt) <= size.prompt_tokens]
+        encoded = zip(asked, template.encode([template.asked(one.turns) for one in asked]), strict=True)
+        short = [(one, prompt) for one, prompt in encoded if len(prompt) <= size.prompt_tokens]
         random = Random(f"answers {self._prompter.seed} {chunk}")
         drawn = [random.random() < size.drawn for _ in short]
         ways = [Way(size.max_tokens, float(one), seed=random.getrandbits(40)) for one in drawn]
         answers = self._writer.write([prompt for _, prompt in short], ways)
         texts = template.decode(answers)
         return [
-            Exchange((*turns, text), prompt, answer, one)
-            for (turns, prompt), answer, text, one in zip(short, answers, texts, drawn, strict=True)
+            Exchange((*one.turns, text), prompt, answer, at_random, one.source)
+            for (one, prompt), answer, text, at_random in zip(short, answers, texts, drawn, strict=True)
             if not self._prompter.denied.holds(text)
         ]
 
@@ -133,7 +137,8 @@ def write_chunk(path: Path, exchanges: Sequence[Exchange]) -> None:
         "lengths": torch.tensor([(len(one.prompt), len(one.answer)) for one in exchanges], dtype=torch.int32),
         "drawn": torch.tensor([one.drawn for one in exchanges], dtype=torch.bool),
     }
-    write_record(path, tensors, {"turns": json.dumps([one.turns for one in exchanges])})
+    words = {"turns": [one.turns for one in exchanges], "sources": [one.source for one in exchanges]}
+    write_record(path, tensors, {name: json.dumps(each) for name, each in words.items()})
 
 
 def read_chunk(path: Path) -> list[Exchange]:
@@ -149,6 +154,10 @@ def read_chunk(path: Path) -> list[Exchange]:
         pieces = iter(torch.split(tensors["tokens"], lengths.flatten().tolist()))
         pairs = [(next(pieces).tolist(), next(pieces).tolist()) for _ in turns]
         drawn = tensors["drawn"].tolist()
-        return [Exchange(tuple(t), *pair, one) for t, pair, one in zip(turns, pairs, drawn, strict=True)]
+        sources = json.loads(words["sources"]) if "sources" in words else [UNKNOWN] * len(turns)
+        return [
+            Exchange(tuple(t), *pair, one, source)
+            for t, pair, one, source in zip(turns, pairs, drawn, sources, strict=True)
+        ]
     except Exception as error:
         raise ConfigError(f"{path} is damaged: {error}. Delete it, and it will be made again.") from error

@@ -16,6 +16,7 @@ from specdec.training.batches import Texts
 from specdec.training.batchwriter import BatchWriter
 from specdec.training.corpus import Corpus, Exchange
 from specdec.training.denied import Denied
+from specdec.training.given import given
 from specdec.training.loop import Data
 from specdec.training.prompts import Prompter, Template
 from specdec.training.settings import Settings
@@ -78,7 +79,8 @@ class Material:
         if as_it_is:
             until = 0.0
         denied = Denied.read([Path(path) for path in settings.deny])
-        prompter = Prompter(Template(files.tokenizer), writer, settings.mix, denied, eos, settings.seed)
+        own = given(settings.prompts)
+        prompter = Prompter(Template(files.tokenizer), writer, settings.mix, denied, eos, settings.seed, own)
         corpus = Corpus(settings.folder / "answers", prompter, writer, settings.answers, settings.of_texts)
         tokens = 0
         for place, chunk in enumerate(corpus.chunks(until)):

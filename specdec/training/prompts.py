@@ -1,4 +1,5 @@
-"""What the target is asked: mostly what it makes up itself, with tasks, passages and second turns between.
+"""What the target is asked: mostly what it makes up itself, with tasks, passages and second turns between, and with
+prompts of the user's own if there are any.
 
 A prompt that the target makes up is what it writes as the user's turn of its chat template (Xu et al. 2024, Magpie).
 """
@@ -23,6 +24,8 @@ Turns = tuple[str, ...]
 MARK = "THE USER'S TURN"
 SHORTEST, LONGEST = 20, 800
 """Characters of a prompt that is worth an answer."""
+MADE_UP, SECOND, TASK, PASSAGE, GIVEN = SOURCES = ("self-prompted", "second turn", "task", "passage", "given")
+"""Where a prompt may come from."""
 _SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
@@ -34,6 +37,7 @@ class Mix:
         tasks: from templates of our own.
         passages: something to do about a passage of an installed package.
         second_turns: what the target says as the user, after an exchange that was already made.
+        given: prompts of the user's own, as far as the three above leave room, each once until there are no more.
         packages: where passages come from; "python" is the standard library.
         most_passages: distinct ones.
         turn_tokens: longest user's turn that the target makes up; longer ones are dropped.
@@ -43,21 +47,36 @@ class Mix:
     tasks: float = 0.15
     passages: float = 0.2
     second_turns: float = 0.1
+    given: float = 0.3
     packages: tuple[str, ...] = ("python", "numpy", "scipy", "torch", "transformers")
     most_passages: int = 2000
     turn_tokens: int = 100
     top_p: float = 0.95
 
     def __post_init__(self) -> None:
-        share = dict.fromkeys(("tasks", "passages", "second_turns"), _SHARE)
+        share = dict.fromkeys(("tasks", "passages", "second_turns", "given"), _SHARE)
         counts = {"most_passages": whole(), "turn_tokens": whole(1)}
         settle(self, {**share, **counts, "packages": several(text(), "names of packages"), "top_p": _SHARE})
         if self.tasks + self.passages + self.second_turns > 1:
             raise ConfigError("The shares of tasks, passages and second_turns are more than 1 together. Lower them.")
 
-    def counts(self, size: int) -> tuple[int, int, int]:
-        """Of `size` prompts how many are tasks, passages and second turns."""
-        return round(size * self.tasks), round(size * self.passages), round(size * self.second_turns)
+    def counts(self, size: int) -> tuple[int, int, int, int]:
+        """Of `size` prompts how many are tasks, passages, second turns, and the user's own if there are enough."""
+        tasks, quoted, second = (round(size * share) for share in (self.tasks, self.passages, self.second_turns))
+        return tasks, quoted, second, max(min(round(size * self.given), size - tasks - quoted - second), 0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A conversation that waits for an answer.
+
+    Args:
+        turns: the user's words first and last.
+        source: of the last ones, one of `SOURCES`.
+    """
+
+    turns: Turns
+    source: str
 
 
 class Template:
@@ -111,6 +130,7 @@ class Prompter:
         denied: what no prompt may overlap with.
         eos: tokens that end a turn.
         seed: all prompts follow from it, and from the number of their chunk.
+        given: prompts of the user's own.
     """
 
     template: Template
@@ -119,11 +139,15 @@ class Prompter:
     denied: Denied
     eos: frozenset[int]
     seed: int
+    given: Sequence[str] = ()
     _seen: set[bytes] = field(default_factory=set)
     _passages: list[str] | None = None
 
-    def prompts(self, size: int, chunk: int, exchanges: Sequence[Turns]) -> list[Turns]:
-        """Conversations that wait for an answer, at most `size`.
+    def __post_init__(self) -> None:
+        self.given = Random(f"{self.seed} given").sample(self.given, len(self.given))
+
+    def prompts(self, size: int, chunk: int, exchanges: Sequence[Turns]) -> list[Asked]:
+        """At most `size` conversations.
 
         Args:
             size: how many are tried.
@@ -131,26 +155,33 @@ class Prompter:
             exchanges: answered conversations, of which some go on.
         """
         random = Random(f"{self.seed} {chunk}")
-        tasks, quoted, second = self.mix.counts(size)
+        tasks, quoted, second, own = self.mix.counts(size)
+        given = self.given[chunk * own : (chunk + 1) * own]
         going_on = random.sample(list(exchanges), min(second, len(exchanges)))
-        made_up = self._made_up([*going_on, *[()] * (size - tasks - quoted - len(going_on))], random.getrandbits(40))
+        anew = size - tasks - quoted - len(given) - len(going_on)
+        asked = self._made_up([*going_on, *[()] * anew], random.getrandbits(40))
         known = self._known() if quoted else []
-        asked = [task(random) for _ in range(tasks)]
-        asked += [question(known, random) for _ in range(quoted) if known]
-        return [turns for turns in (*made_up, *((words,) for words in asked)) if self._take(turns)]
+        asked += [Asked((task(random),), TASK) for _ in range(tasks)]
+        asked += [Asked((question(known, random),), PASSAGE) for _ in range(quoted) if known]
+        asked += [Asked((words,), GIVEN) for words in given]
+        return [one for one in asked if self._take(one.turns)]
 
     def remember(self, turns: Turns) -> None:
         """Of an earlier run: not to be made again."""
         self._seen.add(_mark(turns))
 
-    def _made_up(self, before: list[Turns], seed: int) -> list[Turns]:
+    def _made_up(self, before: list[Turns], seed: int) -> list[Asked]:
         """Each conversation and one more turn of the user, of those turns that end and are worth an answer."""
         prompts = self.template.encode([self.template.begun(turns) for turns in before])
         ways = [Way(self.mix.turn_tokens, 1.0, self.mix.top_p, seed + index) for index in range(len(prompts))]
         written = self.writer.write(prompts, ways)
         ended = [(turns, tokens) for turns, tokens in zip(before, written, strict=True) if tokens[-1] in self.eos]
         texts = self.template.decode([tokens for _, tokens in ended])
-        return [(*turns, said.strip()) for (turns, _), said in zip(ended, texts, strict=True) if is_worth(said)]
+        return [
+            Asked((*turns, said.strip()), SECOND if turns else MADE_UP)
+            for (turns, _), said in zip(ended, texts, strict=True)
+            if is_worth(said)
+        ]
 
     def _take(self, turns: Turns) -> bool:
         mark = _mark(turns)

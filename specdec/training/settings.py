@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from specdec.checks import flag, number, settle, several, whole
+from specdec.checks import flag, number, settle, several, text, whole
 from specdec.errors import ConfigError
 from specdec.models.backends import DTYPES
 from specdec.training.batches import Batching
 from specdec.training.corpus import Answers
+from specdec.training.given import marks
 from specdec.training.losses import LossConfig
 from specdec.training.prompts import Mix
 from specdec.training.schedule import LoopConfig, Schedule
@@ -68,6 +69,8 @@ class Settings:
             embedded model), revision, allow_pickle, trust_remote_code, base_model.
         dtype, device: of the target.
         seed: of everything.
+        prompts: prompts of the user's own, of which `mix.given` says the share: files, and sets of the hub
+            (`specdec.training.given`).
         deny: files of what nothing may overlap with.
         writer: "engine", ours, or "batch", large batches on plain torch; "auto" takes the first on a CPU.
         taps_gib: GiB on the disk for what the target saw of the texts; None runs the target's own module anew
@@ -84,6 +87,7 @@ class Settings:
     dtype: str = "float32"
     device: str = "cpu"
     seed: int = 0
+    prompts: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     writer: Literal["auto", "engine", "batch"] = "auto"
     answer_share: float = 0.4
@@ -103,7 +107,8 @@ class Settings:
         share = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
         gib = number(lambda value: 0 <= value < float("inf"), "a number >= 0")
         counts = {"seed": whole(0, 2**31), "cells": whole(1), "held_out": whole()}
-        settle(self, {**counts, "answer_share": share, "taps_gib": gib.or_none()})
+        files = dict.fromkeys(("prompts", "deny"), several(text(), "names of files"))
+        settle(self, {**counts, **files, "answer_share": share, "taps_gib": gib.or_none()})
         if self.writer not in ("auto", "engine", "batch"):
             raise ConfigError(f"writer={self.writer!r} is not known. Give engine, batch or auto.")
         if self.dtype not in DTYPES:
@@ -119,10 +124,12 @@ class Settings:
         """What the answers depend on, but for their number."""
         names = ("dtype", "device", "writer", "seed")
         mix = json.loads(json.dumps(asdict(self.mix)))
+        share = mix.pop("given")
         return {name: getattr(self, name) for name in names} | {
             "target": self.target.get("path"),
-            "mix": mix,
+            "mix": mix | ({"given": share} if self.prompts else {}),
             "deny": [Path(path).name for path in self.deny],
+            **({"prompts": marks(self.prompts)} if self.prompts else {}),
         }
 
     @property

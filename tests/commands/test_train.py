@@ -112,6 +112,7 @@ def test_taps_are_spread_over_the_layers() -> None:
         (["loss.tv=0", "loss.ce=0"], "teaches nothing"),
         (["dtype=int8"], "cannot teach"),
         (["deny=[nothing.jsonl]"], "no prompt file at nothing.jsonl"),
+        (["prompts=[nothing.txt]"], "Give one with prompts=…"),
         (["schedule.lr=0"], "lr = 0"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -17,6 +18,7 @@ from specdec.training import corpus as corpora
 from specdec.training.corpus import Answers, Corpus, Exchange, read_chunk, write_chunk
 from specdec.training.denied import Denied
 from specdec.training.prompts import Mix, Prompter, Template, is_worth
+from specdec.training.records import read_record, write_record
 from specdec.training.writers import Way
 from tests.training.chats import END, tokenizer
 
@@ -97,7 +99,10 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_chunk_comes_back_as_it_was_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    exchanges = [Exchange(("Grüße?", "ja"), [1, 2], [3], True), Exchange(("a", "b", "c", ""), [4], [5, 6], False)]
+    exchanges = [
+        Exchange(("Grüße?", "ja"), [1, 2], [3], True, "task"),
+        Exchange(("a", "b", "c", ""), [4], [5, 6], False),
+    ]
     path = tmp_path / "a.safetensors"
     write_chunk(path, exchanges)
     assert read_chunk(path) == exchanges
@@ -106,6 +111,17 @@ def test_a_chunk_comes_back_as_it_was_and_a_damaged_one_is_refused(tmp_path: Pat
     path.write_bytes(path.read_bytes()[:-9] + json.dumps("x").encode())
     with pytest.raises(ConfigError, match="is damaged"):
         read_chunk(path)
+
+
+def test_a_file_tells_where_prompts_come_from_and_an_old_one_does_not(tmp_path: Path) -> None:
+    chunks = list(corpus(tmp_path, Parrot()).chunks())
+    sources = Counter(one.source for chunk in chunks for one in chunk)
+    assert sources["second turn"] == sum(len(one.turns) > 2 for chunk in chunks for one in chunk) > 0
+    assert set(sources) == {"task", "self-prompted", "second turn"}
+    path = tmp_path / "00000.safetensors"
+    tensors, words = read_record(path)
+    write_record(path, tensors, {"turns": words["turns"]})  # as it was written before there were sources
+    assert read_chunk(path) == [replace(one, source="unknown") for one in chunks[0]]
 
 
 @pytest.mark.parametrize(
