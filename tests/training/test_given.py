@@ -84,7 +84,7 @@ def test_each_is_asked_once_at_its_share_and_then_the_target_makes_up_the_rest()
     own = [f"What is the number {number}?" for number in range(10)]
     chunks = asked(prompter(own), 4)
     assert list(map(len, chunks)) == [4, 4, 2, 0]
-    assert sorted(sum(chunks, [])) == sorted(own)
+    assert sorted(words for chunk in chunks for words in chunk) == sorted(own)
     sources = [one.source for one in prompter(own).prompts(8, 3, [])]
     assert sources.count("self-prompted") == 6
 
