@@ -18,14 +18,14 @@ from specdec.errors import ConfigError
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
 from specdec.heads.blockrun import BlockRows, BlockRun
-from specdec.heads.runs import run_of
+from specdec.heads.runs import block_run
 from specdec.heads.shipped import head_for
 from specdec.kernels.attention.columns import depths
 from specdec.kernels.linear import KINDS
 from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
-from specdec.models.chains import joined
+from specdec.models.rows import joined
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 HEAD = either(text(), instance(Path, "a path"), instance(Head, "a head")).or_none(" for the one that ships")
@@ -112,7 +112,7 @@ class HeadDrafter(Drafter):
                 f"drafter 'head' runs heads of the architecture 'block', and this one is {head.config.architecture!r}. "
                 "Train or choose a block head."
             )
-        config, self._run = head.config, run_of(head, target.model, self._weights)
+        config, self._run = head.config, block_run(head, target.model, self._weights)
         self.shape = self.shape.truncated(config.num_drafted)
         self._ids: list[int] = head.draft_ids.tolist()
         everything = config.draft_vocab_size == config.vocab_size

@@ -9,6 +9,7 @@ from torch.nn import functional
 from specdec.checks import shown
 from specdec.errors import ConfigError
 from specdec.heads.config import HeadConfig
+from specdec.models.base import CausalLM
 
 
 class Head(nn.Module):
@@ -95,6 +96,13 @@ def bound(shared: Tensor | None) -> Tensor:
             "This head shares the target's embedding and output rows. Call bind(embedding, output) first."
         )
     return shared
+
+
+def output_rows(head: Head, target: CausalLM) -> Tensor:
+    """Output rows of the draft vocabulary, float32 [Vd, h]: the head's own, or the target's."""
+    if head.config.own_output:
+        return head.lm_head.weight.detach().float()
+    return target.unembed(head.draft_ids.tolist())
 
 
 def checked_ids(config: HeadConfig, draft_ids: Tensor | None) -> Tensor:

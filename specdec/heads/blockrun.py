@@ -14,7 +14,6 @@ from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
 from specdec.kernels.cpu import library as native
 from specdec.kernels.markov import MarkovTerm
-from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
 
 
@@ -53,13 +52,6 @@ class BlockRun(Protocol):
 
     def draft(self, pool: KVPool, blocks: Sequence[SequenceRows]) -> BlockRows:
         """Runs blocks: an anchor and its masks are a text's reserved rows. `logit_rows` are the rows that draft."""
-
-
-def output_rows(head: BlockHead, target: CausalLM) -> Tensor:
-    """Output rows of the draft vocabulary, float32 [Vd, h]: the head's own, or the target's."""
-    if head.config.own_output:
-        return head.lm_head.weight.detach().float()
-    return target.unembed(head.draft_ids.tolist())
 
 
 def markov_term(head: BlockHead, kind: str = "float32", kernels: native.Library | None = None) -> MarkovTerm:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from specdec.cache import KVPool
+from specdec.heads.base import Head, output_rows
 from specdec.heads.block import BlockHead
-from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, output_rows, places
+from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, places
 from specdec.heads.layers import DecoderLayer, Norm
 from specdec.kernels.attention.native import key_values
 from specdec.kernels.cpu import interface
@@ -69,7 +70,7 @@ class NativeBlock:
 
     def draft(self, pool: KVPool, blocks: Sequence[SequenceRows]) -> BlockRows:
         """See `BlockRun.draft`."""
-        logits = self._model.run_chains(blocks, pool)
+        logits = self._model.run_rows(blocks, pool)
         if self._sure is None:
             return BlockRows(logits, None)
         return BlockRows(logits[:, :-1], logits[:, -1] + self._sure[1])
@@ -93,10 +94,19 @@ class NativeBlock:
 def _weights(head: BlockHead, target: NativeModel) -> LlamaWeights:
     """The head as a Llama with the target's embedding and the head's vocabulary. The confidence head reads what the
     logits are made of: it is one more of them, the last one."""
-    config, rows, sure = head.config, output_rows(head, target), confidence_row(head)
-    frequencies, factor = config.rotary
+    rows, sure = output_rows(head, target), confidence_row(head)
     if sure is not None:
         rows = torch.cat([rows, sure[0]])
+    layers = [layer_weights(each, own_float(each.input_layernorm.weight)) for each in head.decoder]
+    return llama_weights(head, target, layers, own_float(head.norm.weight), rows)
+
+
+def llama_weights(
+    head: Head, target: NativeModel, layers: list[LlamaLayer], final_norm: Tensor, rows: Tensor
+) -> LlamaWeights:
+    """A head as a Llama: its own layers and output rows, and its embedding or the target's."""
+    config = head.config
+    frequencies, factor = config.rotary
     return LlamaWeights(
         heads=config.num_heads,
         kv_heads=config.num_kv_heads,
@@ -109,14 +119,15 @@ def _weights(head: BlockHead, target: NativeModel) -> LlamaWeights:
         scale=config.head_dim**-0.5,
         frequencies=own_float(frequencies),
         rope_factor=factor,
-        layers=[_layer(each) for each in head.decoder],
+        layers=layers,
         embedding=head.embed_tokens.weight.detach() if config.own_embedding else target.embedding,
-        final_norm=own_float(head.norm.weight),
+        final_norm=final_norm,
         head=rows,
     )
 
 
-def _layer(layer: DecoderLayer) -> LlamaLayer:
+def layer_weights(layer: DecoderLayer, input_norm: Tensor) -> LlamaLayer:
+    """A head's layer as one of a Llama; `input_norm`: float32 [h], before its attention."""
     attention, feed = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     return LlamaLayer(
@@ -127,7 +138,7 @@ def _layer(layer: DecoderLayer) -> LlamaLayer:
         up=feed.up_proj.weight.detach(),
         down=feed.down_proj.weight.detach(),
         norms=(
-            own_float(layer.input_layernorm.weight),
+            input_norm,
             own_float(layer.post_attention_layernorm.weight),
             _weight(attention.q_norm),
             _weight(attention.k_norm),

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from specdec.cache import KVLayout, KVPool
+from specdec.heads.base import Head, output_rows
 from specdec.heads.block import BlockHead
-from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, output_rows, places
+from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, places
 from specdec.kernels.attention import SequenceKeys, sequence_keys
 from specdec.kernels.attention.native import kernels_for
 from specdec.models.base import CausalLM
@@ -39,8 +40,7 @@ class PlainBlock:
     """
 
     def __init__(self, head: BlockHead, target: CausalLM) -> None:
-        device, held = target.kv_layout.device, target.kv_layout.dtype
-        dtype = held if held.is_floating_point and held.itemsize > 1 else torch.float32
+        device, dtype = target.kv_layout.device, working_dtype(target)
         self._head = copy.deepcopy(head).to(device, dtype).eval().requires_grad_(False)
         self._target, self.config = target, head.config
         self.layout = KVLayout(head.config.num_layers, head.config.num_kv_heads, head.config.head_dim, dtype, device)
@@ -63,7 +63,7 @@ class PlainBlock:
         """See `BlockRun.draft`."""
         batch = RaggedBatch.build(blocks, self.layout.device)
         attention, scale = self._pass(batch, pool), self.config.head_dim**-0.5
-        rows = self._embedded(batch.token_ids)
+        rows = embedded(self._head, self._target, batch.token_ids)
         for index, layer in enumerate(self._head.decoder):
             normed = layer.input_layernorm(rows)
             queries = layer.self_attn.queries(normed, batch.positions)
@@ -80,8 +80,13 @@ class PlainBlock:
         kernels = kernels_for(self.layout.head_dim, self.layout.dtype, self.layout.device)
         return pass_on(self.layout.device, kernels)(batch, pool)
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        """int64 [T] → [T, h]."""
-        if self.config.own_embedding:
-            return self._head.embed(tokens)
-        return self._target.embed(tokens.tolist()).to(self.layout.dtype)
+
+def working_dtype(target: CausalLM) -> torch.dtype:
+    """That in which the target keeps its keys and values, or float32."""
+    held = target.kv_layout.dtype
+    return held if held.is_floating_point and held.itemsize > 1 else torch.float32
+
+
+def embedded(head: Head, target: CausalLM, tokens: Tensor) -> Tensor:
+    """int64 [T] → [T, h], by the head's own embedding or the target's, in the head's dtype."""
+    return head.embed(tokens) if head.config.own_embedding else target.embed(tokens.tolist()).to(head.dtype)

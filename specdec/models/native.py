@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from ctypes import pointer
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -21,9 +22,10 @@ from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.chains import Chains
 from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+from specdec.models.pairs import PackedPairs, PairInput
 from specdec.models.products import LayerProducts
+from specdec.models.rows import PassRows
 
 BEST = np.dtype(interface.Best)
 
@@ -72,15 +74,23 @@ class NativeModel(LlamaModel[PackedLinear]):
         kind: str = "float32",
         kv_dtype: torch.dtype | None = None,
         kernels: native.Library | None = None,
+        pairs: PairInput | None = None,
     ) -> NativeModel:
         """A model of weights that no module holds. Its embedding may have more rows than its head: tokens that it reads
         and never says. It is shared, not copied, if it is dense and of the dtype that the kind asks for.
+
+        Args:
+            weights, name, kind, kv_dtype, kernels: see the class.
+            pairs: makes it a model that reads a state beside each token (`run_pairs`).
 
         Raises:
             UnsupportedModelError: if there are no native kernels.
         """
         model = cls.__new__(cls)
         model._take(weights, name, kind, kv_dtype, kernels)
+        if pairs is not None:
+            model._pairs = pairs.packed(kind)
+            model._struct.pairs = pointer(model._pairs.struct)
         return model
 
     def _take(
@@ -126,6 +136,7 @@ class NativeModel(LlamaModel[PackedLinear]):
             head=self._head.struct,
         )
         self._bound: WeakKeyDictionary[KVPool, interface.Model] = WeakKeyDictionary()
+        self._pairs: PackedPairs | None = None
 
     judges_on_device = False
 
@@ -147,13 +158,34 @@ class NativeModel(LlamaModel[PackedLinear]):
         tops = torch.from_numpy(best["token"].astype(np.int32)) if wants.top else None
         return PassOutput(logits, maxima, hidden, tops)
 
-    def run_chains(self, parts: Sequence[SequenceRows], pool: KVPool) -> Tensor:
-        """Logits, float32 [R, V], of the `logit_rows` of some chains: the bits that `run` gives."""
-        chains = Chains(parts)
-        logits, best = torch.empty(chains.num_logits, self.vocab_size), np.empty(chains.num_logits, BEST)
-        threads = num_threads()
-        self._kernels.forward(self._bound_to(pool), chains.struct, logits.data_ptr(), best.ctypes.data, threads)
+    def run_rows(self, parts: Sequence[SequenceRows], pool: KVPool) -> Tensor:
+        """Logits, float32 [R, V], of the `logit_rows` of some sequences: the bits that `run` gives."""
+        rows = PassRows(parts)
+        logits, best = torch.empty(rows.num_logits, self.vocab_size), np.empty(rows.num_logits, BEST)
+        self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
         return logits
+
+    def run_pairs(
+        self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor, top: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A pass of a model that reads a state beside each token.
+
+        Args:
+            parts: the sequences' rows.
+            pool: of its keys and values.
+            states: float32 [T, H], one for each row.
+            top: how many of the largest logits are told.
+
+        Returns:
+            Of the `logit_rows` the logits, float32 [R, V], the next states, float32 [R, H], and the ids of the largest
+            logits, int32 [R, top].
+        """
+        count = sum(len(part.logit_rows) for part in parts)
+        given, kept = torch.empty(count, self.hidden_size), min(top, self.vocab_size)
+        logits, best = torch.empty(count, self.vocab_size), np.empty((count, kept), BEST)
+        rows = PassRows(parts, states, given, kept)
+        self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
+        return logits, given, torch.from_numpy(best["token"].astype(np.int32))
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""

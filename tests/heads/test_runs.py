@@ -14,7 +14,7 @@ from specdec.errors import ConfigError
 from specdec.heads.block import BlockHead
 from specdec.heads.native import NativeBlock
 from specdec.heads.plain import PlainBlock
-from specdec.heads.runs import run_of
+from specdec.heads.runs import block_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.native import NativeModel
@@ -57,7 +57,7 @@ class Bench:
         self.target = target
         whole = range(self.target.vocab_size)
         head.bind(self.target.embed(whole).double(), self.target.unembed(whole).double())
-        self.head, self.run = head, run_of(head, self.target)
+        self.head, self.run = head, block_run(head, self.target)
         self.taps, self.tokens = toys.text(head.config, texts, length)
         self.cache = PagedCache(KVLayout(1, 1, 2), 1 + texts * (length + 8), 1, [self.run.layout])
         [self.pool] = self.cache.pools[1:]
@@ -175,9 +175,7 @@ def test_chains_have_the_bits_that_a_general_pass_gives() -> None:
             for seq, length, rows in ((2, 9, range(1, 3)), (0, 5, [2]), (1, 0, range(3)))
         ]
         logits.append(
-            model.run_chains(parts, cache.target)
-            if chains
-            else model.run(RaggedBatch.build(parts), cache.target).logits
+            model.run_rows(parts, cache.target) if chains else model.run(RaggedBatch.build(parts), cache.target).logits
         )
     assert torch.equal(*logits)
 
@@ -201,4 +199,4 @@ def test_weights_take_the_form_of_the_targets(kind: str) -> None:
 )
 def test_a_head_of_another_target_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        run_of(made(**(CASES["causal"] | options)), llama(0))
+        block_run(made(**(CASES["causal"] | options)), llama(0))

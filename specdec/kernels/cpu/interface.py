@@ -44,6 +44,13 @@ class Layer(Structure):
                 ("window", c_int64), ("skips_attention", c_int32), ("skips_feed_forward", c_int32)]  # fmt: skip
 
 
+class Pairs(Structure):
+    """passes/llama.h"""
+
+    _fields_ = [("token_norm", c_void_p), ("state_norm", c_void_p), ("mix", Linear), ("starts_normed", c_int32),
+                ("gives_normed", c_int32), ("bare", c_int32), ("unused", c_int32)]  # fmt: skip
+
+
 class Model(Structure):
     """passes/llama.h"""
 
@@ -51,7 +58,8 @@ class Model(Structure):
                 ("head_size", c_int64), ("intermediate", c_int64), ("vocab_size", c_int64), ("eps", c_float),
                 ("scale", c_float), ("embedding_kind", c_int32), ("unused", c_int32), ("embedding_rows", c_int64),
                 ("embedding", c_void_p), ("final_norm", c_void_p), ("frequencies", c_void_p), ("rope_scale", c_float),
-                ("unused2", c_float), ("layers", POINTER(Layer)), ("head", Linear)]  # fmt: skip
+                ("unused2", c_float), ("layers", POINTER(Layer)), ("head", Linear),
+                ("pairs", POINTER(Pairs))]  # fmt: skip
 
 
 class Batch(Structure):
@@ -59,7 +67,8 @@ class Batch(Structure):
 
     _fields_ = [("rows", c_int64), ("logit_rows", c_int64), ("num_taps", c_int64), ("kept", c_int64),
                 ("tokens", c_void_p), ("positions", c_void_p), ("write_slots", c_void_p), ("logits_of", c_void_p),
-                ("taps", c_void_p), ("hidden", c_void_p), ("sequences", Sequences)]  # fmt: skip
+                ("taps", c_void_p), ("hidden", c_void_p), ("sequences", Sequences), ("states", c_void_p),
+                ("next_states", c_void_p)]  # fmt: skip
 
 
 class RetrievalTexts(Structure):
@@ -147,7 +156,7 @@ class Context(Structure):
 
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
-            MarkovTrees, ContextLayer, Context)  # fmt: skip
+            MarkovTrees, ContextLayer, Context, Pairs)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""

@@ -35,7 +35,7 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
                    sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
-                   sizeof(ContextLayer), sizeof(Context)};
+                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;

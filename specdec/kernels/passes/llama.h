@@ -16,6 +16,15 @@ struct Layer {
   int32_t skips_attention, skips_feed_forward;  // what a model that leaves them out does not run
 };
 
+// What a head that is fed with its own states reads: a token's embedding, and beside it a state.
+struct Pairs {
+  const float *token_norm, *state_norm;      // [hidden] or null: what each is normed with
+  Linear mix;                                // makes the stream of both; if it has no weights, the stream is the state,
+                                             // and the first layer's qkv reads both
+  int32_t starts_normed, gives_normed;       // the stream is the normed state; the next state is the normed stream
+  int32_t bare, unused;                      // neither the first layer's input nor the last stream is normed
+};
+
 struct Model {
   int64_t num_layers, hidden, heads, kv_heads, head_size, intermediate, vocab_size;
   float eps, scale;
@@ -27,6 +36,11 @@ struct Model {
   float rope_scale, unused2;                 // factor on cosines and sines
   const Layer* layers;
   Linear head;
+  const Pairs* pairs;                        // null: it reads tokens alone
+
+  bool bare() const { return pairs && pairs->bare; }
+  // Whether the first layer's qkv reads pairs.
+  bool reads_pairs() const { return pairs && !pairs->mix.weight; }
 };
 
 struct Batch {
@@ -37,6 +51,8 @@ struct Batch {
                                              // num_layers for the final norm of it
   float* hidden;                             // [rows, num_taps, hidden]
   Sequences sequences;
+  const float* states;                       // [rows, hidden], of pairs
+  float* next_states;                        // [logit_rows, hidden], likewise
 
   // Whether all rows are wanted beyond the last layer, with and without logits.
   bool taps_end(int64_t num_layers) const { return num_taps && taps[num_taps - 1] == num_layers; }
@@ -51,7 +67,8 @@ struct Workspace {
   void grow(const Model& model, const Batch& batch, int threads) {
     auto to = [](auto& buffer, int64_t number) { if ((int64_t)buffer.size() < number) buffer.resize(number); };
     const int64_t count = batch.rows, most = std::max(count, batch.logit_rows), size = model.head_size;
-    const int64_t widest = std::max({model.hidden, model.heads * size, model.intermediate});
+    const int64_t read = model.pairs ? 2 * model.hidden : model.hidden;
+    const int64_t widest = std::max({read, model.heads * size, model.intermediate});
     to(x, count * model.hidden);
     to(qkv, count * std::max((model.heads + 2 * model.kv_heads) * size, model.hidden));
     to(cosine, count * (size / 2));
@@ -82,12 +99,17 @@ INLINE void demand_model(const Model& model) {
     demand_cache(layer.cache, model.kv_heads, model.head_size);
     demand_memory(layer.input_norm, "a norm");
     demand_memory(layer.attention_norm, "a norm");
-    demand_linear(layer.qkv, model.hidden, heads + 2 * kv, false);
+    const bool wide = i == 0 && model.reads_pairs();
+    demand_linear(layer.qkv, wide ? 2 * model.hidden : model.hidden, heads + 2 * kv, false);
     demand_linear(layer.o, heads, model.hidden, false);
     demand_linear(layer.gate_up, model.hidden, model.intermediate, true);
     demand_linear(layer.down, model.intermediate, model.hidden, false);
   }
   demand_linear(model.head, model.hidden, model.vocab_size, false);
+  if (!model.pairs) return;
+  DEMAND(!model.layers[0].skips_attention, "the layer that reads pairs has no attention");
+  if (!model.reads_pairs()) demand_linear(model.pairs->mix, 2 * model.hidden, model.hidden, false);
+  if (model.pairs->starts_normed) demand_memory(model.pairs->state_norm, "the norm of states");
 }
 
 INLINE void demand_batch(const Model& model, const Batch& batch) {
@@ -106,6 +128,8 @@ INLINE void demand_batch(const Model& model, const Batch& batch) {
   for (int64_t i = 1; i < batch.num_taps; i++)
     DEMAND(batch.taps[i - 1] < batch.taps[i], "tap %lld does not follow the one before it", (long long)batch.taps[i]);
   if (batch.num_taps) demand_memory(batch.hidden, "hidden states");
+  if (model.pairs) demand_memory(batch.states, "states");
+  if (model.pairs && batch.logit_rows) demand_memory(batch.next_states, "the next states");
   demand_sequences(batch.sequences, batch.rows, slots);
 }
 
@@ -119,34 +143,76 @@ INLINE void prepare_rows(Team& team, const Linear& linear, const float* x, int64
   team.barrier();
 }
 
-// Row r of `rows` is the norm of row `source ? source[r] : r` of x.
+// Row r of `rows` is the norm of row `source ? source[r] : r` of x, or the row itself where there is no norm.
 INLINE void prepare_normed(Team& team, const Linear& linear, const float* x, const int64_t* source, const float* weight,
                            float eps, int64_t count, const Rows& rows) {
   static thread_local std::vector<float> normed;
   normed.resize(linear.k);
   team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
-      rms_norm(x + (source ? source[r] : r) * linear.k, weight, linear.k, eps, normed.data());
-      prepare_row(linear.kind, normed.data(), linear.k, r, rows);
+      const float* row = x + (source ? source[r] : r) * linear.k;
+      if (weight) rms_norm(row, weight, linear.k, eps, normed.data());
+      prepare_row(linear.kind, weight ? normed.data() : row, linear.k, r, rows);
     }
   });
   team.barrier();
 }
 
-INLINE void embed(const Model& model, const Batch& batch, int64_t row, Workspace& space) {
-  float* x = space.x.data() + row * model.hidden;
+// A token's embedding.
+INLINE void embed(const Model& model, int64_t token, float* out) {
   if (model.embedding_kind == FLOAT32) {
-    memcpy(x, (const float*)model.embedding + batch.tokens[row] * model.hidden, 4 * model.hidden);
+    memcpy(out, (const float*)model.embedding + token * model.hidden, 4 * model.hidden);
   } else {
-    const uint16_t* from = (const uint16_t*)model.embedding + batch.tokens[row] * model.hidden;
-    for (int64_t i = 0; i < model.hidden; i++) x[i] = from_bfloat16(from[i]);
+    const uint16_t* from = (const uint16_t*)model.embedding + token * model.hidden;
+    for (int64_t i = 0; i < model.hidden; i++) out[i] = from_bfloat16(from[i]);
   }
+}
+
+// A row's stream before the first layer, unless it is mixed, and its angles.
+INLINE void start_row(const Model& model, const Batch& batch, int64_t row, Workspace& space) {
+  float* x = space.x.data() + row * model.hidden;
+  const float* state = batch.states + (model.pairs ? row * model.hidden : 0);
+  if (!model.pairs) embed(model, batch.tokens[row], x);
+  else if (model.pairs->starts_normed) rms_norm(state, model.pairs->state_norm, model.hidden, model.eps, x);
+  else memcpy(x, state, 4 * model.hidden);
   int64_t half = model.head_size / 2;
   for (int64_t i = 0; i < half; i++) {
     float angle = (float)batch.positions[row] * model.frequencies[i];
     space.cosine[row * half + i] = cosf(angle) * model.rope_scale;
     space.sine[row * half + i] = sinf(angle) * model.rope_scale;
   }
+}
+
+// Rows of pairs: embedding and state, each normed if it has a norm.
+INLINE void prepare_pairs(Team& team, const Model& model, const Batch& batch, const Linear& linear, const Rows& rows) {
+  static thread_local std::vector<float> both;
+  const int64_t hidden = model.hidden;
+  both.resize(2 * hidden);
+  float *token = both.data(), *state = token + hidden;
+  team.share(batch.rows, neighbours(team, batch.rows), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      embed(model, batch.tokens[r], token);
+      memcpy(state, batch.states + r * hidden, 4 * hidden);
+      if (model.pairs->token_norm) rms_norm(token, model.pairs->token_norm, hidden, model.eps, token);
+      if (model.pairs->state_norm) rms_norm(state, model.pairs->state_norm, hidden, model.eps, state);
+      prepare_row(linear.kind, token, 2 * hidden, r, rows);
+    }
+  });
+  team.barrier();
+}
+
+// The states of the steps that follow the rows with logits; row r's stream is row `source ? source[r] : r` of x.
+INLINE void give_states(Team& team, const Model& model, const Batch& batch, const float* x, const int64_t* source) {
+  const int64_t hidden = model.hidden;
+  team.share(batch.logit_rows, neighbours(team, batch.logit_rows), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const float* row = x + (source ? source[r] : r) * hidden;
+      float* out = batch.next_states + r * hidden;
+      if (model.pairs->gives_normed) rms_norm(row, model.final_norm, hidden, model.eps, out);
+      else memcpy(out, row, 4 * hidden);
+    }
+  });
+  team.barrier();
 }
 
 // Norms (Qwen3) and rotates one row's keys, and writes keys and values to its slot.
@@ -216,7 +282,9 @@ INLINE Stream attend(Team& team, const Model& model, int64_t index, const Batch&
   const Shape shape{model.heads, model.kv_heads, size, model.scale, layer.window, 0.0f};
   float *x = space.x.data(), *qkv = space.qkv.data();
   int64_t count = batch.rows;
-  prepare_normed(team, layer.qkv, x, nullptr, layer.input_norm, model.eps, count, rows);
+  const float* norm = model.bare() && index == 0 ? nullptr : layer.input_norm;
+  if (index == 0 && model.reads_pairs()) prepare_pairs(team, model, batch, layer.qkv, rows);
+  else prepare_normed(team, layer.qkv, x, nullptr, norm, model.eps, count, rows);
   run_linear(team, layer.qkv, rows, count, Store{qkv, width});
   will_read(team, layer.o);
   team.barrier();
@@ -277,7 +345,7 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
 }
 
 // Logits [logit_rows, vocab_size], unless null; of every row its largest, best [logit_rows, kept], largest first and of
-// equals the first token first; and the batch's hidden states.
+// equals the first token first; the batch's hidden states, and of pairs the next ones.
 static void forward(const Model& model, const Batch& batch, float* logits, Best* best, int threads) {
   static Workspace space;
   demand_model(model);
@@ -286,11 +354,16 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
   parallel(threads, [&] { space.grow(model, batch, threads); }, [&](Team& team, int thread) {
     const int64_t count = batch.rows;
     team.share(count, neighbours(team, count), [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; r++) embed(model, batch, r, space);
+      for (int64_t r = begin; r < end; r++) start_row(model, batch, r, space);
     });
     team.barrier();
     const Rows rows{space.rows.data(), space.row_scale.data()};
     float* x = space.x.data();
+    if (model.pairs && model.pairs->mix.weight) {
+      prepare_pairs(team, model, batch, model.pairs->mix, rows);
+      run_linear(team, model.pairs->mix, rows, count, Store{x, model.hidden});
+      team.barrier();
+    }
     for (int64_t i = 0; i < model.num_layers; i++) {
       tap(team, model, batch, i, x);
       x = run_layer(team, model, i, batch, space, rows);
@@ -304,7 +377,9 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
     const int64_t part = batch.logit_rows * batch.kept;
     Best* mine = space.best.data() + thread * part;
     for (int64_t r = 0; r < batch.logit_rows; r++) largest(mine, r).clear();
-    prepare_normed(team, model.head, x, source, model.final_norm, model.eps, batch.logit_rows, rows);
+    if (model.pairs) give_states(team, model, batch, x, source);
+    const float* norm = model.bare() ? nullptr : model.final_norm;
+    prepare_normed(team, model.head, x, source, norm, model.eps, batch.logit_rows, rows);
     run_linear(team, model.head, rows, batch.logit_rows, StoreLogits{logits, model.vocab_size, mine, batch.kept});
     team.barrier();
     if (thread != 0) return;

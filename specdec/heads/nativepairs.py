@@ -1,0 +1,111 @@
+"""A head that drafts token by token on the CPU's kernels: a step is a pass of a small Llama that reads states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specdec.cache import KVPool
+from specdec.heads.base import output_rows
+from specdec.heads.eagle1 import Eagle1Head
+from specdec.heads.eagle3 import Eagle3Head
+from specdec.heads.layers import Norm
+from specdec.heads.mtp import MtpHead
+from specdec.heads.native import layer_weights, llama_weights
+from specdec.heads.pairrun import PairRows, StateLayout
+from specdec.heads.pairs import PairHead
+from specdec.kernels.cpu import library as native
+from specdec.kernels.linear import pack
+from specdec.models.batch import SequenceRows
+from specdec.models.llama import own_float
+from specdec.models.native import NativeModel
+from specdec.models.pairs import PairInput
+
+
+class NativePairs:
+    """See `PairRun`. The embedding is shared with the target.
+
+    Rows are computed one by one, as in the target: a draft does not depend on what shares its pass.
+
+    Args:
+        head: of one of the architectures that `pair_input` knows, without a bias behind attention; its weights are
+            copied.
+        target: on the same kernels.
+        kind: form of the weights, a name of `specdec.kernels.linear.KINDS`; None takes the target's.
+    """
+
+    def __init__(self, head: PairHead, target: NativeModel, kind: str | None = None) -> None:
+        kernels = native.library()
+        assert kernels is not None
+        assert not head.config.o_bias, "a bias behind attention does not run natively"
+        self.config, self._kernels, kind = head.config, kernels, kind or target.kind
+        pairs, input_norm, final_norm = pair_input(head)
+        layers = [layer_weights(head.layer, input_norm)]
+        weights = llama_weights(head, target, layers, final_norm, output_rows(head, target))
+        self._model = NativeModel.of(weights, f"the head of {target.name}", kind, pairs=pairs)
+        self.layout = self._model.kv_layout
+        self.states = StateLayout(head.config.hidden_size, self.layout.dtype, "cpu")
+        self._fuse = _Fuse(head, kind, kernels) if isinstance(head, Eagle3Head) else None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weights that a step of the draft reads."""
+        return self._model.num_bytes
+
+    def fuse(self, taps: Tensor) -> Tensor:
+        """See `PairRun.fuse`."""
+        return taps[:, 0] if self._fuse is None else self._fuse(taps)
+
+    def step(self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, top: int) -> PairRows:
+        """See `PairRun.step`: one call into the kernels (kernels/passes/llama.h)."""
+        return PairRows(*self._model.run_pairs(parts, pool, states.float().contiguous(), top))
+
+
+def pair_input(head: PairHead) -> tuple[PairInput, Tensor, Tensor]:
+    """What a head reads, and its layer's first and its last norm, float32 [h] both.
+
+    Raises:
+        NotImplementedError: for an architecture that is not known here.
+    """
+    ones = torch.ones(head.config.hidden_size)
+    if isinstance(head, Eagle3Head):
+        layer, normed = head.midlayer, head.config.norm_before_residual
+        norms = own_float(layer.input_layernorm.weight), own_float(layer.hidden_norm.weight)
+        pairs = PairInput(*norms, starts_normed=normed, gives_normed=head.config.norm_output)
+        return pairs, ones, own_float(head.norm.weight)
+    if isinstance(head, MtpHead):
+        whole = head.layer
+        norms = own_float(whole.token_layernorm.weight), own_float(whole.hidden_layernorm.weight)
+        pairs = PairInput(*norms, mix=whole.input_proj.weight.detach(), gives_normed=True)
+        return pairs, own_float(whole.input_layernorm.weight), own_float(whole.final_layernorm.weight)
+    if isinstance(head, Eagle1Head):
+        bias = None if head.fc.bias is None else head.fc.bias.detach()
+        return PairInput(None, None, head.fc.weight.detach(), bias, bare=True), ones, ones
+    raise NotImplementedError(f"There is no native pass for heads of the kind {head.config.architecture!r}.")
+
+
+class _Fuse:
+    """EAGLE-3's states: fc over the tapped states, with the norms before it."""
+
+    def __init__(self, head: Eagle3Head, kind: str, kernels: native.Library) -> None:
+        bias = None if head.fc.bias is None else head.fc.bias.detach()
+        self._fc, self._kernels = pack(head.fc.weight.detach(), kind, bias), kernels
+        self._eps = head.config.rms_norm_eps
+        self._each = [own_float(norm.weight) for norm in head.fc_norm if isinstance(norm, Norm)]
+        self._all = own_float(head.input_norm.weight) if isinstance(head.input_norm, Norm) else None
+
+    def __call__(self, taps: Tensor) -> Tensor:
+        """float32 [T, k, H] → [T, h]."""
+        if self._each:
+            normed = [self._normed(tap, norm) for tap, norm in zip(taps.unbind(1), self._each, strict=True)]
+            return self._fc(torch.cat(normed, 1), self._kernels)
+        rows = taps.flatten(1)
+        return self._fc(rows if self._all is None else self._normed(rows, self._all), self._kernels)
+
+    def _normed(self, rows: Tensor, weight: Tensor) -> Tensor:
+        rows = rows.contiguous()
+        out = torch.empty_like(rows)
+        self._kernels.rms_norm(native.address(rows), weight.data_ptr(), *rows.shape, self._eps, out.data_ptr())
+        return out

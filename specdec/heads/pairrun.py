@@ -1,0 +1,79 @@
+"""What the runs of heads that draft token by token share: the rows that they give, and what is kept of states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.cache import KVLayout, KVPool
+from specdec.heads.config import HeadConfig
+from specdec.models.batch import SequenceRows
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """What a pass gives for each of its R rows with logits.
+
+    Args:
+        logits: float32 [R, Vd], over the draft vocabulary.
+        states: [R, h], what the next step takes in place of the target's state.
+        tops: int32 [R, k] on the host, places of the largest logits, if the pass has found them.
+    """
+
+    logits: Tensor
+    states: Tensor
+    tops: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """One state a token.
+
+    Args:
+        size: h.
+        dtype, device: of the numbers.
+    """
+
+    size: int
+    dtype: torch.dtype
+    device: torch.device | str
+
+    def bytes_per_token(self) -> int:
+        """See `Layout`."""
+        return self.size * self.dtype.itemsize
+
+    def empty(self, num_slots: int) -> list[Tensor]:
+        """See `Layout`: one tensor, [num_slots, h]."""
+        return [torch.empty(num_slots, self.size, dtype=self.dtype, device=self.device)]
+
+
+class PairRun(Protocol):
+    """A head that drafts token by token at work, beside one target.
+
+    The pair of the state at t and the token at t + 1 is, for the head, the token at position t: the first token of a
+    text has no pair. So a text of n tokens is one of n - 1 for the head, and the entry of a pair lies at the slot of
+    its token, since it depends on all up to that one.
+    """
+
+    config: HeadConfig
+    layout: KVLayout
+    """Of the pairs' keys and values."""
+    states: StateLayout
+    """Of the states that `fuse` gives."""
+
+    def fuse(self, taps: Tensor) -> Tensor:
+        """States of committed positions, [T, h], from the target's hidden states there, float32 [T, k, H]."""
+
+    def step(self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, top: int) -> PairRows:
+        """Runs pairs: committed ones, and nodes of drafts. Their keys and values are written to their slots.
+
+        Args:
+            pool: of the head's layout.
+            parts: of each text the tokens of its pairs, counted as the head counts them.
+            states: [T, h], one for each row.
+            top: how many of the largest logits of each row are wanted.
+        """

@@ -1,0 +1,200 @@
+"""Heads that draft token by token at work, over a pool, against their modules over the whole text at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from specdec.cache import KVLayout, PagedCache
+from specdec.errors import ConfigError
+from specdec.heads.files import ARCHITECTURES
+from specdec.heads.nativepairs import NativePairs
+from specdec.heads.pairrun import PairRows
+from specdec.heads.pairs import PairHead
+from specdec.heads.plainpairs import PlainPairs
+from specdec.heads.runs import pair_run
+from specdec.models.base import CausalLM
+from specdec.models.batch import SequenceRows
+from specdec.models.native import NativeModel
+from specdec.testing.tiny import llama, llama_module
+from tests.heads import toys
+
+LAST = {"taps": (2,)}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "EAGLE-3": ("eagle3", {}),
+    "EAGLE-3.1": ("eagle3", {"fc_norm": True, "norm_output": True, "qk_norm": True}),
+    "one norm before fc": (
+        "eagle3", {"norm_before_fc": True, "norm_before_residual": True, "fc_bias": True, "qkv_bias": True}),
+    "own rows": (
+        "eagle3", {"hidden_size": 20, "head_dim": 10, "own_embedding": True, "own_output": True}),
+    "EAGLE-1": ("eagle1", LAST | {"fc_bias": True}),
+    "MTP": ("mtp", LAST | {"qk_norm": True, "draft_vocab_size": 64}),
+}  # fmt: skip
+TARGETS: dict[str, Callable[[], CausalLM]] = {
+    "native": lambda: NativeModel(llama_module(0)),
+    "transformers": lambda: llama(0),
+}
+every_target = pytest.mark.parametrize("target", TARGETS)
+every_case = pytest.mark.parametrize("case", CASES)
+LENGTH = 20
+
+
+def made(kind: str, **options: Any) -> PairHead:
+    """A random head for the tiny target."""
+    sizes = {"hidden_size": 32, "target_hidden_size": 32, "vocab_size": 64, "target_layers": 2, "taps": (0, 1, 2)}
+    config = toys.config(kind, **(sizes | {"num_layers": 1} | options))
+    head = toys.drawn(ARCHITECTURES[kind](config, toys.draft_ids(config)))
+    assert isinstance(head, PairHead)
+    return head
+
+
+class Bench:
+    """A text of pairs in the head's pool, which is NaN where nothing was written."""
+
+    def __init__(self, head: PairHead, target: CausalLM, texts: int = 1, length: int = LENGTH) -> None:
+        whole = range(target.vocab_size)
+        head.bind(target.embed(whole).double(), target.unembed(whole).double())
+        self.head, self.run = head, pair_run(head, target)
+        self.taps, self.tokens = toys.text(head.config, texts, length)
+        self.cache = PagedCache(KVLayout(1, 1, 2), 1 + texts * (length + 8), 1, [self.run.layout])
+        [self.pool] = self.cache.pools[1:]
+        for tensor in self.pool.tensors:
+            tensor.fill_(float("nan"))
+        for seq in range(texts):
+            self.cache.add(seq)
+
+    def read(self, counts: list[int]) -> PairRows:
+        """So many more pairs of each text, all in one call: what their last rows give."""
+        parts, states = [], []
+        for seq, count in enumerate(counts):
+            start = self.cache.length(seq)
+            self.cache.reserve(seq, count)
+            tokens = self.tokens[seq, start + 1 : start + count + 1].tolist()
+            parts.append(SequenceRows(tokens, self.cache.slots(seq), start, logit_rows=[count - 1]))
+            states.append(self.run.fuse(self.taps[seq, start : start + count].float()))
+        given = self.run.step(self.pool, parts, torch.cat(states), 2)
+        for seq, count in enumerate(counts):
+            self.cache.commit(seq, count)
+        return given
+
+    def draft(self, given: PairRows, seq: int, parents: list[int], tokens: list[int]) -> Tensor:
+        """Logits of a tree's nodes, level by level, behind what `read` gave: [nodes, Vd]."""
+        at, wanted = self.cache.length(seq), SequenceRows(tokens, torch.empty(0), 0, parents).depths
+        self.cache.reserve(seq, len(tokens))
+        states, logits = {-1: given.states[seq]}, dict[int, Tensor]()
+        for depth in range(max(wanted) + 1):
+            level = [node for node, its in enumerate(wanted) if its == depth]
+            rows = SequenceRows(
+                tokens[level[0] : level[-1] + 1], self.cache.slots(seq), at, parents, level[0], range(len(level))
+            )
+            done = self.run.step(self.pool, [rows], torch.stack([states[parents[node]] for node in level]), 2)
+            states.update(zip(level, done.states, strict=True))
+            logits.update(zip(level, done.logits, strict=True))
+        self.cache.commit(seq, 0)
+        return torch.stack([logits[node] for node in range(len(tokens))])
+
+
+def close(got: Tensor, wanted: Tensor, tolerance: float) -> None:
+    assert float((got - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
+
+
+@every_target
+@every_case
+def test_steps_over_a_pool_are_the_training_time_test(case: str, target: str) -> None:
+    """At many lengths: pairs in pieces of one to five, then a draft of three, fed with the text's own tokens. What a
+    draft has written is never read again, and nothing that was not written."""
+    kind, options = CASES[case]
+    bench = Bench(made(kind, **options), TARGETS[target]())
+    assert isinstance(bench.run, NativePairs if target == "native" else PlainPairs)
+    with torch.no_grad():
+        wanted = bench.head(bench.taps, bench.tokens, 4).logits[:, 0]
+    for count in (1, 1, 3, 5, 2):
+        given = bench.read([count])
+        last = bench.cache.length(0) - 1
+        close(given.logits[0], wanted[0, last], 2e-5)
+        true = bench.tokens[0, last + 2 : last + 5].tolist()
+        close(bench.draft(given, 0, [-1, 0, 1], true), wanted[1:, last], 2e-5)
+
+
+@every_target
+@pytest.mark.parametrize("case", ["EAGLE-3.1", "EAGLE-1"])
+def test_a_node_sees_its_own_ancestors(case: str, target: str) -> None:
+    """Every path of a tree is what it is as a chain of its own, in a text that ends with it."""
+    kind, options = CASES[case]
+    bench = Bench(made(kind, **options), TARGETS[target]())
+    given = bench.read([6])
+    tokens, parents = [5, 9, 11, 5, 7, 2], [-1, -1, 0, 0, 1, 3]
+    logits = bench.draft(given, 0, parents, tokens)
+    for node in range(len(tokens)):
+        path, at = list[int](), node
+        while at >= 0:
+            path, at = [tokens[at], *path], parents[at]
+        text = torch.cat([bench.tokens[:, :7], torch.tensor([[*path]])], 1)
+        taps = torch.cat([bench.taps[:, :6], torch.zeros_like(bench.taps[:, : 1 + len(path)])], 1)
+        with torch.no_grad():
+            close(logits[node], bench.head(taps, text, 1 + len(path)).logits[-1, 0, 5], 2e-5)
+
+
+@every_target
+def test_texts_of_a_batch_do_not_see_each_other(target: str) -> None:
+    kind, options = CASES["EAGLE-3.1"]
+    bench = Bench(made(kind, **options), TARGETS[target](), texts=3)
+    with torch.no_grad():
+        wanted = bench.head(bench.taps, bench.tokens, 1).logits[0]
+    for counts in ([5, 1, 9], [1, 4, 2], [3, 1, 1]):
+        given = bench.read(counts)
+        for seq in range(3):
+            close(given.logits[seq], wanted[seq, bench.cache.length(seq) - 1], 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+@every_case
+def test_rows_have_the_same_bits_whatever_shares_their_pass(case: str, kind: str) -> None:
+    """Of a native head: in a batch, and when a text is read again in other pieces."""
+    name, options = CASES[case]
+    together, alone = (
+        Bench(made(name, **options), NativeModel(llama_module(0), kind=kind), texts=count) for count in (3, 1)
+    )
+    alone.taps, alone.tokens = together.taps[:1], together.tokens[:1]
+    one = together.read([9, 4, 6])
+    for count in (2, 5, 2):
+        other = alone.read([count])
+    assert torch.equal(one.logits[0], other.logits[0])
+    assert torch.equal(one.states[0], other.states[0])
+    tree = [-1, 0, 0], [1, 2, 3]
+    assert torch.equal(together.draft(one, 0, *tree)[2], alone.draft(other, 0, *tree)[2])
+
+
+def test_the_largest_logits_are_told() -> None:
+    kind, options = CASES["EAGLE-3.1"]
+    given = Bench(made(kind, **options), TARGETS["native"]()).read([7])
+    assert given.tops is not None
+    assert given.tops.tolist() == given.logits.sort(descending=True).indices[:, :2].tolist()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])
+def test_weights_take_the_form_of_the_targets(kind: str) -> None:
+    """Sums of rounded numbers: within an eighth of the largest logit, where another text's are far off."""
+    name, options = CASES["EAGLE-3.1"]
+    bench = Bench(made(name, **options), NativeModel(llama_module(0), kind=kind))
+    with torch.no_grad():
+        wanted = bench.head(bench.taps, bench.tokens, 1).logits[0, 0]
+    close(bench.read([11]).logits[0], wanted[10], 0.125)
+    assert float((wanted[3] - wanted[10]).abs().max()) > 0.25 * float(wanted[10].abs().max())
+
+
+def test_a_head_that_the_kernels_cannot_run_is_run_in_torch() -> None:
+    bench = Bench(made("eagle3", o_bias=True), TARGETS["native"]())
+    assert isinstance(bench.run, PlainPairs)
+    with torch.no_grad():
+        wanted = bench.head(bench.taps, bench.tokens, 1).logits[0, 0]
+    close(bench.read([11]).logits[0], wanted[10], 2e-5)
+
+
+def test_a_head_of_another_target_is_refused() -> None:
+    with pytest.raises(ConfigError, match="layers 3, not 2"):
+        pair_run(made("eagle3", target_layers=3), llama(0))
