@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from specdec.drafters.base import DraftRequest
@@ -28,7 +29,7 @@ def kinds_of(depths: Sequence[int], chances: Sequence[float]) -> tuple[int, ...]
     )
 
 
-class _Candidate(NamedTuple):
+class Candidate(NamedTuple):
     """A token that may become a node. Its value is the product of q on the way to it."""
 
     value: float
@@ -56,7 +57,7 @@ class DynamicTree(GrowingTree):
     width: int = 2
     values: list[float] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
-    candidates: list[_Candidate] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
 
     @property
     def by_argmax(self) -> bool:
@@ -65,20 +66,8 @@ class DynamicTree(GrowingTree):
 
     def grow(self, output: PassOutput) -> None:
         """Takes in the candidates below the rows that were just run, and makes nodes of the best of them."""
-        nodes = range(self.num_run, len(self.tokens)) if self.tokens else [ROOT]
-        partial, new = DraftTree(tuple(self.tokens), tuple(self.parents)), list[_Candidate]()
+        new = self._found(output)
         self.num_run = len(self.tokens)
-        for row, node in enumerate(nodes):
-            assert output.logits is not None
-            drawn, _ = self._draw(output, row, partial.prefix(node), range(self.width))
-            if not drawn:
-                continue
-            scores = self.request.transform.scores(self._over_target(output.logits[row])[None], [partial.prefix(node)])
-            law = probabilities(scores[0])
-            above = 1.0 if node == ROOT else self.values[node]
-            for token in drawn:
-                chance = min(float(law[token]), 1.0)
-                new.append(_Candidate(above * chance, node, token, chance))
         self.level += 1
         last = self.level == self.shape.depth
         room = 0 if last else min(self.width, len(self.shape) - len(self.tokens))
@@ -97,7 +86,46 @@ class DynamicTree(GrowingTree):
         kinds = kinds_of(draft.depths, self.chances)
         return DraftTree(draft.tokens, draft.parents, None, kinds, tuple(self.chances))
 
-    def _add(self, candidate: _Candidate) -> None:
+    def _found(self, output: PassOutput) -> list[Candidate]:
+        """The candidates below the rows that were just run, row by row, the best of a row first."""
+        nodes = range(self.num_run, len(self.tokens)) if self.tokens else [ROOT]
+        assert output.logits is not None
+        if self.request.by_argmax and self._tells_all(output.logits.shape[1]):
+            rows = self._likeliest(output.logits, output.top(self.width))
+        else:
+            rows = [self._drawn(output, row, node) for row, node in enumerate(nodes)]
+        above = [1.0 if node == ROOT else self.values[node] for node in nodes]
+        return [
+            Candidate(value * chance, node, token, chance)
+            for value, node, row in zip(above, nodes, rows, strict=True)
+            for token, chance in row
+        ]
+
+    def _tells_all(self, size: int) -> bool:
+        """Whether the target has all tokens of the drafting model, so many."""
+        return size <= self.request.transform.vocab_size if self.known is None else self.known.whole(size)
+
+    def _likeliest(self, logits: Tensor, top: Tensor) -> list[list[tuple[int, float]]]:
+        """The largest of each row and their chances, of all rows at once, where no logit is edited."""
+        largest = logits.gather(1, top.to(logits.device, torch.int64))
+        self.request.transform.require_mass(largest[:, 0].tolist())
+        chances = (largest - logits.logsumexp(1, keepdim=True)).exp().clamp(max=1.0)
+        tokens: list[list[int]] = top.tolist()
+        told = tokens if self.known is None else [self.known.told(row) for row in tokens]
+        return [list(zip(*row, strict=True)) for row in zip(told, chances.tolist(), strict=True)]
+
+    def _drawn(self, output: PassOutput, row: int, node: int) -> list[tuple[int, float]]:
+        """The candidates that the rule draws below one node, and their chances."""
+        assert output.logits is not None
+        prefix = DraftTree(tuple(self.tokens), tuple(self.parents)).prefix(node)
+        drawn, _ = self._draw(output, row, prefix, range(self.width))
+        if not drawn:
+            return []
+        scores = self.request.transform.scores(self._over_target(output.logits[row])[None], [prefix])
+        law = probabilities(scores[0])
+        return [(token, min(float(law[token]), 1.0)) for token in drawn]
+
+    def _add(self, candidate: Candidate) -> None:
         self.tokens.append(candidate.token)
         self.parents.append(candidate.parent)
         self.values.append(candidate.value)

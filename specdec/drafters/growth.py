@@ -30,12 +30,21 @@ class TokenMap:
 
     def __init__(self, pairs: Mapping[int, int], device: torch.device | str = "cpu") -> None:
         self._pairs = dict(pairs)
+        self._back = {own: token for token, own in self._pairs.items()}
         self._ours = torch.tensor(list(self._pairs.keys()), dtype=torch.int64, device=device)
         self._theirs = torch.tensor(list(self._pairs.values()), dtype=torch.int64, device=device)
 
     def read(self, tokens: Sequence[int]) -> list[int]:
         """Tokens of the target, as the drafting model reads them."""
         return [self._pairs[token] for token in tokens]
+
+    def told(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens of the drafting model, as the target has them."""
+        return [self._back[token] for token in tokens]
+
+    def whole(self, size: int) -> bool:
+        """Whether the target has all of the drafting model's tokens, so many."""
+        return len(self._pairs) == size
 
     def logits(self, row: Tensor, vocab_size: int) -> Tensor:
         """The drafting model's logits at the target's tokens, -inf at those that it cannot say: their softmax is

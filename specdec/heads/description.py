@@ -36,7 +36,7 @@ def _taps(config: HeadConfig) -> str:
 
 
 def _drafts(config: HeadConfig) -> str:
-    if config.architecture == "eagle3":
+    if config.architecture in ("eagle1", "eagle3", "mtp"):
         return "token by token"
     if config.architecture == "medusa":
         return f"{config.num_drafted} tokens at once"

@@ -28,6 +28,12 @@ class PairRows:
     states: Tensor
     tops: Tensor | None = None
 
+    def split(self, counts: list[int]) -> list[PairRows]:
+        """The first `counts[0]` rows, the next `counts[1]`, and so on."""
+        logits, states = (torch.split(each, counts) for each in (self.logits, self.states))
+        tops = [None] * len(counts) if self.tops is None else torch.split(self.tops, counts)
+        return [PairRows(*rows) for rows in zip(logits, states, tops, strict=True)]
+
 
 @dataclass(frozen=True)
 class StateLayout:

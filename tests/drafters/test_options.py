@@ -201,10 +201,11 @@ def test_a_head_is_a_folder_or_a_head(head: Any) -> None:
         HeadDrafter(head)
 
 
-@pytest.mark.parametrize("floor", [-0.1, 1.0, math.nan, True, "0.5"])
-def test_a_floor_is_a_chance(floor: Any) -> None:
-    with pytest.raises(ConfigError, match=r"floor = .* cannot work. Give a number from 0 to less than 1"):
-        HeadDrafter(floor=floor)
+@pytest.mark.parametrize("option", ["floor", "deepen"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan, True, "0.5"])
+def test_a_heads_bounds_are_chances(option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{option} = .* cannot work. Give a number from 0 to less than 1"):
+        HeadDrafter(**{option: value})
 
 
 @pytest.mark.parametrize("weights", [3, "", "int4", True, ["int8"]])

@@ -29,6 +29,7 @@ from specdec.testing.checks import CHECKS
 from specdec.testing.conformance import Scene
 from specdec.testing.tiny import llama
 from tests.blockheads import random_head
+from tests.pairheads import random_pairs
 from tests.engines import ForetoldDrafter
 from tests.othertokenizers import other_tokenizer
 
@@ -58,6 +59,10 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "head, draws a tree": lambda target: HeadDrafter(random_head(target), choices=[[0, 0, 0], [0, 1], [1, 0]]),
     "head, extended by a table": lambda target: CascadeDrafter(
         [HeadDrafter(random_head(target)), SuffixDrafter(shared=False, floor=0.0)]
+    ),
+    "head, token by token": lambda target: HeadDrafter(random_pairs(target), 4, deepen=0.0),
+    "head, token by token, draws a tree": lambda target: HeadDrafter(
+        random_pairs(target, "mtp"), choices=[[0, 0, 0], [0, 1], [1, 0]]
     ),
     "suffix": lambda target: SuffixDrafter(),
     "suffix, tree of its own text": lambda target: SuffixDrafter(shared=False, floor=0.0),

@@ -1,0 +1,117 @@
+"""What all kinds of heads need in order to draft: settings, their vocabulary, trees to grow, states that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specdec.cache import Layout, PagedCache, Pool
+from specdec.drafters.base import DraftRequest, Outcome
+from specdec.drafters.growth import GrowingTree, TokenMap
+from specdec.drafters.likeliest import LikeliestTree
+from specdec.heads.base import Head
+from specdec.verify.tree import ROOT, DraftTree, TreeShape
+
+WIDTH = 4
+"""Candidates of a node, and nodes of a level that are gone on from."""
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What a user may set; see `HeadDrafter`.
+
+    Args:
+        shape: what is drawn, where the rule asks for draws; its depth is the longest branch of any tree.
+        nodes: most tokens of a tree at temperature 0.
+        floor, deepen: see `LikeliestTree`.
+        weights: form of the head's weights on the CPU's kernels; None takes the target's.
+        most_rows: rows that a pass of the head should not exceed.
+    """
+
+    shape: TreeShape
+    nodes: int
+    floor: float
+    deepen: float
+    weights: str | None
+    most_rows: int
+
+
+class HeadDrafts(Protocol):
+    """How heads of one kind draft."""
+
+    shape: TreeShape
+    """What is drawn, as deep as the head can draft."""
+    layouts: tuple[Layout, ...]
+    """Of the pools that are kept beside the target's."""
+
+    def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
+        """See `Drafter.attach`."""
+
+    def most_nodes(self) -> int:
+        """Nodes that every draft must have room for."""
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """See `Drafter.propose`."""
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Takes in the hidden states of some texts, each from where the last ones ended."""
+
+
+class SaidTokens(TokenMap):
+    """Which tokens a head can say. It reads all of the target's, as they are."""
+
+    def read(self, tokens: Sequence[int]) -> list[int]:
+        """See `TokenMap.read`."""
+        return list(tokens)
+
+
+class DraftWords:
+    """The tokens that a head knows.
+
+    Args:
+        head: whose.
+        device: where its logits are.
+    """
+
+    def __init__(self, head: Head, device: torch.device | str) -> None:
+        self.ids: list[int] = head.draft_ids.tolist()
+        whole = head.config.draft_vocab_size == head.config.vocab_size
+        self.map = None if whole else SaidTokens({token: at for at, token in enumerate(self.ids)}, device)
+        """None if they are all of the target's."""
+
+
+def start_tree(
+    request: DraftRequest,
+    shape: TreeShape,
+    options: HeadOptions,
+    words: DraftWords,
+    slots: Tensor,
+    committed: int,
+    tail: Sequence[int],
+) -> GrowingTree:
+    """A tree to grow: the likeliest nodes at temperature 0, else what the rule draws.
+
+    Args:
+        request: who asks.
+        shape: to be drawn, and no deeper than this.
+        options, words: of the head.
+        slots, committed, tail: see `GrowingTree`.
+    """
+    if not request.rule.by_argmax:
+        drawn = (request.shape or shape).truncated(shape.depth)
+        return GrowingTree(request, drawn, slots, committed, tail, known=words.map)
+    depth = min(shape.depth, options.nodes)
+    most = TreeShape((*TreeShape.chain(depth).parents, *[ROOT] * (options.nodes - depth)))
+    tree = LikeliestTree(request, most, slots, committed, tail, known=words.map, width=WIDTH)
+    tree.floor, tree.deepen = options.floor, options.deepen
+    return tree
+
+
+def kept_states(one: Outcome) -> Tensor:
+    """Hidden states of the rows that stay, [n, k, H]."""
+    assert one.hidden is not None
+    return one.hidden[one.rows] if one.path else one.hidden[: len(one.tail)]

@@ -1,0 +1,111 @@
+"""How a head drafts that goes token by token: it catches up with the text, then grows trees level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from specdec.cache import KVPool, Layout, PagedCache, Pool
+from specdec.drafters.base import DraftRequest, Outcome
+from specdec.drafters.growth import GrowingTree
+from specdec.drafters.headparts import WIDTH, DraftWords, HeadOptions, kept_states, start_tree
+from specdec.heads.pairrun import PairRows
+from specdec.heads.pairs import PairHead
+from specdec.heads.runs import pair_run
+from specdec.models.base import CausalLM, PassOutput
+from specdec.models.batch import SequenceRows
+from specdec.models.rows import joined
+from specdec.verify.tree import DraftTree
+
+
+class PairDrafts:
+    """See `HeadDrafts`.
+
+    A pair is the target's state at one position and the token at the next, and lies at the slot of that token. Two
+    pools follow the text: the states of all committed tokens, and keys and values of their pairs. The last token's pair
+    can be run as soon as the token is known, which is when a draft is asked for: then all pairs that are new run in one
+    pass, whose last row is the first step of the draft. Every further level is one pass for all requests together, and
+    reads the states that the last one gave. What it writes is never kept: a committed pair is always made of the
+    target's own state.
+    """
+
+    def __init__(self, head: PairHead, target: CausalLM, options: HeadOptions) -> None:
+        self.run, self.shape = pair_run(head, target, options.weights), options.shape
+        self.layouts: tuple[Layout, ...] = (self.run.layout, self.run.states)
+        self._options, self._words = options, DraftWords(head, target.kv_layout.device)
+
+    def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
+        """See `Drafter.attach`."""
+        entries, states = pools
+        assert isinstance(entries, KVPool)
+        self._cache, self._entries, self._states = cache, entries, states
+
+    def most_nodes(self) -> int:
+        """See `HeadDrafts.most_nodes`."""
+        return 0
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """Grows a tree for each request of whose tokens all states but the last one's are here."""
+        ready = {
+            index: self._start(request)
+            for index, request in enumerate(requests)
+            if self._cache.filled(request.request_id, self._states) == len(request.tokens) - 1 > 0
+        }
+        self._grow(list(ready.values()))
+        return [ready[index].tree() if index in ready else DraftTree() for index in range(len(requests))]
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """See `HeadDrafts.observe`. Behind a hole nothing is kept, since nothing could be read."""
+        cache = self._cache
+        fresh = [one for one in outcomes if cache.filled(one.request_id, self._states) >= one.start]
+        if not fresh:
+            return
+        [pool] = self._states.tensors
+        spans = [(one.start, one.start + len(one.rows)) for one in fresh]
+        slots = [cache.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
+        states = self.run.fuse(joined([kept_states(one) for one in fresh]))
+        pool[joined(slots).to(pool.device)] = states.to(pool.dtype)
+        for one, (_, end) in zip(fresh, spans, strict=True):
+            cache.fill(one.request_id, self._states, end)
+
+    def _start(self, request: DraftRequest) -> GrowingTree:
+        """A tree to grow. Of a long text that was never seen, all but the last piece is run here."""
+        cache, seq, tokens = self._cache, request.request_id, request.tokens
+        slots, most = cache.slots(seq)[1:], self._options.most_rows  # the first token has no pair
+        done, pairs = max(cache.filled(seq, self._entries) - 1, 0), len(tokens) - 1
+        while pairs - done > most:
+            piece = SequenceRows(tokens[done + 1 : done + most + 1], slots, done)
+            self.run.step(self._entries, [piece], self._given(seq, done, done + most), 0)
+            done += most
+        shape = self.shape.truncated(request.max_depth)
+        return start_tree(request, shape, self._options, self._words, slots, done, tokens[done + 1 :])
+
+    def _given(self, seq: int, start: int, end: int) -> Tensor:
+        """The target's states at some positions, [end - start, h]."""
+        [pool] = self._states.tensors
+        return pool[self._cache.slots(seq)[start:end].to(pool.device)]
+
+    def _grow(self, trees: Sequence[GrowingTree]) -> None:
+        """Runs the head once a level for all trees together."""
+        ends = {tree.request.request_id: len(tree.request.tokens) - 1 for tree in trees}
+        firsts = [self._given(seq, tree.committed, end) for tree, (seq, end) in zip(trees, ends.items(), strict=True)]
+        growing = list(zip(trees, firsts, strict=True))
+        while growing:
+            active = [tree for tree, _ in growing]
+            top = WIDTH if any(tree.request.by_argmax for tree in active) else 1
+            states, counts = joined([own for _, own in growing]), [tree.num_rows for tree in active]
+            given = self.run.step(self._entries, [tree.rows() for tree in active], states, top)
+            grown = zip(active, given.split(counts), strict=True)
+            growing = [(tree, following) for tree, rows in grown if len(following := _grown(tree, rows))]
+        for seq, end in ends.items():
+            self._cache.fill(seq, self._entries, end)
+
+
+def _grown(tree: GrowingTree, rows: PairRows) -> Tensor:
+    """Draws the next level below the rows that were just run. Returns the states of its rows, those that their parents
+    gave; none if nothing more is run."""
+    before = tree.num_run
+    tree.grow(PassOutput(rows.logits, tops=rows.tops))
+    level = range(tree.num_run, len(tree.tokens)) if tree.growing else ()
+    return rows.states[[max(tree.parents[node] - before, 0) for node in level]]  # the root's is the only row

@@ -1,0 +1,221 @@
+"""The drafter that runs heads token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from specdec import SamplingParams
+from specdec.drafters.base import Drafter
+from specdec.drafters.cascade import CascadeDrafter
+from specdec.drafters.head import HeadDrafter
+from specdec.drafters.none import NoDrafter
+from specdec.drafters.suffix import SuffixDrafter
+from specdec.heads.files import save_head
+from specdec.heads.pairs import PairHead
+from specdec.models.base import CausalLM
+from specdec.models.native import NativeModel
+from specdec.testing.tiny import llama_module
+from specdec.verify.tree import DraftTree
+from tests.drafters.test_head import GREEDY, PROMPTS, WARM, drafts_of, engine, every_target, texts
+from tests.engines import outputs, run
+from tests.models.test_hidden_states import on_triton
+from tests.pairheads import flat_bigram_module, oracle_pairs, random_pairs
+
+KINDS = {
+    "EAGLE-3": ("eagle3", {}),
+    "EAGLE-3.1": ("eagle3", {"fc_norm": True, "norm_output": True}),
+    "EAGLE-1": ("eagle1", {"fc_bias": True}),
+    "MTP": ("mtp", {}),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+ALL = {"floor": 0.0, "deepen": 0.0}
+
+
+def told(drafter: Drafter) -> list[tuple[tuple[int, ...], DraftTree]]:
+    """All that it will propose, with the texts before it."""
+    found: list[tuple[tuple[int, ...], DraftTree]] = []
+    propose = drafter.propose
+
+    def kept(requests: Any) -> list[DraftTree]:
+        trees = propose(requests)
+        found.extend((tuple(each.tokens), tree) for each, tree in zip(requests, trees, strict=True))
+        return trees
+
+    drafter.propose = kept  # type: ignore[method-assign]
+    return found
+
+
+@every_target
+@pytest.mark.parametrize(
+    "params",
+    [
+        GREEDY,
+        replace(GREEDY, repetition_penalty=1.5, presence_penalty=0.7, bad_words=[[3], [8], [20]]),
+        WARM,
+        replace(WARM, temperature=0.5, top_k=7, logit_bias={3: 4.0}),
+    ],
+    ids=["greedy", "greedy, edited", "warm", "warm, edited"],
+)
+def test_an_oracle_head_is_always_right(made: Callable[[Any], CausalLM], params: SamplingParams) -> None:
+    """γ + 1 tokens a step: every level follows its own tokens, q has p's transform, and the next draft begins where the
+    text ends. Only the first token of a prompt of one token comes before there is a pair."""
+    module = flat_bigram_module()
+    drafter = HeadDrafter(oracle_pairs(module), 4, 40, **ALL)
+    for request in run(engine(made(module), drafter, max_batch_tokens=1024), PROMPTS, params):
+        assert request.stats.acceptance_rate == 1.0
+        assert request.stats.mean_accepted_length >= 4.0
+
+
+@every_target
+@every_kind
+def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
+    made: Callable[[Any], CausalLM], kind: str
+) -> None:
+    """Of trees all along texts whose prompts were read in pieces, whose drafts were kept in part, and that lost their
+    place: against the target's and the head's own modules, which see each text at once, in float64. Logits are within
+    2e-5 of the largest (test_pair_runs.py), which is 100 at most."""
+    module, architecture, options = llama_module(0), *KINDS[kind]
+    head = random_pairs(made(llama_module(0)), architecture, **options)
+    drafter = HeadDrafter(head, 4, 9, **ALL)
+    drafted = told(drafter)
+    requests = run(engine(made(llama_module(0)), drafter, num_blocks=26, max_batch_tokens=48), PROMPTS, GREEDY)
+    assert sum(request.stats.preemptions for request in requests)
+    assert sum(request.stats.accepted_tokens for request in requests)
+    module, head = module.double(), head.double()
+    head.bind(module.get_input_embeddings().weight, module.lm_head.weight)
+    full = [(tokens, tree) for tokens, tree in drafted if len(tree)]
+    assert max(tree.depth for _, tree in full) >= 3
+    for tokens, tree in full[:: max(1, len(full) // 8)]:
+        for node, chance in enumerate(tree.chances):
+            assert chance == pytest.approx(_chance(module, head, tokens, tree, node), rel=4e-3)
+
+
+@torch.no_grad()
+def _chance(module: Any, head: PairHead, tokens: Any, tree: DraftTree, node: int) -> float:
+    """The softmax of a node below those above it, from the definition: the target's states stop at the text's end."""
+    above = tree.prefix(node)[:-1]
+    states = torch.stack(module(torch.tensor([tokens]), output_hidden_states=True).hidden_states, 2)
+    taps = states[:, :, list(head.config.taps)]
+    whole = torch.cat([taps, taps.new_zeros(1, 1 + len(above), *taps.shape[2:])], 1)
+    logits = head(whole, torch.tensor([[*tokens, *above, 0]]), 1 + len(above)).logits
+    return float(logits[-1, 0, len(tokens) - 2].softmax(-1)[head.draft_ids.tolist().index(tree.tokens[node])])
+
+
+@every_target
+@every_kind
+@pytest.mark.parametrize("rule", ["greedy", "gumbel"])
+def test_a_random_head_changes_no_text(made: Callable[[Any], CausalLM], kind: str, rule: str) -> None:
+    target, (architecture, options) = made(llama_module(0)), KINDS[kind]
+    params, name = (GREEDY, "auto") if rule == "greedy" else (WARM, rule)
+    drafter = HeadDrafter(random_pairs(target, architecture, **options), choices=[[0, 0, 0], [0, 1], [1]])
+    drafts = drafts_of(drafter)
+    assert texts(target, drafter, params, rule=name) == texts(target, NoDrafter(), params, rule=name)
+    assert any(map(len, drafts))
+
+
+def test_drafts_have_only_tokens_that_the_head_knows_and_q_is_zero_elsewhere() -> None:
+    target = NativeModel(llama_module(0))
+    head = random_pairs(target, known=0.3)
+    known = set(head.draft_ids.tolist())
+    for params in (GREEDY, WARM, replace(GREEDY, repetition_penalty=1.3)):
+        drafter = HeadDrafter(head)
+        drafts = drafts_of(drafter)
+        texts(target, drafter, params)
+        assert {token for tree in drafts for token in tree.tokens} <= known
+        assert all((tree.q is None) == (params is not WARM) for tree in drafts if len(tree))
+        for tree in drafts:
+            if tree.q is not None:
+                assert not bool(tree.q[:, [token for token in range(64) if token not in known]].any())
+                assert torch.allclose(tree.q.sum(1), torch.ones(len(tree.q)))
+
+
+@every_target
+def test_nothing_is_read_that_was_not_written(made: Callable[[Any], CausalLM]) -> None:
+    """In pools of NaN the drafts are those in pools of zeros: through prompts in pieces, trees, preemption."""
+    target, drafts = made(llama_module(0)), list[list[DraftTree]]()
+    for filling in (0.0, float("nan")):
+        drafter = HeadDrafter(random_pairs(target), **ALL)
+        drafts.append(drafts_of(drafter))
+        one = engine(target, drafter, num_blocks=26, max_batch_tokens=60)
+        for pool in one.cache.pools[1:]:
+            for tensor in pool.tensors:
+                tensor.fill_(filling)
+        assert sum(request.stats.preemptions for request in run(one, PROMPTS, GREEDY))
+    assert [(tree.tokens, tree.parents, tree.chances) for tree in drafts[0]] == [
+        (tree.tokens, tree.parents, tree.chances) for tree in drafts[1]
+    ]
+
+
+def test_a_draft_is_a_function_of_the_text_whatever_the_pieces_and_the_batch() -> None:
+    target = NativeModel(llama_module(0))
+    found: list[dict[tuple[int, ...], Any]] = []
+    for sizes in ({}, {"max_num_seqs": 1}, {"num_blocks": 26, "max_batch_tokens": 60}):
+        drafter = HeadDrafter(random_pairs(target), **ALL)
+        drafts = told(drafter)
+        run(engine(target, drafter, **sizes), PROMPTS, GREEDY)
+        found.append({tokens: (tree.tokens, tree.chances) for tokens, tree in drafts})
+    assert all(drafts == found[0] for drafts in found)
+
+
+def test_a_request_with_a_hole_goes_without_a_draft() -> None:
+    """One pass is not told, as where a prefix was found without its hidden states: nothing behind it is read."""
+    target = NativeModel(llama_module(0))
+    drafter = HeadDrafter(random_pairs(target))
+    drafts, observe, heard = drafts_of(drafter), drafter.observe, 0
+
+    def deaf_at_first(outcomes: Any) -> None:
+        nonlocal heard
+        heard += 1
+        if heard > 1:
+            observe(outcomes)
+
+    drafter.observe = deaf_at_first  # type: ignore[method-assign]
+    assert outputs(run(engine(target, drafter), PROMPTS[-1:], GREEDY)) == texts(target, NoDrafter())[-1:]
+    assert heard > 5
+    assert not any(map(len, drafts))
+
+
+def test_tables_go_on_where_the_head_stops() -> None:
+    target = NativeModel(llama_module(0))
+    cascade = CascadeDrafter([HeadDrafter(random_pairs(target), 2), SuffixDrafter(floor=0.0)], max_nodes=24)
+    drafts = drafts_of(cascade)
+    assert texts(target, cascade, max_batch_tokens=256) == texts(target, NoDrafter())
+    assert max(tree.depth for tree in drafts) > 2
+
+
+def test_a_head_is_read_from_its_folder(tmp_path: Path) -> None:
+    target = NativeModel(llama_module(0))
+    save_head(random_pairs(target), tmp_path)
+    given, read = (HeadDrafter(source) for source in (random_pairs(target), tmp_path))
+    drafts = [drafts_of(each) for each in (given, read)]
+    assert texts(target, given) == texts(target, read)
+    assert [tree.tokens for tree in drafts[0]] == [tree.tokens for tree in drafts[1]]
+
+
+def test_a_level_is_run_only_if_it_can_add_enough() -> None:
+    """A random head's chances fall fast: at a bound of .9 no draft is deeper than a level and its candidates."""
+    target = NativeModel(llama_module(0))
+    depths = {}
+    for bound in (0.0, 0.9):
+        drafter = HeadDrafter(random_pairs(target), 5, 20, floor=0.0, deepen=bound)
+        drafts = drafts_of(drafter)
+        texts(target, drafter)
+        depths[bound] = max(tree.depth for tree in drafts)
+    assert depths[0.9] < depths[0.0] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "warm"])
+def test_a_target_on_triton_is_drafted_for_in_torch(params: SamplingParams) -> None:
+    target, params = on_triton("llama"), replace(params, max_tokens=4)
+    rule = "auto" if params.greedy else "gumbel"
+    drafter = HeadDrafter(random_pairs(target), max_nodes=4)
+    requests = run(engine(target, drafter, rule), PROMPTS[:2], params)
+    assert outputs(requests) == outputs(run(engine(target, NoDrafter(), rule), PROMPTS[:2], params))
+    assert sum(request.stats.drafted_tokens for request in requests)
