@@ -29,9 +29,9 @@ from specdec.testing.checks import CHECKS
 from specdec.testing.conformance import Scene
 from specdec.testing.tiny import llama
 from tests.blockheads import random_head
-from tests.pairheads import random_pairs
 from tests.engines import ForetoldDrafter
 from tests.othertokenizers import other_tokenizer
+from tests.pairheads import random_pairs
 
 MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "none": lambda target: NoDrafter(),
