@@ -181,6 +181,7 @@ class NativeModel(LlamaModel[PackedLinear]):
             logits, int32 [R, top].
         """
         count = sum(len(part.logit_rows) for part in parts)
+        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
         given, kept = torch.empty(count, self.hidden_size), min(top, self.vocab_size)
         logits, best = torch.empty(count, self.vocab_size), np.empty((count, kept), BEST)
         rows = PassRows(parts, states, given, kept)

@@ -70,7 +70,7 @@ MADE: dict[str, Callable[..., Drafter]] = {
 }
 UNLIKE = ("draft", "choices", "load_options", "stop", "stop_below", "draft_tokenizer", "pool_from_prompt", "floor",
           "shared", "store", "skip_attention", "skip_mlp", "contexts", "first", "dynamic", "stages",
-          "head", "weights")  # fmt: skip
+          "head", "weights", "deepen")  # fmt: skip
 """Options that are no numbers; they have tests of their own."""
 OPTIONS = [
     (name, option)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specdec.cache import KVLayout, PagedCache
-from specdec.errors import ConfigError
+from specdec.errors import ConfigError, SpecdecError
 from specdec.heads.files import ARCHITECTURES
 from specdec.heads.nativepairs import NativePairs
 from specdec.heads.pairrun import PairRows
@@ -193,6 +193,18 @@ def test_a_head_that_the_kernels_cannot_run_is_run_in_torch() -> None:
     with torch.no_grad():
         wanted = bench.head(bench.taps, bench.tokens, 1).logits[0, 0]
     close(bench.read([11]).logits[0], wanted[10], 2e-5)
+
+
+def test_states_that_do_not_fit_the_rows_are_refused() -> None:
+    bench = Bench(made("eagle3"), TARGETS["native"]())
+    assert isinstance(bench.run, NativePairs)
+    bench.cache.reserve(0, 2)
+    rows = [SequenceRows([1, 2], bench.cache.slots(0), 0, logit_rows=[1])]
+    for states in (torch.zeros(1, 32), torch.zeros(2, 31), torch.zeros(0, 32)):
+        with pytest.raises(SpecdecError, match=r"need dense torch.float32 \[2, 32\]"):
+            bench.run.step(bench.pool, rows, states, 1)
+    with pytest.raises(SpecdecError, match="no memory for states"):
+        bench.run._model.run_rows(rows, bench.pool)
 
 
 def test_a_head_of_another_target_is_refused() -> None:
