@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -87,6 +89,45 @@ class Head(nn.Module):
             own: Tensor = self.lm_head(hidden)
             return own
         return functional.linear(hidden, bound(self.output).to(hidden.dtype))
+
+
+class ChainHead(Head):
+    """A head that drafts a chain behind a committed token: what training asks of it.
+
+    The *anchor* is the last committed token; row k of its draft, from 0, is of the token at anchor + 1 + k.
+    """
+
+    @abstractmethod
+    def draft_states(self, taps: Tensor, tokens: Tensor, anchors: Tensor, mask: Tensor, depth: int) -> Tensor:
+        """Of many drafts at once, blind to each other, what their logits are made of: [B, A, depth, h].
+
+        Args:
+            taps: [B, S, k, H], the target's hidden states at the k tapped boundaries. A draft sees those before its
+                anchor.
+            tokens: int64 [B, S], the texts. Every row is given the true tokens before its own.
+            anchors: int64 [B, A], their positions, from 1.
+            mask: bool [B, A]; where it is False there is no anchor, and what is given for it means nothing.
+            depth: rows of each draft, at most `HeadConfig.num_drafted`.
+        """
+
+    def logits(self, hidden: Tensor, previous: Tensor) -> Tensor:
+        """[..., h] and the tokens before, int64 [...] → logits of the draft vocabulary, [..., Vd]."""
+        return self.vocabulary_logits(hidden)
+
+    def confidence_logits(self, hidden: Tensor, previous: Tensor) -> Tensor | None:
+        """[..., h] and the tokens before, int64 [...] → [...], before the sigmoid; None if there is no such head."""
+        return None
+
+
+def predecessors(tokens: Tensor, anchors: Tensor, mask: Tensor, depth: int) -> Tensor:
+    """int64 [B, A, depth], the token before each that is drafted; behind the end of the text, its last one."""
+    places = torch.where(mask, anchors, 0)[..., None] + torch.arange(depth, device=anchors.device)
+    return at(tokens, places.clamp(max=tokens.shape[1] - 1))
+
+
+def at(values: Tensor, places: Tensor) -> Tensor:
+    """Of [B, S] those at places, int64 [B, …] → the places' shape."""
+    return values.gather(1, places.flatten(1)).view(places.shape)
 
 
 def bound(shared: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from specdec.errors import ConfigError
-from specdec.heads.base import Head
+from specdec.heads.base import ChainHead, predecessors
 from specdec.heads.config import HeadConfig
 from specdec.heads.layers import DecoderLayer, Norm, Pair, attend, check_alike
 from specdec.models.llama import LlamaWeights
@@ -61,7 +61,7 @@ class ConfidenceHead(nn.Module):
         self.proj = nn.Linear(config.hidden_size + config.markov_rank * config.confidence_with_markov, 1)
 
 
-class BlockHead(Head):
+class BlockHead(ChainHead):
     """A block head; see the module. Parameters are named as in DFlash's and DSpark's files."""
 
     def __init__(self, config: HeadConfig, draft_ids: Tensor | None = None) -> None:
@@ -89,13 +89,14 @@ class BlockHead(Head):
             anchors: int64 [B, A], positions of last committed tokens. A block sees the context before its anchor.
             mask: bool [B, A]; where it is False there is no anchor, and what is given for it means nothing.
         """
-        hidden = self.blocks(taps, tokens, anchors, mask)
-        previous = self.predecessors(tokens, anchors, mask)
-        confidence = self.confidence_logits(hidden, previous)
-        return BlockOutput(self.logits(hidden, previous), hidden, None if confidence is None else confidence.sigmoid())
+        depth = self.config.num_drafted
+        hidden = self.draft_states(taps, tokens, anchors, mask, depth)
+        previous = predecessors(tokens, anchors, mask, depth)
+        logits, confidence = self.logits(hidden, previous), self.confidence_logits(hidden, previous)
+        return BlockOutput(logits, hidden, None if confidence is None else confidence.sigmoid())
 
-    def blocks(self, taps: Tensor, tokens: Tensor, anchors: Tensor, mask: Tensor) -> Tensor:
-        """The hidden states of `forward`, [B, A, n, h], without the logits, which are larger by far."""
+    def draft_states(self, taps: Tensor, tokens: Tensor, anchors: Tensor, mask: Tensor, depth: int) -> Tensor:
+        """See `ChainHead.draft_states`: whole blocks, of which the first rows are given."""
         anchors, size = torch.where(mask, anchors, 0), self.config.block_size
         context = self.context_keys_values(self.context(taps), torch.arange(taps.shape[1], device=taps.device))
         rows = self.rows(tokens.gather(1, anchors))
@@ -107,7 +108,7 @@ class BlockHead(Head):
             parts = zip(_parts(q), _parts(k), _parts(v), visible, strict=True)
             attended = [_attend_blocks(*part, held) for part in parts]
             rows = layer.after_attention(rows, torch.cat(attended, 1))
-        return self.drafting(rows)
+        return self.drafting(rows)[:, :, :depth]
 
     @property
     def decoder(self) -> list[DecoderLayer]:
@@ -136,13 +137,8 @@ class BlockHead(Head):
         normed: Tensor = self.norm(rows[..., self.config.block_size - self.config.num_drafted :, :])
         return normed
 
-    def predecessors(self, tokens: Tensor, anchors: Tensor, mask: Tensor) -> Tensor:
-        """int64 [B, A, n], the token before each that is drafted; behind the end of the text, its last one."""
-        places = torch.where(mask, anchors, 0)[..., None] + torch.arange(self.config.num_drafted, device=anchors.device)
-        return at(tokens, places.clamp(max=tokens.shape[1] - 1))
-
     def logits(self, hidden: Tensor, previous: Tensor) -> Tensor:
-        """[..., h] and the tokens before, int64 [...] → logits of the draft vocabulary, [..., Vd]."""
+        """See `ChainHead.logits`."""
         logits = self.vocabulary_logits(hidden)
         if self.markov_head is None:
             return logits
@@ -150,7 +146,7 @@ class BlockHead(Head):
         return logits + term
 
     def confidence_logits(self, hidden: Tensor, previous: Tensor) -> Tensor | None:
-        """[..., h] and the tokens before, int64 [...] → [...], before the sigmoid; None if there is no such head."""
+        """See `ChainHead.confidence_logits`."""
         if self.confidence_head is None:
             return None
         if self.config.markov_rank and self.config.confidence_with_markov:
@@ -170,11 +166,8 @@ class BlockHead(Head):
 
     @torch.no_grad()
     def start_from(self, target: LlamaWeights, seed: int = 0) -> None:
-        """First weights: the target's last layers and final norm; fc that picks the last tap; of the Markov term, W1
-        random and W2 = 0; a confidence of a half.
-
-        Raises:
-            ConfigError: if the target's layers are of another shape.
+        """First weights: the target's last layers and final norm; fc that picks the last tap; of
+        the Markov term, W1 random and W2 = 0; a confidence of a half.
         """
         check_alike(self.config, target)
         copied = target.layers[-self.config.num_layers :]
@@ -190,11 +183,6 @@ class BlockHead(Head):
         if self.confidence_head is not None:
             self.confidence_head.proj.weight.zero_()
             self.confidence_head.proj.bias.zero_()
-
-
-def at(values: Tensor, places: Tensor) -> Tensor:
-    """Of [B, S] those at places, int64 [B, …] → the places' shape."""
-    return values.gather(1, places.flatten(1)).view(places.shape)
 
 
 def _parts(anchors: Tensor) -> Sequence[Tensor]:

@@ -62,12 +62,9 @@ class Eagle3Head(PairHead):
         return hidden, hidden if self.config.norm_output else stream
 
     @torch.no_grad()
-    def start_from(self, target: LlamaWeights) -> None:
-        """First weights: the target's last layer, whose attention does not look at the embedding, and final norm; fc
-        that picks the last tap. If that is the boundary before the layer, the head gives the target's own logits.
-
-        Raises:
-            ConfigError: if the target's layers are of another shape.
+    def start_from(self, target: LlamaWeights, seed: int = 0) -> None:
+        """First weights: the target's last layer, whose attention does not look at the embedding, and final
+        norm; fc that picks the last tap. If that is the boundary before the layer, the logits are the target's own.
         """
         check_alike(self.config, target)
         layer, width = target.layers[-1], self.config.hidden_size

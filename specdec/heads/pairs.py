@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import ConfigError
-from specdec.heads.base import Head
+from specdec.heads.base import ChainHead
 from specdec.heads.config import HeadConfig
 from specdec.heads.layers import DecoderLayer, Pair, attend, wide
 
@@ -46,7 +46,7 @@ class PairOutput:
     hidden: Tensor
 
 
-class PairHead(Head):
+class PairHead(ChainHead):
     """What such heads have in common; an architecture says what its one layer reads and what comes of it."""
 
     @property
@@ -97,6 +97,12 @@ class PairHead(Head):
         """
         hidden = self.unrolled(taps, tokens, steps)
         return PairOutput(self.vocabulary_logits(hidden), hidden)
+
+    def draft_states(self, taps: Tensor, tokens: Tensor, anchors: Tensor, mask: Tensor, depth: int) -> Tensor:
+        """See `ChainHead.draft_states`: row k is the k-th step behind the anchor's pair."""
+        unrolled = self.unrolled(taps, tokens, depth)
+        pairs = torch.where(mask, anchors - 1, 0)[None, :, :, None].expand(depth, -1, -1, unrolled.shape[-1])
+        return unrolled.gather(2, pairs).permute(1, 2, 0, 3)
 
     def unrolled(self, taps: Tensor, tokens: Tensor, steps: int) -> Tensor:
         """The hidden states of `forward`, [K, B, S - 1, h], without the logits, which are larger by far."""

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from specdec.heads.block import BlockHead
+from specdec.heads.base import ChainHead
 from specdec.training.batches import Batches, Batching, Texts
 from specdec.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from specdec.training.losses import LossConfig
@@ -58,7 +58,7 @@ class Loop:
 
     def __init__(
         self,
-        head: BlockHead,
+        head: ChainHead,
         teacher: Teacher,
         data: Data,
         batching: Batching,
@@ -75,7 +75,7 @@ class Loop:
         check_clock(schedule, self._accelerator.num_processes)
         self._head, self._teacher, self._data, self._sizes = head, teacher, data, batching
         self._batches, self._schedule, self._config = Batches(data.texts, batching), schedule, config
-        self._objective = Objective(head, teacher, loss)
+        self._objective, self._loss = Objective(head, teacher, loss), loss
         self._optimizer = torch.optim.AdamW(
             head.parameters(), schedule.lr, (0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda"
         )
@@ -110,13 +110,14 @@ class Loop:
         accelerator = self._accelerator
         rank, processes, turns = accelerator.process_index, accelerator.num_processes, self._config.accumulate
         whole = self._batches[self._progress.step]
-        total = self._objective.weight(whole)
+        depth = self._loss.depth(done, self._head.config.num_drafted)
+        total = self._objective.weight(whole, depth)
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate(done)
         judged = []
         for turn in range(turns):
             part = whole.part(turn * processes + rank, processes * turns).to(accelerator.device)
-            judged.append(self._wrapped(part, total / processes))  # the gradients of processes are averaged
+            judged.append(self._wrapped(part, total / processes, depth))  # the gradients of processes are averaged
             accelerator.backward(judged[-1].loss)
         accelerator.clip_grad_norm_(self._head.parameters(), self._config.clip)
         self._optimizer.step()

@@ -17,6 +17,7 @@ from torch import Tensor
 from specdec.checks import number, settle
 from specdec.errors import ConfigError
 
+_SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _WEIGHT = number(lambda value: 0 <= value < float("inf"), "a number >= 0")
 
 
@@ -74,7 +75,9 @@ class LossConfig:
     Args:
         ce, kl, tv, lk: weights of the losses of `LOSSES`.
         confidence: weight of the binary cross entropy of the confidence head against 1 - TV.
-        decay: row k of a block, from 1, counts exp(-(k - 1) / decay).
+        decay: row k of a draft, from 1, counts exp(-(k - 1) / decay).
+        first_row: share of the run in which a draft's first row alone is learnt, which is cheap for a head that drafts
+            token by token: its later rows cost a pass each.
     """
 
     ce: float = 0.1
@@ -83,9 +86,10 @@ class LossConfig:
     lk: float = 0.0
     confidence: float = 1.0
     decay: float = 4.0
+    first_row: float = 0.0
 
     def __post_init__(self) -> None:
-        settle(self, dict.fromkeys(asdict(self), _WEIGHT))
+        settle(self, dict.fromkeys(asdict(self), _WEIGHT) | {"first_row": _SHARE})
         if not any(getattr(self, name) for name in LOSSES):
             raise ConfigError(f"A loss without any of {', '.join(LOSSES)} teaches nothing. Give one of them a weight.")
 
@@ -93,6 +97,10 @@ class LossConfig:
         """The sum for each row, [N], without the confidence."""
         terms = [getattr(self, name) * loss(rows) for name, loss in LOSSES.items() if getattr(self, name)]
         return torch.stack(terms).sum(0)
+
+    def depth(self, progress: float, drafted: int) -> int:
+        """Rows of a draft that are learnt, of n, at a share of the run."""
+        return drafted if progress >= self.first_row else 1
 
     def row_weights(self, drafted: int, device: torch.device | str = "cpu") -> Tensor:
         """exp(-(k - 1) / decay) for k = 1 … n, [n]; a decay of 0 lets only the first row count."""

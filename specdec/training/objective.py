@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from specdec.heads.block import BlockHead, at
+from specdec.heads.base import ChainHead, at, predecessors
 from specdec.training.batches import Batch
 from specdec.training.losses import LossConfig, Rows
 from specdec.training.teacher import Seen, Teacher
@@ -36,7 +36,7 @@ class Judged:
 
 
 class Objective(nn.Module):
-    """The loss of a block head: as one module, so that it can be run in several processes.
+    """The loss of a head: as one module, so that it can be run in several processes.
 
     Args:
         head: that learns.
@@ -44,32 +44,33 @@ class Objective(nn.Module):
         loss: what is summed.
     """
 
-    def __init__(self, head: BlockHead, teacher: Teacher, loss: LossConfig) -> None:
+    def __init__(self, head: ChainHead, teacher: Teacher, loss: LossConfig) -> None:
         super().__init__()
         self.head, self._teacher, self._loss = head, teacher, loss
 
-    def weight(self, batch: Batch) -> float:
-        """The sum of the weights of the batch's rows."""
-        drafted = self.head.config.num_drafted
-        return float((batch.rows(drafted).sum((0, 1)).cpu() * self._loss.row_weights(drafted)).sum())
+    def weight(self, batch: Batch, depth: int | None = None) -> float:
+        """The sum of the weights of the batch's rows; see `forward`."""
+        depth = depth or self.head.config.num_drafted
+        return float((batch.rows(depth).sum((0, 1)).cpu() * self._loss.row_weights(depth)).sum())
 
-    def forward(self, batch: Batch, total: float) -> Judged:
-        """Judges every block of a batch.
+    def forward(self, batch: Batch, total: float, depth: int | None = None) -> Judged:
+        """Judges every draft of a batch.
 
         Args:
             batch: on the head's device.
             total: what the weighted sum of losses is divided by: `weight` of all batches of the step.
+            depth: rows of each draft that are judged, the first ones; None for all.
         """
-        drafted, seen = self.head.config.num_drafted, self._teacher.see(batch)
-        rows = batch.rows(drafted)
-        hidden = self.head.blocks(seen.taps, batch.tokens, batch.anchors, batch.mask)[rows]
-        previous = self.head.predecessors(batch.tokens, batch.anchors, batch.mask)[rows]
+        depth, seen = depth or self.head.config.num_drafted, self._teacher.see(batch)
+        rows = batch.rows(depth)
+        where = (batch.tokens, batch.anchors, batch.mask, depth)
+        hidden, previous = self.head.draft_states(seen.taps, *where)[rows], predecessors(*where)[rows]
         laws, place = self._laws(batch, seen)
-        before = batch.anchors[..., None] + torch.arange(drafted, device=batch.tokens.device)
+        before = batch.anchors[..., None] + torch.arange(depth, device=batch.tokens.device)
         labels = self.head.draft_index[at(batch.tokens, torch.where(rows, before + 1, 0))]
         which = at(place, torch.where(rows, before, 0))
-        depth = torch.arange(drafted, device=rows.device).expand(rows.shape)
-        return self._judged(hidden, previous, laws, which[rows], labels[rows], depth[rows], total)
+        row = torch.arange(depth, device=rows.device).expand(rows.shape)
+        return self._judged(hidden, previous, laws, which[rows], labels[rows], row[rows], total)
 
     def _laws(self, batch: Batch, seen: Seen) -> tuple[Tensor, Tensor]:
         """The target's law behind each token of the answers, [P, Vd], and each position's row in it, int64 [B, S]."""
@@ -78,7 +79,7 @@ class Objective(nn.Module):
         return self._teacher.law(seen, asked, self.head), asked.flatten().cumsum(0).view(asked.shape) - 1
 
     def _judged(
-        self, hidden: Tensor, previous: Tensor, laws: Tensor, which: Tensor, labels: Tensor, depth: Tensor, total: float
+        self, hidden: Tensor, previous: Tensor, laws: Tensor, which: Tensor, labels: Tensor, row: Tensor, total: float
     ) -> Judged:
         drafted = self.head.config.num_drafted
         each = max(CELLS // self.head.config.draft_vocab_size, 1)
@@ -86,9 +87,7 @@ class Objective(nn.Module):
         weights = self._loss.row_weights(drafted, hidden.device)
         loss = hidden.new_zeros((), dtype=torch.float32)
         judge = self._of_rows if len(hidden) <= each else self._again
-        for part in zip(
-            *(torch.split(tensor, each) for tensor in (hidden, previous, which, labels, depth)), strict=True
-        ):
+        for part in zip(*(torch.split(tensor, each) for tensor in (hidden, previous, which, labels, row)), strict=True):
             losses, shown = judge(part[0], part[1], laws, *part[2:4])
             loss = loss + (losses * weights[part[-1]]).sum()
             counts.index_add_(1, part[-1], shown)

@@ -10,12 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 
 from specdec.errors import ConfigError
-from specdec.heads.block import BlockHead
-from specdec.heads.config import HeadConfig
+from specdec.heads.base import ChainHead
 from specdec.heads.files import save_head
 from specdec.models.backends import DTYPES
 from specdec.models.llama import LlamaWeights
@@ -25,7 +23,8 @@ from specdec.training.card import card
 from specdec.training.checkpoint import Progress
 from specdec.training.loop import Data, Loop
 from specdec.training.material import Material, clock, others
-from specdec.training.settings import Settings, spread
+from specdec.training.newhead import new_head
+from specdec.training.settings import Settings
 from specdec.training.taps import StoredTeacher, TapStore, Watch, watching
 from specdec.training.teacher import Teacher
 from specdec.training.vocabulary import DraftVocabulary
@@ -86,7 +85,7 @@ class Run:
     def _checkpoint(self) -> Path:
         return self._settings.folder / "checkpoint.safetensors"
 
-    def _write(self, head: BlockHead, progress: Progress, data: Data, vocabulary: DraftVocabulary) -> None:
+    def _write(self, head: ChainHead, progress: Progress, data: Data, vocabulary: DraftVocabulary) -> None:
         folder = self._settings.folder
         save_head(head, folder / "head", weights="int8")
         record = asdict(progress) | {
@@ -98,30 +97,12 @@ class Run:
         write(folder / "head" / "README.md", card(self._settings, record))
         self._say(f"{folder / 'head'}: best τ {progress.best:.3f} on held-out answers")
 
-    def _head(self, vocabulary: DraftVocabulary) -> BlockHead:
-        options, layers = self._settings.head, len(self._weights.layers)
-        special = [token for token in self._files.tokenizer.all_special_ids if token < self._weights.vocab_size]
-        config = HeadConfig.like(
-            self._files.module.config,
-            "block",
-            num_layers=options.num_layers,
-            block_size=options.block_size,
-            taps=options.taps or spread(layers),
-            draft_vocab_size=options.draft_vocab_size,
-            markov_rank=options.markov_rank,
-            confidence=self._settings.loss.confidence > 0,
-            causal=options.causal,
-            fc_norm=options.fc_norm,
-            mask_token_id=max(special, default=0) if options.mask_token_id is None else options.mask_token_id,
-        )
-        torch.manual_seed(self._settings.seed)
-        head = BlockHead(config, vocabulary.ids)
-        head.start_from(self._weights, self._settings.seed)
-        head.to(self._state.device)
+    def _head(self, vocabulary: DraftVocabulary) -> ChainHead:
+        head = new_head(self._settings, self._files, self._weights, vocabulary).to(self._state.device)
         head.bind(self._weights.embedding, self._weights.head)
         return head
 
-    def _teacher(self, head: BlockHead, data: Data) -> Teacher:
+    def _teacher(self, head: ChainHead, data: Data) -> Teacher:
         """The target's own module, or what our kernels saw, rounded and kept."""
         settings, taps, module = self._settings, head.config.taps, self._files.module
         if settings.taps_gib is None:

@@ -25,17 +25,21 @@ class HeadOptions:
     """What the head is; the rest is as in the target.
 
     Args:
-        num_layers: layers, which begin as the target's last ones.
+        architecture: "eagle3", which drafts token by token, or "block", which drafts them all in one pass.
+        start: first weights of its layers: "target", its last ones, or "random".
+        num_layers: layers; an EAGLE-3 head has one.
         block_size: γ, tokens of a draft.
         taps: boundaries of the target that it reads; None takes one near the first layer, the middle and near the last.
         draft_vocab_size: tokens that it knows.
-        markov_rank: of what it learns of a token from the one before; 0 for nothing.
+        markov_rank: of what a block learns of a token from the one before; 0 for nothing.
         causal: a block's row sees only the rows before it.
         fc_norm: a norm for each tap.
         mask_token_id: stands in a block's rows; None takes the last special token.
     """
 
-    num_layers: int = 2
+    architecture: Literal["eagle3", "block"] = "eagle3"
+    start: Literal["target", "random"] = "random"
+    num_layers: int = 1
     block_size: int = 6
     taps: tuple[int, ...] | None = None
     draft_vocab_size: int = 8192
@@ -45,6 +49,9 @@ class HeadOptions:
     mask_token_id: int | None = None
 
     def __post_init__(self) -> None:
+        for name, known in (("architecture", ("eagle3", "block")), ("start", ("target", "random"))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"head.{name}={getattr(self, name)!r} cannot be trained. Give {' or '.join(known)}.")
         counts = dict.fromkeys(("num_layers", "block_size", "draft_vocab_size"), whole(1))
         flags = dict.fromkeys(("causal", "fc_norm"), flag())
         settle(
@@ -140,8 +147,3 @@ class Settings:
         chosen = {name: asdict(getattr(self, name)) for name in parts} | others
         found: dict[str, Any] = json.loads(json.dumps(self.of_texts | chosen))
         return found
-
-
-def spread(layers: int) -> tuple[int, ...]:
-    """Boundaries near the first layer, in the middle, and near the last (EAGLE-3's choice)."""
-    return tuple(sorted({min(2, layers), layers // 2, max(layers - 3, 1)}))

@@ -1,6 +1,6 @@
 """What a head would give on held-out answers, without the engine.
 
-A block's greedy draft is accepted as far as its tokens are the text's. As long as they are, the token before each is
+A greedy draft is accepted as far as its tokens are the text's. As long as they are, the token before each is
 the text's own, so the teacher-forced drafts tell the whole accepted length: nothing is approximated, and on a greedy
 text τ is what an engine would count, up to ties that another kernel breaks in another way.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.heads.block import BlockHead, at
+from specdec.heads.base import ChainHead, at, predecessors
 from specdec.training.batches import Batch, Batching, Texts, batch_of
 from specdec.training.teacher import Teacher
 
@@ -34,7 +34,7 @@ class Simulated:
 
 
 @torch.no_grad()
-def simulate(head: BlockHead, teacher: Teacher, texts: Texts, sizes: Batching) -> Simulated:
+def simulate(head: ChainHead, teacher: Teacher, texts: Texts, sizes: Batching) -> Simulated:
     """Drafts behind every token of every answer.
 
     Args:
@@ -82,11 +82,11 @@ def _batches(texts: Texts, sizes: Batching) -> Iterator[Batch]:
         yield batch_of(texts, chosen.tolist(), whole)
 
 
-def _hits(head: BlockHead, teacher: Teacher, batch: Batch) -> Tensor:
+def _hits(head: ChainHead, teacher: Teacher, batch: Batch) -> Tensor:
     """bool [B, A, n]: whether each draft is the text's token."""
     seen = teacher.see(batch)
-    hidden = head.blocks(seen.taps, batch.tokens, batch.anchors, batch.mask)
-    previous = head.predecessors(batch.tokens, batch.anchors, batch.mask)
+    where = (batch.tokens, batch.anchors, batch.mask, head.config.num_drafted)
+    hidden, previous = head.draft_states(seen.taps, *where), predecessors(*where)
     behind = batch.anchors[..., None] + 1 + torch.arange(hidden.shape[2], device=hidden.device)
     behind = behind.clamp(max=batch.tokens.shape[1] - 1)
     truth = at(batch.tokens, behind)

@@ -309,7 +309,8 @@ def _chance(module: Any, head: BlockHead, tokens: Any, tree: DraftTree, node: in
     """confidence · softmax of a node, from the definition."""
     text, anchor = torch.tensor([tokens]), torch.tensor([[len(tokens) - 1]])
     states = torch.stack(module(text, output_hidden_states=True).hidden_states, 2)
-    hidden = head.blocks(states, text, anchor, torch.ones_like(anchor, dtype=torch.bool))[0, 0, tree.depths[node]]
+    there = torch.ones_like(anchor, dtype=torch.bool)
+    hidden = head.draft_states(states, text, anchor, there, head.config.num_drafted)[0, 0, tree.depths[node]]
     parent = tree.parents[node]
     before = torch.tensor(tokens[-1] if parent < 0 else tree.tokens[parent])
     law = head.logits(hidden, before).softmax(-1)

@@ -75,12 +75,12 @@ def test_blocks_are_blind_to_one_another_and_to_what_follows(causal: bool) -> No
     anchors = torch.randint(0, 60, (1, 2 * TOGETHER + 3), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(anchors, dtype=torch.bool)
     with torch.no_grad():
-        together = head.blocks(taps, tokens, anchors, mask)
+        together = head.draft_states(taps, tokens, anchors, mask, head.config.num_drafted)
         for a in (0, TOGETHER - 1, TOGETHER, 2 * TOGETHER + 2):
             at = int(anchors[0, a])
             spoiled, strange = taps.clone(), tokens.clone()
             spoiled[:, at:], strange[:, at + 1 :] = 1e3, 0
-            alone = head.blocks(spoiled, strange, anchors[:, a : a + 1], mask[:, :1])
+            alone = head.draft_states(spoiled, strange, anchors[:, a : a + 1], mask[:, :1], head.config.num_drafted)
             torch.testing.assert_close(alone[:, 0], together[:, a], rtol=0, atol=1e-12)
 
 

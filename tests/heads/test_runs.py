@@ -11,6 +11,7 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, PagedCache
 from specdec.errors import ConfigError
+from specdec.heads.base import predecessors
 from specdec.heads.block import BlockHead
 from specdec.heads.native import NativeBlock
 from specdec.heads.plain import PlainBlock
@@ -101,7 +102,8 @@ class Bench:
         return torch.tensor([[self.cache.length(seq)] for seq in range(len(self.tokens))])
 
     def previous(self) -> Tensor:
-        return self.head.predecessors(self.tokens, self.anchors(), torch.ones_like(self.anchors(), dtype=torch.bool))
+        anchors, drafted = self.anchors(), self.head.config.num_drafted
+        return predecessors(self.tokens, anchors, torch.ones_like(anchors, dtype=torch.bool), drafted)
 
     def same(self, tolerance: float) -> None:
         """The block is that of the modules in float64, which see the whole text at once."""

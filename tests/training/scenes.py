@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from specdec.heads.base import ChainHead
 from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
+from specdec.heads.eagle3 import Eagle3Head
 from specdec.models.llama import LlamaWeights
 from specdec.training.batches import Texts
 from specdec.training.batchwriter import BatchWriter
@@ -29,12 +34,30 @@ def texts(module: PreTrainedModel, count: int, longest: int = 24, seed: int = 0,
 
 
 def head(module: PreTrainedModel, ids: list[int] | None = None, start: bool = True, **options: object) -> BlockHead:
-    """Bound to the target; with random weights where it does not start from it."""
-    torch.manual_seed(1)
+    """A block head, bound to the target; with random weights where it does not start from it."""
     sizes = {"num_layers": 1, "taps": (0, 2, 3), "block_size": 3, "causal": True, "markov_rank": 4, "confidence": True}
+    made = BlockHead(*_sized("block", module, ids, sizes | options))
+    return _bound(made, module, start)
+
+
+def pairs(module: PreTrainedModel, ids: list[int] | None = None, start: bool = True, **options: object) -> Eagle3Head:
+    """The same with an EAGLE-3.1 head."""
+    sizes = {"taps": (0, 2, 3), "block_size": 3, "fc_norm": True, "norm_output": True}
+    made = Eagle3Head(*_sized("eagle3", module, ids, sizes | options))
+    return _bound(made, module, start)
+
+
+Made = TypeVar("Made", BlockHead, Eagle3Head)
+
+
+def _sized(name: str, module: PreTrainedModel, ids: list[int] | None, sizes: Any) -> tuple[HeadConfig, Tensor | None]:
+    torch.manual_seed(1)
     size = VOCAB_SIZE if ids is None else len(ids)
-    config = HeadConfig.like(module.config, "block", draft_vocab_size=size, **(sizes | options))
-    made = BlockHead(config, None if ids is None else torch.tensor(ids))
+    known = None if ids is None else torch.tensor(ids)
+    return HeadConfig.like(module.config, name, draft_vocab_size=size, **sizes), known
+
+
+def _bound(made: Made, module: PreTrainedModel, start: bool) -> Made:
     weights = LlamaWeights.of(module, "tiny")
     if start:
         made.start_from(weights)
@@ -42,5 +65,5 @@ def head(module: PreTrainedModel, ids: list[int] | None = None, start: bool = Tr
     return made
 
 
-def teacher(module: PreTrainedModel, head: BlockHead) -> Teacher:
+def teacher(module: PreTrainedModel, head: ChainHead) -> Teacher:
     return Teacher(module, head.config.taps)
