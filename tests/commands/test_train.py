@@ -20,10 +20,11 @@ from specdec.heads.files import load_head
 from specdec.tracking import NoTracker
 from specdec.training.batches import Batching
 from specdec.training.corpus import Answers
+from specdec.training.newhead import spread
 from specdec.training.prompts import Mix
 from specdec.training.run import Run
 from specdec.training.schedule import LoopConfig, Schedule
-from specdec.training.settings import HeadOptions, Settings, spread
+from specdec.training.settings import HeadOptions, Settings
 from tests.training.chats import save_target
 
 WORDS = ["preset=tiny", "mix.packages=[]", "mix.passages=0", "mix.tasks=0.8", "mix.turn_tokens=20",
@@ -64,20 +65,22 @@ def test_one_command_makes_a_head(target: Path, tmp_path: Path, monkeypatch: pyt
     assert record["curves"][-1]["loss"] < record["curves"][0]["loss"]
 
 
-def settings(target: Path, output: Path) -> Settings:
+def settings(target: Path, output: Path, **head: Any) -> Settings:
     return Settings(
         str(output), {"path": str(target)}, seed=2, held_out=2, writer="batch",
-        head=HeadOptions(num_layers=1, block_size=2, draft_vocab_size=200, markov_rank=4),
+        head=HeadOptions(**{"block_size": 2, "draft_vocab_size": 200, "markov_rank": 4} | head),
         mix=Mix(tasks=1.0, passages=0, second_turns=0), answers=Answers(tokens=500, chunk=16, max_tokens=24),
         batching=Batching(texts=2, anchors=4, max_length=200, seed=2), schedule=Schedule(epochs=1),
         loop=LoopConfig(points=2, evaluations=1),
     )  # fmt: skip
 
 
-def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", [{}, {"architecture": "block", "start": "target"}], ids=["eagle3", "block"])
+def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path, head: dict[str, Any]) -> None:
     lines: list[str] = []
     for name in ("a", "b"):
-        Run(settings(target, tmp_path / name), lines.append).train()
+        Run(settings(target, tmp_path / name, **head), lines.append).train()
+    assert load_head(tmp_path / "a/head").config.architecture == head.get("architecture", "eagle3")
     one, two = ((tmp_path / name / "head/model.safetensors").read_bytes() for name in ("a", "b"))
     assert one == two
     assert any("held out; the draft vocabulary has" in line for line in lines)
@@ -109,8 +112,9 @@ def test_taps_are_spread_over_the_layers() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss.tv=0", "loss.ce=0"], "teaches nothing"),
+        (["loss.kl=0"], "teaches nothing"),
         (["dtype=int8"], "cannot teach"),
+        (["head.architecture=medusa"], "Give eagle3 or block"),
         (["deny=[nothing.jsonl]"], "no prompt file at nothing.jsonl"),
         (["prompts=[nothing.txt]"], "Give one with prompts=…"),
         (["schedule.lr=0"], "lr = 0"),
