@@ -26,6 +26,7 @@ from specdec.study.config import TRAINING
 from specdec.study.plan import check_model_path, instantiate, values_of
 from specdec.tracking import SafeTracker
 from specdec.training.given import check_given
+from specdec.training.progress import bar
 from specdec.training.settings import Settings
 
 FILES = ("path", "revision", "allow_pickle", "trust_remote_code", "base_model")
@@ -55,14 +56,15 @@ def _train(config: DictConfig) -> None:
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
     tracker = SafeTracker(instantiate(config.tracking, "tracking"))
-    run = Run(settings, lambda line: print(line, flush=True), started, tracker.point)
-    with claimed(settings.folder / ".lock") if run.is_main else nullcontext():
-        if run.is_main:
-            settings.folder.mkdir(parents=True, exist_ok=True)
-            tracker.start(settings.folder.name, "training", values_of(config), environment(), settings.folder)
-        run.train()
-        if run.is_main:
-            tracker.close()
+    with bar() as show:
+        run = Run(settings, lambda line: print(line, flush=True), started, tracker.point, show)
+        with claimed(settings.folder / ".lock") if run.is_main else nullcontext():
+            if run.is_main:
+                settings.folder.mkdir(parents=True, exist_ok=True)
+                tracker.start(settings.folder.name, "training", values_of(config), environment(), settings.folder)
+            run.train()
+            if run.is_main:
+                tracker.close()
 
 
 def _check(config: DictConfig) -> None:

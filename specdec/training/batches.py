@@ -31,7 +31,6 @@ class Texts:
     """
 
     def __init__(self, pairs: Iterable[tuple[Sequence[int], Sequence[int]]], first: int = 0) -> None:
-        self.first = first
         ids, lengths, starts = [], [], []
         for prompt, answer in pairs:
             ids.append(torch.tensor([*prompt, *answer], dtype=torch.int32))
@@ -40,6 +39,7 @@ class Texts:
         self._ids = torch.cat(ids) if ids else torch.empty(0, dtype=torch.int32)
         self.lengths, self.starts = torch.tensor(lengths), torch.tensor(starts)
         self._offsets = self.lengths.cumsum(0) - self.lengths
+        self.numbers = torch.arange(first, first + len(lengths))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -47,6 +47,13 @@ class Texts:
     def __getitem__(self, index: int) -> Tensor:
         """Token ids, int32 [length]."""
         return self._ids[self._offsets[index] : self._offsets[index] + self.lengths[index]]
+
+    def part(self, places: Sequence[int]) -> Texts:
+        """Some of them, which keep their numbers."""
+        found = Texts((self[place][: self.starts[place]].tolist(), self[place][self.starts[place] :].tolist())
+                      for place in places)  # fmt: skip
+        found.numbers = self.numbers[list(places)]
+        return found
 
     @property
     def num_answer_tokens(self) -> int:
@@ -159,7 +166,7 @@ def batch_of(texts: Texts, chosen: Sequence[int], sizes: Batching, draw: int | N
     for row, index in enumerate(chosen):
         tokens[row, : lengths[row]] = texts[index][: lengths[row]]
     anchors, mask = _anchors(starts, lengths, sizes, draw)
-    return Batch(tokens, torch.tensor(chosen) + texts.first, starts, lengths, anchors, mask)
+    return Batch(tokens, texts.numbers[chosen], starts, lengths, anchors, mask)
 
 
 def _anchors(starts: Tensor, lengths: Tensor, sizes: Batching, draw: int | None) -> tuple[Tensor, Tensor]:

@@ -88,6 +88,12 @@ class Corpus:
             other = sorted(name for name in settings if there.get(name) != settings[name])
             raise ConfigError(f"{folder} was made with another {', '.join(other) or 'setting'}. Give another folder.")
         write(manifest, json.dumps(settings, indent=1))
+        self._made_tokens, self._making = 0, 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens of answers a second, prompts and all, as far as this object made them; None before its first chunk."""
+        return self._made_tokens / max(self._making, 1e-9) if self._made_tokens else None
 
     def chunks(self, until: float = float("inf")) -> Iterator[list[Exchange]]:
         """Every chunk, read or made, until there are enough tokens.
@@ -106,10 +112,12 @@ class Corpus:
                 last = self._made(number, last)
                 write_chunk(path, last)
                 took = time.monotonic() - began
+                self._making += took
+                self._made_tokens += _tokens(last)
             else:
                 return
             yield last
-            tokens += sum(len(one.answer) for one in last)
+            tokens += _tokens(last)
             number += 1
 
     def _made(self, chunk: int, before: Sequence[Exchange]) -> list[Exchange]:
@@ -127,6 +135,10 @@ class Corpus:
             for (one, prompt), answer, text, at_random in zip(short, answers, texts, drawn, strict=True)
             if not self._prompter.denied.holds(text)
         ]
+
+
+def _tokens(exchanges: Sequence[Exchange]) -> int:
+    return sum(len(one.answer) for one in exchanges)
 
 
 def write_chunk(path: Path, exchanges: Sequence[Exchange]) -> None:

@@ -31,10 +31,12 @@ class Data:
     Args:
         texts: seen by the loss.
         held_out: greedy answers that are not.
+        sources: of the prompt of each text, by its number.
     """
 
     texts: Texts
     held_out: Texts
+    sources: tuple[str, ...] = ()
 
     @property
     def all_lengths(self) -> list[int]:
@@ -134,6 +136,7 @@ class Loop:
             "tokens": progress.tokens,
             "seconds": round(elapsed, 1),
             "left": round(left, 1),
+            "done": round(done, 4),
         }
         point |= shown
         if evaluate and len(self._data.held_out):

@@ -18,6 +18,7 @@ from specdec.training.corpus import Corpus, Exchange
 from specdec.training.denied import Denied
 from specdec.training.given import given
 from specdec.training.loop import Data
+from specdec.training.progress import Show, Stage
 from specdec.training.prompts import Prompter, Template
 from specdec.training.settings import Settings
 from specdec.training.vocabulary import DraftVocabulary, counted, needed
@@ -35,10 +36,13 @@ class Material:
         files: of the target, on its device.
         started: `time.monotonic()` at the start of the run.
         say: prints a line.
+        show: hears how far the answers are.
     """
 
-    def __init__(self, settings: Settings, files: Files, started: float, say: Callable[[str], object]) -> None:
-        self._settings, self._files, self._started, self._say = settings, files, started, say
+    def __init__(
+        self, settings: Settings, files: Files, started: float, say: Callable[[str], object], show: Show
+    ) -> None:
+        self._settings, self._files, self._started, self._say, self._show = settings, files, started, say, show
         self._vocab_size = len(files.module.get_output_embeddings().weight)
 
     @cached_property
@@ -69,7 +73,7 @@ class Material:
             f"{len(texts)} answers of {texts.num_answer_tokens} tokens, and {len(tried)} held out; the draft "
             f"vocabulary has {covered:.2%} of these ({vocabulary.coverage:.2%} of the others)"
         )
-        return Data(texts, tried), vocabulary
+        return Data(texts, tried, tuple(one.source for one in (*learnt, *held))), vocabulary
 
     def _exchanges(self, as_it_is: bool) -> Iterator[Exchange]:
         settings, files = self._settings, self._files
@@ -83,9 +87,9 @@ class Material:
         prompter = Prompter(Template(files.tokenizer), writer, settings.mix, denied, eos, settings.seed, own)
         corpus = Corpus(settings.folder / "answers", prompter, writer, settings.answers, settings.of_texts)
         tokens = 0
-        for place, chunk in enumerate(corpus.chunks(until)):
+        for chunk in corpus.chunks(until):
             tokens += sum(len(one.answer) for one in chunk)
-            self._say(f"{clock(self._started)} answers: chunk {place}, {len(chunk)} texts, {tokens} tokens in all")
+            self._show(answering(tokens, settings.answers.tokens, corpus.rate, until - time.monotonic()))
             yield from chunk
 
     def _writer(self, eos: frozenset[int]) -> Writer:
@@ -94,6 +98,22 @@ class Material:
         if settings.writer == "batch" or (settings.writer == "auto" and settings.device != "cpu"):
             return BatchWriter(self._files.module, eos, settings.cells)
         return EngineWriter(SpeculativeGenerator(self.loaded, "none", config=EngineConfig(max_num_seqs=32)))
+
+
+def answering(tokens: int, asked: int, rate: float | None, most: float) -> Stage:
+    """How far the answers are.
+
+    >>> print(answering(500, 2000, 25.0, float("inf")))
+    answers 25 %, 1 min left: 500 of 2,000 tokens, 25 tokens/s
+
+    Args:
+        tokens, asked: written, and wanted.
+        rate: tokens a second; None if none was written yet but only read.
+        most: seconds after which it ends in any case.
+    """
+    left = None if rate is None else max(min((asked - tokens) / rate, most), 0.0)
+    speed = "" if rate is None else f", {rate:.0f} tokens/s"
+    return Stage("answers", min(tokens / asked, 1.0), left, f"{tokens:,} of {asked:,} tokens{speed}")
 
 
 def pairs(exchanges: Sequence[Exchange], first: int = 0) -> Texts:

@@ -19,12 +19,15 @@ from specdec.models.backends import DTYPES
 from specdec.models.llama import LlamaWeights
 from specdec.models.sources import Files, read
 from specdec.places import write
+from specdec.training.bysource import learnt, tried
 from specdec.training.card import card
 from specdec.training.checkpoint import Progress
 from specdec.training.loop import Data, Loop
 from specdec.training.material import Material, clock, others
 from specdec.training.newhead import new_head
+from specdec.training.progress import Show, Stage
 from specdec.training.settings import Settings
+from specdec.training.simulate import simulate
 from specdec.training.taps import StoredTeacher, TapStore, Watch, watching
 from specdec.training.teacher import Teacher
 from specdec.training.vocabulary import DraftVocabulary
@@ -43,18 +46,24 @@ class Run:
         say: prints a line.
         started: `time.monotonic()` at the start of the run.
         track: hears of every point of the curves, as flat figures (`figures_of`).
+        show: hears how far the run is; lines if it is left out.
     """
 
     def __init__(
-        self, settings: Settings, say: Say = print, started: float | None = None, track: Track = lambda values: None
+        self,
+        settings: Settings,
+        say: Say = print,
+        started: float | None = None,
+        track: Track = lambda values: None,
+        show: Show | None = None,
     ) -> None:
-        self._settings, self._print, self._track = settings, say, track
+        self._settings, self._print, self._track, self._show = settings, say, track, show
         self._started = time.monotonic() if started is None else started
         files = read(settings.target.get("path"), DTYPES[settings.dtype], **others(settings.target))
         self._state = PartialState(cpu=settings.device == "cpu", timeout=LONGEST_WAIT)
         self._files = Files(files.module.to(self._state.device), files.tokenizer, files.words)
         self._weights = LlamaWeights.of(self._files.module, "the target")
-        self._material = Material(settings, self._files, self._started, self._say)
+        self._material = Material(settings, self._files, self._started, self._say, self._at)
 
     @property
     def is_main(self) -> bool:
@@ -78,20 +87,26 @@ class Run:
             seconds = settings.schedule.seconds
             raise ConfigError(f"schedule.seconds={seconds} were over before the first step. Give more.")
         if self._state.is_main_process:
-            self._write(head.cpu(), progress, data, vocabulary)
+            held_out = tried(data, lambda texts: simulate(head, teacher, texts, settings.batching))
+            self._write(head.cpu(), progress, data, vocabulary, held_out)
         return progress
 
     @property
     def _checkpoint(self) -> Path:
         return self._settings.folder / "checkpoint.safetensors"
 
-    def _write(self, head: ChainHead, progress: Progress, data: Data, vocabulary: DraftVocabulary) -> None:
+    def _write(
+        self, head: ChainHead, progress: Progress, data: Data, vocabulary: DraftVocabulary, held_out: dict[str, Any]
+    ) -> None:
         folder = self._settings.folder
         save_head(head, folder / "head", weights="int8")
         record = asdict(progress) | {
             "coverage": vocabulary.coverage,
             "answer_tokens": data.texts.num_answer_tokens,
             "processes": self._state.num_processes,
+            "longest": min(int(data.texts.lengths.max()), self._settings.batching.max_length),
+            "learnt": learnt(data),
+            "tried": held_out,
         }
         write(folder / "training.json", json.dumps(record, indent=1) + "\n")
         write(folder / "head" / "README.md", card(self._settings, record))
@@ -121,16 +136,22 @@ class Run:
         if self._state.is_main_process:
             self._print(line)
 
+    def _at(self, stage: Stage) -> None:
+        if self._show is None:
+            self._say(f"{clock(self._started)} {stage}")
+        elif self.is_main:
+            self._show(stage)
+
     def _tell(self, point: dict[str, Any]) -> None:
-        """One line, with the time that is left."""
         if self.is_main:
             self._track(figures_of(point))
-        found = point.get("held_out")
-        tau = "" if found is None else f"  held out: τ {found['tau']:.3f}, {_shares(found['accuracy'])}"
-        self._say(
-            f"{clock(self._started)} step {point['step']}, {point['left']:.0f} s left: loss {point['loss']:.4f}, hits "
-            f"{_shares(point['accuracy'])}{tau}"
-        )
+        told = f"step {point['step']}, loss {point['loss']:.4f}, hits {_shares(point['accuracy'])}"
+        self._at(Stage("training", point["done"], point["left"], told))
+        if found := point.get("held_out"):
+            self._say(
+                f"{clock(self._started)} step {point['step']}, held out: τ {found['tau']:.3f}, hits "
+                f"{_shares(found['accuracy'])}"
+            )
 
 
 def figures_of(point: Mapping[str, Any], above: str = "") -> dict[str, float]:

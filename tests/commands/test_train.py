@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -61,7 +62,10 @@ def test_one_command_makes_a_head(target: Path, tmp_path: Path, monkeypatch: pyt
     card = (tmp_path / "run/head/README.md").read_text(encoding="utf-8")
     assert "preset=tiny" in card
     assert f"| tokens seen by the loss, all epochs | {record['tokens']} |" in card
-    assert "| made up by the target as the user (Magpie) | 10% |" in card
+    for source, one in record["learnt"].items():
+        assert re.search(rf"\| {source} \| .* \| {one['answers']} \| {one['tokens']} \|", card)
+    assert sum(one["tokens"] for one in record["learnt"].values()) == record["answer_tokens"]
+    assert sum(one["answers"] for one in record["tried"].values()) == 1
     assert record["curves"][-1]["loss"] < record["curves"][0]["loss"]
 
 
@@ -84,7 +88,8 @@ def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path, head
     one, two = ((tmp_path / name / "head/model.safetensors").read_bytes() for name in ("a", "b"))
     assert one == two
     assert any("held out; the draft vocabulary has" in line for line in lines)
-    assert any("s left: loss" in line for line in lines)
+    assert any(re.search(r"answers \d+ %, \d+ s left: [\d,]+ of 500 tokens, \d+ tokens/s$", line) for line in lines)
+    assert any(re.search(r"training 100 %, 0 s left: step \d+, loss", line) for line in lines)
 
 
 def test_what_is_kept_teaches_almost_the_same(target: Path, tmp_path: Path) -> None:

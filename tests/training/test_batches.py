@@ -40,6 +40,14 @@ def test_tokens_stand_where_they_stood_and_nothing_behind_them() -> None:
         assert batch.starts[row] == len(PAIRS[index][0])
 
 
+def test_a_part_of_texts_keeps_their_numbers() -> None:
+    texts = Texts(PAIRS, 100)
+    whole, part = batch_of(texts, [4, 9], SIZES), batch_of(texts.part([9, 3, 4]), [2, 0], SIZES)
+    assert all(torch.equal(getattr(whole, name), getattr(part, name)) for name in vars(whole))
+    assert whole.numbers.tolist() == [104, 109]
+    assert len(texts.part([])) == 0
+
+
 @pytest.mark.parametrize("longest", [64, 7])
 def test_anchors_are_tokens_of_the_answer_that_have_another_behind_them(longest: int) -> None:
     sizes = Batching(texts=4, anchors=3, max_length=longest, seed=5)

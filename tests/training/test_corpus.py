@@ -65,7 +65,14 @@ def test_when_time_is_over_no_chunk_is_made(tmp_path: Path) -> None:
 def test_a_chunk_that_would_end_too_late_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = count(0, 10)  # a chunk takes 10 seconds, and as many go by between two of them
     monkeypatch.setattr(corpora, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
-    assert len(list(corpus(tmp_path, Parrot()).chunks(until=45))) == 2  # begun at 0 and 20; at 40 it would end at 50
+    made = corpus(tmp_path, Parrot())
+    assert made.rate is None
+    chunks = list(made.chunks(until=45))
+    assert len(chunks) == 2  # begun at 0 and 20; at 40 it would end at 50
+    assert made.rate == sum(len(one.answer) for chunk in chunks for one in chunk) / 20
+    read = corpus(tmp_path, Parrot())
+    assert list(read.chunks(until=0)) == chunks
+    assert read.rate is None
 
 
 def test_no_prompt_comes_twice_and_conversations_go_on(tmp_path: Path) -> None:
