@@ -1,8 +1,8 @@
 """Runs the reproductions, and makes docs/reproductions.md of what they found.
 
-python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--output docs]
+python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--output docs] [--kept runs/reproduce]
 
-Without names all of them. Each writes OUTPUT/results/reproduce-NAME.json.
+Without names all but `heads`, which trains for hours on two cores. Each writes OUTPUT/results/reproduce-NAME.json.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.console import Console
 from experiments.reproduce import (
     batch_collapse,
     block_vs_token,
+    heads,
     invariance_price,
     leviathan,
     multi_draft,
@@ -39,8 +40,11 @@ STUDIES: dict[str, ModuleType] = {
         temperature,
         invariance_price,
         regret,
+        heads,
     )
 }
+LONG = ("heads",)
+"""These are run only by name."""
 HEAD = """# Published results beside ours
 
 Made by `make reproduce`. Sizes are a laptop's: SmolLM2-135M and a few prompts; ratios are of one run on one machine.
@@ -69,12 +73,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="prompt file; our own prompts if left out")
     parser.add_argument("--limit", type=int, default=Options.limit, help="prompts of the studies that decode, at most")
     parser.add_argument("--output", type=Path, default=Path("docs"))
+    parser.add_argument("--kept", type=Path, default=Options.kept, help="folder of what is trained")
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(STUDIES)):
         parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
-    options, console = Options(args.quick, args.data, args.limit), Console()
+    options, console = Options(args.quick, args.data, args.limit, args.kept), Console()
     results = args.output / "results"
-    for name in args.names or STUDIES:
+    for name in args.names or [name for name in STUDIES if name not in LONG]:
         with console.status(name):
             found = STUDIES[name].run(options)
         print(f"{STUDIES[name].TITLE}\n\n{STUDIES[name].table(found)}")

@@ -28,11 +28,13 @@ class Options:
         quick: few prompts and tokens, to see that everything works.
         data: prompt file; our own prompts if left out.
         limit: prompts of the studies that decode, at most.
+        kept: folder of what is trained, with which an interrupted study goes on.
     """
 
     quick: bool = False
     data: Path | None = None
     limit: int = 12
+    kept: Path = Path("runs/reproduce")
 
     @property
     def words(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,7 @@ class Material:
             as_it_is: make no more answers than there are: a checkpoint belongs to a draft vocabulary.
         """
         learnt, held = list[Exchange](), list[Exchange]()
-        greedy = 0
-        for one in self._exchanges(as_it_is):
-            greedy += not one.drawn
-            apart = not one.drawn and greedy % HELD_OUT_EVERY == 1 and len(held) < self._settings.held_out
+        for one, apart in parted(self._exchanges(as_it_is), self._settings.held_out):
             (held if apart else learnt).append(one)
         counts = counted((one.answer for one in learnt), self._vocab_size)
         forced = needed(self._files.tokenizer, self._vocab_size)
@@ -114,6 +111,16 @@ def answering(tokens: int, asked: int, rate: float | None, most: float) -> Stage
     left = None if rate is None else max(min((asked - tokens) / rate, most), 0.0)
     speed = "" if rate is None else f", {rate:.0f} tokens/s"
     return Stage("answers", min(tokens / asked, 1.0), left, f"{tokens:,} of {asked:,} tokens{speed}")
+
+
+def parted(exchanges: Iterable[Exchange], most: int) -> Iterator[tuple[Exchange, bool]]:
+    """Each with whether it is held out; no more than `most` are."""
+    greedy = held = 0
+    for one in exchanges:
+        greedy += not one.drawn
+        apart = not one.drawn and greedy % HELD_OUT_EVERY == 1 and held < most
+        held += apart
+        yield one, apart
 
 
 def pairs(exchanges: Sequence[Exchange], first: int = 0) -> Texts:

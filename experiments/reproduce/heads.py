@@ -1,0 +1,232 @@
+"""Trained heads compared: DSpark (arXiv 2607.05147), EAGLE-3 (2503.01840) and FastMTP (2509.18362), whose targets have
+4B to 8B parameters and whose heads saw hundreds of thousands of answers.
+
+Every head here learns from the same answers of the target, for as many epochs, from one seed, and is tried on the same
+answers that were held out; one learns from as many tokens that the target did not write. τ is simulated: greedy drafts,
+walked through as an engine would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.reproduce.foreign import replaced
+from experiments.reproduce.options import Options
+from experiments.reproduce.training_free import in_order
+from specdec.errors import ConfigError
+from specdec.heads.files import load_head
+from specdec.models.backends import DTYPES
+from specdec.models.sources import read
+from specdec.training.batches import Batching
+from specdec.training.corpus import Answers, read_chunk
+from specdec.training.material import others, parted
+from specdec.training.prompts import Mix, Template
+from specdec.training.run import Run
+from specdec.training.schedule import LoopConfig, Schedule
+from specdec.training.settings import HeadOptions, Settings
+
+TITLE = "Trained heads: architectures, answers, vocabularies, training-time test"
+VOCABULARIES = (4096, 8192, 16384, 49152)
+"""Draft vocabularies; the second is that of all heads where nothing else is said."""
+BASE, FOREIGN = "block", "block, others' answers"
+STEPS = (1, 2, 4)
+"""Of the training-time test; the last are those of the other EAGLE-3 heads."""
+NOTE = """
+Hits are behind the true text. One seed a head; differences of a few hundredths of τ may be chance.
+"""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A head that is trained.
+
+    Args:
+        head: its options that are not the base's.
+        foreign: it learns from texts that the target did not write.
+    """
+
+    head: Mapping[str, Any] = field(default_factory=dict)
+    foreign: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared.
+
+    Args:
+        title: of its table.
+        source: of the published figures.
+        published: arm → its τ, or None if that table has no such head.
+    """
+
+    title: str
+    source: str
+    published: Mapping[str, float | None]
+
+
+def arms(vocabularies: Sequence[int] = VOCABULARIES) -> dict[str, Arm]:
+    """All heads, by name; the base first, which makes the answers for all."""
+    found = {BASE: Arm(), FOREIGN: Arm(foreign=True)}
+    found |= {_sized(size): Arm({"draft_vocab_size": size}) for size in vocabularies if size != vocabularies[1]}
+    return found | {
+        _unrolled(steps): Arm({"architecture": "eagle3", "num_layers": 1, "unroll": steps}) for steps in STEPS
+    }
+
+
+def questions(vocabularies: Sequence[int] = VOCABULARIES) -> list[Question]:
+    """What is published, beside our arms."""
+    sized = [_sized(size) for size in vocabularies]
+    sized[1] = BASE
+    return [
+        Question(
+            "Architecture", "DSpark's tables: Qwen3-4B, MT-Bench, T = 1", {_unrolled(STEPS[-1]): 2.39, BASE: 3.64}
+        ),
+        Question("Whose answers", "FastMTP: MiMo-7B, answers of the data set or its own", {FOREIGN: 2.54, BASE: 2.73}),
+        Question(
+            "Draft vocabulary",
+            "FastMTP: MT-Bench, 8k, 16k and all of 152k",
+            dict(zip(sized, (None, 2.426, 2.519, 2.690), strict=True)),
+        ),
+        Question(
+            "Steps of the training-time test",
+            "FastMTP: trained for one step, or for three",
+            {_unrolled(1): 1.83, _unrolled(2): None, _unrolled(4): 2.73},
+        ),
+    ]
+
+
+def _sized(size: int) -> str:
+    return f"block, {size} tokens"
+
+
+def _unrolled(steps: int) -> str:
+    return f"EAGLE-3, {steps} step{'s' * (steps > 1)}"
+
+
+def settings(options: Options) -> Settings:
+    """Of all arms: the trainer's small preset, or little."""
+    folder = str(options.kept / "heads")
+    denied = () if options.data is None else (str(options.data),)
+    if options.quick:
+        return Settings(
+            folder, held_out=4, deny=denied, head=HeadOptions(num_layers=1, block_size=4, markov_rank=16),
+            mix=Mix(tasks=0.8, passages=0.0, second_turns=0.0),
+            answers=Answers(tokens=2000, chunk=32, max_tokens=32), batching=Batching(4, 8, 256),
+            schedule=Schedule(epochs=1), loop=LoopConfig(points=2, evaluations=1),
+        )  # fmt: skip
+    return Settings(
+        folder, dtype="bfloat16", deny=denied, taps_gib=8.0, head=HeadOptions(draft_vocab_size=VOCABULARIES[1]),
+        answers=Answers(tokens=200_000, chunk=64, max_tokens=256, prompt_tokens=512), batching=Batching(8, 64, 768),
+        schedule=Schedule(epochs=3), loop=LoopConfig(bfloat16=True, evaluations=1),
+    )  # fmt: skip
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Arm → what it can do. A head that is there is read, one that was interrupted goes on."""
+    return study(settings(options), VOCABULARIES)
+
+
+def study(base: Settings, vocabularies: Sequence[int]) -> dict[str, Any]:
+    """See `run`.
+
+    Args:
+        base: of all arms; below its folder each arm has one of its own.
+        vocabularies: four draft vocabularies, the second the base's.
+    """
+    found = {name: outcome(name, arm, base) for name, arm in arms(vocabularies).items()}
+    return {"arms": found, "vocabularies": list(vocabularies)}
+
+
+def outcome(name: str, arm: Arm, base: Settings) -> dict[str, Any]:
+    """What an arm can do, trained if it is not yet."""
+    own = replace(base, output=str(_folder(base, name)), head=replace(base.head, **arm.head))
+    record = finished(own)
+    if record is None:
+        _place_answers(own, base, arm)
+        Run(own, lambda line: print(f"{name}: {line}", flush=True)).train()
+        for file in own.folder.glob("taps.*"):
+            file.unlink()
+        record = finished(own)
+        assert record is not None
+    head = load_head(own.folder / "head")
+    last = record["curves"][-1]["held_out"]
+    return {
+        "tau": last["tau"], "hits": last["accuracy"], "alive": last["survival"], "tokens": record["tokens"],
+        "weights": sum(weight.numel() for weight in head.parameters()),
+        "coverage": coverage(head.draft_ids, base),
+    }  # fmt: skip
+
+
+def finished(own: Settings) -> dict[str, Any] | None:
+    """The record of an arm that was trained to its end; None if there is none.
+
+    Raises:
+        ConfigError: if it was trained with other settings.
+    """
+    file = own.folder / "training.json"
+    if not file.exists():
+        return None
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    there, asked = record["settings"], own.of_head
+    if other := sorted(name for name in asked if there.get(name) != asked[name]):
+        raise ConfigError(
+            f"{own.folder} was trained with another {', '.join(other)}. Give another --kept, or delete it."
+        )
+    return record
+
+
+def coverage(ids: torch.Tensor, base: Settings) -> float:
+    """Share of the held-out answers' tokens that are in a draft vocabulary."""
+    chunks = map(read_chunk, sorted((_folder(base, BASE) / "answers").glob("*.safetensors")))
+    held = [one.answer for one, apart in parted(chain.from_iterable(chunks), base.held_out) if apart]
+    tokens = torch.tensor([token for answer in held for token in answer])
+    return float(torch.isin(tokens, ids.cpu()).double().mean())
+
+
+def _folder(base: Settings, name: str) -> Path:
+    return base.folder / name.replace("'", "").replace(", ", "-").replace(" ", "-")
+
+
+def _place_answers(own: Settings, base: Settings, arm: Arm) -> None:
+    """All arms but the first find the answers that the first has made, or others as many and as long."""
+    there, here = _folder(base, BASE) / "answers", own.folder / "answers"
+    if here == there or (here.exists() and not arm.foreign):
+        return
+    own.folder.mkdir(parents=True, exist_ok=True)
+    if not arm.foreign:
+        here.symlink_to(there.resolve(), target_is_directory=True)
+        return
+    tokenizer = read(own.target.get("path"), DTYPES[own.dtype], **others(own.target)).tokenizer
+    replaced(there, here, Template(tokenizer), own.held_out, own.mix.packages, own.seed)
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: a table a question, and whether ours stand in the published order."""
+    return "\n".join(_answered(one, result["arms"]) for one in questions(result["vocabularies"])) + NOTE
+
+
+def _answered(question: Question, found: Mapping[str, Any]) -> str:
+    heads = ["head", "weights learnt", "tokens seen", "vocabulary has", "τ", "τ, published", "hits at 1, 2, …",
+             "drafts right up to 1, 2, …"]  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for name, published in question.published.items():
+        one = found[name]
+        cells = [name, f"{one['weights'] / 1e6:.2f} M", f"{one['tokens']:,}", f"{one['coverage']:.1%}",
+                 f"{one['tau']:.3f}", "" if published is None else f"{published:.2f}",
+                 _shares(one["hits"]), _shares(one["alive"])]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    known = {name: value for name, value in question.published.items() if value is not None}
+    right, pairs = in_order(known, {name: found[name]["tau"] for name in known})
+    verdict = f"{right} of {pairs} pairs stand in the published order."
+    return f"### {question.title}\n\nPublished: {question.source}.\n\n" + "\n".join(lines) + f"\n\n{verdict}\n"
+
+
+def _shares(shares: Sequence[float]) -> str:
+    return " ".join(f"{share:.2f}" for share in shares)
