@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from specdec.cache import KVPool, Layout, PagedCache, Pool
 from specdec.drafters.base import DraftRequest, Outcome
-from specdec.drafters.dynamic import kinds_of
-from specdec.drafters.headparts import DraftWords, HeadOptions, kept_states, start_tree
+from specdec.drafters.headparts import DraftWords, HeadOptions, kept_states
+from specdec.drafters.rowtrees import RowTrees
 from specdec.heads.block import BlockHead
-from specdec.heads.blockrun import BlockRows
 from specdec.heads.runs import block_run
-from specdec.kernels.attention.columns import depths
-from specdec.kernels.markov import Grown
-from specdec.models.base import CausalLM, PassOutput
+from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
 from specdec.models.rows import joined
 from specdec.verify.tree import DraftTree
-
-NO_SLOTS = torch.empty(0, dtype=torch.int64)
 
 
 class BlockDrafts:
@@ -38,8 +31,8 @@ class BlockDrafts:
         self.run = block_run(head, target, options.weights)
         self.shape = options.shape.truncated(head.config.num_drafted)
         self.layouts: tuple[Layout, ...] = (self.run.layout,)
-        # No level costs a pass: every one is worth its candidates.
-        self._options, self._words = replace(options, deepen=0.0), DraftWords(head, target.kv_layout.device)
+        words = DraftWords(head, target.kv_layout.device)
+        self._rows = RowTrees(self.run.term, self.run.places, self.shape, options, words)
 
     def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
         """See `Drafter.attach`."""
@@ -63,7 +56,7 @@ class BlockDrafts:
             blocks = [self._block(request) for request in ready.values()]
             given = self.run.draft(self._pool, blocks)
             counts = [len(block.logit_rows) for block in blocks]
-            trees.update(zip(ready, self._trees(list(ready.values()), given, counts), strict=True))
+            trees.update(zip(ready, self._rows.trees(list(ready.values()), given, counts), strict=True))
         return list(trees.values())
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
@@ -88,41 +81,3 @@ class BlockDrafts:
         masks = [config.mask_token_id] * ((end if config.causal else config.block_size) - 1)
         slots = self._cache.slots(request.request_id)
         return SequenceRows([tokens[-1], *masks], slots, len(tokens) - 1, logit_rows=range(first, end))
-
-    def _trees(self, requests: Sequence[DraftRequest], given: BlockRows, counts: list[int]) -> list[DraftTree]:
-        """One draft for each block: where the argmax alone counts the likeliest tree, all of them in one call."""
-        plain = [index for index, request in enumerate(requests) if request.by_argmax]
-        trees = dict(zip(plain, self._likeliest(requests, given, counts, plain), strict=True)) if plain else {}
-        for index, (request, logits) in enumerate(zip(requests, torch.split(given.logits, counts), strict=True)):
-            if index not in trees:
-                trees[index] = self._drawn(request, logits)
-        return [trees[index] for index in range(len(requests))]
-
-    def _likeliest(
-        self, requests: Sequence[DraftRequest], given: BlockRows, counts: Sequence[int], chosen: Sequence[int]
-    ) -> list[DraftTree]:
-        """The trees of largest chances of the blocks that are chosen."""
-        logits, confidences = given.logits, given.confidences
-        if len(chosen) < len(requests):
-            rows = torch.cat([torch.arange(sum(counts[:index]), sum(counts[: index + 1])) for index in chosen])
-            rows = rows.to(logits.device)
-            logits, confidences = logits[rows], None if confidences is None else confidences[rows]
-        anchors = [self.run.places[requests[index].tokens[-1]] for index in chosen]
-        own, nodes = [counts[index] for index in chosen], self._options.nodes
-        grown = self.run.term.grow(logits, confidences, own, anchors, nodes, self._options.floor)
-        return [self._tree(each) for each in grown]
-
-    def _tree(self, grown: Grown) -> DraftTree:
-        tokens = tuple(self._words.ids[token] for token in grown.tokens)
-        kinds = kinds_of(depths(grown.parents, len(tokens)), grown.chances)
-        return DraftTree(tokens, tuple(grown.parents), None, kinds, tuple(grown.chances))
-
-    def _drawn(self, request: DraftRequest, logits: Tensor) -> DraftTree:
-        """The draft that the request's rule draws from its scores, level by level; logits: [depth, Vd]."""
-        shape = self.shape.truncated(len(logits))
-        tree = start_tree(request, shape, self._options, self._words, NO_SLOTS, 0, ())
-        while tree.growing and tree.level < len(logits):
-            nodes = tree.tokens[tree.num_run :] or request.tokens[-1:]
-            row, places = logits[tree.level], self.run.places
-            tree.grow(PassOutput(torch.stack([self.run.term.corrected(row, places[token]) for token in nodes])))
-        return tree.tree()

@@ -1,4 +1,4 @@
-"""A trained head: it reads the target's hidden states, and drafts a block in one pass or token by token."""
+"""A trained head: it reads the target's hidden states, and drafts several tokens at once or one by one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from specdec.checks import either, instance, number, shown, take, text, whole
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.blocks import BlockDrafts
 from specdec.drafters.headparts import HeadDrafts, HeadOptions
+from specdec.drafters.medusa import MedusaDrafts
 from specdec.drafters.pairs import PairDrafts
 from specdec.drafters.sizes import MOST_NODES
 from specdec.errors import ConfigError
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
+from specdec.heads.medusa import MedusaHead
 from specdec.heads.pairs import PairHead
 from specdec.heads.shipped import head_for
 from specdec.kernels.linear import KINDS
@@ -28,8 +30,8 @@ FLOOR = number(lambda value: 0 <= value < 1, "a number from 0 to less than 1")
 
 
 class HeadDrafter(Drafter):
-    """Drafts with a trained head (`specdec.heads`): a block head (`BlockDrafts`), or one that drafts token by token, of
-    the kinds EAGLE-1, -2, -3 and MTP (`PairDrafts`).
+    """Drafts with a trained head (`specdec.heads`): a block head (`BlockDrafts`), Medusa heads (`MedusaDrafts`), or one
+    that drafts token by token, of the kinds EAGLE-1, -2, -3 and MTP (`PairDrafts`).
 
     At temperature 0 the draft is a tree of the nodes of largest chances: of a block head its confidence times the
     softmax, of others the softmax. Under other rules it is drawn, node by node, as the rule's proof asks: a chain, or
@@ -39,7 +41,8 @@ class HeadDrafter(Drafter):
     A request of whose tokens it has not seen all hidden states goes without a draft.
 
     Sources: Chen et al. 2026 (DFlash, arXiv 2602.06036), DSpark (arXiv 2607.05147), JetSpec (arXiv 2606.18394); Li et
-    al. 2024 (EAGLE, arXiv 2401.15077; EAGLE-2, 2406.16858), 2025 (EAGLE-3, 2503.01840).
+    al. 2024 (EAGLE, arXiv 2401.15077; EAGLE-2, 2406.16858), 2025 (EAGLE-3, 2503.01840); Cai et
+    al. 2024 (Medusa, arXiv 2401.10774).
 
     Args:
         head: folder of the head, or a head; None takes the one that ships for the target.
@@ -134,7 +137,9 @@ def _drafts_of(head: Head, target: CausalLM, options: HeadOptions) -> HeadDrafts
         return BlockDrafts(head, target, options)
     if isinstance(head, PairHead):
         return PairDrafts(head, target, options)
+    if isinstance(head, MedusaHead):
+        return MedusaDrafts(head, target, options)
     raise ConfigError(
         f"drafter 'head' runs no head of the kind {head.config.architecture!r}. Train or choose one of the kinds "
-        "block, eagle3, eagle1 or mtp."
+        "block, eagle3, eagle1, mtp or medusa."
     )

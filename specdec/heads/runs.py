@@ -6,6 +6,8 @@ from specdec.errors import ConfigError
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
 from specdec.heads.blockrun import BlockRun
+from specdec.heads.medusa import MedusaHead
+from specdec.heads.medusarun import MedusaRun
 from specdec.heads.native import NativeBlock
 from specdec.heads.nativepairs import NativePairs
 from specdec.heads.pairrun import PairRun
@@ -39,6 +41,12 @@ def pair_run(head: PairHead, target: CausalLM, weights: str | None = None) -> Pa
     if isinstance(target, NativeModel) and _fits(head):
         return NativePairs(head, target, weights)
     return PlainPairs(head, target)
+
+
+def medusa_run(head: MedusaHead, target: CausalLM, weights: str | None = None) -> MedusaRun:
+    """Medusa heads, ready to draft for a target; see `block_run`."""
+    check(head, target)
+    return MedusaRun(head, target, weights)
 
 
 def check(head: Head, target: CausalLM) -> None:

@@ -19,10 +19,10 @@ from specdec.drafters.recycling import RecyclingDrafter
 from specdec.drafters.suffix import SuffixDrafter
 from specdec.engine import Engine, EngineConfig
 from specdec.errors import ConfigError, UnsupportedModelError
+from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
 from specdec.heads.files import save_head
-from specdec.heads.medusa import MedusaHead
 from specdec.heads.shipped import head_for
 from specdec.models.base import CausalLM
 from specdec.models.llama import LlamaWeights
@@ -262,9 +262,8 @@ def test_what_cannot_draft_is_refused_with_its_reason(tmp_path: Path) -> None:
         engine(other, HeadDrafter(tmp_path))
     with pytest.raises(ConfigError, match=r"No head that ships is for tiny-0[.] Train one with `specdec train`"):
         engine(target, HeadDrafter())
-    medusa = MedusaHead(HeadConfig.like(llama_module(0).config, "medusa", medusa_heads=2))
-    with pytest.raises(ConfigError, match="no head of the kind 'medusa'"):
-        engine(target, HeadDrafter(medusa))
+    with pytest.raises(ConfigError, match="no head of the kind 'strange'"):
+        engine(target, HeadDrafter(Head(HeadConfig.like(llama_module(0).config, "strange"))))
 
 
 def test_a_block_is_no_longer_than_the_head_and_the_request_allow() -> None:

@@ -1,0 +1,75 @@
+"""How Medusa heads draft: each says a token further ahead, all from the last state that the target has given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from specdec.cache import Layout, PagedCache, Pool
+from specdec.drafters.base import DraftRequest, Outcome
+from specdec.drafters.headparts import DraftWords, HeadOptions, kept_states
+from specdec.drafters.rowtrees import RowTrees
+from specdec.heads.blockrun import BlockRows
+from specdec.heads.medusa import MedusaHead
+from specdec.heads.runs import medusa_run
+from specdec.models.base import CausalLM
+from specdec.models.rows import joined
+from specdec.verify.tree import DraftTree
+
+
+class MedusaDrafts:
+    """See `HeadDrafts`.
+
+    The target's last state of every committed token is kept, though only that of the last one but one is read: it has
+    given the last token, and head i the one i + 1 behind it. No head knows what another says, so every node of a level
+    has the same children.
+    """
+
+    def __init__(self, head: MedusaHead, target: CausalLM, options: HeadOptions) -> None:
+        self._run = medusa_run(head, target, options.weights)
+        self.shape = options.shape.truncated(head.config.num_drafted)
+        self.layouts: tuple[Layout, ...] = (self._run.states,)
+        words, places = DraftWords(head, target.kv_layout.device), range(head.config.vocab_size)
+        self._rows = RowTrees(self._run.term, places, self.shape, options, words)
+
+    def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
+        """See `Drafter.attach`."""
+        [pool] = pools
+        self._cache, self._pool = cache, pool
+
+    def most_nodes(self) -> int:
+        """See `HeadDrafts.most_nodes`."""
+        return 0
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """Runs the heads for all requests at once of whose tokens all states but the last one's are here."""
+        trees = {index: DraftTree() for index in range(len(requests))}
+        ready = {
+            index: request
+            for index, request in enumerate(requests)
+            if self._cache.filled(request.request_id, self._pool) == len(request.tokens) - 1 > 0
+        }
+        if ready:
+            [states] = self._pool.tensors
+            slots = [self._cache.slots(one.request_id)[len(one.tokens) - 2 :][:1] for one in ready.values()]
+            logits = self._run.logits(states[joined(slots).to(states.device)])
+            counts = [min(one.max_depth, self.shape.depth) for one in ready.values()]
+            asked = torch.cat([rows[:count] for rows, count in zip(logits, counts, strict=True)])
+            trees.update(
+                zip(ready, self._rows.trees(list(ready.values()), BlockRows(asked, None), counts), strict=True)
+            )
+        return list(trees.values())
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """See `HeadDrafts.observe`. Behind a hole nothing is kept."""
+        cache, pool = self._cache, self._pool
+        fresh = [one for one in outcomes if cache.filled(one.request_id, pool) >= one.start]
+        if not fresh:
+            return
+        [states] = pool.tensors
+        spans = [(one.start, one.start + len(one.rows)) for one in fresh]
+        slots = [cache.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
+        states[joined(slots).to(states.device)] = joined([kept_states(one)[:, 0] for one in fresh]).to(states)
+        for one, (_, end) in zip(fresh, spans, strict=True):
+            cache.fill(one.request_id, pool, end)

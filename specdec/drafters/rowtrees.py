@@ -1,0 +1,81 @@
+"""Drafts of heads that say all depths at once: a row of logits for each, and what the token before adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from specdec.drafters.base import DraftRequest
+from specdec.drafters.dynamic import kinds_of
+from specdec.drafters.headparts import DraftWords, HeadOptions, start_tree
+from specdec.heads.blockrun import BlockRows
+from specdec.kernels.attention.columns import depths
+from specdec.kernels.markov import Grown, MarkovTerm
+from specdec.models.base import PassOutput
+from specdec.verify.tree import DraftTree, TreeShape
+
+NO_SLOTS = torch.empty(0, dtype=torch.int64)
+
+
+class RowTrees:
+    """Makes drafts of rows.
+
+    Args:
+        term: what the token before a row adds.
+        places: of each of the target's tokens its row in the term's W1.
+        shape: what is drawn, where the rule asks for draws.
+        options, words: of the head.
+    """
+
+    def __init__(
+        self, term: MarkovTerm, places: Sequence[int], shape: TreeShape, options: HeadOptions, words: DraftWords
+    ) -> None:
+        self._term, self._places, self._shape, self._words = term, places, shape, words
+        self._options = replace(options, deepen=0.0)  # no level costs a pass: every one is worth its candidates
+
+    def trees(self, requests: Sequence[DraftRequest], given: BlockRows, counts: list[int]) -> list[DraftTree]:
+        """One draft each: where the argmax alone counts the likeliest tree, all of them in one call.
+
+        Args:
+            requests: who asks.
+            given: rows of all requests, one after the other.
+            counts: how many each has.
+        """
+        plain = [index for index, request in enumerate(requests) if request.by_argmax]
+        trees = dict(zip(plain, self._likeliest(requests, given, counts, plain), strict=True)) if plain else {}
+        for index, (request, logits) in enumerate(zip(requests, torch.split(given.logits, counts), strict=True)):
+            if index not in trees:
+                trees[index] = self._drawn(request, logits)
+        return [trees[index] for index in range(len(requests))]
+
+    def _likeliest(
+        self, requests: Sequence[DraftRequest], given: BlockRows, counts: Sequence[int], chosen: Sequence[int]
+    ) -> list[DraftTree]:
+        """The trees of largest chances of the requests that are chosen."""
+        logits, confidences = given.logits, given.confidences
+        if len(chosen) < len(requests):
+            rows = torch.cat([torch.arange(sum(counts[:index]), sum(counts[: index + 1])) for index in chosen])
+            rows = rows.to(logits.device)
+            logits, confidences = logits[rows], None if confidences is None else confidences[rows]
+        anchors = [self._places[requests[index].tokens[-1]] for index in chosen]
+        own, nodes = [counts[index] for index in chosen], self._options.nodes
+        grown = self._term.grow(logits, confidences, own, anchors, nodes, self._options.floor)
+        return [self._tree(each) for each in grown]
+
+    def _tree(self, grown: Grown) -> DraftTree:
+        tokens = tuple(self._words.ids[token] for token in grown.tokens)
+        kinds = kinds_of(depths(grown.parents, len(tokens)), grown.chances)
+        return DraftTree(tokens, tuple(grown.parents), None, kinds, tuple(grown.chances))
+
+    def _drawn(self, request: DraftRequest, logits: Tensor) -> DraftTree:
+        """The draft that the request's rule draws from its scores, level by level; logits: [depth, Vd]."""
+        shape = self._shape.truncated(len(logits))
+        tree = start_tree(request, shape, self._options, self._words, NO_SLOTS, 0, ())
+        while tree.growing and tree.level < len(logits):
+            nodes = tree.tokens[tree.num_run :] or request.tokens[-1:]
+            row, places = logits[tree.level], self._places
+            tree.grow(PassOutput(torch.stack([self._term.corrected(row, places[token]) for token in nodes])))
+        return tree.tree()
