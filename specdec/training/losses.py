@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from specdec.checks import number, settle
+from specdec.checks import number, settle, whole
 from specdec.errors import ConfigError
 
 _SHARE = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -78,6 +78,8 @@ class LossConfig:
         decay: row k of a draft, from 1, counts exp(-(k - 1) / decay).
         first_row: share of the run in which a draft's first row alone is learnt, which is cheap for a head that drafts
             token by token: its later rows cost a pass each.
+        rows: rows of a draft that are learnt at all, the first ones: of such a head the steps of its training-time
+            test. None for all.
     """
 
     ce: float = 0.1
@@ -87,9 +89,10 @@ class LossConfig:
     confidence: float = 1.0
     decay: float = 4.0
     first_row: float = 0.0
+    rows: int | None = None
 
     def __post_init__(self) -> None:
-        settle(self, dict.fromkeys(asdict(self), _WEIGHT) | {"first_row": _SHARE})
+        settle(self, dict.fromkeys(asdict(self), _WEIGHT) | {"first_row": _SHARE, "rows": whole(1).or_none()})
         if not any(getattr(self, name) for name in LOSSES):
             raise ConfigError(f"A loss without any of {', '.join(LOSSES)} teaches nothing. Give one of them a weight.")
 
@@ -100,7 +103,7 @@ class LossConfig:
 
     def depth(self, progress: float, drafted: int) -> int:
         """Rows of a draft that are learnt, of n, at a share of the run."""
-        return drafted if progress >= self.first_row else 1
+        return min(drafted, self.rows or drafted) if progress >= self.first_row else 1
 
     def row_weights(self, drafted: int, device: torch.device | str = "cpu") -> Tensor:
         """exp(-(k - 1) / decay) for k = 1 … n, [n]; a decay of 0 lets only the first row count."""

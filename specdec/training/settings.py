@@ -144,6 +144,8 @@ class Settings:
         """What the head depends on."""
         parts = ("head", "answers", "batching", "loss", "schedule")
         others = {"held_out": self.held_out, "rounded": self.taps_gib is not None}
-        chosen = {name: asdict(getattr(self, name)) for name in parts} | others
+        chosen: dict[str, Any] = {name: asdict(getattr(self, name)) for name in parts} | others
+        if self.loss.rows is None:  # as it was told before there was a choice: runs of then go on
+            del chosen["loss"]["rows"]
         found: dict[str, Any] = json.loads(json.dumps(self.of_texts | chosen))
         return found

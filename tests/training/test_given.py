@@ -13,6 +13,7 @@ import pytest
 from specdec.errors import ConfigError
 from specdec.training.denied import Denied
 from specdec.training.given import check_given, given
+from specdec.training.losses import LossConfig
 from specdec.training.prompts import Mix, Prompter, Template
 from specdec.training.settings import Settings
 from tests.training.chats import END, tokenizer
@@ -118,3 +119,5 @@ def test_answers_depend_on_what_the_files_hold_and_not_where_they_are(tmp_path: 
     without = Settings("out").of_texts
     assert "prompts" not in without  # folders of answers that were made before there were such files go on
     assert "given" not in without["mix"]
+    assert "rows" not in Settings("out").of_head["loss"]
+    assert Settings("out", loss=LossConfig(rows=2)).of_head["loss"]["rows"] == 2

@@ -95,6 +95,8 @@ def test_the_loss_of_a_head_that_drafts_token_by_token(depth: int) -> None:
 def test_the_first_row_alone_is_learnt_at_first() -> None:
     loss = LossConfig(first_row=0.5)
     assert [loss.depth(progress, 4) for progress in (0.0, 0.49, 0.5, 1.0)] == [1, 1, 4, 4]
+    assert [LossConfig(first_row=0.5, rows=2).depth(progress, 4) for progress in (0.0, 0.5)] == [1, 2]
+    assert LossConfig(rows=9).depth(0.0, 4) == 4
 
 
 @torch.no_grad()
