@@ -76,7 +76,7 @@ class PairDrafts:
         done, pairs = max(cache.filled(seq, self._entries) - 1, 0), len(tokens) - 1
         while pairs - done > most:
             piece = SequenceRows(tokens[done + 1 : done + most + 1], slots, done)
-            self.run.step(self._entries, [piece], self._given(seq, done, done + most), 0)
+            self.run.step(self._entries, [piece], self._given(seq, done, done + most), top=1)
             done += most
         shape = self.shape.truncated(request.max_depth)
         return start_tree(request, shape, self._options, self._words, slots, done, tokens[done + 1 :])

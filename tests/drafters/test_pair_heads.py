@@ -73,6 +73,14 @@ def test_an_oracle_head_is_always_right(made: Callable[[Any], CausalLM], params:
 
 
 @every_target
+def test_a_long_prompt_is_run_in_pieces_of_a_pass(made: Callable[[Any], CausalLM]) -> None:
+    module = flat_bigram_module()
+    sizes = {"max_batch_tokens": 12, "max_num_seqs": 1}
+    [request] = run(engine(made(module), HeadDrafter(oracle_pairs(module), 3, 9, **ALL), **sizes), [[5] * 60], GREEDY)
+    assert request.stats.acceptance_rate == 1.0
+
+
+@every_target
 @every_kind
 def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
     made: Callable[[Any], CausalLM], kind: str
