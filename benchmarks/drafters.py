@@ -2,7 +2,8 @@
 
 python -m benchmarks.drafters [--data FILE] [--contenders ngram,suffix:product,ngram+suffix:select,…] [--batch 1]
 
-A contender is drafters joined by "+", and a policy behind ":" (left out: "always"). Groups of prompts are decoded by
+A contender is drafters joined by "+", and a policy behind ":" (left out: "always"); drafters joined by ">" are a cascade,
+the first of them first. Groups of prompts are decoded by
 one contender after the other, in an order that rotates; plain decoding by the same engine is always one of them. There
 are two ratios to it: of decoding, and of the whole, prefill included.
 """
@@ -18,6 +19,7 @@ from typing import Any
 from rich.progress import track
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.drafters.cascade import CascadeDrafter
 from specdec.engine.outputs import Generation
 from specdec.measure.metrics import drafting_cost, speedup_interval, speedup_with_prefill
 from specdec.measure.results import save
@@ -48,7 +50,8 @@ def contender(loaded: LoadedModel, name: str, batch: int) -> Contender:
     """By its name on the command line."""
     drafters, _, policy = name.partition(":")
     config = EngineConfig(max_num_seqs=batch, num_blocks=160 + 128 * batch)
-    return Contender(SpeculativeGenerator(loaded, drafters.split("+"), config=config, policy=policy or "always"))
+    listed = [CascadeDrafter(each.split(">")) if ">" in each else each for each in drafters.split("+")]
+    return Contender(SpeculativeGenerator(loaded, listed, config=config, policy=policy or "always"))
 
 
 def measure(
