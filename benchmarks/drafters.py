@@ -2,10 +2,9 @@
 
 python -m benchmarks.drafters [--data FILE] [--contenders ngram,suffix:product,ngram+suffix:select,…] [--batch 1]
 
-A contender is drafters joined by "+", and a policy behind ":" (left out: "always"); drafters joined by ">" are a cascade,
-the first of them first. Groups of prompts are decoded by
-one contender after the other, in an order that rotates; plain decoding by the same engine is always one of them. There
-are two ratios to it: of decoding, and of the whole, prefill included.
+A contender is drafters joined by "+", and a policy behind ":" (left out: "always"); drafters joined by ">" are a
+cascade. Groups of prompts are decoded by one contender after the other, in an order that rotates; plain decoding by the
+same engine is always one of them. There are two ratios to it: of decoding, and of the whole, prefill included.
 """
 
 from __future__ import annotations
