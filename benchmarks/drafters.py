@@ -27,6 +27,7 @@ from specdec.prompts import load_prompts
 from specdec.prompts.records import PromptRecord
 from specdec.prompts.subsets import choose
 from specdec.stats import DecodingStats
+from specdec.verify.select import AUTO
 
 PLAIN = "none"
 OPEN_CHAT = ("writing", "roleplay", "humanities", "stem")
@@ -45,12 +46,12 @@ class Contender:
         return [self.generations[number].stats for number in numbers]
 
 
-def contender(loaded: LoadedModel, name: str, batch: int) -> Contender:
+def contender(loaded: LoadedModel, name: str, batch: int, rule: str) -> Contender:
     """By its name on the command line."""
     drafters, _, policy = name.partition(":")
     config = EngineConfig(max_num_seqs=batch, num_blocks=160 + 128 * batch)
     listed = [CascadeDrafter(each.split(">")) if ">" in each else each for each in drafters.split("+")]
-    return Contender(SpeculativeGenerator(loaded, listed, config=config, policy=policy or "always"))
+    return Contender(SpeculativeGenerator(loaded, listed, config=config, policy=policy or "always", rule=rule))
 
 
 def measure(
@@ -140,12 +141,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--rule", default=AUTO, help="of acceptance, with a temperature")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", help="name of a file in docs/results")
     args = parser.parse_args()
     loaded = load(dtype=args.dtype)
     names = dict.fromkeys([PLAIN, *args.contenders.split(",")])
-    contenders = {name: contender(loaded, name, args.batch) for name in names}
+    contenders = {name: contender(loaded, name, args.batch, args.rule) for name in names}
     records = choose(load_prompts(args.data), args.limit)
     measure(contenders, records, args.batch, SamplingParams(max_tokens=args.max_tokens, temperature=args.temperature))
     found = results(contenders, records)
