@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from specdec.errors import ConfigError
-from specdec.heads.base import Head
+from specdec.heads.base import ChainHead
 from specdec.heads.config import HeadConfig
+from specdec.models.llama import LlamaWeights
 
 
 class MedusaBlocks(nn.Module):
@@ -28,7 +29,7 @@ class MedusaBlocks(nn.Module):
         return x
 
 
-class MedusaHead(Head):
+class MedusaHead(ChainHead):
     """Medusa heads, with output rows of their own (as the authors have them) or all with the target's.
 
     Head i reads the state of position t, after the target's last norm, and gives the token at t + 2 + i.
@@ -64,9 +65,20 @@ class MedusaHead(Head):
         state = taps.to(self.dtype)[..., 0, :]
         return torch.stack([blocks(state) for blocks in self.blocks], -2)
 
+    def draft_states(self, taps: Tensor, tokens: Tensor, anchors: Tensor, mask: Tensor, depth: int) -> Tensor:
+        """See `ChainHead.draft_states`: head k, on the state that has given the anchor.
+
+        Raises:
+            ConfigError: if the heads have output rows of their own: what is trained shares the target's.
+        """
+        if self.config.own_output:
+            raise ConfigError("Medusa heads with own_output cannot be trained here. Share the target's output rows.")
+        places = torch.where(mask, anchors - 1, 0)[..., None, None].expand(-1, -1, *taps.shape[2:])
+        return self.hidden(taps.gather(1, places))[:, :, :depth]
+
     @torch.no_grad()
-    def start_from(self, output: Tensor) -> None:
-        """First weights: the target's output rows [V, h], if the heads have their own. Blocks begin as identities."""
+    def start_from(self, target: LlamaWeights, seed: int = 0) -> None:
+        """First weights: the target's output rows, if the heads have their own. Blocks begin as identities."""
         if self.config.own_output:
             for weight in self.lm_heads.parameters():
-                weight.copy_(output[self.draft_ids.to(output.device)])
+                weight.copy_(target.head[self.draft_ids.to(target.head.device)])

@@ -12,6 +12,7 @@ from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
 from specdec.heads.eagle3 import Eagle3Head
 from specdec.heads.layers import DecoderLayer
+from specdec.heads.medusa import MedusaHead
 from specdec.models.llama import LlamaWeights
 from specdec.models.sources import Files
 from specdec.training.settings import Settings
@@ -29,21 +30,26 @@ def new_head(settings: Settings, files: Files, weights: LlamaWeights, vocabulary
     Raises:
         ConfigError: if its options cannot work together, or the target's layers cannot be copied.
     """
-    options, kind = settings.head, Eagle3Head if settings.head.architecture == "eagle3" else BlockHead
+    options, layers = settings.head, len(weights.layers)
+    kinds: dict[str, tuple[type[BlockHead] | type[Eagle3Head] | type[MedusaHead], dict[str, Any]]] = {
+        "eagle3": (Eagle3Head, {"norm_output": True}),  # 3.1: a step's state is normed
+        "block": (BlockHead, _of_blocks(settings, files, weights.vocab_size)),
+        "medusa": (MedusaHead, {"medusa_heads": options.block_size, "fc_norm": False, "fc_bias": True}),
+    }
+    kind, more = kinds[options.architecture]
     config = HeadConfig.like(
         files.module.config,
         options.architecture,
         num_layers=options.num_layers,
         block_size=options.block_size,
-        taps=options.taps or spread(len(weights.layers)),
+        taps=options.taps or ((layers,) if kind is MedusaHead else spread(layers)),
         draft_vocab_size=options.draft_vocab_size,
-        fc_norm=options.fc_norm,
-        **(_of_pairs() if kind is Eagle3Head else _of_blocks(settings, files, weights.vocab_size)),
+        **({"fc_norm": options.fc_norm} | more),
     )
     torch.manual_seed(settings.seed)
     head = kind(config, vocabulary.ids)
     head.start_from(weights, settings.seed)
-    if options.start == "random":
+    if options.start == "random" and kind is not MedusaHead:
         scatter(head, settings.seed)
     return head
 
@@ -64,11 +70,6 @@ def scatter(head: nn.Module, seed: int) -> None:
                 weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[1] ** -0.5)
     joined = head.get_parameter("fc.weight")
     joined.copy_(torch.randn(joined.shape, generator=generator) * joined.shape[1] ** -0.5)
-
-
-def _of_pairs() -> dict[str, Any]:
-    """EAGLE-3.1: a step's state is normed."""
-    return {"norm_output": True}
 
 
 def _of_blocks(settings: Settings, files: Files, vocab_size: int) -> dict[str, Any]:

@@ -25,11 +25,13 @@ class HeadOptions:
     """What the head is; the rest is as in the target.
 
     Args:
-        architecture: "eagle3", which drafts token by token, or "block", which drafts them all in one pass.
-        start: first weights of its layers: "target", its last ones, or "random".
-        num_layers: layers; an EAGLE-3 head has one.
+        architecture: "eagle3", which drafts token by token, "block", which drafts them all in one pass, or "medusa",
+            heads on the last state alone, each of which drafts a token further ahead.
+        start: first weights of its layers: "target", its last ones, or "random". Medusa heads begin as identities.
+        num_layers: layers; an EAGLE-3 head has one. Of Medusa, residual blocks of each head.
         block_size: γ, tokens of a draft.
-        taps: boundaries of the target that it reads; None takes one near the first layer, the middle and near the last.
+        taps: boundaries of the target that it reads; None takes one near the first layer, the middle and near the
+            last, and for Medusa the state after the last norm.
         draft_vocab_size: tokens that it knows.
         markov_rank: of what a block learns of a token from the one before; 0 for nothing.
         causal: a block's row sees only the rows before it.
@@ -37,7 +39,7 @@ class HeadOptions:
         mask_token_id: stands in a block's rows; None takes the last special token.
     """
 
-    architecture: Literal["eagle3", "block"] = "eagle3"
+    architecture: Literal["eagle3", "block", "medusa"] = "eagle3"
     start: Literal["target", "random"] = "random"
     num_layers: int = 1
     block_size: int = 6
@@ -49,9 +51,11 @@ class HeadOptions:
     mask_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (("architecture", ("eagle3", "block")), ("start", ("target", "random"))):
+        for name, known in (("architecture", ("eagle3", "block", "medusa")), ("start", ("target", "random"))):
             if getattr(self, name) not in known:
-                raise ConfigError(f"head.{name}={getattr(self, name)!r} cannot be trained. Give {' or '.join(known)}.")
+                raise ConfigError(
+                    f"head.{name}={getattr(self, name)!r} cannot be trained. Give one of {', '.join(known)}."
+                )
         counts = dict.fromkeys(("num_layers", "block_size", "draft_vocab_size"), whole(1))
         flags = dict.fromkeys(("causal", "fc_norm"), flag())
         settle(

@@ -92,6 +92,17 @@ def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path, head
     assert any(re.search(r"training 100 %, 0 s left: step \d+, loss", line) for line in lines)
 
 
+@pytest.mark.parametrize("architecture", ["eagle3", "block", "medusa"])
+def test_every_kind_of_head_learns_and_is_read_again(architecture: str, target: Path, tmp_path: Path) -> None:
+    run = settings(target, tmp_path)
+    head_options, schedule = replace(run.head, architecture=architecture), Schedule(epochs=4, lr=5e-3)
+    progress = Run(replace(run, taps_gib=0.1, head=head_options, schedule=schedule), str).train()
+    head = load_head(tmp_path / "head")
+    assert head.config.architecture == architecture
+    assert head.config.num_drafted == len(progress.curves[-1]["accuracy"]) == 2
+    assert progress.curves[-1]["loss"] < progress.curves[0]["loss"]
+
+
 def test_what_is_kept_teaches_almost_the_same(target: Path, tmp_path: Path) -> None:
     runs = [settings(target, tmp_path / name) for name in ("anew", "kept")]
     losses = []

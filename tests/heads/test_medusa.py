@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_heads_share_no_block_and_begin_as_the_targets_own_head() -> None:
     config = toys.config("medusa", **SIZES, own_output=True, fc_bias=True, draft_vocab_size=50)
     head = MedusaHead(config).double()
     output = torch.randn(50, 24, dtype=torch.float64)
-    head.start_from(output)
+    head.start_from(SimpleNamespace(head=output))  # type: ignore[arg-type]
     taps, _ = toys.text(config, 1, 2)
     torch.testing.assert_close(head(taps), (taps @ output.T).expand(-1, -1, 3, -1))
     assert len({weight.data_ptr() for weight in head.parameters()}) == len(list(head.parameters())) == 3 * (2 * 2 + 1)

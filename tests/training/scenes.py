@@ -12,6 +12,7 @@ from specdec.heads.base import ChainHead
 from specdec.heads.block import BlockHead
 from specdec.heads.config import HeadConfig
 from specdec.heads.eagle3 import Eagle3Head
+from specdec.heads.medusa import MedusaHead
 from specdec.models.llama import LlamaWeights
 from specdec.training.batches import Texts
 from specdec.training.batchwriter import BatchWriter
@@ -47,7 +48,16 @@ def pairs(module: PreTrainedModel, ids: list[int] | None = None, start: bool = T
     return _bound(made, module, start)
 
 
-Made = TypeVar("Made", BlockHead, Eagle3Head)
+def medusa(module: PreTrainedModel, ids: list[int] | None = None, start: bool = True, **options: object) -> MedusaHead:
+    """The same with three Medusa heads; where they do not start as identities their weights are random."""
+    made = MedusaHead(*_sized("medusa", module, ids, {"medusa_heads": 3, "fc_bias": True} | options))
+    if not start:
+        for weight in made.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+    return _bound(made, module, start)
+
+
+Made = TypeVar("Made", BlockHead, Eagle3Head, MedusaHead)
 
 
 def _sized(name: str, module: PreTrainedModel, ids: list[int] | None, sizes: Any) -> tuple[HeadConfig, Tensor | None]:
