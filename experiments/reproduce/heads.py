@@ -40,8 +40,8 @@ BASE, FOREIGN, MEDUSA = "block", "block, others' answers", "Medusa"
 STEPS = (1, 2, 4)
 """Of the training-time test. Four tokens are drafted, so that the last are all."""
 NOTE = """
-Hits are behind the true text. One seed a head: differences of a few hundredths of τ may be chance. One recipe for all, that of the
-small preset, which was chosen for EAGLE-3.
+Hits are behind the true text. One seed a head: differences of a few hundredths of τ may be chance. One recipe for all,
+that of the small preset, which was chosen for EAGLE-3.
 """
 
 
