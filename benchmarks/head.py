@@ -1,9 +1,10 @@
 """What a draft of a trained head costs beside the floor: the time in which its weights can be read.
 
-python -m benchmarks.head [FOLDER] [--dtype bfloat16] [--draft-vocab-size 8192] [--weights int8] [--repeats 5]
+python -m benchmarks.head [FOLDER] [--kind eagle3] [--dtype bfloat16] [--draft-vocab-size 8192] [--weights int8]
 
 Texts of the embedded model, greedy, at batch 1; plain decoding, drafting and reading take turns. Without a folder the
-head has random weights and the shape of the one that ships: it costs the same. Seconds are of one thread's work or of
+head has random weights and the shape of the one that ships: it costs the same. Trees are as large as they may be; of a
+head that drafts token by token a level is one step. Seconds are of one thread's work or of
 the clock (--clock), medians over steps; a machine that does other work beside it needs the former, OMP_NUM_THREADS=1.
 """
 
@@ -19,21 +20,29 @@ from typing import Any
 import torch
 
 from specdec import SamplingParams, SpeculativeGenerator
+from specdec.drafters.blocks import BlockDrafts
 from specdec.drafters.head import HeadDrafter
-from specdec.heads.block import BlockHead
+from specdec.drafters.pairs import PairDrafts
+from specdec.heads.base import Head
 from specdec.heads.config import HeadConfig
+from specdec.heads.files import ARCHITECTURES
 from specdec.heads.native import NativeBlock
+from specdec.heads.nativepairs import NativePairs
 from specdec.kernels.cpu.library import library
 from specdec.kernels.cpu.threads import num_threads
 from specdec.measure.environment import machine
 from specdec.models.loading import load
 
 PROMPT = [{"role": "user", "content": "Write a story about a fox and a hen."}]
-SMALL: dict[str, Any] = {
-    "hidden_size": 576, "target_hidden_size": 576, "intermediate_size": 1536, "num_layers": 2, "num_heads": 9,
-    "num_kv_heads": 3, "head_dim": 64, "vocab_size": 49152, "target_layers": 30, "taps": (2, 15, 27),
-    "rope_theta": 100000.0, "block_size": 6, "causal": True, "markov_rank": 64, "confidence": True, "fc_norm": True,
+SIZES: dict[str, Any] = {
+    "hidden_size": 576, "target_hidden_size": 576, "intermediate_size": 1536, "num_heads": 9, "num_kv_heads": 3,
+    "head_dim": 64, "vocab_size": 49152, "target_layers": 30, "taps": (2, 15, 27), "rope_theta": 100000.0,
+    "fc_norm": True,
 }  # fmt: skip
+SMALL: dict[str, dict[str, Any]] = {
+    "block": SIZES | {"num_layers": 2, "block_size": 6, "causal": True, "markov_rank": 64, "confidence": True},
+    "eagle3": SIZES | {"num_layers": 1, "norm_output": True},
+}
 CACHE_BYTES = 280 << 20
 """More than any cache holds: read before a head's weights are, as the target's pass does."""
 
@@ -62,9 +71,10 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def random_head(draft_vocab_size: int) -> BlockHead:
+def random_head(kind: str, draft_vocab_size: int) -> Head:
     """Of the shape that ships."""
-    head = BlockHead(HeadConfig("block", draft_vocab_size=draft_vocab_size, **SMALL), torch.arange(draft_vocab_size))
+    config = HeadConfig(kind, draft_vocab_size=draft_vocab_size, **SMALL[kind])
+    head = ARCHITECTURES[kind](config, torch.arange(draft_vocab_size))
     torch.manual_seed(0)
     for weight in head.parameters():
         torch.nn.init.normal_(weight, float(weight.dim() == 1), 0.1 if weight.dim() == 1 else weight.shape[-1] ** -0.5)
@@ -85,10 +95,27 @@ def reading(clock: Clock, size: int, times: int) -> list[float]:
     return found
 
 
+def watched(clock: Clock, drafter: HeadDrafter) -> NativeBlock | NativePairs:
+    """Times the parts of every draft; returns the head at work."""
+    drafts = drafter.drafts
+    assert isinstance(drafts, BlockDrafts | PairDrafts)
+    run = drafts.run
+    parts: list[tuple[Any, str]] = [(drafter, "propose"), (drafter, "observe")]
+    if isinstance(run, NativeBlock):
+        parts += [(run, "draft"), (run.term, "grow")]
+    else:
+        assert isinstance(run, NativePairs), "the head does not run natively beside this target"
+        parts += [(run, "step"), (run, "fuse")]
+    for owner, name in parts:
+        clock.watch(owner, name)
+    return run
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--kind", default="block", choices=SMALL, help="of the random head")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--repeats", type=int, default=5)
@@ -97,13 +124,12 @@ def main() -> None:
     parser.add_argument("--clock", action="store_true", help="time of the clock, not of one thread")
     options = parser.parse_args()
     clock = Clock(time.perf_counter if options.clock else time.thread_time)
-    drafter = HeadDrafter(options.folder or random_head(options.draft_vocab_size), weights=options.weights)
+    head = options.folder or random_head(options.kind, options.draft_vocab_size)
+    drafter = HeadDrafter(head, weights=options.weights, floor=0.0, deepen=0.0)
     generator = SpeculativeGenerator(load(dtype=options.dtype), drafter)
-    plain, run = generator.with_drafter("none"), drafter._run
-    assert isinstance(run, NativeBlock), "the head does not run natively beside this target"
+    plain = generator.with_drafter("none")
     generator.generate([PROMPT], SamplingParams(max_tokens=8))
-    for owner, name in ((drafter, "propose"), (drafter, "observe"), (run, "draft"), (run.term, "grow")):
-        clock.watch(owner, name)
+    run = watched(clock, drafter)
     clock.watch(generator.engine.model, "run")
     floors: list[float] = []
     passes: list[float] = []
@@ -113,10 +139,18 @@ def main() -> None:
         clock.seconds["run"].clear()
         plain.generate([PROMPT], SamplingParams(max_tokens=options.tokens))
         passes += clock.seconds["run"][1:]
-    floor, target = median(floors), median(passes)
+    tell(clock, run, median(floors), median(passes))
+
+
+def tell(clock: Clock, run: NativeBlock | NativePairs, floor: float, target: float) -> None:
+    """Prints what was measured, in ms, beside the floor of a pass of the head and a pass of the target."""
     print(machine())
     print(f"{run.num_bytes / 1e6:.1f} MB of weights, read in {1e3 * floor:.2f} ms; a plain pass {1e3 * target:.2f} ms")
-    took = {name: median(clock.seconds[name]) for name in ("propose", "observe", "draft", "grow")}
+    took = {name: median(seconds) for name, seconds in clock.seconds.items() if name != "run"}
+    if isinstance(run, NativePairs):
+        drafts, steps = clock.seconds["propose"], len(clock.seconds["step"])
+        took["a level, all in"] = sum(drafts) / steps
+        print(f"{steps / len(drafts):.1f} levels a draft")
     for name, seconds in ({"a step's draft": took["propose"] + took["observe"]} | took).items():
         print(f"{name}: {1e3 * seconds:.2f} ms, {seconds / floor:.2f} × floor, {seconds / target:.3f} of a plain pass")
 

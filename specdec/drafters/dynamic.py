@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from specdec.drafters.base import DraftRequest
@@ -91,7 +91,7 @@ class DynamicTree(GrowingTree):
         nodes = range(self.num_run, len(self.tokens)) if self.tokens else [ROOT]
         assert output.logits is not None
         if self.request.by_argmax and self._tells_all(output.logits.shape[1]):
-            rows = self._likeliest(output.logits, output.top(self.width))
+            rows = self._likeliest(output)
         else:
             rows = [self._drawn(output, row, node) for row, node in enumerate(nodes)]
         above = [1.0 if node == ROOT else self.values[node] for node in nodes]
@@ -105,14 +105,14 @@ class DynamicTree(GrowingTree):
         """Whether the target has all tokens of the drafting model, so many."""
         return size <= self.request.transform.vocab_size if self.known is None else self.known.whole(size)
 
-    def _likeliest(self, logits: Tensor, top: Tensor) -> list[list[tuple[int, float]]]:
+    def _likeliest(self, output: PassOutput) -> list[list[tuple[int, float]]]:
         """The largest of each row and their chances, of all rows at once, where no logit is edited."""
-        largest = logits.gather(1, top.to(logits.device, torch.int64))
-        self.request.transform.require_mass(largest[:, 0].tolist())
-        chances = (largest - logits.logsumexp(1, keepdim=True)).exp().clamp(max=1.0)
-        tokens: list[list[int]] = top.tolist()
+        tokens: list[list[int]] = output.top(self.width).tolist()
+        chances: list[list[float]] = output.chances(self.width).tolist()
+        if not all(isfinite(row[0]) for row in chances):
+            self.request.transform.require_mass(output.maxima.values)
         told = tokens if self.known is None else [self.known.told(row) for row in tokens]
-        return [list(zip(*row, strict=True)) for row in zip(told, chances.tolist(), strict=True)]
+        return [list(zip(*row, strict=True)) for row in zip(told, chances, strict=True)]
 
     def _drawn(self, output: PassOutput, row: int, node: int) -> list[tuple[int, float]]:
         """The candidates that the rule draws below one node, and their chances."""

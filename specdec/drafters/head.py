@@ -116,17 +116,22 @@ class HeadDrafter(Drafter):
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """See `Drafter.propose`."""
-        return self._attached.propose(requests)
+        return self.drafts.propose(requests)
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Takes in the hidden states of all tokens that stay, whoever drafted them."""
-        drafts, cache = self._attached, self._cache
+        drafts, cache = self.drafts, self._cache
         told = [one for one in outcomes if one.hidden is not None and cache is not None and one.request_id in cache]
         if told:
             drafts.observe(told)
 
     @property
-    def _attached(self) -> HeadDrafts:
+    def drafts(self) -> HeadDrafts:
+        """How its head drafts.
+
+        Raises:
+            ConfigError: before `attach`.
+        """
         if self._drafts is None or self._cache is None:
             raise ConfigError("The head drafter was used before attach(); pass it to a SpeculativeGenerator.")
         return self._drafts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -104,11 +105,16 @@ def start_tree(
     if not request.rule.by_argmax:
         drawn = (request.shape or shape).truncated(shape.depth)
         return GrowingTree(request, drawn, slots, committed, tail, known=words.map)
-    depth = min(shape.depth, options.nodes)
-    most = TreeShape((*TreeShape.chain(depth).parents, *[ROOT] * (options.nodes - depth)))
+    most = _of_size(min(shape.depth, options.nodes), options.nodes)
     tree = LikeliestTree(request, most, slots, committed, tail, known=words.map, width=WIDTH)
     tree.floor, tree.deepen = options.floor, options.deepen
     return tree
+
+
+@cache
+def _of_size(depth: int, nodes: int) -> TreeShape:
+    """A shape that says no more than this. There are few of them."""
+    return TreeShape((*TreeShape.chain(depth).parents, *[ROOT] * (nodes - depth)))
 
 
 def kept_states(one: Outcome) -> Tensor:

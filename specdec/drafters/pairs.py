@@ -13,7 +13,7 @@ from specdec.drafters.headparts import WIDTH, DraftWords, HeadOptions, kept_stat
 from specdec.heads.pairrun import PairRows
 from specdec.heads.pairs import PairHead
 from specdec.heads.runs import pair_run
-from specdec.models.base import CausalLM, PassOutput
+from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
 from specdec.models.rows import joined
 from specdec.verify.tree import DraftTree
@@ -106,6 +106,6 @@ def _grown(tree: GrowingTree, rows: PairRows) -> Tensor:
     """Draws the next level below the rows that were just run. Returns the states of its rows, those that their parents
     gave; none if nothing more is run."""
     before = tree.num_run
-    tree.grow(PassOutput(rows.logits, tops=rows.tops))
+    tree.grow(rows.output)
     level = range(tree.num_run, len(tree.tokens)) if tree.growing else ()
     return rows.states[[max(tree.parents[node] - before, 0) for node in level]]  # the root's is the only row

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool
 from specdec.heads.config import HeadConfig
+from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
 
 
@@ -19,20 +20,21 @@ class PairRows:
     """What a pass gives for each of its R rows with logits.
 
     Args:
-        logits: float32 [R, Vd], over the draft vocabulary.
+        output: logits over the draft vocabulary, float32 [R, Vd], and what is known of the largest.
         states: [R, h], what the next step takes in place of the target's state.
-        tops: int32 [R, k] on the host, places of the largest logits, if the pass has found them.
     """
 
-    logits: Tensor
+    output: PassOutput
     states: Tensor
-    tops: Tensor | None = None
 
     def split(self, counts: list[int]) -> list[PairRows]:
         """The first `counts[0]` rows, the next `counts[1]`, and so on."""
-        logits, states = (torch.split(each, counts) for each in (self.logits, self.states))
-        tops = [None] * len(counts) if self.tops is None else torch.split(self.tops, counts)
-        return [PairRows(*rows) for rows in zip(logits, states, tops, strict=True)]
+        if len(counts) == 1:
+            return [self]
+        return [
+            PairRows(*rows)
+            for rows in zip(self.output.split(counts, counts), torch.split(self.states, counts), strict=True)
+        ]
 
 
 @dataclass(frozen=True)

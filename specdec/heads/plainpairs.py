@@ -14,7 +14,7 @@ from specdec.heads.pairrun import PairRows, StateLayout
 from specdec.heads.pairs import PairHead
 from specdec.heads.plain import embedded, working_dtype
 from specdec.kernels.attention.native import kernels_for
-from specdec.models.base import CausalLM
+from specdec.models.base import CausalLM, PassOutput
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import pass_on
 
@@ -52,4 +52,4 @@ class PlainPairs:
         sides = (each.transpose(0, 1) for each in (queries, keys, values))
         attended = attention.attend(0, *sides, scale=self.config.head_dim**-0.5)
         hidden, following = self._head.outputs(layer.after_attention(stream, attended)[batch.logit_rows])
-        return PairRows(torch.mm(hidden, self._output.T).float(), following)
+        return PairRows(PassOutput(torch.mm(hidden, self._output.T).float()), following)

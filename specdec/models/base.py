@@ -60,6 +60,7 @@ class PassOutput:
             were.
         tops: int32 [R, k] on the CPU, ids of each row's k largest logits, largest first and of equals the lowest id
             first; found in `logits` if left out.
+        chances: float32 [R, k] on the CPU, the softmax at `tops`; likewise.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class PassOutput:
         maxima: RowMaxima | None = None,
         hidden: Tensor | None = None,
         tops: Tensor | None = None,
+        chances: Tensor | None = None,
     ) -> None:
         assert logits is not None or maxima is not None
-        self.logits, self.hidden, self._maxima, self._tops = logits, hidden, maxima, tops
+        self.logits, self.hidden, self._maxima, self._tops, self._chances = logits, hidden, maxima, tops, chances
 
     def __len__(self) -> int:
         """Rows of logits."""
@@ -93,13 +95,23 @@ class PassOutput:
         assert self.logits is not None
         return largest(self.logits, count)
 
+    def chances(self, count: int) -> Tensor:
+        """The softmax of each row at its `count` largest logits, float32 [R, min(count, V)] on the CPU, in the order of
+        `top`."""
+        if self._chances is not None:
+            return self._chances[:, :count]
+        assert self.logits is not None
+        largest = self.logits.gather(1, self.top(count).to(self.logits.device, torch.int64))
+        return (largest - self.logits.logsumexp(1, keepdim=True)).exp().clamp(max=1.0).float().cpu()
+
     def last(self, count: int) -> PassOutput:
         """The last `count` rows of logits alone."""
         if count == len(self):
             return self
         logits = None if self.logits is None else self.logits[-count:]
         maxima = self._maxima and RowMaxima(self._maxima.tokens[-count:], self._maxima.values[-count:])
-        return PassOutput(logits, maxima, tops=None if self._tops is None else self._tops[-count:])
+        tops, chances = (None if each is None else each[-count:] for each in (self._tops, self._chances))
+        return PassOutput(logits, maxima, tops=tops, chances=chances)
 
     def split(self, logit_rows: Sequence[int], rows: Sequence[int]) -> list[PassOutput]:
         """One output per sequence.
@@ -111,8 +123,8 @@ class PassOutput:
         count = len(rows)
         logits, tops = _split(self.logits, logit_rows), _split(self._tops, logit_rows)
         maxima = [None] * count if self._maxima is None else self._maxima.split(logit_rows)
-        hidden = _split(self.hidden, rows)
-        return [PassOutput(*parts) for parts in zip(logits, maxima, hidden, tops, strict=True)]
+        hidden, chances = _split(self.hidden, rows), _split(self._chances, logit_rows)
+        return [PassOutput(*parts) for parts in zip(logits, maxima, hidden, tops, chances, strict=True)]
 
 
 def _split(rows: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | None]:

@@ -167,26 +167,27 @@ class NativeModel(LlamaModel[PackedLinear]):
 
     def run_pairs(
         self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor, top: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[PassOutput, Tensor]:
         """A pass of a model that reads a state beside each token.
 
         Args:
             parts: the sequences' rows.
             pool: of its keys and values.
             states: float32 [T, H], one for each row.
-            top: how many of the largest logits are told.
+            top: how many of the largest logits are told, with their chances.
 
         Returns:
-            Of the `logit_rows` the logits, float32 [R, V], the next states, float32 [R, H], and the ids of the largest
-            logits, int32 [R, top].
+            Of the `logit_rows` the logits, and the next states, float32 [R, H].
         """
         count = sum(len(part.logit_rows) for part in parts)
         native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
-        given, kept = torch.empty(count, self.hidden_size), min(top, self.vocab_size)
+        given, kept = torch.empty(count, self.hidden_size), min(max(top, 1), self.vocab_size)
         logits, best = torch.empty(count, self.vocab_size), np.empty((count, kept), BEST)
-        rows = PassRows(parts, states, given, kept)
+        chances = torch.empty(count, kept)
+        rows = PassRows(parts, states, given, chances, kept)
         self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
-        return logits, given, torch.from_numpy(best["token"].astype(np.int32))
+        tops = torch.from_numpy(best["token"].astype(np.int32))
+        return PassOutput(logits, tops=tops, chances=chances), given
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""

@@ -24,7 +24,8 @@ class PassRows:
         parts: rows of each sequence.
         states: float32 [T, H], of a head that reads them beside its tokens; None for other models.
         next_states: float32 [R, H], to be written: those behind the rows with logits.
-        kept: how many of the largest logits of each row are told.
+        chances: float32 [R, kept], to be written: the softmax at the largest logits of each row.
+        kept: how many of those are told.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class PassRows:
         parts: Sequence[SequenceRows],
         states: Tensor | None = None,
         next_states: Tensor | None = None,
+        chances: Tensor | None = None,
         kept: int = 1,
     ) -> None:
         counts = [len(part.tokens) for part in parts]
@@ -65,8 +67,9 @@ class PassRows:
         self.struct = interface.Batch(
             starts[-1], self.num_logits, 0, kept, tokens, positions, native.address(writes, torch.int64), wanted, None,
             None, sequences, native.address(states, torch.float32), native.address(next_states, torch.float32),
+            native.address(chances, torch.float32),
         )  # fmt: skip
-        self._alive = numbers, slots, writes, parents, states, next_states
+        self._alive = numbers, slots, writes, parents, states, next_states, chances
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

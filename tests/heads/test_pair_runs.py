@@ -93,7 +93,7 @@ class Bench:
             )
             done = self.run.step(self.pool, [rows], torch.stack([states[parents[node]] for node in level]), 2)
             states.update(zip(level, done.states, strict=True))
-            logits.update(zip(level, done.logits, strict=True))
+            logits.update(zip(level, done.output.logits, strict=True))
         self.cache.commit(seq, 0)
         return torch.stack([logits[node] for node in range(len(tokens))])
 
@@ -115,7 +115,7 @@ def test_steps_over_a_pool_are_the_training_time_test(case: str, target: str) ->
     for count in (1, 1, 3, 5, 2):
         given = bench.read([count])
         last = bench.cache.length(0) - 1
-        close(given.logits[0], wanted[0, last], 2e-5)
+        close(given.output.logits[0], wanted[0, last], 2e-5)
         true = bench.tokens[0, last + 2 : last + 5].tolist()
         close(bench.draft(given, 0, [-1, 0, 1], true), wanted[1:, last], 2e-5)
 
@@ -148,7 +148,7 @@ def test_texts_of_a_batch_do_not_see_each_other(target: str) -> None:
     for counts in ([5, 1, 9], [1, 4, 2], [3, 1, 1]):
         given = bench.read(counts)
         for seq in range(3):
-            close(given.logits[seq], wanted[seq, bench.cache.length(seq) - 1], 2e-5)
+            close(given.output.logits[seq], wanted[seq, bench.cache.length(seq) - 1], 2e-5)
 
 
 @pytest.mark.parametrize("kind", ["float32", "int8"])
@@ -163,17 +163,20 @@ def test_rows_have_the_same_bits_whatever_shares_their_pass(case: str, kind: str
     one = together.read([9, 4, 6])
     for count in (2, 5, 2):
         other = alone.read([count])
-    assert torch.equal(one.logits[0], other.logits[0])
+    assert torch.equal(one.output.logits[0], other.output.logits[0])
     assert torch.equal(one.states[0], other.states[0])
     tree = [-1, 0, 0], [1, 2, 3]
     assert torch.equal(together.draft(one, 0, *tree)[2], alone.draft(other, 0, *tree)[2])
 
 
-def test_the_largest_logits_are_told() -> None:
+@every_target
+def test_the_largest_logits_and_their_chances_are_told(target: str) -> None:
     kind, options = CASES["EAGLE-3.1"]
-    given = Bench(made(kind, **options), TARGETS["native"]()).read([7])
-    assert given.tops is not None
-    assert given.tops.tolist() == given.logits.sort(descending=True).indices[:, :2].tolist()
+    output = Bench(made(kind, **options), TARGETS[target](), texts=3).read([7, 2, 1]).output
+    assert output.logits is not None
+    wanted = output.logits.double().softmax(1).sort(descending=True)
+    assert output.top(2).tolist() == wanted.indices[:, :2].tolist()
+    torch.testing.assert_close(output.chances(2).double(), wanted.values[:, :2], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])
@@ -183,7 +186,7 @@ def test_weights_take_the_form_of_the_targets(kind: str) -> None:
     bench = Bench(made(name, **options), NativeModel(llama_module(0), kind=kind))
     with torch.no_grad():
         wanted = bench.head(bench.taps, bench.tokens, 1).logits[0, 0]
-    close(bench.read([11]).logits[0], wanted[10], 0.125)
+    close(bench.read([11]).output.logits[0], wanted[10], 0.125)
     assert float((wanted[3] - wanted[10]).abs().max()) > 0.25 * float(wanted[10].abs().max())
 
 
@@ -192,7 +195,7 @@ def test_a_head_that_the_kernels_cannot_run_is_run_in_torch() -> None:
     assert isinstance(bench.run, PlainPairs)
     with torch.no_grad():
         wanted = bench.head(bench.taps, bench.tokens, 1).logits[0, 0]
-    close(bench.read([11]).logits[0], wanted[10], 2e-5)
+    close(bench.read([11]).output.logits[0], wanted[10], 2e-5)
 
 
 def test_states_that_do_not_fit_the_rows_are_refused() -> None:

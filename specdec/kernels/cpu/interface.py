@@ -68,7 +68,7 @@ class Batch(Structure):
     _fields_ = [("rows", c_int64), ("logit_rows", c_int64), ("num_taps", c_int64), ("kept", c_int64),
                 ("tokens", c_void_p), ("positions", c_void_p), ("write_slots", c_void_p), ("logits_of", c_void_p),
                 ("taps", c_void_p), ("hidden", c_void_p), ("sequences", Sequences), ("states", c_void_p),
-                ("next_states", c_void_p)]  # fmt: skip
+                ("next_states", c_void_p), ("chances", c_void_p)]  # fmt: skip
 
 
 class RetrievalTexts(Structure):

@@ -53,6 +53,7 @@ struct Batch {
   Sequences sequences;
   const float* states;                       // [rows, hidden], of pairs
   float* next_states;                        // [logit_rows, hidden], likewise
+  float* chances;                            // [logit_rows, kept] or null: softmax at the largest logits
 
   // Whether all rows are wanted beyond the last layer, with and without logits.
   bool taps_end(int64_t num_layers) const { return num_taps && taps[num_taps - 1] == num_layers; }
@@ -112,7 +113,7 @@ INLINE void demand_model(const Model& model) {
   if (model.pairs->starts_normed) demand_memory(model.pairs->state_norm, "the norm of states");
 }
 
-INLINE void demand_batch(const Model& model, const Batch& batch) {
+INLINE void demand_batch(const Model& model, const Batch& batch, const float* logits) {
   int64_t slots = model.layers[0].cache.slots;
   for (int64_t i = 1; i < model.num_layers; i++) slots = std::min(slots, model.layers[i].cache.slots);
   demand_size(batch.rows, 1, "rows");
@@ -128,6 +129,7 @@ INLINE void demand_batch(const Model& model, const Batch& batch) {
   for (int64_t i = 1; i < batch.num_taps; i++)
     DEMAND(batch.taps[i - 1] < batch.taps[i], "tap %lld does not follow the one before it", (long long)batch.taps[i]);
   if (batch.num_taps) demand_memory(batch.hidden, "hidden states");
+  if (batch.chances) demand_memory(logits, "logits, which chances are made of");
   if (model.pairs) demand_memory(batch.states, "states");
   if (model.pairs && batch.logit_rows) demand_memory(batch.next_states, "the next states");
   demand_sequences(batch.sequences, batch.rows, slots);
@@ -344,12 +346,23 @@ INLINE float* run_layer(Team& team, const Model& model, int64_t index, const Bat
   return stream.x;
 }
 
+// Softmax of a row at its largest values; NaN if one of the row is.
+INLINE void give_chances(const float* row, const Largest& largest, float* out) {
+  const float top = largest.list[0].value;
+  vf sums = {};
+  int64_t i = 0;
+  for (; i + W <= largest.size; i += W) sums += exponential(load(row + i) - top);
+  float sum = sum_lanes(sums);
+  for (; i < largest.size; i++) sum += expf(row[i] - top);
+  for (i = 0; i < largest.count; i++) out[i] = expf(largest.list[i].value - top) / sum;
+}
+
 // Logits [logit_rows, vocab_size], unless null; of every row its largest, best [logit_rows, kept], largest first and of
-// equals the first token first; the batch's hidden states, and of pairs the next ones.
+// equals the first token first, and their chances; the batch's hidden states, and of pairs the next ones.
 static void forward(const Model& model, const Batch& batch, float* logits, Best* best, int threads) {
   static Workspace space;
   demand_model(model);
-  demand_batch(model, batch);
+  demand_batch(model, batch, logits);
   if (batch.logit_rows) demand_memory(best, "the largest logits");
   parallel(threads, [&] { space.grow(model, batch, threads); }, [&](Team& team, int thread) {
     const int64_t count = batch.rows;
@@ -382,9 +395,16 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
     prepare_normed(team, model.head, x, source, norm, model.eps, batch.logit_rows, rows);
     run_linear(team, model.head, rows, batch.logit_rows, StoreLogits{logits, model.vocab_size, mine, batch.kept});
     team.barrier();
-    if (thread != 0) return;
-    memcpy(best, mine, part * sizeof(Best));
-    for (int t = 1; t < team.size(); t++)
-      for (int64_t r = 0; r < batch.logit_rows; r++) largest(best, r).meet(largest(space.best.data() + t * part, r));
+    if (thread == 0) {
+      memcpy(best, mine, part * sizeof(Best));
+      for (int t = 1; t < team.size(); t++)
+        for (int64_t r = 0; r < batch.logit_rows; r++) largest(best, r).meet(largest(space.best.data() + t * part, r));
+    }
+    if (!batch.chances) return;
+    team.barrier();
+    team.share(batch.logit_rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; r++)
+        give_chances(logits + r * model.vocab_size, largest(best, r), batch.chances + r * batch.kept);
+    });
   });
 }
