@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from specdec.cache import KVPool, Layout, PagedCache, Pool
@@ -108,4 +109,5 @@ def _grown(tree: GrowingTree, rows: PairRows) -> Tensor:
     before = tree.num_run
     tree.grow(rows.output)
     level = range(tree.num_run, len(tree.tokens)) if tree.growing else ()
-    return rows.states[[max(tree.parents[node] - before, 0) for node in level]]  # the root's is the only row
+    parents = [max(tree.parents[node] - before, 0) for node in level]  # the root's is the only row
+    return rows.states.index_select(0, torch.tensor(parents, dtype=torch.int64, device=rows.states.device))

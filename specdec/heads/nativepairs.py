@@ -16,7 +16,9 @@ from specdec.heads.mtp import MtpHead
 from specdec.heads.native import layer_weights, llama_weights
 from specdec.heads.pairrun import PairRows, StateLayout
 from specdec.heads.pairs import PairHead
+from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
+from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack
 from specdec.models.batch import SequenceRows
 from specdec.models.llama import own_float
@@ -40,7 +42,7 @@ class NativePairs:
         kernels = native.library()
         assert kernels is not None
         assert not head.config.o_bias, "a bias behind attention does not run natively"
-        self.config, self._kernels, kind = head.config, kernels, kind or target.kind
+        self.config, kind = head.config, kind or target.kind
         pairs, input_norm, final_norm = pair_input(head)
         layers = [layer_weights(head.layer, input_norm)]
         weights = llama_weights(head, target, layers, final_norm, output_rows(head, target))
@@ -90,22 +92,21 @@ class _Fuse:
     """EAGLE-3's states: fc over the tapped states, with the norms before it."""
 
     def __init__(self, head: Eagle3Head, kind: str, kernels: native.Library) -> None:
+        config, self._kernels = head.config, kernels
+        self._shape = len(config.taps), config.target_hidden_size
+        width = self._shape[0] * self._shape[1]
+        modules = head.fc_norm if config.fc_norm else [head.input_norm]
+        norms = [own_float(norm.weight) for norm in modules if isinstance(norm, Norm)]
+        self._norms = torch.cat(norms) if norms else None
         bias = None if head.fc.bias is None else head.fc.bias.detach()
-        self._fc, self._kernels = pack(head.fc.weight.detach(), kind, bias), kernels
-        self._eps = head.config.rms_norm_eps
-        self._each = [own_float(norm.weight) for norm in head.fc_norm if isinstance(norm, Norm)]
-        self._all = own_float(head.input_norm.weight) if isinstance(head.input_norm, Norm) else None
+        self._product = pack(head.fc.weight.detach(), kind, bias)
+        piece = width // max(len(norms), 1)
+        self._struct = interface.Fuse(width, config.hidden_size, piece, config.rms_norm_eps, 0.0)
+        self._struct.norms, self._struct.product = native.address(self._norms), self._product.struct
 
     def __call__(self, taps: Tensor) -> Tensor:
         """float32 [T, k, H] → [T, h]."""
-        if self._each:
-            normed = [self._normed(tap, norm) for tap, norm in zip(taps.unbind(1), self._each, strict=True)]
-            return self._fc(torch.cat(normed, 1), self._kernels)
-        rows = taps.flatten(1)
-        return self._fc(rows if self._all is None else self._normed(rows, self._all), self._kernels)
-
-    def _normed(self, rows: Tensor, weight: Tensor) -> Tensor:
-        rows = rows.contiguous()
-        out = torch.empty_like(rows)
-        self._kernels.rms_norm(native.address(rows), weight.data_ptr(), *rows.shape, self._eps, out.data_ptr())
+        states = native.address(taps, torch.float32, (len(taps), *self._shape))
+        out = torch.empty(len(taps), self._struct.hidden)
+        self._kernels.fuse(self._struct, states, len(taps), out.data_ptr(), num_threads())
         return out

@@ -51,9 +51,9 @@ class PassRows:
             [0, *accumulate(map(len, links))],
         )
         numbers = np.array([number for column in columns for number in column], np.int64)
-        places = accumulate(map(len, columns[:-1]), initial=0)
+        begin, size = numbers.ctypes.data, numbers.itemsize
         tokens, positions, wanted, rows, committed, first, borders, families = (
-            numbers.ctypes.data + numbers.itemsize * place for place in places
+            begin + size * place for place in accumulate(map(len, columns[:-1]), initial=0)
         )
         read = [part.slots[:end] for part, end in zip(parts, ends, strict=True)]
         slots = joined(read)

@@ -154,9 +154,16 @@ class Context(Structure):
                 ("layers", POINTER(ContextLayer)), ("fuse", Linear), ("sides", Linear)]  # fmt: skip
 
 
+class Fuse(Structure):
+    """passes/context.h"""
+
+    _fields_ = [("width", c_int64), ("hidden", c_int64), ("piece", c_int64), ("eps", c_float), ("unused", c_float),
+                ("norms", c_void_p), ("product", Linear)]  # fmt: skip
+
+
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
-            MarkovTrees, ContextLayer, Context, Pairs)  # fmt: skip
+            MarkovTrees, ContextLayer, Context, Pairs, Fuse)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""
@@ -169,6 +176,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "rms_norm": [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p],
     "rotate": [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64],
     "forward": [POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int],
+    "fuse": [POINTER(Fuse), c_void_p, c_int64, c_void_p, c_int],
     "remember": [POINTER(Context), c_void_p, c_void_p, c_void_p, c_int64, c_int],
     "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],
     "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],

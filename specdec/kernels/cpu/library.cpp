@@ -35,7 +35,7 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
                    sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
-                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs)};
+                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -117,6 +117,11 @@ EXPORT int specdec_rotate(float* x, const float* cosine, const float* sine, int6
 
 EXPORT int specdec_forward(const Model* model, const Batch* batch, float* logits, Best* best, int threads) {
   return guarded([&] { forward(*model, *batch, logits, best, threads); });
+}
+
+// States of committed positions, out [rows, hidden], from hidden states [rows, width].
+EXPORT int specdec_fuse(const Fuse* fuse, const float* states, int64_t rows, float* out, int threads) {
+  return guarded([&] { fuse_taps(*fuse, states, rows, out, threads); });
 }
 
 // Writes what a block head keeps of committed tokens: states [rows, taps, width].

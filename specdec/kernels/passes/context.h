@@ -3,6 +3,15 @@
 
 #include "llama.h"
 
+// States of committed positions, from the target's hidden states there.
+struct Fuse {
+  int64_t width, hidden;         // of a token's hidden states together, and of its state
+  int64_t piece;                 // numbers that are normed together
+  float eps, unused;
+  const float* norms;            // [width] or null
+  Linear product;                // [hidden, width]
+};
+
 struct ContextLayer {
   const float* key_norm;  // [head_size] or null
   KeyValues cache;
@@ -20,6 +29,44 @@ struct Context {
   Linear fuse;                   // [hidden, taps * width]
   Linear sides;                  // keys and values of one layer after the other
 };
+
+// Rows of hidden states, [rows, width], for a product: every `piece` of a row normed by itself, if there are norms.
+INLINE void prepare_taps(Team& team, const Fuse& fuse, const float* states, int64_t rows, const Rows& out) {
+  static thread_local std::vector<float> normed;
+  normed.resize(fuse.width);
+  team.share(rows, neighbours(team, rows), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const float* row = states + r * fuse.width;
+      for (int64_t at = 0; fuse.norms && at < fuse.width; at += fuse.piece)
+        rms_norm(row + at, fuse.norms + at, fuse.piece, fuse.eps, normed.data() + at);
+      prepare_row(fuse.product.kind, fuse.norms ? normed.data() : row, fuse.width, r, out);
+    }
+  });
+  team.barrier();
+}
+
+// out: [rows, hidden]
+static void fuse_taps(const Fuse& fuse, const float* states, int64_t rows, float* out, int threads) {
+  static std::vector<char> prepared;
+  static std::vector<float> row_scale;
+  demand_size(rows, 0, "rows");
+  demand_size(fuse.width, 1, "width");
+  demand_size(fuse.piece, 1, "numbers that are normed together");
+  DEMAND(fuse.width % fuse.piece == 0, "rows of %lld are no pieces of %lld", (long long)fuse.width, (long long)fuse.piece);
+  demand_linear(fuse.product, fuse.width, fuse.hidden, false);
+  if (rows == 0) return;
+  demand_memory(states, "hidden states");
+  demand_memory(out, "states");
+  auto prepare = [&] {
+    prepared.resize(rows * row_bytes(fuse.product.kind, fuse.width));
+    row_scale.resize(rows);
+  };
+  parallel(threads, prepare, [&](Team& team, int) {
+    const Rows input{prepared.data(), row_scale.data()};
+    prepare_taps(team, fuse, states, rows, input);
+    run_linear(team, fuse.product, input, rows, Store{out, fuse.hidden});
+  });
+}
 
 INLINE void demand_context(const Context& context, const int64_t* positions, const int64_t* slots, int64_t rows) {
   const int64_t side = context.kv_heads * context.head_size;
@@ -76,21 +123,11 @@ static void remember(const Context& context, const float* states, const int64_t*
     sides.resize(rows * all);
   };
   parallel(threads, prepare, [&](Team& team, int) {
-    static thread_local std::vector<float> normed, angles;
-    normed.resize(wide);
+    static thread_local std::vector<float> angles;
     angles.resize(context.head_size);
     const Rows input{prepared.data(), row_scale.data()};
-    team.share(rows, neighbours(team, rows), [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; r++) {
-        const float* row = states + r * wide;
-        for (int64_t tap = 0; context.tap_norms && tap < context.taps; tap++) {
-          const int64_t at = tap * context.width;
-          rms_norm(row + at, context.tap_norms + at, context.width, context.eps, normed.data() + at);
-        }
-        prepare_row(context.fuse.kind, context.tap_norms ? normed.data() : row, wide, r, input);
-      }
-    });
-    team.barrier();
+    const Fuse taps{wide, context.hidden, context.width, context.eps, 0.0f, context.tap_norms, context.fuse};
+    prepare_taps(team, taps, states, rows, input);
     run_linear(team, context.fuse, input, rows, Store{fused.data(), context.hidden});
     will_read(team, context.sides);
     team.barrier();
