@@ -51,7 +51,8 @@ class HeadDrafter(Drafter):
         floor: a node of a tree is drafted only if the chance that it and those above it are accepted is at least so
             large.
         deepen: a head that drafts token by token runs another level of a tree only if the chances of its nodes add up
-            to so much.
+            to so much. A level that costs c passes of the target pays where that sum, times the share of children that
+            are accepted, exceeds c · τ.
         branches: candidates for the first drawn token, each continued as a chain.
         choices: what is drawn by the ranks of its branches instead (see `TreeShape.choices`).
         weights: form of the head's weights on the CPU's kernels: float32, bfloat16, int8 or int8_weight; None takes the
@@ -74,7 +75,7 @@ class HeadDrafter(Drafter):
         branches: int = 1,
         choices: Sequence[Sequence[int]] | None = None,
         weights: str | None = None,
-        deepen: float = 0.2,
+        deepen: float = 0.3,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
         self._source: str | Path | Head | None = take("head", head, HEAD)
