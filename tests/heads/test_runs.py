@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from specdec.cache import KVLayout, PagedCache
+from specdec.cache import KVLayout, KVPool, PagedCache
 from specdec.errors import ConfigError
 from specdec.heads.base import predecessors
 from specdec.heads.block import BlockHead
@@ -161,25 +161,35 @@ def test_rows_have_the_same_bits_whatever_shares_their_pass() -> None:
     assert torch.equal(together.draft()[0][0], alone.draft()[0][0])
 
 
-def test_chains_have_the_bits_that_a_general_pass_gives() -> None:
+def test_rows_of_chains_and_trees_have_the_bits_that_a_general_pass_gives() -> None:
+    """Three texts in one pass: a chain, and two trees whose last level is run in another one."""
     model = NativeModel(llama_module(0))
-    logits = []
-    for chains in (True, False):
+    texts = ((2, 9, None), (0, 5, [-1, 0, 0, 1, 2]), (1, 0, [-1, -1, 0, 2, 2]))
+    wanted = (range(1, 3), [2], range(3))
+
+    def logits(run: Callable[[list[SequenceRows], KVPool], Tensor | None]) -> list[Tensor | None]:
         cache = PagedCache(model.kv_layout, 40, 4)
-        for seq, length in ((0, 5), (1, 0), (2, 9)):
+        for seq, length, _ in texts:
             cache.add(seq)
-            cache.reserve(seq, length + 4)
-            prompt = SequenceRows(list(range(length)), cache.slots(seq)[:length], 0)
+            cache.reserve(seq, length + 5)
             if length:
+                prompt = SequenceRows(list(range(length)), cache.slots(seq)[:length], 0)
                 model.run(RaggedBatch.build([prompt]), cache.target)
-        parts = [
-            SequenceRows([7, 8, 9], cache.slots(seq), length, logit_rows=rows)
-            for seq, length, rows in ((2, 9, range(1, 3)), (0, 5, [2]), (1, 0, range(3)))
+        first = [
+            SequenceRows([7, 8, 9], cache.slots(seq), length, family and family[:3], logit_rows=rows)
+            for (seq, length, family), rows in zip(texts, wanted, strict=True)
         ]
-        logits.append(
-            model.run_rows(parts, cache.target) if chains else model.run(RaggedBatch.build(parts), cache.target).logits
-        )
-    assert torch.equal(*logits)
+        last = [
+            SequenceRows([4, 5], cache.slots(seq), length, family, 3, logit_rows=range(2))
+            for seq, length, family in texts
+        ]
+        return [run(parts, cache.target) for parts in (first, last)]
+
+    general = logits(lambda parts, pool: model.run(RaggedBatch.build(parts), pool).logits)
+    for got, its in zip(logits(model.run_rows), general, strict=True):
+        assert got is not None
+        assert its is not None
+        assert torch.equal(got, its)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])
