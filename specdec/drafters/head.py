@@ -55,8 +55,8 @@ class HeadDrafter(Drafter):
             are accepted, exceeds c · τ.
         branches: candidates for the first drawn token, each continued as a chain.
         choices: what is drawn by the ranks of its branches instead (see `TreeShape.choices`).
-        weights: form of the head's weights on the CPU's kernels: float32, bfloat16, int8 or int8_weight; None takes the
-            target's.
+        weights: form of the head's weights on the CPU's kernels: float32, bfloat16, int8 or int8_weight; None takes
+            int8 for a head whose file holds int8, and the target's for others.
 
     Raises:
         ConfigError: for a value that cannot work.
@@ -102,9 +102,8 @@ class HeadDrafter(Drafter):
             ConfigError: if there is none for that target, or it is of a kind that cannot draft.
         """
         head = self._source if isinstance(self._source, Head) else head_for(target.model, self._source)
-        options = HeadOptions(
-            self.shape, self._nodes, self._floor, self._deepen, self._weights, target.max_batch_tokens
-        )
+        weights = self._weights or head.quantized
+        options = HeadOptions(self.shape, self._nodes, self._floor, self._deepen, weights, target.max_batch_tokens)
         self._drafts = _drafts_of(head, target.model, options)
         self.shape = self._drafts.shape
         return Needs(hidden=head.config.taps, pools=self._drafts.layouts, whole_prefix=True)

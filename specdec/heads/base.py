@@ -28,6 +28,8 @@ class Head(nn.Module):
         ConfigError: if they are not that.
     """
 
+    quantized: str | None = None
+    """Form in which its file holds its matrices, if it is not floats."""
     draft_ids: Tensor
     draft_index: Tensor
     embedding: Tensor | None

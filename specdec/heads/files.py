@@ -74,7 +74,9 @@ def load_head(
 def build(folder: Path, form: Format, parts: Parts) -> Head:
     """The head that `read_parts` found, once all its weights are there, finite and of the right shape."""
     with _named(folder, form.name):
-        return _built(parts)
+        head = _built(parts)
+    head.quantized = parts.quantized
+    return head
 
 
 def read_parts(

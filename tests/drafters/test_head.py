@@ -37,6 +37,7 @@ from specdec.verify.tree import DraftTree
 from tests.blockheads import bigram_module, oracle_head, random_head
 from tests.engines import outputs, run
 from tests.models.test_hidden_states import on_triton
+from tests.pairheads import random_pairs
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 4], [*range(30)]]
 GREEDY, WARM = SamplingParams(max_tokens=20), SamplingParams(max_tokens=20, temperature=0.9, seed=5)
@@ -242,6 +243,20 @@ def test_a_head_is_read_from_its_folder(tmp_path: Path) -> None:
     drafts = [drafts_of(each) for each in (given, read)]
     assert texts(target, given) == texts(target, read)
     assert [tree.tokens for tree in drafts[0]] == [tree.tokens for tree in drafts[1]]
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "kind"),
+    [("int8", None, "int8"), ("float32", None, "float32"), ("float32", "int8", "int8"), ("int8", "float32", "float32")],
+)
+def test_a_head_whose_file_holds_int8_runs_in_int8(held: Any, asked: str | None, kind: str, tmp_path: Path) -> None:
+    target = NativeModel(llama_module(0))
+    for make in (random_head, random_pairs):
+        save_head(make(target), tmp_path, weights=held)
+        drafter = HeadDrafter(tmp_path, weights=asked)
+        assert texts(target, drafter) == texts(target, NoDrafter())
+        assert drafter._drafts is not None
+        assert drafter._drafts.run._model.kind == kind  # type: ignore[attr-defined]
 
 
 def test_the_head_that_ships_for_a_target_is_found(tmp_path: Path) -> None:

@@ -35,12 +35,14 @@ class Parts:
         weights: by the names of the module's parameters.
         draft_ids: int64 [Vd], absolute; None for all tokens.
         note: what else the files say, for people.
+        quantized: "int8" if they hold a matrix in that form.
     """
 
     config: HeadConfig
     weights: dict[str, Tensor]
     draft_ids: Tensor | None = None
     note: Mapping[str, str] = field(default_factory=dict)
+    quantized: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class OwnFormat:
         except ConfigError as error:
             raise Unreadable(f"its settings cannot work. {error}") from error
         note = {str(key): str(value) for key, value in dict(settings.get("note") or {}).items()}
-        return Parts(config, unpacked(tensors), tensors.pop("draft_ids", None), note)
+        quantized = "int8" if any(tensor.dtype == torch.int8 for tensor in tensors.values()) else None
+        return Parts(config, unpacked(tensors), tensors.pop("draft_ids", None), note, quantized)
 
     def write(self, head: Head) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Format.write`."""
