@@ -1,6 +1,9 @@
-# The two commands that matter: `make demo` and `make test`. `make help` lists the rest.
+# The two commands that matter: `make demo` and `make test`. `make help` lists the rest, and what they read.
+#: PYTHON=python3    the interpreter that makes .venv
 PYTHON ?= python3
+#: PYTEST_ARGS=      words for pytest, such as PYTEST_ARGS="-k tree"
 PYTEST_ARGS ?=
+#: BENCH_ARGS=       words for the benchmark, such as BENCH_ARGS=--help
 BENCH_ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -8,8 +11,9 @@ STAMP := .venv/.installed
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format typecheck kernels-aot gpu-check bench bench-peers reproduce clean
 
-help:  ## list the targets
+help:  ## list the targets, and the variables that they read
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk '/^#: / { print "  " substr($$0, 4) }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## decode real prompts on the embedded model, plainly and speculatively, and compare
 	$(BIN)/python -m specdec generate

@@ -6,23 +6,25 @@ import difflib
 import sys
 from importlib import import_module
 
+from specdec import __version__
 from specdec.commands.terminal import terminal
 
 COMMANDS = {
-    "generate": "specdec.commands.generate",
-    "study": "specdec.commands.study",
-    "report": "specdec.commands.report",
-    "replay": "specdec.commands.replay",
-    "profile": "specdec.commands.profile",
-    "certify": "specdec.commands.certify",
-    "store build": "specdec.commands.store_build",
-    "store show": "specdec.commands.store_show",
-    "head inspect": "specdec.commands.head_inspect",
-    "layers search": "specdec.commands.layers_search",
-    "train": "specdec.commands.train",
-    "doctor": "specdec.doctor",
+    "generate": ("specdec.commands.generate", "decode prompts with and without a drafter, and compare"),
+    "study": ("specdec.commands.study", "one such job, or a sweep of many, with a leaderboard"),
+    "report": ("specdec.commands.report", "make the page of a study again"),
+    "replay": ("specdec.commands.replay", "judge recorded drafts with other rules; no model runs"),
+    "profile": ("specdec.commands.profile", "measure what a pass of n rows costs"),
+    "certify": ("specdec.commands.certify", "prove which rules are lossless, in fractions"),
+    "store build": ("specdec.commands.store_build", "make a store of texts to draft from"),
+    "store show": ("specdec.commands.store_show", "say what a store holds"),
+    "head inspect": ("specdec.commands.head_inspect", "say what a trained head is, and whether it fits a target"),
+    "layers search": ("specdec.commands.layers_search", "look for the sublayers that a draft can do without"),
+    "train": ("specdec.commands.train", "train a head for a target"),
+    "doctor": ("specdec.doctor", "show which kernels, caches and devices are in use here, and why"),
+    "completion": ("specdec.commands.completion", "print a script that completes commands and keys in bash or zsh"),
 }
-"""Name, of one word or two → module with a function `main`, imported when the command is given."""
+"""Name, of one word or two → module with a function `main`, imported when the command is given; and what it does."""
 RENAMED = {"benchmark": "study"}
 """Old words, understood until version 0.3."""
 
@@ -46,15 +48,27 @@ def _main() -> None:
     if command in ("", "-h", "--help"):
         print(_usage())
         sys.exit(0 if command else 2)
+    if command in ("-V", "--version"):
+        print(f"specdec {__version__}")
+        sys.exit(0)
     if command not in COMMANDS:
         print(_unknown(command), file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"specdec {command}", *sys.argv[1 + words :]]
-    import_module(COMMANDS[command]).main()
+    import_module(COMMANDS[command][0]).main()
 
 
 def _usage() -> str:
-    return f"usage: specdec {{{','.join(COMMANDS)}}} [key=value ...]   (--help after a command lists its settings)"
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            f"usage: specdec {{{','.join(COMMANDS)}}} [key=value ...]   (--help after a command lists its settings)",
+            "",
+            *(f"  {name:<{width}}  {says}" for name, (_, says) in COMMANDS.items()),
+            "",
+            "  --version  print the version",
+        ]
+    )
 
 
 def _unknown(command: str) -> str:

@@ -1,10 +1,14 @@
-"""What specdec runs on here, and why: python -m specdec.doctor, or specdec doctor."""
+"""What specdec runs on here, and why.
+
+specdec doctor    # it takes no settings
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -101,7 +105,13 @@ def _large_pages() -> str:
 
 
 def main() -> None:
-    """Prints the report."""
+    """Prints the report; exit code 2 for words, of which it takes none."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print((__doc__ or "").strip())
+        return
+    if sys.argv[1:]:
+        print(f"specdec doctor: it takes no settings, and {sys.argv[1]!r} was given.", file=sys.stderr)
+        sys.exit(2)
     for topic, finding in report():
         print(f"{topic:18} {finding}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import hydra
@@ -112,7 +114,31 @@ def test_the_console_script_lists_its_commands(
 ) -> None:
     for words, code in ((["--help"], 0), ([], 2)):
         assert run(words, monkeypatch) == code
-        assert f"usage: specdec {{{','.join(cli.COMMANDS)}}}" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"usage: specdec {{{','.join(cli.COMMANDS)}}}" in printed
+        assert all(f"  {name} " in printed and says in printed for name, (_, says) in cli.COMMANDS.items())
+
+
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_the_version_is_that_of_the_package(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([word], monkeypatch) == 0
+    [stated] = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert capsys.readouterr().out == f"specdec {stated}\n"
+
+
+@pytest.mark.parametrize("command", ["doctor", "completion"])
+def test_a_command_without_settings_has_help_and_refuses_words(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = import_module(cli.COMMANDS[command][0])
+    monkeypatch.setattr(sys, "argv", ["specdec", command, "--help"])
+    cli.main()
+    assert capsys.readouterr().out.strip() == (module.__doc__ or "").strip()
+    assert run([command, "fish"], monkeypatch) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"specdec {command}: ")
 
 
 @pytest.mark.parametrize(

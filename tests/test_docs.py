@@ -9,11 +9,41 @@ from types import ModuleType
 
 import pytest
 
+import specdec
+from specdec.cli import COMMANDS
+
 DOCS = Path(__file__).parent.parent / "docs"
+README = DOCS.parent / "README.md"
 
 
 def python_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readme_names_every_command_and_its_links_lead_somewhere() -> None:
+    text = README.read_text(encoding="utf-8")
+    listed = {name for row in re.findall(r"^\| `specdec ([^|]*) \|", text, re.MULTILINE) for name in row.split("`")}
+    firsts = {name.partition(" ")[0] for name in listed if name.strip(", ")}
+    assert firsts == {command.partition(" ")[0] for command in COMMANDS} | {"show"}
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    assert len(links) > 20
+    assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("real model")
+def test_the_first_snippets_of_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
+    first, stream, *_ = python_blocks("../README.md")
+    exec(first + stream, {})
+    assert capsys.readouterr().out.startswith(" 1 2 3 1 ")
+
+
+def test_the_citation_and_the_package_have_one_version() -> None:
+    stated = [
+        re.findall(rf'^version{sign} "?([^"\n]+)"?$', (README.parent / file).read_text(encoding="utf-8"), re.MULTILINE)
+        for file, sign in (("CITATION.cff", ":"), ("pyproject.toml", " ="))
+    ]
+    assert stated == [[specdec.__version__]] * 2
 
 
 def import_as(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from specdec import doctor
@@ -32,6 +34,7 @@ def test_without_a_compiler_the_report_says_what_serves(monkeypatch: pytest.Monk
     assert "int8" not in found["weights as"]
 
 
-def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["specdec doctor"])
     doctor.main()
     assert "instruction set" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from uuid import uuid4
 import hydra
 from omegaconf import DictConfig
 
+from specdec.commands.settings import register_help
 from specdec.commands.terminal import leave_broken_pipe
 from specdec.commands.words import literal, quoted, sort_words
 from specdec.errors import ConfigError, SpecdecError
@@ -51,6 +52,7 @@ def application(
 
     def main() -> None:
         register()
+        register_help(config_dir())
         if not any(argument.startswith(("-sc", "--shell")) for argument in sys.argv[1:]):
             with exit_on_user_error():
                 sys.argv[1:] = _prepared(name, check, told, word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from specdec.checks import shown
 from specdec.engine.request import FinishReason, Request, TextPiece
 from specdec.errors import SpecdecError
 from specdec.stats import NOBODY, DecodingStats
@@ -72,6 +73,15 @@ class Generation:
     prompt_logprobs: list[float | None] | None = None
     prompt_top_logprobs: list[list[tuple[int, float]]] | None = None
 
+    def __str__(self) -> str:
+        """One line: how it ended, its size, τ and α, and how the text begins."""
+        if self.error is not None:
+            return f"error: {self.error}"
+        tau, alpha = self.stats.mean_accepted_length, self.stats.acceptance_rate
+        return (
+            f"{self.finish_reason} after {len(self.token_ids)} tokens, τ {tau:.2f}, α {alpha:.2f}: {shown(self.text)}"
+        )
+
     @classmethod
     def of(cls, request: Request, text: str) -> Generation:
         """The result of a finished request."""
@@ -111,6 +121,14 @@ class StreamEvent:
     index: int
     step: StepOutput | None = None
     generation: Generation | None = None
+
+    def __str__(self) -> str:
+        """One line: the text that this step brought, or how the prompt ended."""
+        if self.generation is not None:
+            return f"prompt {self.index}: {self.generation}"
+        count = len(self.token_ids)
+        drafted = f"; {self.drafter}: {len(self.path)} of {len(self.draft)} accepted" if len(self.draft) else ""
+        return f"prompt {self.index}: {shown(self.text)} ({count} token{'s' * (count != 1)}{drafted})"
 
     @property
     def pieces(self) -> list[TextPiece]:

@@ -32,7 +32,7 @@ class PromptSet:
         prompt: format string over a row's columns, or several.
         id: column with the name of a prompt, or several; None counts rows.
         category: column with its category, or several.
-        path: a file that `specdec.prompts.files.placed` takes.
+        path: a file of rows: .jsonl, .json (also .gz) or .parquet.
         package: `[module, file]` of a package that holds the rows, if it is installed.
         hub: keyword arguments of `datasets.load_dataset`: path, name, split.
         placeholder: what a prompt begins with whose text must be fetched from elsewhere first.

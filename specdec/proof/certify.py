@@ -64,6 +64,18 @@ class Certificate:
     failure: str
     seconds: float
 
+    def __str__(self) -> str:
+        """One line: whether the rule is lossless, and whether its code does what was proved."""
+        if self.failure:
+            return f"{self.rule}: NOT EXAMINED: {self.failure}"
+        verdict = "lossless"
+        if not self.law_equal:
+            word = "NOT lossless" if self.declared_lossless else "lossy, as it says"
+            verdict = f"{word}, up to {float(self.largest_deviation):.3g} from the target's distribution"
+        code = "the code matches the proof" if self.faces_agree else "the code does NOT match the proof"
+        count = len(self.laws) + len(self.sampled)
+        return f"{self.rule}: {verdict}; {code} ({count} settings, {self.seconds:.1f} s)"
+
     @property
     def law_equal(self) -> bool:
         """Whether the law equals the target's in every setting."""

@@ -50,11 +50,13 @@ def runnable() -> tuple[list[str], list[str]]:
 
 
 def groups() -> str:
-    """A line for each group of the running program: its choices. Files with a `_` are parts of others."""
+    """A line for each group of the running program: the choice that holds, and all. Files with a `_` are parts of
+    others."""
     loader = GlobalHydra.instance().config_loader()
-    own = sorted(group for group in HydraConfig.get().runtime.choices if not group.startswith("hydra/"))
+    own = {group: name for group, name in HydraConfig.get().runtime.choices.items() if not group.startswith("hydra/")}
     options = {group: [name for name in loader.get_group_options(group) if not name.startswith("_")] for group in own}
-    lines = [f"{group}: {', '.join(names)}" for group, names in options.items()]
+    chosen = {group: f"{group}={own[group] or 'null'}" for group in sorted(own)}
+    lines = [f"{choice:<22} of {', '.join(options[group])}" for group, choice in chosen.items()]
     return "\n".join(["== Groups (group=choice) ==", *lines, ""]) if lines else ""
 
 

@@ -39,7 +39,12 @@ EngineSettings = schema("EngineSettings", EngineConfig)
 
 @dataclass
 class DeviceConfig:
-    """On what."""
+    """On what.
+
+    Args:
+        device: where torch puts the weights: cpu, cuda, cuda:1.
+        threads: CPU threads; None leaves torch's choice.
+    """
 
     device: str = "cpu"
     threads: int | None = None

@@ -18,7 +18,7 @@ SCALARS = (str, int, float, bool)
 
 
 def schema(name: str, source: Callable[..., Any], without: Collection[str] = (), **defaults: Any) -> type[Any]:
-    """A dataclass of the parameters of `source`.
+    """A dataclass of the parameters of `source`, with its docstring.
 
     Args:
         name: of the dataclass; OmegaConf's messages name it.
@@ -38,7 +38,9 @@ def schema(name: str, source: Callable[..., Any], without: Collection[str] = (),
             if isinstance(default, Unset):
                 kind, default = kind | None, None
             fields.append((parameter.name, kind, _default({} if get_origin(kind) is dict and not default else default)))
-    return make_dataclass(name, fields)
+    made = make_dataclass(name, fields)
+    made.__doc__ = source.__doc__
+    return made
 
 
 def setting_type(name: str, hint: Any) -> Any:

@@ -34,14 +34,14 @@ class Mix:
     """Where prompts come from, as shares of all that are tried; what the target makes up itself is the rest.
 
     Args:
-        tasks: from templates of our own.
-        passages: something to do about a passage of an installed package.
-        second_turns: what the target says as the user, after an exchange that was already made.
-        given: prompts of the user's own, as far as the three above leave room, each once until there are no more.
+        tasks: share of prompts from templates of our own.
+        passages: share of tasks about a passage of an installed package.
+        second_turns: share of what the target says as the user, after an exchange that was already made.
+        given: share of the user's own prompts, as far as the three above leave room, each once until there are no more.
         packages: where passages come from; "python" is the standard library.
-        most_passages: distinct ones.
+        most_passages: most distinct passages.
         turn_tokens: longest user's turn that the target makes up; longer ones are dropped.
-        top_p: of these draws, at temperature 1.
+        top_p: of the draws of these turns, at temperature 1.
     """
 
     tasks: float = 0.15

@@ -17,10 +17,10 @@ class Schedule:
     """How long, and how fast.
 
     Args:
-        epochs: over the texts, if `steps` is not given.
-        steps: of the optimizer.
-        seconds: of the whole run, from the start of its process; whichever limit comes first ends it. With it the rate
-            follows the clock, and two runs are not the same to the bit.
+        epochs: passes over the texts, if `steps` is not given.
+        steps: of the optimizer; None follows `epochs`.
+        seconds: limit of the whole run, from the start of its process; whichever limit comes first ends it. With it the
+            rate follows the clock, and two runs are not the same to the bit.
         lr: the largest rate.
         warmup: share of the run in which the rate grows linearly from 0.
         floor: share of the largest rate at which the cosine ends.
@@ -68,13 +68,13 @@ class LoopConfig:
     """How the loop runs.
 
     Args:
-        accumulate: batches of a step, one after the other: a step's texts are divided among them.
+        accumulate: batches in one step, one after the other: a step's texts are divided among them.
         bfloat16: products of the head in bfloat16; its weights stay float32.
         clip: largest norm of the gradient.
-        points: of the curves.
-        evaluations: simulations on held-out answers.
+        points: how many the curves have.
+        evaluations: how many simulations on held-out answers there are.
         patience: the run ends when so many of these brought no better τ; None lets it go on.
-        checkpoint_seconds: between checkpoints.
+        checkpoint_seconds: time between checkpoints.
     """
 
     accumulate: int = 1

@@ -79,7 +79,7 @@ class Settings:
         target: of `specdec.models.loading.load`, the options that say which files are read: path (none for the
             embedded model), revision, allow_pickle, trust_remote_code, base_model.
         dtype, device: of the target.
-        seed: of everything.
+        seed: of all that is random.
         prompts: prompts of the user's own, of which `mix.given` says the share: files, and sets of the hub
             (`specdec.training.given`).
         deny: files of what nothing may overlap with.

@@ -13,9 +13,9 @@ import pytest
 
 from specdec.proof import cases
 from specdec.proof.certificates import sources
-from specdec.proof.certify import certify, settings_for
+from specdec.proof.certify import Certificate, LawResult, certify, settings_for
 from specdec.proof.exact import Setting, deviation, drafts, expected_accepted, joint_law, target_law
-from specdec.proof.faces import GIVEN, doubt, examine_verdicts
+from specdec.proof.faces import GIVEN, SampledResult, doubt, examine_verdicts
 from specdec.registry import RULES
 from specdec.verify.base import Rule
 from specdec.verify.rational import ExactDraft, Law, emit, exact_positive_part, normalized
@@ -39,6 +39,26 @@ def test_lossless_rules_have_the_targets_law_and_keep_to_it(name: str) -> None:
     assert len(certificate.laws) >= 11
     assert all(law.share is None or law.share <= 1 for law in certificate.laws)
     assert certificate.passed
+
+
+@pytest.mark.parametrize(
+    ("lossless", "deviation", "agrees", "failure", "line"),
+    [
+        (True, 0, True, "", "mine: lossless; the code matches the proof (2 settings, 0.5 s)"),
+        (True, 0, False, "", "mine: lossless; the code does NOT match the proof (2 settings, 0.5 s)"),
+        (True, Fraction(1, 8), True, "", "mine: NOT lossless, up to 0.125 from the target's distribution; "
+                                         "the code matches the proof (2 settings, 0.5 s)"),
+        (False, Fraction(1, 8), True, "", "mine: lossy, as it says, up to 0.125 from the target's distribution; "
+                                          "the code matches the proof (2 settings, 0.5 s)"),
+        (True, 0, True, "TypeError: no", "mine: NOT EXAMINED: TypeError: no"),
+    ],
+    ids=["good", "code", "law", "lossy", "failure"],
+)  # fmt: skip
+def test_a_printed_certificate_is_one_line(
+    lossless: bool, deviation: Fraction, agrees: bool, failure: str, line: str
+) -> None:
+    law, sampled = LawResult("x", Fraction(deviation), Fraction(1)), SampledResult("y", "explored", 0.0, agrees)
+    assert str(Certificate("mine", lossless, (law,), (sampled,), failure, 0.5)) == line
 
 
 def test_the_lossy_rule_says_so_and_keeps_to_its_own_law() -> None:
