@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from specdec import cli
 from specdec.commands.application import config_dir
+from specdec.commands.table import COMMANDS
 from specdec.drafters.base import Drafter
 from specdec.study.config import register
 from specdec.study.plan import plan
@@ -115,8 +116,8 @@ def test_the_console_script_lists_its_commands(
     for words, code in ((["--help"], 0), ([], 2)):
         assert run(words, monkeypatch) == code
         printed = capsys.readouterr().out
-        assert f"usage: specdec {{{','.join(cli.COMMANDS)}}}" in printed
-        assert all(f"  {name} " in printed and says in printed for name, (_, says) in cli.COMMANDS.items())
+        assert f"usage: specdec {{{','.join(COMMANDS)}}}" in printed
+        assert all(f"  {name} " in printed and says in printed for name, (_, says) in COMMANDS.items())
 
 
 @pytest.mark.parametrize("word", ["--version", "-V"])
@@ -132,7 +133,7 @@ def test_the_version_is_that_of_the_package(
 def test_a_command_without_settings_has_help_and_refuses_words(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = import_module(cli.COMMANDS[command][0])
+    module = import_module(COMMANDS[command][0])
     monkeypatch.setattr(sys, "argv", ["specdec", command, "--help"])
     cli.main()
     assert capsys.readouterr().out.strip() == (module.__doc__ or "").strip()
@@ -158,7 +159,7 @@ def test_an_unknown_command_is_answered_with_those_there_are(
     assert run([word], monkeypatch) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"specdec: unknown command '{word}'. ")
-    assert line.endswith(f"Valid commands: {', '.join(cli.COMMANDS)}.")
+    assert line.endswith(f"Valid commands: {', '.join(COMMANDS)}.")
     assert ("Did you mean" in line) == (meant is not None)
     assert meant is None or f"Did you mean {meant}?" in line
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import specdec
-from specdec.cli import COMMANDS
+from specdec.commands.table import COMMANDS
 
 DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"

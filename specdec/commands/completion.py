@@ -16,9 +16,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from specdec.cli import COMMANDS
 from specdec.commands.application import config_dir
 from specdec.commands.settings import settings
+from specdec.commands.table import COMMANDS
 from specdec.study.config import PROGRAMS, register
 
 SHELLS = {"bash": "", "zsh": "autoload -U +X bashcompinit && bashcompinit\n"}

@@ -138,7 +138,7 @@ def listing(found: list[Setting], width: int) -> str:
 def _plain(config: DictConfig, key: str) -> Any:
     """A value as it stands in the config."""
     node = config._get_node(key)
-    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()  # type: ignore[union-attr, arg-type]
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()  # type: ignore[union-attr]
 
 
 def _typed(value: Any) -> str:
