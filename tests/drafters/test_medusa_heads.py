@@ -11,33 +11,13 @@ import torch
 
 from specdec.drafters.head import HeadDrafter
 from specdec.drafters.none import NoDrafter
-from specdec.heads.config import HeadConfig
-from specdec.heads.medusa import MedusaHead
 from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
 from specdec.testing.tiny import llama_module
 from tests.drafters.test_head import GREEDY, PROMPTS, WARM, drafts_of, engine, every_target, texts
 from tests.drafters.test_pair_heads import told
 from tests.engines import outputs, run
-
-
-def medusa(target: CausalLM, known: float = 0.75, **options: Any) -> MedusaHead:
-    """Three heads with random weights, which know a part of the target's tokens."""
-    size, layers, width = target.vocab_size, target.kv_layout.num_layers, target.hidden_size
-    sizes: dict[str, Any] = {
-        "hidden_size": width, "target_hidden_size": width, "intermediate_size": width, "num_layers": 1, "num_heads": 4,
-        "num_kv_heads": 4, "head_dim": 8, "vocab_size": size, "draft_vocab_size": int(size * known),
-        "target_layers": layers, "taps": (layers,), "medusa_heads": 3, "fc_bias": True, "max_positions": 16,
-    }  # fmt: skip
-    config = HeadConfig("medusa", **(sizes | options))
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randperm(size, generator=generator)[: config.draft_vocab_size].sort().values
-    head = MedusaHead(config, ids if config.draft_vocab_size < size else None)
-    with torch.no_grad():
-        for weight in head.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 2 * weight.shape[-1] ** -0.5)
-    return head
-
+from tests.medusaheads import random_medusa
 
 KINDS = pytest.mark.parametrize("options", [{}, {"own_output": True}, {"known": 1.0, "num_layers": 2}],
                                 ids=["target's rows", "own rows", "all tokens"])  # fmt: skip
@@ -52,7 +32,7 @@ def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
     """Head i on the state behind the last token but one, in float64: through prompts in pieces, drafts that are kept in
     part, and preemption. Logits of float32 are within 1e-4 of 100."""
     target, module = made(llama_module(0)), llama_module(0).double()
-    head = medusa(target, **options)
+    head = random_medusa(target, **options)
     drafter = HeadDrafter(head, 4, 9, floor=0.0)
     drafted = told(drafter)
     requests = run(engine(target, drafter, num_blocks=26, max_batch_tokens=48), PROMPTS, GREEDY)
@@ -74,7 +54,7 @@ def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
 def test_random_heads_change_no_text(made: Callable[[Any], CausalLM], rule: str) -> None:
     target = made(llama_module(0))
     params, name = (GREEDY, "auto") if rule == "greedy" else (WARM, rule)
-    drafter = HeadDrafter(medusa(target), choices=[[0, 0, 0], [0, 1], [1]])
+    drafter = HeadDrafter(random_medusa(target), choices=[[0, 0, 0], [0, 1], [1]])
     drafts = drafts_of(drafter)
     assert texts(target, drafter, params, rule=name) == texts(target, NoDrafter(), params, rule=name)
     assert any(map(len, drafts))
@@ -82,7 +62,7 @@ def test_random_heads_change_no_text(made: Callable[[Any], CausalLM], rule: str)
 
 def test_drafts_have_only_tokens_that_the_heads_know_and_q_is_zero_elsewhere() -> None:
     target = NativeModel(llama_module(0))
-    head = medusa(target, known=0.3)
+    head = random_medusa(target, known=0.3)
     known = set(head.draft_ids.tolist())
     for params in (GREEDY, WARM, replace(GREEDY, repetition_penalty=1.3)):
         drafter = HeadDrafter(head)
@@ -105,7 +85,7 @@ def test_nothing_is_read_that_was_not_written_whatever_the_batch(made: Callable[
         (float("nan"), {"num_blocks": 26, "max_batch_tokens": 60}),
         (0.0, {"max_num_seqs": 1}),
     ):
-        drafter = HeadDrafter(medusa(target), floor=0.0)
+        drafter = HeadDrafter(random_medusa(target), floor=0.0)
         drafts = told(drafter)
         one = engine(target, drafter, **sizes)
         for pool in one.cache.pools[1:]:
@@ -119,7 +99,7 @@ def test_nothing_is_read_that_was_not_written_whatever_the_batch(made: Callable[
 
 def test_a_request_with_a_hole_goes_without_a_draft() -> None:
     target = NativeModel(llama_module(0))
-    drafter = HeadDrafter(medusa(target))
+    drafter = HeadDrafter(random_medusa(target))
     drafts, observe, heard = drafts_of(drafter), drafter.observe, 0
 
     def deaf_at_first(outcomes: Any) -> None:

@@ -30,6 +30,7 @@ from specdec.testing.conformance import Scene
 from specdec.testing.tiny import llama
 from tests.blockheads import random_head
 from tests.engines import ForetoldDrafter
+from tests.medusaheads import random_medusa
 from tests.othertokenizers import other_tokenizer
 from tests.pairheads import random_pairs
 
@@ -64,6 +65,8 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "head, token by token, draws a tree": lambda target: HeadDrafter(
         random_pairs(target, "mtp"), choices=[[0, 0, 0], [0, 1], [1, 0]]
     ),
+    "head, Medusa": lambda target: HeadDrafter(random_medusa(target)),
+    "head, Medusa, draws a tree": lambda target: HeadDrafter(random_medusa(target), choices=[[0, 0, 0], [0, 1], [1]]),
     "suffix": lambda target: SuffixDrafter(),
     "suffix, tree of its own text": lambda target: SuffixDrafter(shared=False, floor=0.0),
     "recycling": lambda target: RecyclingDrafter(contexts=1 << 8, first=False),
