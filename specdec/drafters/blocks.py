@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
+from functools import partial
 
 from specdec.cache import KVPool, Layout, PagedCache, Pool
 from specdec.drafters.base import DraftRequest, Outcome
-from specdec.drafters.headparts import DraftWords, HeadOptions, kept_states
+from specdec.drafters.headparts import DraftWords, HeadOptions, take_in
 from specdec.drafters.rowtrees import RowTrees
 from specdec.heads.block import BlockHead
 from specdec.heads.runs import block_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
-from specdec.models.rows import joined
 from specdec.verify.tree import DraftTree
 
 
@@ -60,18 +58,8 @@ class BlockDrafts:
         return list(trees.values())
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """See `HeadDrafts.observe`. Behind a hole nothing is kept, since nothing could be read."""
-        cache, pool = self._cache, self._pool
-        fresh = [one for one in outcomes if cache.filled(one.request_id, pool) >= one.start]
-        if not fresh:
-            return
-        spans = [(one.start, one.start + len(one.rows)) for one in fresh]
-        taps = joined([kept_states(one) for one in fresh])
-        positions = joined([torch.arange(start, end) for start, end in spans])
-        slots = [cache.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
-        self.run.remember(pool, taps, positions, joined(slots))
-        for one, (_, end) in zip(fresh, spans, strict=True):
-            cache.fill(one.request_id, pool, end)
+        """See `HeadDrafts.observe`."""
+        take_in(self._cache, self._pool, outcomes, partial(self.run.remember, self._pool))
 
     def _block(self, request: DraftRequest) -> SequenceRows:
         """The last token and its masks, in the slots that verified rows will take. A causal block need not be whole."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -15,6 +15,7 @@ from specdec.drafters.base import DraftRequest, Outcome
 from specdec.drafters.growth import GrowingTree, TokenMap
 from specdec.drafters.likeliest import LikeliestTree
 from specdec.heads.base import Head
+from specdec.models.rows import joined
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 WIDTH = 4
@@ -117,7 +118,28 @@ def _of_size(depth: int, nodes: int) -> TreeShape:
     return TreeShape((*TreeShape.chain(depth).parents, *[ROOT] * (nodes - depth)))
 
 
-def kept_states(one: Outcome) -> Tensor:
+def take_in(
+    paged: PagedCache, pool: Pool, outcomes: Sequence[Outcome], keep: Callable[[Tensor, Tensor, Tensor], object]
+) -> None:
+    """Keeps what a pool holds of the rows that stay. Behind a hole nothing is kept, since nothing could be read.
+
+    Args:
+        paged, pool: where.
+        outcomes: of some texts, each with hidden states.
+        keep: is given those states, [T, k, H], with their positions and slots, int64 [T] on the host.
+    """
+    fresh = [one for one in outcomes if paged.filled(one.request_id, pool) >= one.start]
+    if not fresh:
+        return
+    spans = [(one.start, one.start + len(one.rows)) for one in fresh]
+    slots = [paged.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
+    positions = [torch.arange(start, end) for start, end in spans]
+    keep(joined([_kept(one) for one in fresh]), joined(positions), joined(slots))
+    for one, (_, end) in zip(fresh, spans, strict=True):
+        paged.fill(one.request_id, pool, end)
+
+
+def _kept(one: Outcome) -> Tensor:
     """Hidden states of the rows that stay, [n, k, H]."""
     assert one.hidden is not None
     return one.hidden[one.rows] if one.path else one.hidden[: len(one.tail)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from specdec.cache import Layout, PagedCache, Pool
 from specdec.drafters.base import DraftRequest, Outcome
-from specdec.drafters.headparts import DraftWords, HeadOptions, kept_states
+from specdec.drafters.headparts import DraftWords, HeadOptions, take_in
 from specdec.drafters.rowtrees import RowTrees
 from specdec.heads.blockrun import BlockRows
 from specdec.heads.medusa import MedusaHead
@@ -62,14 +63,10 @@ class MedusaDrafts:
         return list(trees.values())
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """See `HeadDrafts.observe`. Behind a hole nothing is kept."""
-        cache, pool = self._cache, self._pool
-        fresh = [one for one in outcomes if cache.filled(one.request_id, pool) >= one.start]
-        if not fresh:
-            return
-        [states] = pool.tensors
-        spans = [(one.start, one.start + len(one.rows)) for one in fresh]
-        slots = [cache.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
-        states[joined(slots).to(states.device)] = joined([kept_states(one)[:, 0] for one in fresh]).to(states)
-        for one, (_, end) in zip(fresh, spans, strict=True):
-            cache.fill(one.request_id, pool, end)
+        """See `HeadDrafts.observe`."""
+        [states] = self._pool.tensors
+
+        def keep(taps: Tensor, positions: Tensor, slots: Tensor) -> None:
+            states[slots.to(states.device)] = taps[:, 0].to(states)
+
+        take_in(self._cache, self._pool, outcomes, keep)

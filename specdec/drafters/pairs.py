@@ -10,7 +10,7 @@ from torch import Tensor
 from specdec.cache import KVPool, Layout, PagedCache, Pool
 from specdec.drafters.base import DraftRequest, Outcome
 from specdec.drafters.growth import GrowingTree
-from specdec.drafters.headparts import WIDTH, DraftWords, HeadOptions, kept_states, start_tree
+from specdec.drafters.headparts import WIDTH, DraftWords, HeadOptions, start_tree, take_in
 from specdec.heads.pairrun import PairRows
 from specdec.heads.pairs import PairHead
 from specdec.heads.runs import pair_run
@@ -57,18 +57,13 @@ class PairDrafts:
         return [ready[index].tree() if index in ready else DraftTree() for index in range(len(requests))]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """See `HeadDrafts.observe`. Behind a hole nothing is kept, since nothing could be read."""
-        cache = self._cache
-        fresh = [one for one in outcomes if cache.filled(one.request_id, self._states) >= one.start]
-        if not fresh:
-            return
+        """See `HeadDrafts.observe`."""
         [pool] = self._states.tensors
-        spans = [(one.start, one.start + len(one.rows)) for one in fresh]
-        slots = [cache.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
-        states = self.run.fuse(joined([kept_states(one) for one in fresh]))
-        pool[joined(slots).to(pool.device)] = states.to(pool.dtype)
-        for one, (_, end) in zip(fresh, spans, strict=True):
-            cache.fill(one.request_id, self._states, end)
+
+        def keep(taps: Tensor, positions: Tensor, slots: Tensor) -> None:
+            pool[slots.to(pool.device)] = self.run.fuse(taps).to(pool.dtype)
+
+        take_in(self._cache, self._states, outcomes, keep)
 
     def _start(self, request: DraftRequest) -> GrowingTree:
         """A tree to grow. Of a long text that was never seen, all but the last piece is run here."""
