@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 
 from specdec import __version__
@@ -20,8 +22,16 @@ def main() -> None:
     Exit codes: 0, done; 1, it was done and something is not as it should be (a job failed, a rule is not lossless);
     2, it was refused; 130 after Ctrl-C, 143 after SIGTERM, 141 if whoever read its output has gone.
     """
+    _make_folder_importable()
     with terminal(kept=sys.argv[1:2] in (["study"], ["benchmark"])):
         _main()
+
+
+def _make_folder_importable() -> None:
+    """Classes of one's own may be in the current folder. It comes last, so that no file there hides a library."""
+    with suppress(OSError):  # the folder has been removed
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
 
 
 def _main() -> None:

@@ -8,8 +8,16 @@ from inspect import signature
 from typing import Any, Generic, TypeVar
 
 from specdec.errors import ConfigError
+from specdec.foreign import foreign
 
 T = TypeVar("T")
+IMPORTABLE = "Packages and modules are found if they are installed or in the current folder."
+
+
+def is_dotted(name: str) -> bool:
+    """Whether a name is the path of a class, `package.module.Class` or `package.module:Class`."""
+    parts = name.replace(":", ".").split(".")
+    return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
 
 class Registry(Generic[T]):
@@ -42,6 +50,9 @@ class Registry(Generic[T]):
     def get(self, name: str) -> type[T]:
         """The class called `name`.
 
+        Args:
+            name: registered, or the dotted path of a class that is not ("my_package.my_module.Mine").
+
         Raises:
             ConfigError: if there is none (lists the valid names), or another package's cannot be imported.
         """
@@ -58,7 +69,15 @@ class Registry(Generic[T]):
                     "Mend or uninstall that package."
                 ) from error
             return loaded
+        if is_dotted(name):
+            return self._imported(name)
         raise ConfigError(f"Unknown {self.kind} {name!r}. Valid names: {', '.join(self.names())}.")
+
+    def _imported(self, path: str) -> type[T]:
+        module, _, attribute = path.replace(":", ".").rpartition(".")
+        with foreign(ConfigError, f"{self.kind.capitalize()} {path!r} cannot be imported", IMPORTABLE):
+            found: type[T] = getattr(import_module(module), attribute)
+        return found
 
     def create(self, name: str, **options: Any) -> T:
         """An instance of `name`, made with `options`.

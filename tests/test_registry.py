@@ -117,6 +117,15 @@ def test_an_installed_packages_drafter_and_rule_generate_by_name() -> None:
 
 
 @pytest.mark.usefixtures("_fake_distribution")
+def test_the_path_of_a_class_is_a_name() -> None:
+    for path in ("fake_methods.EchoDrafter", "fake_methods:EchoDrafter"):
+        assert DRAFTERS.create(path, num_draft_tokens=2).name == "echo"
+    for path in ("fake_methods.Gone", "no.such.module"):
+        with pytest.raises(ConfigError, match=f"Drafter '{path}' cannot be imported: .* in the current folder"):
+            DRAFTERS.create(path)
+
+
+@pytest.mark.usefixtures("_fake_distribution")
 def test_an_error_for_an_unknown_name_lists_those_of_other_packages() -> None:
     with pytest.raises(ConfigError, match=r"Unknown drafter 'ecco'\. Valid names: .*\becho, .*\bngram, "):
         DRAFTERS.get("ecco")

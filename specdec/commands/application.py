@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from specdec.commands.settings import register_help
@@ -18,7 +21,9 @@ from specdec.commands.words import literal, quoted, sort_words
 from specdec.errors import ConfigError, SpecdecError
 from specdec.measure.environment import command
 from specdec.study import preflight
+from specdec.study.choices import simplified
 from specdec.study.config import register
+from specdec.study.options import own_options
 
 
 def config_dir() -> str:
@@ -48,7 +53,7 @@ def application(
     @wraps(job)
     def guarded(config: DictConfig) -> Any:
         with exit_on_user_error():
-            return job(config)
+            return job(own_options(config))
 
     def main() -> None:
         register()
@@ -66,18 +71,19 @@ def _prepared(name: str, check: Callable[[DictConfig], object], told: Collection
     """This process's words as Hydra reads them, once every job that they stand for is found to be possible."""
     typed_line = command()
     words = sort_words(sys.argv[1:])
-    folder = config_dir()
-    settings = quoted(words, preflight.typed_settings(folder, name, words.settings), word)
-    if set(words.options) <= {*preflight.MULTIRUN}:  # no --help
+    words = replace(words, settings=simplified(words.settings))
+    flags = get_args_parser().parse_args(words.options)
+    folder, name = os.path.abspath(flags.config_path or config_dir()), flags.config_name or name
+    settings = quoted(words, preflight.typed_settings(folder, name, words.settings, flags.config_dir), word)
+    if not (flags.help or flags.hydra_help or flags.info):
+        checks = check if flags.cfg is None else lambda config: None  # a config is shown whether it can work or not
         try:
-            jobs = preflight.jobs(folder, name, settings, words.multirun)
+            jobs = preflight.jobs(folder, name, settings, words.multirun, checks, flags.config_dir)
         except ConfigError as error:
             raise ConfigError(f"{error}{_equals_hint(str(error), word)}") from error
-        for config in jobs:
-            check(config)
         values = {"jobs": str(len(jobs)), "command": literal(typed_line), "ledger": literal(uuid4().hex[:12])}
-        settings += [f"{key}={values[key]}" for key in values if key in told]
-    return [*words.options, *settings]
+        settings += [f"{key}={values[key]}" for key in values if key in told and flags.cfg is None]
+    return [*words.options, *(["--config-path", folder] if flags.config_path else []), *settings]
 
 
 def _equals_hint(refusal: str, word: str | None) -> str:

@@ -46,7 +46,7 @@ class Words:
     @property
     def multirun(self) -> bool:
         """Whether the command is a sweep."""
-        return "-m" in self.options or "--multirun" in self.options
+        return not {"-m", "--multirun"}.isdisjoint(self.options) or "hydra.mode=MULTIRUN" in self.settings
 
 
 def sort_words(words: Sequence[str]) -> Words:

@@ -1,9 +1,10 @@
-"""Choices of the groups `drafter`, `rule` and `policy`, out of the registries: what an installed package adds is one of
-them by its name alone."""
+"""Choices of the groups `drafter`, `rule` and `policy`: the names in the registries, those of installed packages among
+them, and the dotted path of any class (`drafter=my_package.my_module.Mine`)."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Sequence
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -11,9 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from specdec.errors import ConfigError
-from specdec.registry import DRAFTERS, POLICIES, RULES, Registry
+from specdec.registry import DRAFTERS, POLICIES, RULES, Registry, is_dotted
 
 REGISTRIES = {"drafter": DRAFTERS, "rule": RULES, "policy": POLICIES}
+OPTIONS = tuple(f"{group}." for group in REGISTRIES)
 WITH_FILES = ("drafter",)
 """Groups whose own choices have files in configs/, with options and comments."""
 OTHERS = {
@@ -22,6 +24,8 @@ OTHERS = {
     }
 }
 """Choices that are no class of a registry."""
+CUSTOM = "custom"
+"""The choice whose class is given by `_target_`."""
 
 
 def register_choices() -> None:
@@ -35,6 +39,44 @@ def register_choices() -> None:
     OmegaConf.register_new_resolver("left_out", lambda: " ".join(runnable()[1]), replace=True)
     OmegaConf.register_new_resolver("groups", groups, replace=True)
     OmegaConf.register_new_resolver("choices", descriptions, replace=True)
+
+
+def register_classes(words: Iterable[str]) -> None:
+    """Makes every dotted path among the values of `drafter=`, `rule=` and `policy=` a choice of that group.
+
+    Args:
+        words: settings `key=value`; a sweep names several, with commas.
+    """
+    store = ConfigStore.instance()
+    for word in words:
+        group, _, values = word.partition("=")
+        for name in _names(values) if group in REGISTRIES else ():
+            if is_dotted(name):
+                store.store(group=group, name=name, node={"_target_": name.replace(":", ".")})
+
+
+def simplified(words: Sequence[str]) -> list[str]:
+    """`drafter=ngram,custom drafter._target_=my.Mine +drafter.option=3` means `drafter=ngram,my.Mine drafter.option=3`:
+    the class is one choice's alone, and an option needs no plus.
+
+    Args:
+        words: settings `key=value`.
+    """
+    result = [word.lstrip("+") if word.lstrip("+").startswith(OPTIONS) else word for word in words]
+    for group in REGISTRIES:
+        chosen, named = f"{group}=", f"{group}._target_="
+        targets = [word.removeprefix(named) for word in result if word.startswith(named)]
+        choices = [word for word in result if word.startswith(chosen) and CUSTOM in _names(word.removeprefix(chosen))]
+        if len(targets) == 1 and choices:
+            result = [word for word in result if not word.startswith(named)]
+            for word in choices:
+                names = [targets[0] if name == CUSTOM else name for name in _names(word.removeprefix(chosen))]
+                result[result.index(word)] = chosen + ",".join(names)
+    return result
+
+
+def _names(values: str) -> list[str]:
+    return [name.strip() for name in values.split(",")]
 
 
 def runnable() -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from specdec.engine import EngineConfig
 from specdec.models.loading import load
 from specdec.sampling import SamplingParams
-from specdec.study.choices import register_choices
+from specdec.study.choices import REGISTRIES, register_choices
 from specdec.study.schema import schema
 from specdec.training.batches import Batching
 from specdec.training.corpus import Answers
@@ -230,7 +230,11 @@ def _as_typed() -> str:
 def register() -> None:
     """Makes the schemas and the registries' names known to Hydra; configs/*.yaml name the schemas first."""
     store = ConfigStore.instance()
-    for name, node in PROGRAMS.items():
+    for name, kind in PROGRAMS.items():
+        node = OmegaConf.structured(kind)
+        for group in REGISTRIES:
+            if group in node:
+                OmegaConf.set_struct(node[group], False)  # which options there are is known by the class alone
         store.store(name=f"{name}_schema", node=node)
     OmegaConf.register_new_resolver("as_typed", _as_typed, replace=True)
     register_choices()

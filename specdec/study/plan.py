@@ -29,12 +29,14 @@ from specdec.prompts.subsets import fingerprint
 from specdec.sampling import SamplingParams
 from specdec.study.drafters import beside, check_vocabularies
 from specdec.verify.base import Rule
-from specdec.verify.select import select_rule
+from specdec.verify.select import AUTO, select_rule
 
 NOT_IDENTITY = (
     "tracking", "study", "note", "runs", "side_by_side", "rerun", "report", "profile", "jobs", "command", "ledger",
 )  # fmt: skip
 """Settings that do not change what a job finds out."""
+PARTS: dict[str, type[Drafter | Rule | Policy]] = {"drafter": Drafter, "rule": Rule, "policy": Policy}
+"""Groups whose choices are classes of one kind."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*){0,1}(/[\w./-]+\.gguf)?")
 """`org/name`, `name`, or one of these with a file in it."""
 
@@ -109,7 +111,7 @@ def plan(config: DictConfig) -> Plan:
     """
     values = values_of(config)
     params = sampling_params(values)
-    drafter, rule, policy = (instantiate(config[group], group) for group in ("drafter", "rule", "policy"))
+    drafter, rule, policy = (_part(config, group) for group in PARTS)
     drafters = (drafter, *beside(drafter, values["beside"]))
     device = values["device"]
     load_options = {**values["target"], **values["precision"], "device": device["device"]}
@@ -193,6 +195,17 @@ def instantiate(config: DictConfig, what: str) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise ConfigError(f"{what}: {cause}") from error
+
+
+def _part(config: DictConfig, group: str) -> Any:
+    """The object of a group, if it is one of its kind."""
+    made = instantiate(config[group], group)
+    if not isinstance(made, PARTS[group]) and made != AUTO:
+        raise ConfigError(
+            f"{group}={config[group]._target_!r} is no {PARTS[group].__name__}. Give the path of a subclass of "
+            f"specdec.{PARTS[group].__name__}."
+        )
+    return made
 
 
 def _twice_escaped(value: Any) -> Any:

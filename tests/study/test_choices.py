@@ -93,12 +93,70 @@ def test_an_installed_packages_parts_are_choices_by_name() -> None:
 
 
 @pytest.mark.usefixtures("_installed")
-def test_an_option_without_a_plus_is_answered_with_one() -> None:
+def test_an_option_of_an_installed_class_is_written_as_ours_are() -> None:
+    assert job("drafter=echo", "drafter.loudness=3").drafter.loudness == 3
     with pytest.raises(
-        ConfigError,
-        match=r"of drafter: _target_\. Another option of the class takes a plus: \+drafter\.loudness=…",
+        ConfigError, match=r"drafter\.lodness\. Did you mean drafter\.loudness\? Valid keys of drafter: lou"
     ):
-        job("drafter=echo", "drafter.loudness=3")
+        job("drafter=echo", "drafter.lodness=3")
+
+
+OWN = "tests.study.test_choices"
+
+
+@pytest.mark.parametrize("path", [f"{OWN}.EchoDrafter", f"{OWN}:EchoDrafter"])
+def test_the_path_of_a_class_is_a_choice(path: str) -> None:
+    parts = plan(job(f"drafter={path}", "drafter.loudness=3", f"rule={OWN}.PoliteRule", "sampling=sample"))
+    [drafter] = parts.drafters
+    assert isinstance(drafter, EchoDrafter)
+    assert (drafter.loudness, parts.axes["rule"]) == (3, "polite")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("drafter=no_such_module.Mine", "drafter: .*no_such_module"),
+        (f"drafter={OWN}.PoliteRule", "drafter=.*PoliteRule'? is no Drafter"),
+        (f"rule={OWN}.EchoDrafter", "rule=.*EchoDrafter'? is no Rule"),
+    ],
+)
+def test_a_path_of_something_else_is_refused(word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(job(word))
+
+
+@pytest.mark.usefixtures("_installed")
+def test_options_reach_only_the_classes_that_take_them() -> None:
+    words = [
+        "-m",
+        "drafter=none,ngram,echo",
+        "drafter.num_draft_tokens=2,4",
+        "drafter.loudness=3",
+        "drafter.min_match=2",
+    ]
+    found = [dict(config.drafter) for config in preflight.jobs(config_dir(), "study", words)]
+    ngram = {"_target_": "specdec.drafters.ngram.NgramDrafter", "min_match": 2, "max_match": 4, "branches": 1}
+    assert found == [
+        *[{"_target_": "specdec.drafters.none.NoDrafter"}] * 2,
+        *[{**ngram, "num_draft_tokens": count} for count in (2, 4)],
+        *[{"_target_": f"{OWN}.EchoDrafter", "num_draft_tokens": count, "loudness": 3} for count in (2, 4)],
+    ]
+    with pytest.raises(ConfigError, match=r"No drafter of this command takes drafter\.shyness"):
+        preflight.jobs(config_dir(), "study", [*words, "drafter.shyness=1"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["drafter=ngram,custom", "drafter._target_=a.B", "+drafter.x=3"], ["drafter=ngram,a.B", "drafter.x=3"]),
+        (["drafter=custom", "drafter._target_=a.B,c.D"], ["drafter=a.B,c.D"]),
+        (["rule=custom", "rule._target_=a.B", "drafter=ngram"], ["rule=a.B", "drafter=ngram"]),
+        (["drafter=custom", "++rule.x=1", "+sampling.logit_bias={5:1}"],
+         ["drafter=custom", "rule.x=1", "+sampling.logit_bias={5:1}"]),
+    ],
+)  # fmt: skip
+def test_the_class_that_custom_names_is_its_own_alone(typed: list[str], meant: list[str]) -> None:
+    assert choices.simplified(typed) == meant
 
 
 @pytest.mark.usefixtures("_installed")

@@ -10,6 +10,7 @@ import pytest
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig
 
+from specdec import cli
 from specdec.commands.application import config_dir
 from specdec.errors import ConfigError
 from specdec.models import reading
@@ -26,10 +27,7 @@ def jobs(*words: str) -> list[DictConfig]:
 
 def check(*words: str) -> int:
     """As the command does; how many jobs there are."""
-    configs = jobs(*words)
-    for config in configs:
-        sweep.check(config)
-    return len(configs)
+    return len(preflight.jobs(config_dir(), "study", words, check=sweep.check))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +48,7 @@ def check(*words: str) -> int:
         (["drafter=early_exit", "drafter.num_layer=3"], "Did you mean drafter.num_layers"),
         (
             ["-m", "rule=token,block", "drafter=early_exit", "drafter.layers=3"],
-            "Valid keys of drafter: _target_, br",
+            "Valid keys of drafter: branches",
         ),
         (
             ["engine.adaptive=true"],
@@ -108,6 +106,25 @@ def test_one_bad_job_of_a_sweep_stops_it_before_the_first(monkeypatch: pytest.Mo
         check("-m", "sampling=sample", "rule=token,block,typical")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["drafter=none,ngram", "sampling.temperature=0.5,cold"],
+            r"Job 2 of 4 \(drafter=none sampling\.temp\S+=cold\): ",
+        ),
+        (["drafter=none,model"], r"Job 2 of 2 \(drafter=model\): Nothing was given for drafter\.draft"),
+        (
+            ["data=demo,mt_bench", "data.path=x", "data.limits=3"],
+            r"Job 1 of 2 \(data=demo\): .*Did you mean data\.limit\?",
+        ),
+    ],
+)
+def test_a_job_of_a_sweep_that_cannot_be_is_named_by_what_is_its_own(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        check("-m", *words)
+
+
 def test_a_draft_with_another_vocabulary_is_told_by_its_files(
     tmp_path: Path, tiny_folder: Path, composed: Callable[..., DictConfig]
 ) -> None:
@@ -123,6 +140,38 @@ def test_a_draft_with_another_vocabulary_is_told_by_its_files(
     (tmp_path / "tokenizer.json").write_text(json.dumps(files), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"different ids to the same tokens: .* is 700 in the target and 900 in the"):
         plan(composed(*words))
+
+
+@pytest.fixture
+def own_configs(tmp_path: Path) -> Path:
+    """A folder of configs with a drafter in it."""
+    (tmp_path / "drafter").mkdir()
+    (tmp_path / "drafter" / "deep.yaml").write_text(
+        "_target_: specdec.drafters.ngram.NgramDrafter\nnum_draft_tokens: 9\n", encoding="utf-8"
+    )
+    return tmp_path
+
+
+def test_choices_of_a_folder_of_ones_own_are_checked_as_ours(own_configs: Path) -> None:
+    by_flag = preflight.jobs(config_dir(), "study", ["-m", "drafter=ngram,deep"], further=str(own_configs))
+    by_word = jobs("-m", f"hydra.searchpath=[file://{own_configs}]", "drafter=ngram,deep")
+    assert [[config.drafter.num_draft_tokens for config in made] for made in (by_flag, by_word)] == [[5, 9]] * 2
+    with pytest.raises(ConfigError, match="is no folder"):
+        preflight.jobs(config_dir(), "study", [], further="no/such/folder")
+
+
+@pytest.mark.parametrize(
+    "flags", [["--config-dir", "{}", "--config-name", "study"], ["-cd={}", "--run"], ["hydra.searchpath=[file://{}]"]]
+)
+def test_no_flag_turns_the_checks_off(
+    flags: list[str], own_configs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [flag.format(own_configs) for flag in flags]
+    monkeypatch.setattr("sys.argv", ["specdec", "study", *words, "rule=typical"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    [line] = capsys.readouterr().err.splitlines()
+    assert (end.value.code, "is lossy" in line) == (2, True)
 
 
 def test_a_sweep_is_multiplied_as_hydra_does() -> None:
