@@ -58,6 +58,8 @@ class DecodingStats:
     """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Tokens of the prompt that were found in the cache, and did not run."""
     output_tokens: int = 0
     passes: int = 0
     """Target passes that emitted tokens (a pass that only prefills is not one)."""
@@ -135,6 +137,11 @@ class DecodingStats:
         while len(counts) > 1 and counts[-1] == 0:
             counts.pop()
         return counts
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Share of the prompt that was found in the cache; 0 without a prompt."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     @property
     def wasted_tokens(self) -> int:

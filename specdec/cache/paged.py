@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from specdec.cache.blocks import BlockAllocator
 from specdec.cache.layout import CacheUsage, KVLayout
-from specdec.cache.pool import KVPool, Layout, Pool
+from specdec.cache.pool import KVPool, Layout, Pool, pool_of
+from specdec.cache.prefix import NOTHING, Match, PrefixTree
+from specdec.cache.runs import Space
+from specdec.cache.sequence import CachedSequence
 from specdec.errors import OutOfBlocksError, SpecdecError
-
-
-@dataclass
-class _Sequence:
-    """Block table, committed tokens, and rows reserved after them."""
-
-    table: list[int] = field(default_factory=list)
-    length: int = 0
-    reserved: int = 0
-    slots: Tensor | None = None
-    """Slot of every position of the table; None after the table changed."""
-    filled: dict[Pool, int] = field(default_factory=dict)
-    """Committed tokens whose entries each drafter's pool holds, counted from the first."""
 
 
 class PagedCache:
@@ -49,12 +38,11 @@ class PagedCache:
         if num_blocks < 1 or block_size < 1:
             raise SpecdecError(f"A cache needs at least one slot, got {num_blocks=} and {block_size=}.")
         self.num_blocks, self.block_size = num_blocks, block_size
-        self._sequences: dict[int, _Sequence] = {}
         try:
             self.target = KVPool(layout, num_blocks * block_size)
             self.pools: tuple[Pool, ...] = (self.target, *(pool_of(one, num_blocks * block_size) for one in others))
             # Last: its free list is in real memory, and an absurd num_blocks must fail before that fills up.
-            self._allocator = BlockAllocator(num_blocks)
+            self.clear()
         except (RuntimeError, MemoryError) as error:
             size = num_blocks * block_size * sum(one.bytes_per_token() for one in (layout, *others)) / 2**30
             raise OutOfBlocksError(
@@ -63,8 +51,8 @@ class PagedCache:
 
     @property
     def num_free_blocks(self) -> int:
-        """Blocks that no sequence holds."""
-        return self._allocator.num_free
+        """Blocks that no sequence holds. What earlier texts have left in them goes when they are wanted."""
+        return self._allocator.num_free + self._allocator.num_idle
 
     def blocks(self, rows: int) -> int:
         """Blocks that so many rows of one sequence take."""
@@ -73,11 +61,30 @@ class PagedCache:
     def __contains__(self, seq: int) -> bool:
         return seq in self._sequences
 
-    def add(self, seq: int) -> None:
-        """Starts an empty sequence."""
+    def add(self, seq: int, match: Match = NOTHING) -> None:
+        """Starts a sequence: an empty one, or with what `prefixes` has found of its text, committed and in blocks that
+        are shared as after a `fork`."""
         if seq in self._sequences:
             raise SpecdecError(f"Sequence {seq} is in the cache already; free it first.")
-        self._sequences[seq] = _Sequence()
+        self._allocator.retain(match.blocks)
+        self._sequences[seq] = CachedSequence(list(match.blocks), match.length, filled=dict(match.filled))
+        self.prefixes.use(match)
+
+    def remember(self, seq: int, space: Space, tokens: Sequence[int]) -> None:
+        """Leaves the blocks of a text's committed tokens to `prefixes`, for texts that begin alike.
+
+        Args:
+            seq: whose text it is.
+            space: texts of other spaces will not find it.
+            tokens: of the text, from the first one on; those that are not committed are left out. If the sequence goes
+                on, the last block among them is whole.
+        """
+        sequence = self._get(seq)
+        self.prefixes.insert(space, tokens[: sequence.length], sequence.table, sequence.filled)
+
+    def num_in_use(self, blocks: Sequence[int]) -> int:
+        """How many of the blocks some sequence holds."""
+        return sum(map(self._allocator.in_use, blocks))
 
     def length(self, seq: int) -> int:
         """Committed tokens."""
@@ -116,7 +123,7 @@ class PagedCache:
         spare = sequence.table[kept:]
         missing = wanted - kept + copies - len(spare)
         if missing > 0:
-            fresh = [*spare, *self._allocator.allocate(missing)]
+            fresh = [*spare, *self._allocate(missing)]
         else:
             fresh = spare[: wanted - kept + copies]
             self._allocator.release(spare[len(fresh) :])
@@ -185,7 +192,7 @@ class PagedCache:
         self.add(child)
         table = source.table[: self.blocks(source.length)]
         self._allocator.retain(table)
-        self._sequences[child] = _Sequence(table, source.length, filled=dict(source.filled))
+        self._sequences[child] = CachedSequence(table, source.length, filled=dict(source.filled))
 
     def free(self, seq: int) -> None:
         """Drops a sequence and its hold on its blocks."""
@@ -193,9 +200,11 @@ class PagedCache:
         del self._sequences[seq]
 
     def clear(self) -> None:
-        """Drops every sequence and frees every block, whatever state an interrupted change left them in."""
-        self._sequences = {}
+        """Drops every sequence and all that is kept, whatever state an interrupted change left them in."""
+        self._sequences: dict[int, CachedSequence] = {}
         self._allocator = BlockAllocator(self.num_blocks)
+        self.prefixes = PrefixTree(self._allocator, self.block_size)
+        """What is kept of earlier texts."""
 
     def usage(self) -> CacheUsage:
         """How many slots are allocated, and how many of those hold a token."""
@@ -208,7 +217,9 @@ class PagedCache:
 
     def check_integrity(self) -> None:
         """Raises SpecdecError unless tables, counts and lengths fit together and no reserved slot is shared."""
-        self._allocator.check_integrity(sequence.table for sequence in self._sequences.values())
+        kept = [node.blocks for node in self.prefixes.nodes()]
+        self._allocator.check_integrity((sequence.table for sequence in self._sequences.values()), kept)
+        self.prefixes.check_integrity()
         for seq, sequence in self._sequences.items():
             if len(sequence.table) != self.blocks(sequence.length + sequence.reserved):
                 raise SpecdecError(
@@ -221,7 +232,7 @@ class PagedCache:
                 if self._allocator.ref_count(block) != 1:
                     raise SpecdecError(f"Sequence {seq} may write to block {block}, which others share.")
 
-    def _get(self, seq: int) -> _Sequence:
+    def _get(self, seq: int) -> CachedSequence:
         try:
             return self._sequences[seq]
         except KeyError:
@@ -233,7 +244,14 @@ class PagedCache:
             raise SpecdecError("This is the target's pool, or one of another cache: give one of pools[1:].")
         return pool
 
-    def _must_copy(self, sequence: _Sequence) -> bool:
+    def _allocate(self, n: int) -> list[int]:
+        """Takes blocks, at the cost of what is kept of earlier texts."""
+        if n > self.num_free_blocks:
+            raise OutOfBlocksError(n, self.num_free_blocks, self.num_blocks)
+        self.prefixes.evict(n)
+        return self._allocator.allocate(n)
+
+    def _must_copy(self, sequence: CachedSequence) -> bool:
         """Whether the next row goes into a partly filled block that others share."""
         full, rest = divmod(sequence.length, self.block_size)
         return rest > 0 and self._allocator.ref_count(sequence.table[full]) > 1
@@ -243,17 +261,5 @@ class PagedCache:
         for pool in self.pools:
             pool.copy(slice(source * size, (source + 1) * size), slice(target * size, (target + 1) * size))
 
-    def _shrink(self, sequence: _Sequence, length: int) -> None:
-        kept = self.blocks(length)
-        self._allocator.release(sequence.table[kept:])
-        # Cut off, not rebuilt: the slots of the blocks that stay are the same.
-        if sequence.slots is not None:
-            sequence.slots = sequence.slots[: kept * self.block_size]
-        del sequence.table[kept:]
-        sequence.length, sequence.reserved = length, 0
-        sequence.filled = {pool: min(n, length) for pool, n in sequence.filled.items()}
-
-
-def pool_of(layout: Layout, num_slots: int) -> Pool:
-    """A pool of that layout: keys and values if it is a model's."""
-    return KVPool(layout, num_slots) if isinstance(layout, KVLayout) else Pool(layout, num_slots)
+    def _shrink(self, sequence: CachedSequence, length: int) -> None:
+        self._allocator.release(sequence.cut(length, self.blocks(length), self.block_size))

@@ -91,3 +91,8 @@ class KVPool(Pool):
         None unless quantized."""
         scales = (self.key_scales[index], self.value_scales[index]) if self.layout.quantized else (None, None)
         return self.keys[index], self.values[index], *scales
+
+
+def pool_of(layout: Layout, num_slots: int) -> Pool:
+    """A pool of that layout: keys and values if it is a model's."""
+    return KVPool(layout, num_slots) if isinstance(layout, KVLayout) else Pool(layout, num_slots)

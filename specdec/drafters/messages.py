@@ -52,6 +52,11 @@ class Needs:
     pools: tuple[Layout, ...] = ()
     whole_prefix: bool = False
 
+    @property
+    def each_token(self) -> bool:
+        """Whether it must be told of every token when that runs, as far as its pools do not hold what it was told."""
+        return bool(self.hidden) or self.logits == "all"
+
     @classmethod
     def together(cls, several: Sequence[Needs]) -> Needs:
         """What several drafters ask for together; their pools stand one after the other."""

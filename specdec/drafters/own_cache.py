@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from specdec.cache import KVPool, PagedCache
+from specdec.cache.runs import common
 from specdec.errors import OutOfBlocksError
 from specdec.models.base import CausalLM
 from specdec.verify.tree import ROOT
@@ -99,7 +100,7 @@ class OwnCache:
             self._cache.add(seq)
             self._run[seq] = _Run()
         run, known = self._run.pop(seq), text[:-1]
-        kept = _common(run.kept, known)
+        kept = common(run.kept, known)
         if kept < len(run.kept):
             self._cache.truncate(seq, kept)
         else:
@@ -140,11 +141,3 @@ class OwnCache:
                 if oldest is None:
                     raise
                 self.drop(oldest)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest beginning that two texts have in common."""
-    length = min(len(a), len(b))
-    if a[:length] == b[:length]:
-        return length
-    return next(place for place in range(length) if a[place] != b[place])

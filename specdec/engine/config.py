@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specdec.cache import Layout
-from specdec.checks import settle, whole
+from specdec.checks import flag, settle, whole
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 
@@ -17,6 +17,7 @@ KINDS = {
     "num_blocks": whole(1).or_none(" for what full contexts need"),
     "max_batch_tokens": whole(1, 2**20),
     "max_num_seqs": whole(1, 2**20),
+    "prefix_cache": flag(),
 }
 """What each size may be."""
 
@@ -31,6 +32,8 @@ class EngineConfig:
             less than one full context needs.
         max_batch_tokens: rows of one target pass. Longer prompts are read in several passes.
         max_num_seqs: requests that run at the same time; others wait.
+        prefix_cache: keep what earlier texts have left in the cache, in blocks that nothing else wants, for requests
+            that begin alike.
 
     Raises:
         ConfigError: if a size is no integer, or out of range; names it and the remedy.
@@ -40,6 +43,7 @@ class EngineConfig:
     num_blocks: int | None = None
     max_batch_tokens: int = 512
     max_num_seqs: int = 8
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         settle(self, KINDS)

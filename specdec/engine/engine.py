@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from specdec.cache.paged import PagedCache
-from specdec.drafters.base import Drafter, TargetHandle
+from specdec.cache import PagedCache, Pool
+from specdec.drafters.base import Drafter, Needs, TargetHandle
 from specdec.engine.clock import StepClock
 from specdec.engine.config import EngineConfig
 from specdec.engine.drafting import Drafting, Proposal
@@ -18,6 +18,7 @@ from specdec.engine.intake import Intake
 from specdec.engine.limits import DraftLimits
 from specdec.engine.outputs import StepOutput
 from specdec.engine.owner import Owner
+from specdec.engine.prefixes import Prefixes
 from specdec.engine.request import Request
 from specdec.engine.scheduler import Scheduled, Scheduler
 from specdec.engine.settling import Deliver, Settling
@@ -78,12 +79,10 @@ class Engine:
         limits = DraftLimits(bound)
         num_blocks = self.config.blocks_for(model, layouts, limits.most(model.max_context))
         self.cache = PagedCache(model.kv_layout, num_blocks, self.config.block_size, layouts)
-        pools = iter(self.cache.pools[1:])
-        for one, needs in bound:
-            one.attach(self.cache, [next(pools) for _ in needs.pools])
+        self.prefixes = self._attach(bound)
         self.drafting = Drafting(bound, self.policy, limits, model.kv_layout.device)
         sizes = self.config.max_batch_tokens, self.config.max_num_seqs
-        self.scheduler = Scheduler(self.cache, limits, *sizes, lambda r: self.drafting.forget(r.id))
+        self.scheduler = Scheduler(self.cache, limits, *sizes, lambda r: self.drafting.forget(r.id), self.prefixes)
         self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select, defaults or {})
         self._clock = StepClock()
         self._owner = Owner(self._restore)
@@ -186,12 +185,31 @@ class Engine:
         gained, outcomes = self._settling.settle(plan, proposals, outputs, seconds, deliver)
         with self._clock.measure("draft"):
             self.drafting.observe(outcomes)
-        for output in gained:
-            if output.finish_reason is not None:
-                self._finish(output.request)
+        self._keep(plan, gained)
         shares = [part.share(one.tree) for part, one in zip(plan, proposals, strict=True)]
         self._clock.divide(shares, self.drafting.seconds)
         return gained
+
+    def _attach(self, bound: Sequence[tuple[Drafter, Needs]]) -> Prefixes:
+        """Gives the drafters their pools. A drafter that must be told of each token, and keeps nothing of it in a pool,
+        would lack what it was told about tokens that are found in the cache: beside it nothing is."""
+        pools, enabled, complete = iter(self.cache.pools[1:]), self.config.prefix_cache, list[Pool]()
+        for drafter, needs in bound:
+            own = [next(pools) for _ in needs.pools]
+            drafter.attach(self.cache, own)
+            if needs.each_token:
+                complete += own
+                enabled = enabled and bool(own)
+        return Prefixes(self.cache, enabled, complete)
+
+    def _keep(self, plan: Sequence[Scheduled], gained: Sequence[StepOutput]) -> None:
+        """Leaves to later requests what was read of prompts, and all of the texts that ended."""
+        for part in plan:
+            if len(part.tail) > 1 and not part.request.finished:
+                self.prefixes.share(part.request)
+        for output in gained:
+            if output.finish_reason is not None:
+                self._finish(output.request)
 
     def _run(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal]) -> list[PassOutput]:
         """One target pass; each request's part of what it gave."""

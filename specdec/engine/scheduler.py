@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from specdec.cache.paged import PagedCache
+from specdec.cache.prefix import Match
 from specdec.drafters.base import DraftRequest
 from specdec.engine.clock import Share
 from specdec.engine.limits import DraftLimits
+from specdec.engine.prefixes import Prefixes
 from specdec.engine.request import Request
 from specdec.engine.tokens import TokenView
 from specdec.errors import ConfigError, OutOfBlocksError, SpecdecError
@@ -84,7 +86,8 @@ class Scheduler:
 
     A request is either scheduled with all the rows that its own state asks for, or not at all: its draft is never
     trimmed because of its neighbours, neither before nor after it was drawn, so its output cannot depend on them.
-    When blocks run out, the request that came last gives its blocks back, waits, and is recomputed.
+    When blocks run out, what is kept of earlier texts goes first. Then the request that came last gives its blocks
+    back, waits, and begins with what is still there of them.
 
     Args:
         cache: block tables; slots are reserved here.
@@ -92,6 +95,7 @@ class Scheduler:
         max_batch_tokens: rows of one pass.
         max_num_seqs: requests that run at the same time.
         on_preempt: told of a request that lost its place in the cache.
+        prefixes: begins and ends sequences; None shares nothing.
 
     Raises:
         ConfigError: if `max_num_seqs` full drafts exceed `max_batch_tokens`.
@@ -104,6 +108,7 @@ class Scheduler:
         max_batch_tokens: int,
         max_num_seqs: int,
         on_preempt: Callable[[Request], None] = lambda request: None,
+        prefixes: Prefixes | None = None,
     ) -> None:
         if max_num_seqs < 1:
             raise ConfigError(f"max_num_seqs={max_num_seqs} must be at least 1.")
@@ -115,6 +120,7 @@ class Scheduler:
             )
         self._cache, self._limits, self._on_preempt = cache, limits, on_preempt
         self._max_batch_tokens, self._max_num_seqs = max_batch_tokens, max_num_seqs
+        self._prefixes = prefixes or Prefixes(cache, enabled=False)
         self._live: dict[int, Request] = {}
         """Every request that has not been finished, in order of arrival: what the two below are made from."""
         self.waiting: deque[Request] = deque()
@@ -178,10 +184,10 @@ class Scheduler:
             if self._reserve(request, part):
                 plan.append(part)
                 budget -= self._num_rows(part)
-        while self._can_admit(budget):
+        while (match := self._admissible(budget)) is not None:
             request = self.waiting.popleft()
             self.running.append(request)
-            self._cache.add(request.id)
+            self._prefixes.begin(request, match)
             part = self._part(request, budget)
             self._cache.reserve(request.id, self._num_rows(part))
             plan.append(part)
@@ -196,7 +202,7 @@ class Scheduler:
             return False
         if request in self.running:
             self.running.remove(request)
-            self._cache.free(request.id)
+            self._prefixes.end(request)
         else:
             self.waiting.remove(request)
         del self._live[request.id]
@@ -234,18 +240,20 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Takes everything from a request but its tokens; it goes back to the head of the queue."""
         self.running.remove(request)
-        self._cache.free(request.id)
+        self._prefixes.end(request)
         self._on_preempt(request)
         request.stats.preemptions += 1
         self.waiting.appendleft(request)
 
-    def _can_admit(self, budget: int) -> bool:
-        """Whether the next request finds a place, some budget, and blocks for all its tokens and one draft."""
+    def _admissible(self, budget: int) -> Match | None:
+        """What the next request begins with, if it finds a place, some budget, and blocks for all its tokens and one
+        draft."""
         if not self.waiting or len(self.running) >= self._max_num_seqs:
-            return False
+            return None
         request = self.waiting[0]
-        blocks = self._cache.blocks(self._limits.rows(request))
-        return budget > self._limits.draft_rows(request) and blocks <= self._cache.num_free_blocks
+        if budget <= self._limits.draft_rows(request):
+            return None
+        return self._prefixes.find(request, self._limits.rows(request))
 
     def _refuse_to_spin(self, request: Request) -> None:
         """Raises SpecdecError: the next request cannot begin, and nothing runs whose end could change that."""

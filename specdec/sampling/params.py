@@ -82,6 +82,7 @@ KINDS: dict[str, Kind] = {
     "prediction": either(text(), several(whole(), "", least=1)).but("a non-empty text, or token ids").or_none(),
     "cache_salt": text().or_none(),
     "store": flag(),
+    "prefix_cache": flag(),
     "constraint": instance(Constraint, "a specdec.sampling.constraints.Constraint").or_none(),
 }
 """What each field may be."""
@@ -127,7 +128,9 @@ class SamplingParams:
         prediction: what the text will mostly be: a text or token ids (OpenAI's predicted outputs). Drafters may copy
             from it; the text does not change.
         cache_salt: requests of different salts share nothing that drafters or caches keep; None is a salt of its own.
-        store: whether drafters may keep anything of this text once the request has ended, or show it to others.
+        store: whether drafters and caches may keep anything of this text once the request has ended, or show it to
+            others.
+        prefix_cache: whether the request may begin with what earlier texts have left in the cache, and leave its own.
         constraint: what the text must keep to; None is nothing.
 
     Raises:
@@ -163,6 +166,7 @@ class SamplingParams:
     prediction: str | Sequence[int] | None = None
     cache_salt: str | None = None
     store: bool = True
+    prefix_cache: bool = True
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:

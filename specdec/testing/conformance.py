@@ -10,6 +10,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.drafters.none import NoDrafter
@@ -42,7 +43,7 @@ class Scene:
         return random.Random(self.seed)
 
     def engine(
-        self, rule: str = "auto", drafter: Drafter | None = None, eos: Sequence[int] = (), **sizes: int
+        self, rule: str = "auto", drafter: Drafter | None = None, eos: Sequence[int] = (), **sizes: Any
     ) -> Engine:
         """An engine with a fresh drafter."""
         drafter = drafter or self.make(self.target)

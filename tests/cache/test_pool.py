@@ -8,7 +8,7 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool, Layout, PagedCache, Pool
 from specdec.cache import pool as pools
-from specdec.cache.paged import pool_of
+from specdec.cache.pool import pool_of
 from specdec.errors import ConfigError, SpecdecError
 from tests.cache.layouts import Features
 from tests.kernels import gpu  # noqa: F401 - mends Triton's interpreter

@@ -1,0 +1,71 @@
+"""What requests find of their texts in the cache, and what they leave there for others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specdec.cache import PagedCache, Pool
+from specdec.cache.prefix import NOTHING, Match
+from specdec.engine.request import Request
+
+
+class Prefixes:
+    """Begins and ends the requests' sequences, with the help of the prefix tree.
+
+    A request begins with the longest known beginning of its tokens, but for the last one, which must run: its logits
+    are wanted. The entries are the very numbers that a pass of its own would write, so no text changes. Only committed
+    tokens are left to others, and none of a request that failed.
+
+    Args:
+        cache: block tables, and the tree.
+        enabled: whether anything is found or left at all.
+        complete: pools of drafters that are told of each token once, when it runs. A beginning is no longer than all
+            of them hold: a draft must not depend on what was found.
+    """
+
+    def __init__(self, cache: PagedCache, enabled: bool, complete: Sequence[Pool] = ()) -> None:
+        self._cache, self._enabled, self._complete = cache, enabled, complete
+
+    def find(self, request: Request, rows: int) -> Match | None:
+        """What there is of the request's beginning; None if there is no room for it now.
+
+        Args:
+            request: which; it waits.
+            rows: slots that it takes in all.
+        """
+        cache, match = self._cache, self._longest(request)
+        whole = match.length // cache.block_size
+        # Blocks that others have in use cost nothing. A part of a block is copied, and is there twice until then.
+        spare = cache.num_free_blocks - cache.blocks(rows) + cache.num_in_use(match.blocks[:whole])
+        if spare < 0:
+            return None
+        return match if spare > 0 else cache.prefixes.cut(match, whole * cache.block_size)
+
+    def begin(self, request: Request, match: Match) -> None:
+        """Starts the request's sequence with what was found."""
+        self._cache.add(request.id, match)
+        if not request.stats.preemptions:
+            request.stats.cached_tokens = match.length
+
+    def share(self, request: Request) -> None:
+        """Leaves what a running request has committed, as far as its blocks are whole."""
+        size = self._cache.block_size
+        self._leave(request, self._cache.length(request.id) // size * size)
+
+    def end(self, request: Request) -> None:
+        """Leaves what the request has committed, and frees its sequence."""
+        self._leave(request, len(request.tokens))
+        self._cache.free(request.id)
+
+    def _longest(self, request: Request) -> Match:
+        params, prefixes = request.params, self._cache.prefixes
+        if not (self._enabled and params.prefix_cache) or request.scores_prompt:
+            return NOTHING
+        match = prefixes.match(params.cache_salt, request.tokens[:-1])
+        return prefixes.cut(match, min([match.length, *(match.filled.get(pool, 0) for pool in self._complete)]))
+
+    def _leave(self, request: Request, count: int) -> None:
+        """The first `count` tokens, as far as they are committed."""
+        params = request.params
+        if self._enabled and params.prefix_cache and params.store and request.finish_reason != "error":
+            self._cache.remember(request.id, params.cache_salt, request.tokens[:count])
