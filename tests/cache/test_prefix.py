@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 from random import Random
 from typing import ClassVar
@@ -40,14 +40,14 @@ def entries(tokens: Sequence[int], pool: int) -> list[float]:
 
 
 class Texts:
-    """A cache with a drafter's pool beside the target's, and texts that are written to it.
+    """A cache with two drafters' pools beside the target's, and texts that are written to it.
 
     Args:
         num_blocks, block_size: of the cache.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
-        self.cache = PagedCache(LAYOUT, num_blocks, block_size, [Features(1)])
+        self.cache = PagedCache(LAYOUT, num_blocks, block_size, [Features(1), Features(1)])
         self.pool = self.cache.pools[1]
         self.tokens: dict[int, list[int]] = {}
         self.next_seq = 0
@@ -81,12 +81,12 @@ class Texts:
         self.cache.commit(seq, len(tokens))
         self.tokens[seq] = text
 
-    def fill(self, seq: int, n: int) -> None:
-        """The drafter catches up to `n` tokens."""
-        slots = self.cache.slots(seq)[:n]
-        known = self.cache.filled(seq, self.pool)
-        self.write(self.pool, slots[known:], entries(self.tokens[seq][:n], 1)[known:])
-        self.cache.fill(seq, self.pool, n)
+    def fill(self, seq: int, n: int, place: int = 1) -> None:
+        """A drafter catches up to `n` tokens."""
+        slots, pool = self.cache.slots(seq)[:n], self.cache.pools[place]
+        known = self.cache.filled(seq, pool)
+        self.write(pool, slots[known:], entries(self.tokens[seq][:n], place)[known:])
+        self.cache.fill(seq, pool, n)
 
     def end(self, seq: int, space: Space = None) -> None:
         self.cache.remember(seq, space, self.tokens[seq])
@@ -114,18 +114,19 @@ class Texts:
         """Every path of the tree, and every sequence, holds what a fresh text would."""
         self.cache.check_integrity()
         for seq, text in self.tokens.items():
-            self.holds(self.cache.slots(seq)[: len(text)], text, self.cache.filled(seq, self.pool))
+            self.holds(self.cache.slots(seq), text, {pool: self.cache.filled(seq, pool) for pool in self.cache.pools})
         for node in self.cache.prefixes.nodes():
             text = [token for one in node.path() for token in one.tokens]
             blocks: list[int] = []
             for one in node.path():
                 blocks[one.start // self.cache.block_size :] = one.blocks
             table = torch.tensor(blocks)[:, None] * self.cache.block_size + torch.arange(self.cache.block_size)
-            self.holds(table.flatten()[: len(text)], text, node.filled.get(self.pool, 0))
+            self.holds(table.flatten(), text, node.filled | {self.cache.target: len(text)})
 
-    def holds(self, slots: torch.Tensor, text: Sequence[int], filled: int) -> None:
-        assert self.read(self.cache.target, slots) == entries(text, 0)
-        assert self.read(self.pool, slots[:filled]) == entries(text[:filled], 1)
+    def holds(self, slots: torch.Tensor, text: Sequence[int], filled: Mapping[Pool, int]) -> None:
+        for place, pool in enumerate(self.cache.pools):
+            n = filled.get(pool, 0)
+            assert self.read(pool, slots[:n]) == entries(text[:n], place)
 
 
 def lengths(texts: Texts, *asked: Sequence[int], space: Space = None) -> list[int]:
@@ -198,8 +199,8 @@ def test_a_policy_says_which_leaf_goes_first() -> None:
 def test_what_a_sequence_uses_goes_last_and_stays_the_sequences() -> None:
     texts = Texts(num_blocks=4, block_size=2)
     texts.say([1, 1, 1, 1])
-    texts.say([2, 2, 2, 2])
     seq = texts.begin([1, 1, 1, 1])
+    texts.say([2, 2, 2, 2])
     texts.cache.prefixes.evict(2)
     assert texts.runs() == [[1, 1, 1, 1]]
     texts.cache.prefixes.evict(4)  # more than can be had: what is in use leaves the tree, and is not free
@@ -330,9 +331,12 @@ class TreeMachine(RuleBasedStateMachine):
 
     @initialize(block_size=st.sampled_from([1, 2, 3, 4]))
     def start(self, block_size: int) -> None:
-        self.texts = Texts(num_blocks=10, block_size=block_size)
+        self.texts = Texts(num_blocks=8 + 24 // block_size, block_size=block_size)
         self.spaces: dict[int, Space] = {}
         self.kept: dict[Space, list[list[int]]] = {space: [] for space in self.SPACES}
+        for space in (None, None, "salt"):
+            self.kept[space].append([0, 1, 1, 0, 1, 0, 0, 1])
+            self.texts.say(self.kept[space][-1], space)
 
     def running(self) -> bool:
         return bool(self.texts.tokens)
@@ -382,9 +386,9 @@ class TreeMachine(RuleBasedStateMachine):
     @precondition(running)
     @rule(data=st.data())
     def fill(self, data: st.DataObject) -> None:
-        seq = self.pick(data)
-        length = len(self.texts.tokens[seq])
-        self.texts.fill(seq, data.draw(st.integers(self.texts.cache.filled(seq, self.texts.pool), length)))
+        seq, place = self.pick(data), data.draw(st.sampled_from([1, 2]), label="pool")
+        left = len(self.texts.tokens[seq]) - self.texts.cache.filled(seq, self.texts.cache.pools[place])
+        self.texts.fill(seq, len(self.texts.tokens[seq]) - data.draw(st.integers(0, left), label="left out"), place)
 
     @precondition(running)
     @rule(data=st.data())
@@ -417,12 +421,14 @@ class TreeMachine(RuleBasedStateMachine):
         self.texts.cache.fork(parent, self.texts.next_seq)
         self.texts.tokens[self.texts.next_seq] = list(self.texts.tokens[parent])
         self.spaces[self.texts.next_seq] = self.spaces[parent]
+        self.seen["forked"] += 1
 
-    @rule(wanted=st.integers(1, 10))
-    def evict(self, wanted: int) -> None:
+    @rule(more=st.integers(1, 3))
+    def evict(self, more: int) -> None:
         cache = self.texts.cache
-        cache.prefixes.evict(min(wanted, cache.num_free_blocks))
-        assert cache._allocator.num_free >= min(wanted, cache.num_free_blocks)
+        wanted = min(cache._allocator.num_free + more, cache.num_free_blocks)
+        cache.prefixes.evict(wanted)
+        assert cache._allocator.num_free >= wanted
 
     @invariant()
     def every_path_holds_what_a_fresh_text_would(self) -> None:
@@ -446,13 +452,14 @@ class TreeMachine(RuleBasedStateMachine):
             assert not list(self.texts.cache.prefixes.nodes())
 
 
-OUTCOMES = {"refused", "evicted for others", "copied a block", "found", "found what was filled"}
+OUTCOMES = {"forked", "refused", "evicted for others", "copied a block", "found", "found what was filled"}
 
 
-def test_random_lives_leave_every_path_as_a_fresh_text_would_be() -> None:
+@pytest.mark.parametrize("examples", [150, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_lives_leave_every_path_as_a_fresh_text_would_be(examples: int) -> None:
     TreeMachine.seen.clear()
     run_state_machine_as_test(
-        TreeMachine, settings=settings(derandomize=True, deadline=None, max_examples=40, stateful_step_count=30)
+        TreeMachine, settings=settings(derandomize=True, deadline=None, max_examples=examples, stateful_step_count=40)
     )
     assert {name for name, times in TreeMachine.seen.items() if times} == OUTCOMES
     TreeMachine.seen.clear()
