@@ -49,8 +49,9 @@ def plain() -> list[list[int]]:
 
 
 def check_record(drafter: RecordingDrafter, request_id: int, tokens: list[int], prompt: int) -> None:
-    """Every row once and in order; what was emitted is the text; one end, with all of it."""
-    cached: list[int] = []
+    """Every row once and in order, but for those that were found in the cache; what was emitted is the text; one end,
+    with all of it."""
+    cached = tokens[: drafter.outcomes[request_id][0].start]
     emitted: list[int] = []
     for outcome in drafter.outcomes[request_id]:
         assert outcome.start == len(cached)
@@ -79,6 +80,7 @@ def test_every_pass_of_every_request_is_told_once(inner: str, sizes: dict[str, i
     for request in requests:
         # A request that lost its place begins anew: its prompt is all of its text so far.
         began = len(request.prompt) if request.id not in drafter.forgotten else 0
+        assert request.id in drafter.forgotten or drafter.outcomes[request.id][0].start == 0
         check_record(drafter, request.id, request.tokens, began)
 
 

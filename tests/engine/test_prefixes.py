@@ -1,0 +1,314 @@
+"""What requests find of their texts in the cache changes neither a text, nor a draft, nor a bit of what is cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from specdec import Drafter, Engine, EngineConfig, SamplingParams
+from specdec.cache.runs import Node
+from specdec.drafters.cascade import CascadeDrafter
+from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.head import HeadDrafter
+from specdec.drafters.lookahead import LookaheadDrafter
+from specdec.drafters.model import ModelDrafter
+from specdec.drafters.ngram import NgramDrafter
+from specdec.drafters.none import NoDrafter
+from specdec.drafters.recycling import RecyclingDrafter
+from specdec.drafters.suffix import SuffixDrafter
+from specdec.engine.request import Request
+from specdec.models.base import CausalLM
+from specdec.models.native import NativeModel
+from specdec.testing.conformance import Drafts
+from specdec.testing.tiny import llama_module
+from tests.blockheads import random_head
+from tests.engines import add, drain, outputs, run
+
+SIZES = EngineConfig(block_size=4, num_blocks=256, max_batch_tokens=128, max_num_seqs=4)
+HELD = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+DRAFTERS: dict[str, Callable[[CausalLM], Drafter]] = {
+    "none": lambda target: NoDrafter(),
+    "ngram": lambda target: NgramDrafter(num_draft_tokens=4, min_match=1),
+    "suffix": lambda target: SuffixDrafter(),
+    "model": lambda target: ModelDrafter(target_of("float32", seed=1), num_draft_tokens=3, branches=2),
+    "head": lambda target: HeadDrafter(random_head(target), branches=2),
+    "early exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
+    "recycling": lambda target: RecyclingDrafter(),
+    "lookahead": lambda target: LookaheadDrafter(),
+    "cascade": lambda target: CascadeDrafter([HeadDrafter(random_head(target)), SuffixDrafter()]),
+}
+OPENING = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+PROMPTS = [[*OPENING, 8, 9], [*OPENING, 8, 9, 7, 9, 3], OPENING[:6], [*range(20, 40)], [*OPENING[:9], 50], [7]]
+PARAMS = [
+    replace(SamplingParams(max_tokens=12, temperature=0.9 * (index % 2)), seed=index) for index in range(len(PROMPTS))
+]  # fmt: skip
+
+
+@cache
+def target_of(kind: str, seed: int = 0) -> NativeModel:
+    return NativeModel(llama_module(seed), f"tiny-{seed}", kind, HELD[kind])
+
+
+def engine_of(kind: str, drafter: Drafter, **sizes: Any) -> Engine:
+    return Engine(target_of(kind), drafter, config=replace(SIZES, **sizes))
+
+
+def cold(kind: str, name: str) -> tuple[list[list[int]], Drafts]:
+    """Texts and drafts of requests that are alone and find nothing."""
+    drafter = DRAFTERS[name](target_of(kind))
+    drafts = Drafts(drafter)
+    return outputs(run(engine_of(kind, drafter, prefix_cache=False, max_num_seqs=1), PROMPTS, PARAMS)), drafts
+
+
+def most_rows(engine: Engine) -> int:
+    requests = [engine.make_request(prompt, one) for prompt, one in zip(PROMPTS, PARAMS, strict=True)]
+    return max(engine.scheduler._limits.most_rows(request) for request in requests)
+
+
+QUICK = ("none", "ngram", "suffix", "model", "head")
+CASES = [
+    *(pytest.param("float32", name, marks=() if name in QUICK else pytest.mark.slow) for name in DRAFTERS),
+    *(pytest.param(kind, name, marks=pytest.mark.slow) for kind in ("bfloat16", "int8") for name in DRAFTERS),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_cold_is_warm_in_texts_and_drafts(kind: str, name: str) -> None:
+    """Every prompt twice and more, greedy and drawn, alone, in a batch, and where blocks are so few that requests lose
+    theirs: texts and drafts are those of requests that find nothing, bit for bit."""
+    texts, drafts = cold(kind, name)
+    tight = -(-most_rows(engine_of(kind, DRAFTERS[name](target_of(kind)))) // SIZES.block_size) + 2
+    for sizes in ({"max_num_seqs": 1}, {}, {"num_blocks": tight}):
+        drafter = DRAFTERS[name](target_of(kind))
+        warm = Drafts(drafter)
+        engine = engine_of(kind, drafter, **sizes)
+        for turn in range(2):
+            requests = run(engine, PROMPTS, PARAMS)
+            assert outputs(requests) == texts
+            if turn and "num_blocks" not in sizes:
+                assert [one.stats.cached_tokens for one in requests] == [len(prompt) - 1 for prompt in PROMPTS]
+        assert not engine.drafting.faults
+        if name != "none" and not drafter.shares:
+            drafts.agree(warm)
+        if "num_blocks" in sizes:
+            assert engine.cache.prefixes.evicted_tokens
+            assert sum(one.stats.preemptions for one in requests)
+        check_bits(engine, name, kind)
+
+
+def check_bits(engine: Engine, name: str, kind: str) -> None:
+    """Every path of the tree holds in every pool what a fresh prefill writes there."""
+    tree, size = engine.cache.prefixes, engine.cache.block_size
+    fresh = engine_of(kind, DRAFTERS[name](target_of(kind)), prefix_cache=False, max_num_seqs=1)
+    for leaf in [node for node in tree.nodes() if not node.children]:
+        request = add(fresh, [*text_of(leaf), 0], SamplingParams(max_tokens=3))
+        while not request.output:
+            fresh.step()
+        for node in leaf.path():
+            slots = slots_of(node, size)
+            for place, (ours, theirs) in enumerate(zip(engine.cache.pools, fresh.cache.pools, strict=True)):
+                n = node.end if place == 0 else node.filled.get(ours, 0)
+                assert n <= fresh.cache.filled(request.id, theirs)
+                for mine, other in zip(ours.tensors, theirs.tensors, strict=True):
+                    assert torch.equal(mine[slots[:n]], other[fresh.cache.slots(request.id)[:n]])
+        fresh.abort(request)
+
+
+def text_of(node: Node) -> list[int]:
+    return [token for one in node.path() for token in one.tokens]
+
+
+def slots_of(node: Node, block_size: int) -> torch.Tensor:
+    blocks: list[int] = []
+    for one in node.path():
+        blocks[one.start // block_size :] = one.blocks
+    return (torch.tensor(blocks)[:, None] * block_size + torch.arange(block_size)).flatten()
+
+
+@pytest.mark.parametrize("name", ["model", "head"])
+@pytest.mark.parametrize("seed", [0, 1, *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20)]])
+def test_random_lives_leave_bits_and_texts_as_they_are(name: str, seed: int) -> None:
+    """Requests that come, are aborted, preempted and forked, and a tree that is cut back, at random."""
+    draw, kind = Random(seed), "float32"
+    engine = engine_of(kind, DRAFTERS[name](target_of(kind)), num_blocks=24, max_num_seqs=3, max_batch_tokens=64)
+    said: dict[int, tuple[list[int], Request]] = {}
+    happened = dict.fromkeys(("found", "aborted", "preempted", "forked", "evicted"), 0)
+    for _ in range(60):
+        scheduler = engine.scheduler
+        running = list(scheduler.running)
+        match draw.choice(("add", "step", "step", "step", "abort", "preempt", "fork", "evict")):
+            case "add" if len(scheduler.live) < 5:
+                prompt = [*OPENING[: draw.randint(1, 11)], *(draw.randrange(2) for _ in range(draw.randint(0, 6)))]
+                params = SamplingParams(max_tokens=10, temperature=draw.choice((0.0, 0.8)), seed=draw.randrange(99))
+                request = add(engine, prompt, params)
+                said[request.id] = prompt, request
+            case "abort" if running and draw.random() < 0.4:
+                engine.abort(draw.choice(running))
+                happened["aborted"] += 1
+            case "preempt" if running:
+                scheduler._preempt(running[-1])
+            case "fork" if running and len(running) < 3 and running[0].output:
+                child = engine.make_request(list(running[0].tokens), SamplingParams(max_tokens=8))
+                engine.cache.fork(running[0].id, child.id)
+                scheduler.join(child)
+                said[child.id] = child.prompt, child
+                happened["forked"] += 1
+            case "evict":
+                engine.cache.prefixes.evict(min(engine.cache.num_free_blocks, draw.randint(1, 24)))
+            case _:
+                engine.step()
+        engine.cache.check_integrity()
+    drain(engine)
+    check_bits(engine, name, kind)
+    requests = [request for _, request in said.values()]
+    happened["found"] = sum(one.stats.cached_tokens for one in requests)
+    happened["preempted"] = sum(one.stats.preemptions for one in requests)
+    happened["evicted"] = engine.cache.prefixes.evicted_tokens
+    assert all(happened.values()), happened
+    for prompt, request in said.values():
+        alone = engine_of(kind, DRAFTERS[name](target_of(kind)), prefix_cache=False, max_num_seqs=1)
+        [same] = run(alone, [prompt], request.params)
+        assert same.output[: len(request.output)] == request.output
+        assert request.finish_reason == "aborted" or same.output == request.output
+
+
+def found(engine: Engine, prompt: Sequence[int], **params: Any) -> int:
+    """Tokens that a request finds; it ends."""
+    [request] = run(engine, [prompt], SamplingParams(max_tokens=2, **params))
+    assert request.error is None
+    return request.stats.cached_tokens
+
+
+def test_salts_requests_and_engines_can_keep_to_themselves() -> None:
+    prompt = [*range(10)]
+    engine = engine_of("float32", NoDrafter())
+    assert [found(engine, prompt, cache_salt=salt) for salt in (None, "a", "a", None, "b")] == [0, 0, 9, 9, 0]
+
+    engine = engine_of("float32", NoDrafter())
+    assert found(engine, prompt, store=False) == 0
+    assert found(engine, prompt, prefix_cache=False) == 0
+    assert found(engine, prompt) == 0  # neither of them left anything
+    assert [found(engine, prompt, store=False), found(engine, prompt, prefix_cache=False)] == [9, 0]
+
+    engine = engine_of("float32", NoDrafter(), prefix_cache=False)
+    assert [found(engine, prompt), found(engine, prompt)] == [0, 0]
+    assert not list(engine.cache.prefixes.nodes())
+
+
+def test_a_prompt_that_is_scored_runs_as_a_whole() -> None:
+    """What is found has no logits. The scores are those of a request that finds nothing."""
+    engine, params = engine_of("float32", NoDrafter()), SamplingParams(max_tokens=3, prompt_logprobs=0)
+    first, second = (run(engine, [OPENING], params)[0] for _ in range(2))
+    assert first.prompt_logprobs == second.prompt_logprobs
+    assert len(second.prompt_logprobs) == len(OPENING) - 1
+    assert (second.stats.cached_tokens, found(engine, OPENING)) == (0, len(OPENING) - 1)
+
+
+def test_a_failed_request_leaves_nothing() -> None:
+    engine = engine_of("float32", NoDrafter())
+    request = add(engine, OPENING, SamplingParams(max_tokens=9))
+    engine.step()
+    engine.cache.prefixes.evict(SIZES.num_blocks or 0)
+    engine.abort(request, RuntimeError("lost"))
+    assert found(engine, OPENING) == 0
+
+
+def test_a_request_begins_with_what_one_that_still_runs_has_read() -> None:
+    engine = engine_of("float32", NoDrafter())
+    long = add(engine, [*range(30)], SamplingParams(max_tokens=20))
+    engine.step()
+    second = add(engine, [*range(29), 60], SamplingParams(max_tokens=2))
+    engine.step()
+    assert not long.finished
+    assert second.stats.cached_tokens == 28  # whole blocks
+    drain(engine)
+
+
+def test_what_a_preempted_request_had_is_found_again() -> None:
+    """Its rows run once: it goes on with its last token."""
+    engine = engine_of("float32", NoDrafter())
+    request = add(engine, [*range(30)], SamplingParams(max_tokens=20))
+    for _ in range(5):
+        engine.step()
+    engine.scheduler._preempt(request)
+    [part] = engine.scheduler.schedule()
+    assert (part.tail, part.decodes) == (request.tokens[-1:], True)
+
+
+def test_what_is_kept_goes_before_a_request_does() -> None:
+    """Blocks for one request and a half: an earlier text fills them, and nobody is preempted for it."""
+    engine = engine_of("float32", NoDrafter(), num_blocks=12)
+    run(engine, [[*range(36)]], SamplingParams(max_tokens=4))
+    assert engine.cache._allocator.num_idle >= 9
+    [request] = run(engine, [[*range(20, 50)]], SamplingParams(max_tokens=12))
+    assert request.stats.preemptions == 0
+    assert engine.cache.prefixes.evicted_tokens
+
+
+def test_a_request_that_just_fits_gives_up_a_part_of_a_block() -> None:
+    """A part of a block is copied, and is there twice until then: where the request needs every block, it begins with
+    the whole ones alone."""
+    engine = engine_of("float32", NoDrafter(), num_blocks=5)
+    prompt, params = [*range(10)], SamplingParams(max_tokens=10)
+    [first] = run(engine, [prompt], replace(params, max_tokens=2))
+    [second] = run(engine, [[*prompt, *first.output[:1], *range(8)]], replace(params, max_tokens=1))
+    assert (first.stats.cached_tokens, second.stats.cached_tokens) == (0, 8)
+
+
+def test_each_token_that_can_be_found_is_found() -> None:
+    """One after the other in a roomy cache, requests run what no earlier one has: counted by brute force."""
+    draw, engine, said = Random(1), engine_of("float32", NoDrafter(), num_blocks=1024), list[list[int]]()
+    for _ in range(40):
+        prompt = [draw.randrange(2) for _ in range(draw.randint(1, 12))]
+        [request] = run(engine, [prompt], SamplingParams(max_tokens=3))
+        best = max((agreeing(prompt[:-1], other[:-1]) for other in said), default=0)
+        assert request.stats.cached_tokens == best
+        said.append(request.tokens)
+
+
+def agreeing(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def test_a_sliding_window_sees_what_was_found() -> None:
+    """Its rows beyond the window are cached like all others: a hit holds the whole window."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, sliding_window=8, initializer_range=0.3,
+    )  # fmt: skip
+    target = NativeModel(MistralForCausalLM(config).eval(), "windowed")
+    prompt, params = [*range(30)], SamplingParams(max_tokens=12)
+    engine = Engine(target, NoDrafter(), config=SIZES)
+    [first] = run(engine, [prompt], params)
+    [second] = run(engine, [prompt], params)
+    assert second.stats.cached_tokens == 29
+    assert second.output == first.output
+
+
+@pytest.mark.slow
+def test_nothing_grows_over_ten_thousand_requests() -> None:
+    """Nodes, spaces and tokens stay within the cache, and no request waits for ever."""
+    draw = Random(0)
+    engine = engine_of("float32", DRAFTERS["model"](target_of("float32")), num_blocks=64)
+    tree = engine.cache.prefixes
+    for number in range(10_000 // 4):
+        prompts = [[draw.randrange(3) for _ in range(draw.randint(1, 12))] for _ in range(4)]
+        salt = None if number % 3 else str(number)
+        for prompt in prompts:
+            add(engine, prompt, SamplingParams(max_tokens=2, cache_salt=salt))
+        while engine.has_work:
+            engine.step()
+        if number % 100 == 0:
+            engine.cache.check_integrity()
+            assert sum(len(node.tokens) for node in tree.nodes()) <= 64 * 4
+            assert len(tree._roots) <= 64
+    assert engine.cache.num_free_blocks == 64
