@@ -49,7 +49,8 @@ class Contender:
 
 def ours(loaded: LoadedModel, drafter: str, max_tokens: int) -> Contender:
     """Our engine."""
-    generator = SpeculativeGenerator(loaded, drafter, config=EngineConfig(num_blocks=256))
+    config = EngineConfig(num_blocks=256, prefix_cache=False)  # prompts come again and again
+    generator = SpeculativeGenerator(loaded, drafter, config=config)
 
     def decode(prompt: list[int]) -> tuple[list[int], int]:
         [generation] = generator.generate([prompt], SamplingParams(max_tokens=max_tokens))

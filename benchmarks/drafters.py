@@ -49,7 +49,7 @@ class Contender:
 def contender(loaded: LoadedModel, name: str, batch: int, rule: str) -> Contender:
     """By its name on the command line."""
     drafters, _, policy = name.partition(":")
-    config = EngineConfig(max_num_seqs=batch, num_blocks=160 + 128 * batch)
+    config = EngineConfig(max_num_seqs=batch, num_blocks=160 + 128 * batch, prefix_cache=False)
     listed = [CascadeDrafter(each.split(">")) if ">" in each else each for each in drafters.split("+")]
     return Contender(SpeculativeGenerator(loaded, listed, config=config, policy=policy or "always", rule=rule))
 

@@ -22,6 +22,7 @@ from specdec.prompts.encoding import PromptEncoder
 from specdec.prompts.entry import Prompt
 from specdec.registry import DRAFTERS, POLICIES, RULES
 from specdec.sampling import SamplingParams
+from specdec.stats import DecodingStats
 from specdec.verify.base import Rule
 from specdec.verify.select import AUTO
 
@@ -174,7 +175,7 @@ class SpeculativeGenerator:
             for event in self._run(requests):
                 if event.generation is not None:
                     done[event.index] = event.generation
-                    advance()
+                    advance(event.generation.stats)
         generations = [done[index] for index in range(len(requests))]
         if on_error == "raise" and any(generation.error is not None for generation in generations):
             raise BatchError(generations)
@@ -235,9 +236,16 @@ def _make_drafters(drafter: Drafters, options: Mapping[str, Any] | None) -> list
 
 
 @contextmanager
-def _progress_bar(total: int, show: bool | None) -> Iterator[Callable[[], object]]:
-    """Yields what to call when a prompt is done."""
-    with Progress(TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+def _progress_bar(total: int, show: bool | None) -> Iterator[Callable[[DecodingStats], None]]:
+    """Yields what to call when a prompt is done. Beside the bar stands what was found of the prompts in the cache."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   disable=not (total > 16 if show is None else show)) as progress:  # fmt: skip
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
+        task, told = progress.add_task("generating", total=total), DecodingStats()
+
+        def advance(stats: DecodingStats) -> None:
+            told.prompt_tokens += stats.prompt_tokens
+            told.cached_tokens += stats.cached_tokens
+            found = f", {told.prefix_hit_rate:.0%} of prompts cached" if told.cached_tokens else ""
+            progress.update(task, advance=1, description=f"generating{found}")
+
+        yield advance

@@ -34,6 +34,7 @@ def summarize(
     batch: int = 1,
     curve: Callable[[int], float] | None = None,
     drafter_bytes: int = 0,
+    evicted_tokens: int = 0,
     **further: Any,
 ) -> dict[str, Any]:
     """What `summary.json` holds.
@@ -43,13 +44,14 @@ def summarize(
         batch: sequences that were decoded together.
         curve: seconds of a pass by its rows, if it was measured.
         drafter_bytes: most that the drafters held.
+        evicted_tokens: tokens that went from the prefix cache for others.
         further: more entries (calibration, certificate, …).
     """
     stats = DecodingStats.total(row.stats for row in rows)
     categories = list(dict.fromkeys(row.category for row in rows))
     memory = {"drafter_memory_mb": drafter_bytes / 2**20, "peak_memory_mb": peak_memory() / 2**20}
     return {
-        "metrics": scalars(rows, batch, curve) | memory,
+        "metrics": scalars(rows, batch, curve) | memory | {"evicted_tokens": evicted_tokens},
         "by_category": {
             name: scalars([row for row in rows if row.category == name], batch, curve) for name in categories
         },
@@ -89,6 +91,8 @@ def scalars(rows: Sequence[PromptRow], batch: int, curve: Callable[[int], float]
         "itl_p50_ms": percentile(gaps, 0.50),
         "itl_p95_ms": percentile(gaps, 0.95),
         "itl_p99_ms": percentile(gaps, 0.99),
+        "cached_tokens": stats.cached_tokens,
+        "prefix_hit_rate": stats.prefix_hit_rate,
         "kv_occupancy": sum(row.kv_occupancy for row in rows) / len(rows),
         "kv_waste": sum(row.kv_waste for row in rows) / len(rows),
     }

@@ -101,9 +101,10 @@ def run_job(
         on_prompt(len(rows))
     curve = measure(generator.engine.model) if options.profile else None
     learnt = survival(generator.engine.policy)
+    evicted = generator.engine.cache.prefixes.evicted_tokens
     evidence = _examine(generator, plan, options, prompts, folder.path)
     summary = summarize(
-        rows, options.batch, curve, held, cost_curve=curve and asdict(curve), survival=learnt, **evidence
+        rows, options.batch, curve, held, evicted, cost_curve=curve and asdict(curve), survival=learnt, **evidence
     )
     folder.finish(rows, summary)
 

@@ -21,7 +21,7 @@ def start(settings: dict[str, Any]) -> Generate:
         load(dtype=DTYPES[settings["dtype"]]),
         "ngram" if speculates else "none",
         drafter_options={"num_draft_tokens": settings["num_draft_tokens"]} if speculates else None,
-        config=EngineConfig(max_num_seqs=settings["max_batch"]),
+        config=EngineConfig(max_num_seqs=settings["max_batch"], prefix_cache=False),  # prompts come again and again
         policy="product" if speculates else "always",
     )
 
