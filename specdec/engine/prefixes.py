@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from specdec.cache import PagedCache, Pool
 from specdec.cache.prefix import NOTHING, Match
+from specdec.cache.runs import common
 from specdec.engine.request import Request
+
+WORTH_WAITING = 32
+"""A request waits for one that reads the same tokens if so many need not run then: they take longer than a pass."""
 
 
 class Prefixes:
@@ -26,14 +30,17 @@ class Prefixes:
     def __init__(self, cache: PagedCache, enabled: bool, complete: Sequence[Pool] = ()) -> None:
         self._cache, self._enabled, self._complete = cache, enabled, complete
 
-    def find(self, request: Request, rows: int) -> Match | None:
-        """What there is of the request's beginning; None if there is no room for it now.
+    def find(self, request: Request, rows: int, running: Iterable[Request] = ()) -> Match | None:
+        """What there is of the request's beginning; None if there is no room for it now, or there will be more of it.
 
         Args:
             request: which; it waits.
             rows: slots that it takes in all.
+            running: requests that may be reading the same tokens at this time.
         """
         cache, match = self._cache, self._longest(request)
+        if any(self._reads(one, request) - match.length >= WORTH_WAITING for one in running):
+            return None
         whole = match.length // cache.block_size
         # Blocks that others have in use cost nothing. A part of a block is copied, and is there twice until then.
         spare = cache.num_free_blocks - cache.blocks(rows) + cache.num_in_use(match.blocks[:whole])
@@ -58,14 +65,28 @@ class Prefixes:
         self._cache.free(request.id)
 
     def _longest(self, request: Request) -> Match:
-        params, prefixes = request.params, self._cache.prefixes
-        if not (self._enabled and params.prefix_cache) or request.scores_prompt:
+        prefixes = self._cache.prefixes
+        if not self._takes(request):
             return NOTHING
-        match = prefixes.match(params.cache_salt, request.tokens[:-1])
+        match = prefixes.match(request.params.cache_salt, request.tokens[:-1])
         return prefixes.cut(match, min([match.length, *(match.filled.get(pool, 0) for pool in self._complete)]))
+
+    def _reads(self, one: Request, request: Request) -> int:
+        """How many tokens of the request one that still reads its prompt will have left when it is done."""
+        reading = self._cache.length(one.id) < len(one.tokens) - 1
+        alike = one.params.cache_salt == request.params.cache_salt
+        if not (reading and alike and self._leaves(one) and self._takes(request)):
+            return 0
+        return common(one.tokens, request.tokens[:-1]) // self._cache.block_size * self._cache.block_size
+
+    def _takes(self, request: Request) -> bool:
+        return self._enabled and request.params.prefix_cache and not request.scores_prompt
+
+    def _leaves(self, request: Request) -> bool:
+        params = request.params
+        return self._enabled and params.prefix_cache and params.store and request.finish_reason != "error"
 
     def _leave(self, request: Request, count: int) -> None:
         """The first `count` tokens, as far as they are committed."""
-        params = request.params
-        if self._enabled and params.prefix_cache and params.store and request.finish_reason != "error":
-            self._cache.remember(request.id, params.cache_salt, request.tokens[:count])
+        if self._leaves(request):
+            self._cache.remember(request.id, request.params.cache_salt, request.tokens[:count])

@@ -253,7 +253,7 @@ class Scheduler:
         request = self.waiting[0]
         if budget <= self._limits.draft_rows(request):
             return None
-        return self._prefixes.find(request, self._limits.rows(request))
+        return self._prefixes.find(request, self._limits.rows(request), self.running)
 
     def _refuse_to_spin(self, request: Request) -> None:
         """Raises SpecdecError: the next request cannot begin, and nothing runs whose end could change that."""

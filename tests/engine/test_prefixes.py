@@ -230,6 +230,47 @@ def test_a_request_begins_with_what_one_that_still_runs_has_read() -> None:
     drain(engine)
 
 
+def rows_run(engine: Engine) -> list[int]:
+    """Rows of prompts and texts in each pass from now on, without drafts."""
+    counts: list[int] = []
+    schedule = engine.scheduler.schedule
+
+    def counted() -> Any:
+        plan = schedule()
+        counts.append(sum(len(part.tail) for part in plan))
+        return plan
+
+    engine.scheduler.schedule = counted  # type: ignore[method-assign]
+    return counts
+
+
+@pytest.mark.parametrize("name", ["none", "head"])
+def test_of_requests_that_come_together_one_reads_what_all_begin_with(name: str) -> None:
+    """Eighty tokens once, in a piece; in pieces of 32, but for the last 16, which are not worth waiting for."""
+    prompts = [[*range(40), *range(40), last] for last in (50, 51, 52)]
+    for pieces, known in ((128, 80), (32, 64)):
+        engine = engine_of("float32", DRAFTERS[name](target_of("float32")), max_batch_tokens=pieces, max_num_seqs=2)
+        counts = rows_run(engine)
+        requests = run(engine, prompts, SamplingParams(max_tokens=2, num_draft_tokens=0))
+        assert [one.stats.cached_tokens for one in requests] == [0, known, 80]
+        assert sum(counts) == 81 + (81 - known) + 1 + 3  # each runs the first token that it says
+
+
+@pytest.mark.parametrize(
+    "apart", [{"cache_salt": "a"}, {"prefix_cache": False}, {"store": False}, {"prompt_logprobs": 0}], ids=str
+)
+def test_nobody_waits_for_what_will_not_be_there(apart: dict[str, Any]) -> None:
+    """All begin in the first pass; what one of them keeps to itself, the other does not wait for."""
+    engine = engine_of("float32", NoDrafter())
+    alike = [*range(40)]
+    first = add(engine, alike, SamplingParams(max_tokens=3, **apart))
+    second = add(engine, alike, SamplingParams(max_tokens=3, **(apart if "prompt_logprobs" in apart else {})))
+    engine.step()
+    assert (len(first.output), len(second.output)) == (1, 1)
+    drain(engine)
+    assert outputs([first]) == outputs([second])
+
+
 def test_what_a_preempted_request_had_is_found_again() -> None:
     """Its rows run once: it goes on with its last token."""
     engine = engine_of("float32", NoDrafter())
