@@ -106,7 +106,8 @@ class HeadDrafter(Drafter):
         options = HeadOptions(self.shape, self._nodes, self._floor, self._deepen, weights, target.max_batch_tokens)
         self._drafts = _drafts_of(head, target.model, options)
         self.shape = self._drafts.shape
-        return Needs(hidden=head.config.taps, pools=self._drafts.layouts, whole_prefix=True)
+        pools = self._drafts.layouts
+        return Needs(hidden=head.config.taps, pools=pools, whole_prefix=True, told=(len(pools) - 1,))
 
     def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
         """See `Drafter.attach`."""

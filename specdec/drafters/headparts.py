@@ -48,7 +48,8 @@ class HeadDrafts(Protocol):
     shape: TreeShape
     """What is drawn, as deep as the head can draft."""
     layouts: tuple[Layout, ...]
-    """Of the pools that are kept beside the target's."""
+    """Of the pools that are kept beside the target's. The last one holds what is made of the target's hidden states,
+    and all others can be made of it."""
 
     def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
         """See `Drafter.attach`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 from torch import Tensor
@@ -44,6 +45,9 @@ class Needs:
             beside the pass, where logits cost their memory.
         pools: layouts of the pools that it keeps beside the target's, under the same block table.
         whole_prefix: whether the target must have cached all tokens but the last before this drafter can draft.
+        told: which of `pools`, by their places, hold what the drafter is told of a token when that runs, and cannot
+            make anew: a request begins with no more cached tokens than they hold. None is all of them, if it asks for
+            hidden states or all logits, and else none.
     """
 
     hidden: tuple[int, ...] = ()
@@ -51,21 +55,35 @@ class Needs:
     top: int = 0
     pools: tuple[Layout, ...] = ()
     whole_prefix: bool = False
+    told: tuple[int, ...] | None = None
 
     @property
     def each_token(self) -> bool:
         """Whether it must be told of every token when that runs, as far as its pools do not hold what it was told."""
         return bool(self.hidden) or self.logits == "all"
 
+    @property
+    def told_pools(self) -> tuple[int, ...]:
+        """`told`, or what None stands for."""
+        return self.told if self.told is not None else tuple(range(len(self.pools))) if self.each_token else ()
+
+    @property
+    def keeps_no_state(self) -> bool:
+        """Whether it must be told of every token, and keeps nothing of that in a pool."""
+        return self.each_token and not self.told_pools
+
     @classmethod
     def together(cls, several: Sequence[Needs]) -> Needs:
         """What several drafters ask for together; their pools stand one after the other."""
+        offsets = accumulate((len(each.pools) for each in several), initial=0)
+        told = [start + place for start, each in zip(offsets, several, strict=False) for place in each.told_pools]
         return cls(
             hidden=tuple(sorted({boundary for each in several for boundary in each.hidden})),
             logits=max((each.logits for each in several), key=("none", "verified", "all").index, default="none"),
             top=max((each.top for each in several), default=0),
             pools=tuple(layout for each in several for layout in each.pools),
             whole_prefix=any(each.whole_prefix for each in several),
+            told=() if any(each.keeps_no_state for each in several) else tuple(told),
         )
 
 

@@ -193,14 +193,14 @@ class Engine:
     def _attach(self, bound: Sequence[tuple[Drafter, Needs]]) -> Prefixes:
         """Gives the drafters their pools. A drafter that must be told of each token, and keeps nothing of it in a pool,
         would lack what it was told about tokens that are found in the cache: beside it nothing is."""
-        pools, enabled, complete = iter(self.cache.pools[1:]), self.config.prefix_cache, list[Pool]()
+        pools = iter(self.cache.pools[1:])
+        told: list[Pool] = []
         for drafter, needs in bound:
             own = [next(pools) for _ in needs.pools]
             drafter.attach(self.cache, own)
-            if needs.each_token:
-                complete += own
-                enabled = enabled and bool(own)
-        return Prefixes(self.cache, enabled, complete)
+            told += [own[place] for place in needs.told_pools]
+        enabled = self.config.prefix_cache and not any(needs.keeps_no_state for _, needs in bound)
+        return Prefixes(self.cache, enabled, told)
 
     def _keep(self, plan: Sequence[Scheduled], gained: Sequence[StepOutput]) -> None:
         """Leaves to later requests what was read of prompts, and all of the texts that ended."""

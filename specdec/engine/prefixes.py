@@ -23,12 +23,12 @@ class Prefixes:
     Args:
         cache: block tables, and the tree.
         enabled: whether anything is found or left at all.
-        complete: pools of drafters that are told of each token once, when it runs. A beginning is no longer than all
-            of them hold: a draft must not depend on what was found.
+        told: pools of what drafters are told of a token when it runs. A beginning is no longer than all of them hold:
+            a draft must not depend on what was found.
     """
 
-    def __init__(self, cache: PagedCache, enabled: bool, complete: Sequence[Pool] = ()) -> None:
-        self._cache, self._enabled, self._complete = cache, enabled, complete
+    def __init__(self, cache: PagedCache, enabled: bool, told: Sequence[Pool] = ()) -> None:
+        self._cache, self._enabled, self._told = cache, enabled, told
 
     def find(self, request: Request, rows: int, running: Iterable[Request] = ()) -> Match | None:
         """What there is of the request's beginning; None if there is no room for it now, or there will be more of it.
@@ -69,7 +69,7 @@ class Prefixes:
         if not self._takes(request):
             return NOTHING
         match = prefixes.match(request.params.cache_salt, request.tokens[:-1])
-        return prefixes.cut(match, min([match.length, *(match.filled.get(pool, 0) for pool in self._complete)]))
+        return prefixes.cut(match, min([match.length, *(match.filled.get(pool, 0) for pool in self._told)]))
 
     def _reads(self, one: Request, request: Request) -> int:
         """How many tokens of the request one that still reads its prompt will have left when it is done."""

@@ -28,7 +28,9 @@ from specdec.models.native import NativeModel
 from specdec.testing.conformance import Drafts
 from specdec.testing.tiny import llama_module
 from tests.blockheads import random_head
+from tests.drafters.test_medusa_heads import medusa
 from tests.engines import add, drain, outputs, run
+from tests.pairheads import random_pairs
 
 SIZES = EngineConfig(block_size=4, num_blocks=256, max_batch_tokens=128, max_num_seqs=4)
 HELD = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
@@ -38,6 +40,8 @@ DRAFTERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "suffix": lambda target: SuffixDrafter(),
     "model": lambda target: ModelDrafter(target_of("float32", seed=1), num_draft_tokens=3, branches=2),
     "head": lambda target: HeadDrafter(random_head(target), branches=2),
+    "pairs": lambda target: HeadDrafter(random_pairs(target), branches=2),
+    "medusa": lambda target: HeadDrafter(medusa(target)),
     "early exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
     "recycling": lambda target: RecyclingDrafter(),
     "lookahead": lambda target: LookaheadDrafter(),
@@ -71,7 +75,7 @@ def most_rows(engine: Engine) -> int:
     return max(engine.scheduler._limits.most_rows(request) for request in requests)
 
 
-QUICK = ("none", "ngram", "suffix", "model", "head")
+QUICK = ("none", "ngram", "suffix", "model", "head", "pairs")
 CASES = [
     *(pytest.param("float32", name, marks=() if name in QUICK else pytest.mark.slow) for name in DRAFTERS),
     *(pytest.param(kind, name, marks=pytest.mark.slow) for kind in ("bfloat16", "int8") for name in DRAFTERS),
@@ -116,7 +120,8 @@ def check_bits(engine: Engine, name: str, kind: str) -> None:
                 n = node.end if place == 0 else node.filled.get(ours, 0)
                 assert n <= fresh.cache.filled(request.id, theirs)
                 for mine, other in zip(ours.tensors, theirs.tensors, strict=True):
-                    assert torch.equal(mine[slots[:n]], other[fresh.cache.slots(request.id)[:n]])
+                    first = int(name == "pairs" and place == 1)  # the first token has no pair
+                    assert torch.equal(mine[slots[first:n]], other[fresh.cache.slots(request.id)[first:n]])
         fresh.abort(request)
 
 
@@ -131,7 +136,7 @@ def slots_of(node: Node, block_size: int) -> torch.Tensor:
     return (torch.tensor(blocks)[:, None] * block_size + torch.arange(block_size)).flatten()
 
 
-@pytest.mark.parametrize("name", ["model", "head"])
+@pytest.mark.parametrize("name", ["model", "pairs"])
 @pytest.mark.parametrize("seed", [0, 1, *[pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20)]])
 def test_random_lives_leave_bits_and_texts_as_they_are(name: str, seed: int) -> None:
     """Requests that come, are aborted, preempted and forked, and a tree that is cut back, at random."""
@@ -244,7 +249,7 @@ def rows_run(engine: Engine) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("name", ["none", "head"])
+@pytest.mark.parametrize("name", ["none", "pairs"])
 def test_of_requests_that_come_together_one_reads_what_all_begin_with(name: str) -> None:
     """Eighty tokens once, in a piece; in pieces of 32, but for the last 16, which are not worth waiting for."""
     prompts = [[*range(40), *range(40), last] for last in (50, 51, 52)]
