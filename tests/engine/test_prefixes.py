@@ -28,8 +28,8 @@ from specdec.models.native import NativeModel
 from specdec.testing.conformance import Drafts
 from specdec.testing.tiny import llama_module
 from tests.blockheads import random_head
-from tests.drafters.test_medusa_heads import medusa
 from tests.engines import add, drain, outputs, run
+from tests.medusaheads import random_medusa
 from tests.pairheads import random_pairs
 
 SIZES = EngineConfig(block_size=4, num_blocks=256, max_batch_tokens=128, max_num_seqs=4)
@@ -41,7 +41,7 @@ DRAFTERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "model": lambda target: ModelDrafter(target_of("float32", seed=1), num_draft_tokens=3, branches=2),
     "head": lambda target: HeadDrafter(random_head(target), branches=2),
     "pairs": lambda target: HeadDrafter(random_pairs(target), branches=2),
-    "medusa": lambda target: HeadDrafter(medusa(target)),
+    "medusa": lambda target: HeadDrafter(random_medusa(target)),
     "early exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
     "recycling": lambda target: RecyclingDrafter(),
     "lookahead": lambda target: LookaheadDrafter(),
