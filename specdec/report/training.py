@@ -39,6 +39,7 @@ def write_curves(folder: Path, path: Path, title: str) -> Path:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         curves, counts = charts(record["curves"]), [(words, record[name]) for name, words in COUNTS.items()]
+        kinds = _by_source(record.get("tried", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / RECORD} is damaged: {error!r}. Run the training again.") from error
     rows = "".join(f"<tr><th align=left>{escape(words)}</th><td>{_shown(value)}</td></tr>" for words, value in counts)
@@ -46,9 +47,20 @@ def write_curves(folder: Path, path: Path, title: str) -> Path:
     write(
         path,
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{escape(title)}</h1><table>{rows}</table>{figures}</html>\n",
+        f"<h1>{escape(title)}</h1><table>{rows}</table>{kinds}{figures}</html>\n",
     )
     return path
+
+
+def _by_source(tried: Mapping[str, Any]) -> str:
+    """Held-out answers by where their prompts come from; nothing of a run that did not count them apart."""
+    heads = "".join(f"<th align=left>{name}</th>" for name in ("prompts", "answers", "simulated τ", "hits at 1, 2, …"))
+    rows = "".join(
+        f"<tr><td>{escape(source)}</td><td>{one['answers']}</td><td>{one['tau']:.3f}</td>"
+        f"<td>{' '.join(f'{hit:.3f}' for hit in one['accuracy'])}</td></tr>"
+        for source, one in tried.items()
+    )
+    return f"<h2>Held-out answers by kind of prompt</h2><table><tr>{heads}</tr>{rows}</table>" if rows else ""
 
 
 def charts(curves: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,8 @@ RECORD = {"curves": POINTS, "answer_tokens": 1234567, "tokens": 200, "step": 2, 
 def test_every_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a <head>"
     folder.mkdir()
-    (folder / "training.json").write_text(json.dumps(RECORD), encoding="utf-8")
+    tried = {"second turn": {"answers": 3, "tau": 1.5, "accuracy": [0.5, 0.25]}}
+    (folder / "training.json").write_text(json.dumps(RECORD | {"tried": tried}), encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["specdec", "report", str(folder)])
     cli.main()
     page = (folder / "index.html").read_text(encoding="utf-8")
@@ -32,6 +33,12 @@ def test_every_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "1,234,567" in page
     assert "<h1>a &lt;head&gt;</h1>" in page
     assert "<script" not in page
+    assert "<td>second turn</td><td>3</td><td>1.500</td><td>0.500 0.250</td>" in page
+
+
+def test_a_run_that_did_not_tell_kinds_of_prompts_has_no_table_of_them(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text(json.dumps(RECORD | {"curves": []}), encoding="utf-8")
+    assert "kind of prompt" not in write_curves(tmp_path, tmp_path / "x.html", "x").read_text(encoding="utf-8")
 
 
 def test_charts_hold_the_points() -> None:
