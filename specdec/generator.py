@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel
 
 from specdec.checks import either, instance, mapping, several, take, text
 from specdec.drafters.base import Drafter
@@ -16,7 +17,7 @@ from specdec.engine.batch import OnError, make_requests
 from specdec.engine.outputs import BatchError, Generation, StreamEvent
 from specdec.engine.request import Request
 from specdec.errors import ConfigError, SpecdecError
-from specdec.models.loading import LoadedModel, load
+from specdec.models.loading import LoadedModel, load, load_given
 from specdec.policy.base import Policy
 from specdec.prompts.encoding import PromptEncoder
 from specdec.prompts.entry import Prompt
@@ -83,7 +84,7 @@ class SpeculativeGenerator:
     @classmethod
     def from_pretrained(
         cls,
-        target: str | None = None,
+        target: str | PreTrainedModel | None = None,
         drafter: Drafters = "ngram",
         rule: str | Rule = AUTO,
         dtype: str = "float32",
@@ -98,7 +99,8 @@ class SpeculativeGenerator:
         """Loads the target and sets everything up.
 
         Args:
-            target: local folder, GGUF file or hub id; None takes the embedded SmolLM2-135M-Instruct.
+            target: local folder, GGUF file or hub id; None takes the embedded SmolLM2-135M-Instruct. Or a model that
+                transformers has loaded, which is copied and stays as it is; it goes with its `tokenizer=…`.
             drafter, rule, drafter_options, config, policy: see the class.
             dtype, device: of the target.
             num_draft_tokens: γ, if `drafter` is a name.
@@ -112,7 +114,10 @@ class SpeculativeGenerator:
         if num_draft_tokens is not None:
             options["num_draft_tokens"] = num_draft_tokens
         drafters = _make_drafters(drafter, options)  # before anything is loaded
-        loaded = load(target, dtype=dtype, device=device, **load_options)
+        if isinstance(target, PreTrainedModel):
+            loaded = load_given(target, dtype=dtype, device=device, **load_options)
+        else:
+            loaded = load(target, dtype=dtype, device=device, **load_options)
         return cls(loaded, drafters, rule, config=config, policy=policy)
 
     def with_drafter(

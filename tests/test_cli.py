@@ -169,7 +169,9 @@ def test_an_unknown_command_is_answered_with_those_there_are(
     [
         (["certify", "quik=true"], "Did you mean quick?"),
         (["certify", "rules=[tokn]"], "Unknown rule 'tokn'. Valid names: "),
+        (["certify", "rules=token"], "a list is asked for. Write rules=[token]."),
         (["replay"], "Nothing was given for trace."),
+        (["generate", "data.categories=summary"], "a list is asked for. Write [summary]."),
         (["replay", "trace=nowhere"], "nowhere"),
         (["profile", "precisons=[int8]"], "Did you mean precisions?"),
         (["layers", "search", "trial=3"], "Did you mean trials?"),

@@ -17,6 +17,7 @@ from specdec.measure.compare import compare
 from specdec.places import check_writable, write
 from specdec.report.console import ConsoleReport
 from specdec.study.plan import Plan, check_source, plan
+from specdec.verify.base import Rule
 
 
 def _generate(config: DictConfig) -> None:
@@ -29,9 +30,24 @@ def _generate(config: DictConfig) -> None:
     report = ConsoleReport(Console(record=config.svg is not None))
     report.legend(job.axes["drafter"], job.axes["rule"])
     prompts = [(label, job.prompt(text, generator)) for label, text in texts]
-    report.table(compare(generator, prompts, job.params, report.prompt, report.event))
+    comparable = job.judge.draft_invariant
+    report.table(compare(generator, prompts, job.params, report.prompt, report.event, comparable))
+    for note in filter(None, (_promise(job.judge), job.policy.account())):
+        report.note(note)
     if config.svg is not None:
         write(Path(config.svg), report.console.export_svg(title="specdec generate"))
+
+
+def _promise(rule: Rule) -> str:
+    """Why texts are not compared, if they are not."""
+    if rule.draft_invariant:
+        return ""
+    if not rule.lossless:
+        return f"rule={rule.name} is lossy: its texts may differ from the target's, so they are not compared."
+    return (
+        f"rule={rule.name} promises the target's distribution, not the same text, so texts are not compared. "
+        "rule=gumbel gives the same text."
+    )
 
 
 def _texts(config: DictConfig, job: Plan) -> list[tuple[str, str]]:

@@ -89,7 +89,9 @@ def check_trees(trees: Any, requests: Sequence[DraftRequest]) -> list[Any]:
     if not isinstance(trees, list | tuple):
         raise SpecdecError(f"it returned {type(trees).__name__}; give a list with one DraftTree per request")
     if len(trees) != len(requests):
-        raise SpecdecError(f"{len(requests)} requests, but {len(trees)} trees")
+        raise SpecdecError(
+            f"it returned {len(trees)} trees for {len(requests)} requests; give a list with one DraftTree per request"
+        )
     return list(trees)
 
 

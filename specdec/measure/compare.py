@@ -43,9 +43,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All prompts of one run."""
+    """All prompts of one run.
+
+    Args:
+        pairs: of its prompts.
+        comparable: whether both sides must give the same tokens: greedy, or a rule that follows plain decoding.
+    """
 
     pairs: Sequence[Pair]
+    comparable: bool = True
 
     @property
     def plain(self) -> DecodingStats:
@@ -138,6 +144,7 @@ def compare(
     params: SamplingParams,
     on_start: Callable[[str, Prompt], None] = lambda label, prompt: None,
     on_event: Callable[[StreamEvent], None] = lambda event: None,
+    comparable: bool = True,
 ) -> Comparison:
     """Decodes every prompt plainly and with the generator's drafter, one after the other, taking turns at going first.
 
@@ -147,6 +154,7 @@ def compare(
         params: for both; give a seed when sampling, or the outputs cannot be compared.
         on_start: called with each prompt before its speculative run.
         on_event: called with each step of the speculative runs; its time is not counted.
+        comparable: see `Comparison`.
     """
     duel = Duel(generator)
     pairs = []
@@ -154,4 +162,4 @@ def compare(
         plain, [speculative] = duel.round(turn, [prompt], params, partial(on_start, label, prompt), on_event)
         assert plain is not None
         pairs.append(Pair(label, plain[0], speculative))
-    return Comparison(pairs)
+    return Comparison(pairs, comparable)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from specdec.checks import shown
 from specdec.errors import ConfigError, UnsupportedModelError
@@ -15,7 +16,8 @@ from specdec.foreign import foreign
 from specdec.kernels.linear import KINDS
 from specdec.models.backends import KV_DTYPES, Wish, candidates, choices
 from specdec.models.base import CausalLM
-from specdec.models.sources import EMBEDDED_NAME, read
+from specdec.models.given import files_of, name_of
+from specdec.models.sources import EMBEDDED_NAME, Files, read
 from specdec.prompts import load_prompts
 from specdec.typed import TypedPath
 
@@ -93,11 +95,45 @@ def load(
         revision=revision,
         base_model=base_model,
     )
+    return _made(wish, files, calibration, generation_config)
+
+
+def load_given(
+    module: PreTrainedModel,
+    tokenizer: Any = None,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    kv_dtype: str | None = None,
+    backend: str = "auto",
+    smoothing: float | None = 0.5,
+    calibration: str | None = None,
+    generation_config: Literal["model", "none"] = "model",
+) -> LoadedModel:
+    """As `load`, of a causal LM that is loaded already. It is copied: the caller's stays as it is.
+
+    Args:
+        module: transformers' own, on any device.
+        tokenizer: transformers' own.
+        dtype, device, kv_dtype, backend, smoothing, calibration, generation_config: as for `load`.
+
+    Raises:
+        ConfigError, UnsupportedModelError: as `load`; also without a tokenizer, or for quantized weights.
+    """
+    check_options(dtype, kv_dtype, backend, device)
+    _check_name("generation_config", generation_config, ("model", "none"))
+    wish = Wish(name_of(module), dtype, kv_dtype, device, backend, smoothing)
+    candidates(wish)  # refuses before anything is copied
+    return _made(wish, files_of(module, tokenizer, wish.stored), calibration, generation_config)
+
+
+def _made(wish: Wish, files: Files, calibration: str | None, generation_config: str) -> LoadedModel:
+    """The model of these files, run by the first backend that can."""
     wish = replace(wish, texts=lambda: calibration_texts(files.tokenizer, calibration))
     with foreign(
-        UnsupportedModelError, f"Cannot put {wish.name} on {device!r}", "Use a smaller dtype, or device='cpu'."
+        UnsupportedModelError, f"Cannot put {wish.name} on {wish.device!r}", "Use a smaller dtype, or device='cpu'."
     ):
-        module = files.module.to(device)
+        module = files.module.to(wish.device)
     model = candidates(wish, module)[0].make(wish, module)
     defaults = files.words.defaults(model.vocab_size) if generation_config == "model" else {}
     if defaults:

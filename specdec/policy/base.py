@@ -147,3 +147,7 @@ class Policy(ABC):
 
     def end(self, request_id: int) -> None:  # noqa: B027
         """Forgets a request that ended."""
+
+    def account(self) -> str:
+        """Why most drafts were left out, in a sentence for the user; empty if they were not."""
+        return ""

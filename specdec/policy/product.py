@@ -15,6 +15,7 @@ from specdec.policy.builder import MOST_ROWS, Wish, build, speed
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
 from specdec.policy.survival import SurvivalTable, judged, on_the_way, prior_rate
+from specdec.policy.tally import Tally
 from specdec.policy.trials import Purse
 from specdec.policy.trust import Trust
 from specdec.verify.shape import ROOT
@@ -64,6 +65,7 @@ class ProductPolicy(Policy):
         self._purses: dict[str, Purse] = {}
         self._shown: dict[int, tuple[Draft, ...]] = {}
         """Request → the trimmable drafts that it had in this step."""
+        self._tally = Tally()
         self._turn = 0
         """Trials go from request to request."""
 
@@ -117,6 +119,10 @@ class ProductPolicy(Policy):
         self.trust.end(request_id)
         self._shown.pop(request_id, None)
 
+    def account(self) -> str:
+        """See `Policy.account`."""
+        return self._tally.account(self.name)
+
     @property
     def _live(self) -> LiveCurve:
         assert self._curve is not None, "prepare() comes first"
@@ -161,6 +167,7 @@ class ProductPolicy(Policy):
         for (request_id, (drafter, wish, trust)), nodes in zip(drafts.items(), parts, strict=True):
             picks[request_id] = Pick(drafter, tuple(nodes))
             self.trust.promise(request_id, drafter, sum([wish.survivals[node] for node in nodes]) / trust)
+        self._tally.note(len(picks), sum(not pick.nodes for pick in picks.values()), costs)
         return picks
 
     def _weighed(self, request_id: int, draft: Draft) -> Weighed:
@@ -176,7 +183,9 @@ class ProductPolicy(Policy):
         known = {request: one for request, one in drawn.items() if one.drafter not in unknown}
         level = max((self._level_seconds.get(one.drafter, 0.0) for one in known.values()), default=0.0)
         wishes = [self._wish_of(request, one) for request, one in known.items()]
-        parts = build(wishes, load.requests, self._costs(load), level)
+        costs = self._costs(load)
+        parts = build(wishes, load.requests, costs, level)
+        self._tally.note(len(parts), sum(not nodes for nodes in parts), costs)
         chosen: dict[int, list[Choice]] = {request: [] for request in drawn}
         for (request, one), nodes in zip(known.items(), parts, strict=True):
             if nodes:

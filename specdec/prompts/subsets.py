@@ -60,6 +60,8 @@ def of_categories(records: Sequence[PromptRecord], categories: Sequence[str]) ->
         ConfigError: for a category that no prompt has.
     """
     known = sorted({record.category for record in records})
+    if isinstance(categories, str):
+        raise ConfigError(f"categories={categories} cannot work: a list is asked for. Write [{categories}].")
     if unknown := sorted(set(categories) - set(known)):
         raise ConfigError(f"No prompt has the category {unknown[0]!r}. There are: {', '.join(known)}.")
     return [record for record in records if record.category in categories]

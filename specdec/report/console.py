@@ -47,8 +47,11 @@ class ConsoleReport:
         table = Table(title="Plain and speculative decoding: same engine, same run, interleaved", box=box.SIMPLE_HEAD)
         table.add_column("")
         pairs = comparison.pairs
-        columns = [_column(Comparison([pair]), "yes" if pair.identical else "NO") for pair in pairs]
-        columns.append(_column(comparison, f"{comparison.num_identical}/{len(pairs)}"))
+        same = ["yes" if pair.identical else "NO" for pair in pairs] + [f"{comparison.num_identical}/{len(pairs)}"]
+        parts = [*(Comparison([pair]) for pair in pairs), comparison]
+        columns = [
+            _column(part, cell if comparison.comparable else "–") for part, cell in zip(parts, same, strict=True)
+        ]
         for label in [*(pair.label for pair in pairs), "all"]:
             table.add_column(label, justify="right")
         for name in columns[0]:
@@ -59,6 +62,10 @@ class ConsoleReport:
             f"Ratio of a prompt: median {middle:.2f}, from {low:.2f} to {high:.2f}. τ: tokens per target pass. "
             "α: accepted share of the tested draft tokens. Prefill is not in tokens/s."
         )
+
+    def note(self, text: str) -> None:
+        """Prints a sentence on the figures."""
+        self.console.print(Text(text))
 
 
 def _column(comparison: Comparison, identical: str) -> dict[str, str]:

@@ -52,10 +52,11 @@ class DeviceConfig:
 
 @dataclass
 class TraceConfig:
-    """What is recorded of the first prompts, after they were timed."""
+    """What is recorded of the first prompts, after they were timed; configs/study.yaml describes it."""
 
     prompts: int = 0
     top_k: int | None = 64
+    every_position: bool = False
     save: bool = False
 
 

@@ -116,7 +116,14 @@ def _examine(
     diagnostics = DraftDiagnostics(plan.params.greedy)
     if count := min(options.trace.prompts, len(prompts)):
         params = plan.params_of(range(count))
-        trace = record(generator.loop, prompts[:count], params, top_k=options.trace.top_k, watch=diagnostics.observe)
+        trace = record(
+            generator.loop,
+            prompts[:count],
+            params,
+            top_k=options.trace.top_k,
+            every_position=options.trace.every_position,
+            watch=diagnostics.observe,
+        )
         if options.trace.save:
             save_trace(trace, folder / TRACE)
     return {

@@ -31,6 +31,8 @@ MULTIRUN = ("-m", "--multirun")
 SEARCH_PATH = "hydra.searchpath="
 EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm", "optuna": "optuna"}
 """Hydra's launcher or sweeper → the extra that brings its plugin."""
+NO_LIST = re.compile(r"merging override [+]*([\w./@-]+)=(.*?)\s*\n\s*Invalid value assigned: \w+ is not a ListConfig")
+"""Hydra's words for one value where a list is asked for."""
 REPLACED = {"engine.adaptive": "policy=product (true) or policy=always (false)"}
 """Keys of older versions → what to write instead."""
 
@@ -184,6 +186,8 @@ def _explained(error: Exception, name: str, overrides: Sequence[str]) -> str:
     if match := re.search(r"Could not override '([\w./@-]+)'", text):
         instead = f"Write {REPLACED[match[1]]} instead. " if match[1] in REPLACED else ""
         return f"{match[0]}. {instead}{_valid_keys(match[1], compose(name, _choices(overrides)))}"
+    if match := NO_LIST.search(text):
+        return f"{match[1]}={match[2]} cannot work: a list is asked for. Write {match[1]}=[{match[2]}]."
     if (match := re.search(r"Could not find 'hydra/(?:launcher|sweeper)/(\w+)'", text)) and match[1] in EXTRAS:
         return f"{match[1]} is not installed. Run `pip install 'specdec-lab[{EXTRAS[match[1]]}]'`."
     lines = [line.strip() for line in text.splitlines() if line.strip()]

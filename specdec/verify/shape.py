@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from specdec.checks import shown
 from specdec.errors import ConfigError, SpecdecError
 
 ROOT = -1
@@ -59,9 +60,14 @@ class TreeShape:
                 is part of the tree and need not be given.
 
         Raises:
-            ConfigError: if a node is given without its likelier siblings: candidates are drawn best first, and the
-                second of two cannot stand for the third.
+            ConfigError: if a path is no list, or if a node is given without its likelier siblings: candidates are drawn
+                best first, and the second of two cannot stand for the third.
         """
+        paths = list(paths)
+        if any(not isinstance(path, Sequence) for path in paths):
+            raise ConfigError(
+                f"Tree choices: {shown(paths)} is no list of paths. Give each path as a list of ranks: [[0, 0], [1]]."
+            )
         prefixes = {tuple(path[: length + 1]) for path in paths for length in range(len(path))}
         number = {(): ROOT} | {
             path: node for node, path in enumerate(sorted(prefixes, key=lambda path: (len(path), path)))

@@ -72,6 +72,17 @@ def test_free_rows_are_all_used_and_rows_at_full_price_never() -> None:
     assert depths(taught(PROPORTIONAL, {0: 3, 1: 1}), wanted, 2, 2) == [0, 0]
 
 
+def test_a_policy_that_leaves_most_drafts_out_says_so_and_why() -> None:
+    wanted = [(0, 0, 4), (1, 0, 2)]
+    generous, strict = ProductPolicy(FREE), taught(PROPORTIONAL, {0: 3, 1: 1})
+    depths(generous, wanted, 2, 2)
+    depths(strict, wanted, 2, 2)
+    depths(strict, wanted, 2, 2)
+    assert generous.account() == ""
+    assert "policy=product left out 4 of 4 drafts" in strict.account()
+    assert "1.50 times as long here" in strict.account()  # three rows for two
+
+
 def test_what_is_accepted_is_drafted_and_what_is_refused_is_not() -> None:
     controller = taught(CostCurve((1, 10), (1.0, 2.2)), {0: 4, 1: 0})
     for _ in range(5):

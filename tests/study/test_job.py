@@ -163,6 +163,16 @@ def test_a_drafter_with_a_q_has_distances_a_calibration_and_a_trace(composed: Ca
     assert done.rows[0]["identical"] is None  # another rule than plain decoding's: same law, other text
 
 
+def test_a_trace_of_every_position_has_an_anchor_at_each(
+    composed: Callable[..., DictConfig],
+) -> None:
+    words = ("trace.save=true", "trace.every_position=true", "trace.prompts=1", "data.limit=1", "baseline=false")
+    done = run(composed("drafter=early_exit", "drafter.num_layers=1", "rule=token", *words, *SAMPLED))
+    trace = load_trace(done.folder / TRACE)
+    assert trace.info.every_position
+    assert trace.replay("token", seed=0).passes == done.rows[0]["output_tokens"] == 12
+
+
 def test_the_environment_tells_the_threads_that_the_job_has(composed: Callable[..., DictConfig]) -> None:
     before = torch.get_num_threads()
     try:

@@ -42,6 +42,8 @@ def check(*words: str) -> int:
         (["experiment=nonesuch"], "Available options in 'experiment'"),
         (["sampling.temperature=warm"], "could not be converted to Float"),
         (["batch=many"], "could not be converted to Integer"),
+        (["beside=suffix"], "beside=suffix cannot work: a list is asked for. Write beside=[suffix]."),
+        (["sampling.stop=end"], "Write sampling.stop=[end]."),
         (["-m", "drafter=none,nonesuch"], "Available options in 'drafter'"),
         (["batch=1,2"], "batch=1,2"),
         (["sampling.logit_bias={5:1.5}"], "New entries take a plus: +sampling.logit_bias="),

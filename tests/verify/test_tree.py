@@ -207,6 +207,11 @@ def test_choices_are_numbered_level_by_level_with_what_is_on_their_way() -> None
     assert TreeShape.choices([[0], [0, 0], [1], [1, 0]]) == TreeShape.fork(2, 2)
 
 
+def test_one_path_in_place_of_a_list_of_paths_is_refused_in_a_line() -> None:
+    with pytest.raises(ConfigError, match=r"\[0, 0\] is no list of paths. Give each path as a list of ranks"):
+        TreeShape.choices([0, 0])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("paths", [[(1,)], [(0,), (2,)], [(0, 1)], [(-1,)]])
 def test_choices_without_the_likelier_sibling_are_refused(paths: list[tuple[int, ...]]) -> None:
     with pytest.raises(ConfigError, match="is given without"):
