@@ -42,6 +42,7 @@ def card(settings: Settings, record: Mapping[str, Any]) -> str:
         _sources(settings, record["learnt"]),
         "## What it can do",
         "Held out: no figure." if last is None else _abilities(last["held_out"], record["tried"]),
+        *_learning(record["curves"]),
         "## What it is bad at",
         *_worst(record["tried"]),
         f"Texts longer than {record['longest']} tokens: it saw none, nor what comes there. Languages and subjects that "
@@ -117,6 +118,17 @@ def _abilities(held_out: Mapping[str, Any], tried: Mapping[str, Any]) -> str:
             _table([_line(*one) for one in tried.items()], ("prompts", "answers", "τ", *places)),
         ]
     )
+
+
+def _learning(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What it could do after so many tokens, if that was tried more than once."""
+    tried = [point for point in curves if "held_out" in point]
+    rows = [
+        (point["step"], point["tokens"], f"{point['held_out']['accuracy'][0]:.3f}", f"{point['held_out']['tau']:.3f}")
+        for point in tried
+    ]
+    head = ("step", "tokens seen", "hits at 1", "τ")
+    return ["On the way there, on the same answers:", _table(rows, head)] if len(rows) > 1 else []
 
 
 def _line(source: str, found: Mapping[str, Any]) -> list[object]:

@@ -18,7 +18,9 @@ RECORD: dict[str, Any] = {
         "given": {"answers": 3, "tokens": 70, "tau": 1.5, "accuracy": [0.25, 0.125], "survival": [0.25, 0.0]},
         "passage": {"answers": 4, "tokens": 80, "tau": 2.75, "accuracy": [0.625, 0.375], "survival": [0.625, 0.25]},
     },
-    "curves": [{"held_out": {"tau": 2.345, "accuracy": [0.5, 0.25], "survival": [0.5, 0.125]}}, {}],
+    "curves": [{"step": 1, "tokens": 99, "held_out": {"tau": 1.5, "accuracy": [0.375, 0.25], "survival": [0, 0]}},
+               {"step": 2, "tokens": 199,
+                "held_out": {"tau": 2.345, "accuracy": [0.5, 0.25], "survival": [0.5, 0.125]}}, {}],
 }  # fmt: skip
 
 
@@ -33,7 +35,7 @@ def test_a_card_has_the_figures_of_its_record(tmp_path: Path) -> None:
                  "PSF-2.0", "| given | files that were given | 5 | 334 |", "Given: mine.txt. Their licence is not",
                  "| prompts | answers | τ | hits at 1 | hits at 2 |", "| passage | 4 | 2.750 | 0.625 | 0.375 |",
                  "kind “given”: τ = 1.500, of 3 held out, where “passage” has 2.750",
-                 "longer than 321 tokens"):  # fmt: skip
+                 "| 1 | 99 | 0.375 | 1.500 |\n| 2 | 199 | 0.500 | 2.345 |", "longer than 321 tokens"):  # fmt: skip
         assert part in text
     assert "/home/someone" not in text
     assert str(tmp_path) not in text
