@@ -130,7 +130,7 @@ def test_taps_are_spread_over_the_layers() -> None:
     [
         (["loss.kl=0"], "teaches nothing"),
         (["dtype=int8"], "cannot teach"),
-        (["head.architecture=medusa"], "Give eagle3 or block"),
+        (["head.architecture=mtp"], "Give one of eagle3, block, medusa"),
         (["deny=[nothing.jsonl]"], "no prompt file at nothing.jsonl"),
         (["prompts=[nothing.txt]"], "Give one with prompts=…"),
         (["schedule.lr=0"], "lr = 0"),
