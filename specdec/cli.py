@@ -12,6 +12,9 @@ from specdec import __version__
 from specdec.commands.table import COMMANDS
 from specdec.commands.terminal import terminal
 
+OF_STUDIES = ("hydra", "omegaconf", "altair", "vl_convert")
+"""Packages of the extra `studies`: what commands need beyond the library."""
+STUDIES_REMEDY = "Run `pip install 'specdec-lab[studies]'`."
 RENAMED = {"benchmark": "study"}
 """Old words, understood until version 0.3."""
 
@@ -50,7 +53,14 @@ def _main() -> None:
         print(_unknown(command), file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"specdec {command}", *sys.argv[1 + words :]]
-    import_module(COMMANDS[command][0]).main()
+    try:
+        main_of_command = import_module(COMMANDS[command][0]).main
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in OF_STUDIES:
+            raise
+        print(f"specdec {command}: {error.name} is not installed. {STUDIES_REMEDY}", file=sys.stderr)
+        sys.exit(2)
+    main_of_command()
 
 
 def _usage() -> str:

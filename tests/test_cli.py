@@ -190,6 +190,17 @@ def test_every_command_takes_keys_and_answers_a_wrong_one_in_a_line(
     assert message in line
 
 
+def test_a_command_whose_packages_are_missing_says_what_brings_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "hydra", None)
+    monkeypatch.delitem(sys.modules, "specdec.commands.application")
+    monkeypatch.delitem(sys.modules, "specdec.commands.certify", raising=False)
+    assert run(["certify"], monkeypatch) == 2
+    line = "specdec certify: hydra is not installed. Run `pip install 'specdec-lab[studies]'`.\n"
+    assert capsys.readouterr().err == line
+
+
 def test_the_old_word_for_a_study_is_understood_with_a_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

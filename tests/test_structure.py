@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from specdec.cli import OF_STUDIES
+
 ROOT = Path(__file__).parent.parent
 ROOMS = (
     "__main__", "cli", "commands", "doctor", "study", "report", "testing", "measure", "__init__", "training",
@@ -56,6 +58,20 @@ def names(path: Path) -> str:
 @pytest.mark.parametrize("path", MODULES, ids=names)
 def test_imports_point_down(path: Path) -> None:
     assert points_up(path) == []
+
+
+def test_the_library_needs_no_package_of_the_extras() -> None:
+    """Hydra and charts are for commands and studies, wandb for its tracker."""
+    needed = {
+        (package.split(".")[0], path.relative_to(ROOT / "specdec").parts[0])
+        for path in (ROOT / "specdec").rglob("*.py")
+        for package in imports(path)
+        if package.split(".")[0] in {*OF_STUDIES, "wandb"}
+    }
+    assert {package for package, _ in needed} == {*OF_STUDIES, "wandb"}
+    assert {room for _, room in needed} == {"commands", "study", "report", "tracking"}
+    assert {room for package, room in needed if package in ("altair", "vl_convert")} == {"report"}
+    assert {package for package, room in needed if room == "tracking"} == {"wandb"}
 
 
 def test_every_module_has_a_room() -> None:

@@ -71,3 +71,33 @@ def test_the_wheel_holds_the_package_the_configs_and_the_command(site: Path) -> 
 def test_a_command_works_outside_of_a_checkout(site: Path, tmp_path: Path, words: list[str], part: str) -> None:
     assert part in run(site, tmp_path, *words)
     assert list(tmp_path.iterdir()) == []
+
+
+LIBRARY = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {"hydra", "omegaconf", "altair", "vl_convert", "wandb"}:
+            raise ModuleNotFoundError(f"no {name}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from specdec import SamplingParams, SpeculativeGenerator
+from specdec.registry import DRAFTERS, POLICIES, RULES
+
+for registry in (DRAFTERS, POLICIES, RULES):
+    assert [registry.get(name) for name in registry.names()]
+with SpeculativeGenerator.from_pretrained(drafter="ngram", policy="product") as generator:
+    [generation] = generator.generate("Count: 1 2 3 1 2 3 1 2 3", SamplingParams(max_tokens=4))
+print(generation.text)
+"""
+
+
+def test_the_library_runs_without_hydra_charts_and_wandb(site: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"PYTHONPATH": str(site)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == " 1 2\n"

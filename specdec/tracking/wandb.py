@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -25,6 +26,9 @@ class WandbTracker(Tracker):
     Args:
         mode: "online", or "offline": files below the run folder, for `wandb sync` (no account, no network).
         project, entity, tags: as wandb has them.
+
+    Raises:
+        ConfigError: if the package is not installed.
     """
 
     def __init__(
@@ -34,6 +38,8 @@ class WandbTracker(Tracker):
         entity: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:
+        if importlib.util.find_spec("wandb") is None:  # importing it takes seconds
+            raise ConfigError("wandb is not installed. Run `pip install 'specdec-lab[wandb]'`.")
         self._mode, self._project, self._entity, self._tags = mode, project, entity, tuple(tags)
         self._run: Any = None
         self._counts = {"step": 0, "emitted": 0, "tested": 0, "accepted": 0}

@@ -270,10 +270,12 @@ def test_every_choice_makes_a_tracker(choice: str) -> None:
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("trackio", "wandb_workspaces.workspaces", "wandb_workspaces.reports.v2"):
+    for name in ("wandb", "trackio", "wandb_workspaces.workspaces", "wandb_workspaces.reports.v2"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"pip install 'specdec-lab\[trackio\]'"):
         TrackioTracker()
+    with pytest.raises(ConfigError, match=r"pip install 'specdec-lab\[wandb\]'"):
+        WandbTracker()
     with pytest.raises(ConfigError, match=r"pip install 'specdec-lab\[workspaces\]'"):
         workspace.workspace("me", "specdec")
 
