@@ -25,6 +25,7 @@ from specdec.prompts import PromptRecord
 from specdec.proof.certificates import certificate_of
 from specdec.study.config import TraceConfig
 from specdec.study.plan import Plan
+from specdec.study.sameness import drafts_nothing
 from specdec.tracking import Tracker
 from specdec.verify.base import Rule
 
@@ -38,7 +39,7 @@ class JobOptions:
 
     Args:
         batch: prompts that are decoded together.
-        baseline: decode plainly as well, in turns.
+        baseline: decode plainly as well, in turns; what decodes plainly itself is its own baseline.
         certified: examine the rule, and keep its certificate.
         profile: measure what passes of n rows cost.
         trace: what to record of the first prompts.
@@ -78,7 +79,8 @@ def run_job(
     prompts = [generator.encode(plan.prompt(record.prompt, generator)) for record in records]
     rows, held = list(done), generator.engine.drafter_bytes
     on_prompt(len(rows))
-    duel = Duel(generator, options.baseline) if len(rows) < len(prompts) else None
+    itself = options.baseline and drafts_nothing(plan)
+    duel = Duel(generator, options.baseline and not itself) if len(rows) < len(prompts) else None
     for start in range(len(rows), len(prompts), options.batch):
         assert duel is not None
         indices = range(start, min(start + options.batch, len(prompts)))
@@ -86,6 +88,7 @@ def run_job(
         watch = _Watch(generator, indices, [len(tokens) for tokens in batch], tracker)
         turn = start // options.batch
         plain, generations = duel.round(turn, batch, plan.params_of(indices), watch.start, watch.event)
+        plain = generations if itself else plain
         for generation in (*(plain or ()), *generations):
             if generation.error is not None:
                 raise generation.error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -14,13 +15,23 @@ from specdec.measure.folders import HIDDEN
 from specdec.places import append, writing
 
 
-def note(config: DictConfig, name: str) -> None:
+def note(config: DictConfig, name: str, number: int) -> int:
     """A job was asked for.
+
+    Args:
+        config: of the job.
+        name: of its run folder.
+        number: of the job in its command.
+
+    Returns:
+        The number of the first job of the command that has this folder: `number`, unless several jobs are the same.
 
     Raises:
         UnwritableError: if nothing can be written where runs are.
     """
-    _add(config, {"study": config.study, "name": name})
+    _add(config, {"study": config.study, "name": name, "number": number})
+    asked = [entry for entry in _entries(config) if (entry.get("study"), entry.get("name")) == (config.study, name)]
+    return int(asked[0]["number"]) if asked else number
 
 
 def note_problem(config: DictConfig, problem: str) -> None:
@@ -34,15 +45,19 @@ def note_problem(config: DictConfig, problem: str) -> None:
 
 def read(config: DictConfig) -> tuple[list[tuple[str, str]], list[str]]:
     """What the jobs of this command noted, which is forgotten then: study and name of each, and problems."""
-    path = _path(config)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    path.unlink(missing_ok=True)
-    entries = [json.loads(line) for line in lines]
+    entries = _entries(config)
+    _path(config).unlink(missing_ok=True)
     asked = [(entry["study"], entry["name"]) for entry in entries if "name" in entry]
     return asked, [entry["problem"] for entry in entries if "problem" in entry]
 
 
-def _add(config: DictConfig, entry: dict[str, str]) -> None:
+def _entries(config: DictConfig) -> list[dict[str, Any]]:
+    path = _path(config)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def _add(config: DictConfig, entry: dict[str, Any]) -> None:
     if config.ledger:
         path = _path(config)
         with writing(path):

@@ -37,6 +37,7 @@ from specdec.study.plan import (
     plan,
     values_of,
 )
+from specdec.study.sameness import simplest
 from specdec.tracking import SafeTracker
 
 
@@ -55,11 +56,11 @@ def check(config: DictConfig) -> None:
     instantiate(config.tracking, "tracking")
 
 
-def run(config: DictConfig) -> Run:
+def run(config: DictConfig) -> Run | None:
     """Runs one job, unless it is done. A failure is written into its folder.
 
     Returns:
-        What the run folder holds now.
+        What the run folder holds now; None if an earlier job of this command is the same computation.
 
     Raises:
         BusyError: if another process runs this job.
@@ -68,13 +69,17 @@ def run(config: DictConfig) -> Run:
     """
     transformers.logging.disable_progress_bar()
     job = plan(config)
+    if same := simplest(config, job):
+        job = plan(config)
     job.use_threads()
     records = job.source.load()
     name = "-".join([*(one.name for one in job.drafters), str(job.axes["rule"]), identity(config, records)])
     settings = {key: value for key, value in values_of(config).items() if key not in NOT_IDENTITY}
     folder = RunFolder(Path(config.runs) / config.study / name, records, settings)
-    ledger.note(config, name)
     label = f"job {_job_number()}/{config.jobs}: {name}"
+    if (first := ledger.note(config, name, _job_number())) != _job_number():
+        Console().print(f"{label}: the same computation as job {first}, run once. {same}".rstrip(), soft_wrap=True)
+        return None
     with folder.claimed():
         finished = folder.finished()
         if finished is not None and not config.rerun:
@@ -127,7 +132,8 @@ def job(config: DictConfig) -> float:
         if not isinstance(error, BusyError):
             ledger.note_problem(config, problem)
         return 0.0
-    return float(result.summary["metrics"]["tokens_per_second"]) if result.status == "done" else 0.0
+    done = result is not None and result.status == "done"
+    return float(result.summary["metrics"]["tokens_per_second"]) if result is not None and done else 0.0
 
 
 class SweepEnd(Callback):  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def test_one_job_of_a_sweep_that_cannot_be_does_not_end_the_others(
     assert study(*words, *QUICK, f"data.path={bad}") == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"specdec: {bad}, line 1: ")
+
+
+def test_jobs_that_are_the_same_computation_run_once(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*tiny, *QUICK, "data.limit=1", "drafter=none,ngram", "rule=token,gumbel", "policy=product"]
+    assert study("-m", *words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    axes = [(run.axes["drafter"], run.axes["rule"], run.axes["policy"]) for run in runs(tmp_path)]
+    assert sorted(axes) == [("ngram", "auto", "product"), ("none", "auto", "always")]
+    pairs = re.findall(r"job (\d)/4: [\w-]+: the same computation as job (\d), run once", out)
+    assert pairs == [("2", "1"), ("4", "3")]
+    assert "At temperature 0 every lossless rule takes the likeliest token." in out
+
+
+def test_plain_decoding_is_its_own_baseline(tiny: list[str], tmp_path: Path) -> None:
+    assert study(*tiny, *QUICK, "data.limit=2", "drafter=none", "baseline=true") == 0
+    [run] = runs(tmp_path)
+    assert run.summary["metrics"]["speedup"] == 1
+    assert all(row["plain_stats"] == row["stats"] for row in run.rows)
 
 
 def test_a_job_that_another_process_runs_is_refused_by_name(
