@@ -97,7 +97,8 @@ def _first_vector() -> str:
 
 
 def _shortcomings(certificate: Certificate) -> list[str]:
-    lines = [f"{certificate.rule}: {certificate.failure}"] if certificate.failure else []
+    """The witness first, then every setting in which the rule falls short."""
+    lines = [f"{certificate.rule}: {certificate.witness}"] if certificate.witness else []
     if certificate.declared_lossless:
         unequal = [law for law in certificate.laws if law.deviation]
         lines += [f"{certificate.rule}, {law.setting}: off by {law.deviation}" for law in unequal]
@@ -115,6 +116,7 @@ def _record(certificate: Certificate) -> dict[str, Any]:
         "faces_agree": certificate.faces_agree,
         "largest_deviation": str(certificate.largest_deviation),
         "failure": certificate.failure,
+        "witness": certificate.witness,
         "seconds": round(certificate.seconds, 2),
         "laws": [
             {

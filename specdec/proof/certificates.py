@@ -13,7 +13,9 @@ from specdec.paths import cache_dir, entry_name
 from specdec.proof.certify import certify
 from specdec.verify.base import Rule
 
-FIELDS = {"rule", "lossless", "law_equal", "faces_agree", "largest_deviation", "passed", "settings", "failure"}
+FIELDS = {
+    "rule", "lossless", "law_equal", "faces_agree", "largest_deviation", "passed", "settings", "failure", "witness",
+}  # fmt: skip
 
 
 def certificate_of(rule: Rule) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def certificate_of(rule: Rule) -> dict[str, Any]:
 
     Returns:
         `rule`, `lossless` (declared), `law_equal`, `faces_agree`, `largest_deviation` (a fraction, as text), `passed`,
-        `settings` (how many) and `failure`.
+        `settings` (how many), `failure`, and `witness`: why it did not pass, in words.
     """
     try:
         mark = _source_mark(rule)
@@ -45,6 +47,7 @@ def _examined(rule: Rule) -> dict[str, Any]:
         "passed": found.passed,
         "settings": len(found.laws) + len(found.sampled),
         "failure": found.failure,
+        "witness": found.witness,
     }
 
 
@@ -66,6 +69,9 @@ def _source_mark(rule: Rule) -> str:
 
 
 def sources(rule: Rule) -> list[Path]:
-    """Files that a certificate depends on: the rule's module, all of `specdec.verify` and `specdec.proof`."""
+    """Files that a certificate depends on: those of the rule's class and of the classes above it, all of
+    `specdec.verify` and `specdec.proof`."""
     rooms = (Path(specdec.verify.__file__).parent, Path(__file__).parent)
-    return sorted({Path(inspect.getfile(type(rule))), *(file for room in rooms for file in room.glob("*.py"))})
+    classes = [one for one in type(rule).__mro__ if one.__module__ != "builtins"]
+    own = [Path(inspect.getfile(one)) for one in classes]
+    return sorted({*own, *(file for room in rooms for file in room.glob("*.py"))})

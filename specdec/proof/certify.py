@@ -19,6 +19,7 @@ from specdec.proof.exact import (
     target_law,
 )
 from specdec.proof.faces import SampledResult, faces
+from specdec.proof.witness import text_witness
 from specdec.verify.base import Rule
 from specdec.verify.rational import Row
 
@@ -32,12 +33,14 @@ class LawResult:
         deviation: total variation distance from the target's law; 0 means equal.
         accepted: expected number of accepted draft tokens in the first step.
         bound: what no lossless rule can exceed, where it is known.
+        witness: where the laws differ, in words; "" if they are equal.
     """
 
     setting: str
     deviation: Fraction
     accepted: Fraction
     bound: Fraction | None = None
+    witness: str = ""
 
     @property
     def share(self) -> float | None:
@@ -92,6 +95,14 @@ class Certificate:
         return max((result.deviation for result in self.laws), default=Fraction(0))
 
     @property
+    def witness(self) -> str:
+        """Why it did not pass, in words: what can be checked by hand; "" if it passed."""
+        if self.failure:
+            return f"It cannot be examined: {self.failure}"
+        laws = [law.witness for law in self.laws if self.declared_lossless]
+        return next(filter(None, [*laws, *(result.witness for result in self.sampled)]), "")
+
+    @property
     def passed(self) -> bool:
         """A lossless rule must be lossless, a lossy one must say so, and both must do what they state."""
         return self.faces_agree and (self.law_equal or not self.declared_lossless)
@@ -119,13 +130,19 @@ def certify(
     try:
         for setting in chosen:
             check_laws(rule, setting)
-            expected = target_law(setting, claim or rule.emits)
-            distance = deviation(joint_law(rule, setting), expected)
-            laws.append(LawResult(setting.name, distance, expected_accepted(rule, setting), bound(rule, setting)))
+            laws.append(compare_laws(rule, setting, claim or rule.emits))
         sampled.extend(faces(rule, quick))
     except (SpecdecError, ArithmeticError, ValueError, IndexError, KeyError, AssertionError, TypeError) as error:
         failure = f"{type(error).__name__}: {error}"
     return Certificate(rule.name, rule.lossless, tuple(laws), tuple(sampled), failure, perf_counter() - began)
+
+
+def compare_laws(rule: Rule, setting: Setting, claim: Callable[[Row], Row]) -> LawResult:
+    """The law of a whole text under the rule, against the target's."""
+    found, expected = joint_law(rule, setting), target_law(setting, claim)
+    distance = deviation(found, expected)
+    witness = text_witness(rule, setting, found, expected, claim) if distance else ""
+    return LawResult(setting.name, distance, expected_accepted(rule, setting), bound(rule, setting), witness)
 
 
 def check_laws(rule: Rule, setting: Setting) -> None:

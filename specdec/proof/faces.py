@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -13,6 +13,7 @@ from specdec.proof.evidence import Evidence
 from specdec.proof.exact import Setting, Step, drafts, trajectories
 from specdec.proof.explore import NeedsNoise, explore
 from specdec.proof.simulate import simulate, verdict_on
+from specdec.proof.witness import evidence_in_words, outcome_witness, steps_in_words, verdict_in_words
 from specdec.randomness import RandomSource
 from specdec.verify.base import Rule
 from specdec.verify.rational import Law
@@ -37,12 +38,14 @@ class SampledResult:
         method: "explored" (every combination of uniforms) or "sampled" (sequential test).
         deviation: largest difference of an outcome's probability, if explored; log e-value, if sampled.
         agrees: whether that is within its bound.
+        witness: an outcome whose probability is wrong, in words; "" if they agree.
     """
 
     setting: str
     method: str
     deviation: float
     agrees: bool
+    witness: str = ""
 
 
 def faces(rule: Rule, quick: bool) -> Iterator[SampledResult]:
@@ -95,7 +98,7 @@ def examine(rule: Rule, setting: Setting, num_steps: int, num_samples: int) -> S
         found = explore(lambda random: simulate(rule, setting, random, num_steps))
     except NeedsNoise:
         return _sample(rule, setting, num_steps, num_samples, stated)
-    return _compared(setting, found, stated)
+    return _compared(setting, found, stated, steps_in_words)
 
 
 def examine_verdicts(rule: Rule, setting: Setting, num_drafts: int, num_samples: int) -> SampledResult:
@@ -108,7 +111,7 @@ def examine_verdicts(rule: Rule, setting: Setting, num_drafts: int, num_samples:
             found = explore(partial(verdict_on, rule, setting, tree))
         except NeedsNoise:
             return _sample(rule, setting, 1, num_samples, trajectories(rule, setting, 1))
-        results.append(_compared(setting, found, law))
+        results.append(_compared(setting, found, law, partial(verdict_in_words, tree)))
     return max(results, key=lambda result: result.deviation)
 
 
@@ -121,9 +124,15 @@ def doubt(tree: DraftTree, law: Law) -> Fraction:
     return min(accepted, sum((mass for (path, _), mass in law.items() if not siblings & set(path)), Fraction(0)))
 
 
-def _compared(setting: Setting, found: Mapping[T, float], stated: Mapping[T, Fraction]) -> SampledResult:
-    largest = max(abs(found.get(key, 0.0) - float(stated.get(key, 0))) for key in found.keys() | stated.keys())
-    return SampledResult(setting.name, "explored", largest, largest <= SAMPLED_TOLERANCE)
+def _compared(
+    setting: Setting, found: Mapping[T, float], stated: Mapping[T, Fraction], words: Callable[[T], str]
+) -> SampledResult:
+    off = {key: abs(found.get(key, 0.0) - float(stated.get(key, 0))) for key in found.keys() | stated.keys()}
+    worst = max(off, key=lambda key: off[key])
+    if off[worst] <= SAMPLED_TOLERANCE:
+        return SampledResult(setting.name, "explored", off[worst], True)
+    witness = outcome_witness(setting.name, words(worst), found.get(worst, 0.0), float(stated.get(worst, 0)))
+    return SampledResult(setting.name, "explored", off[worst], False, witness)
 
 
 def _sample(
@@ -135,7 +144,9 @@ def _sample(
     evidence = Evidence(seen)
     for seed in range(num_samples):
         evidence.add(_seen(simulate(rule, setting, RandomSource(seed), num_steps)))
-    return SampledResult(setting.name, "sampled", evidence.log_e_value(), not evidence.rejects(ERROR_RATE))
+    weight, agrees = evidence.log_e_value(), not evidence.rejects(ERROR_RATE)
+    witness = "" if agrees else evidence_in_words(setting.name, num_samples, weight)
+    return SampledResult(setting.name, "sampled", weight, agrees, witness)
 
 
 def _seen(steps: tuple[Step, ...]) -> tuple[tuple[object, ...], ...]:

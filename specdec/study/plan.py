@@ -26,7 +26,9 @@ from specdec.policy.base import Policy
 from specdec.prompts import Chat, PromptRecord
 from specdec.prompts.entry import Prompt
 from specdec.prompts.subsets import fingerprint
+from specdec.proof.certificates import certificate_of
 from specdec.sampling import SamplingParams
+from specdec.study.axes import axes
 from specdec.study.drafters import beside, check_vocabularies
 from specdec.verify.base import Rule
 from specdec.verify.select import AUTO, select_rule
@@ -139,7 +141,7 @@ def plan(config: DictConfig) -> Plan:
         source=instantiate(config.data, "data"),
         chat=values["chat"],
         template_kwargs=values["template_kwargs"],
-        axes=_axes(values, drafters, rule, policy),
+        axes=axes(values, drafters, rule, policy, params.temperature),
     )
 
 
@@ -164,11 +166,18 @@ def check_source(source: Any) -> None:
 
 
 def check_certified(job: Plan, certified: bool) -> None:
-    """Raises ConfigError if a certificate is asked for that cannot be had."""
+    """Raises ConfigError if a certificate is asked for that cannot be had. A rule that was not examined yet is examined
+    now, which takes seconds; `lossless` on its class is what it claims."""
     if certified and not job.judge.lossless:
         raise ConfigError(
             f"rule={job.judge.name!r} is lossy, and certified=true asks for the target's own law. "
             "Set certified=false to study it all the same, or take a lossless rule."
+        )
+    found = certificate_of(job.judge) if certified else None
+    if found is not None and not found["passed"]:
+        raise ConfigError(
+            f"rule={job.judge.name!r} is not lossless, or its code is not what it states. {found['witness']} Mend it, "
+            "or set certified=false to study it all the same."
         )
 
 
@@ -240,26 +249,3 @@ def _check_chat(values: dict[str, Any]) -> None:
     if values["template_kwargs"] and not values["chat"]:
         name = next(iter(values["template_kwargs"]))
         raise ConfigError(f"template_kwargs.{name} does nothing with chat=false. Leave it out, or set chat=true.")
-
-
-def _axes(values: dict[str, Any], drafters: Sequence[Drafter], rule: str | Rule, policy: Policy) -> dict[str, Any]:
-    """Names of the parts, the drafter's options, and the numbers that studies turn."""
-    options = {name: value for name, value in values["drafter"].items() if not name.startswith("_")}
-    return {
-        "drafter": "+".join(drafter.name for drafter in drafters),
-        **{name: value for name, value in options.items() if value is None or isinstance(value, str | int | float)},
-        "rule": rule if isinstance(rule, str) else rule.name,
-        "temperature": sampling_params(values).temperature,
-        "target": _shown(values["target"]["path"]) or "embedded",
-        "dtype": values["precision"]["dtype"],
-        "kv_dtype": values["precision"]["kv_dtype"],
-        **{f"template_kwargs.{name}": value for name, value in values["template_kwargs"].items()},
-        "data": _shown(values["data"].get("path")) or values["data"].get("name"),
-        "batch": values.get("batch", 1),
-        "policy": policy.name,
-    }
-
-
-def _shown(path: str | None) -> str | None:
-    """A file or folder without those around it, which are this machine's own; a hub id as it is."""
-    return Path(path).name if path is not None and Path(path).exists() else path

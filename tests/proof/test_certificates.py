@@ -25,7 +25,7 @@ def examined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         names.append(rule.name)
         return SimpleNamespace(
             rule=rule.name, declared_lossless=True, law_equal=True, faces_agree=True, largest_deviation=0, passed=True,
-            laws=[1, 2], sampled=[3], failure=None,
+            laws=[1, 2], sampled=[3], failure=None, witness="",
         )  # fmt: skip
 
     monkeypatch.setattr(certificates, "certify", certify)

@@ -75,6 +75,7 @@ def test_every_mutant_is_rejected(mutant: Rule) -> None:
     assert mutant.lossless
     assert certificate.failure == ""  # rejected for what it does, not for a crash
     assert not certificate.passed
+    assert certificate.witness.startswith("In the setting ")
 
 
 @pytest.mark.parametrize("name", CANDIDATES)

@@ -187,7 +187,9 @@ def test_a_sweep_is_multiplied_as_hydra_does() -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_is_a_sweep_of_jobs_that_can_work(name: str) -> None:
+def test_every_experiment_is_a_sweep_of_jobs_that_can_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the rules are lossless is asked elsewhere."""
+    monkeypatch.setattr("specdec.study.plan.certificate_of", lambda rule: {"passed": True})
     assert check("-m", f"experiment={name}") >= 2
 
 

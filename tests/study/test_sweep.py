@@ -67,6 +67,23 @@ def test_one_job_of_a_sweep_that_cannot_be_does_not_end_the_others(
     assert line.startswith(f"specdec: {bad}, line 1: ")
 
 
+def test_the_wrong_rule_of_the_docs_is_refused_with_its_witness(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By hand, in the first test vector: p = (1/3, 2/3), q = (2/3, 1/3), so min(p, q)/2 = (1/6, 1/6) is accepted. What
+    is left of p is (1/6, 1/2), which is 1 : 3; the rule draws from p. Token 0 comes with 1/6 + 2/3 · 1/3 = 7/18."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "add-a-rule.md").read_text(encoding="utf-8")
+    (tmp_path / "docs_rule.py").write_text(page.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert study("-m", *tiny, "rule=token,docs_rule.HalvedRule", "sampling=sample") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("specdec: Job 2 of 2 (rule=docs_rule.HalvedRule): rule='halved' is not lossless")
+    assert "begins with [0] with probability 7/18, not 1/3." in line
+    assert "the next one follows [1/3, 2/3], and has to follow [1/4, 3/4]" in line
+    assert not (tmp_path / "runs").exists()
+
+
 def test_jobs_that_are_the_same_computation_run_once(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
