@@ -113,7 +113,7 @@ def test_of_several_drafters_it_is_told_who_drafted(composed: Callable[..., Dict
     done = run(composed("drafter=early_exit", "beside=[ngram,none]", "rule=gumbel", *words))
     assert done.status == "done", done.error
     assert done.axes["drafter"] == "early_exit+ngram+none"
-    assert done.name.startswith("early_exit-ngram-none-gumbel-")
+    assert done.name.startswith("early_exit-ngram-none-auto-")
     steps = Counter(step["drafter"] for step in done.steps)
     assert steps["early_exit"] > 4
     assert steps.keys() <= {"early_exit", "ngram", "none"}
