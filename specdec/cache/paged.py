@@ -76,8 +76,8 @@ class PagedCache:
         Args:
             seq: whose text it is.
             space: texts of other spaces will not find it.
-            tokens: of the text, from the first one on; those that are not committed are left out. If the sequence goes
-                on, the last block among them is whole.
+            tokens: of the text, from the first one on; those that are not committed are left out. If they end inside a
+                block, and the sequence goes on, it copies that block before it writes to it.
         """
         sequence = self._get(seq)
         self.prefixes.insert(space, tokens[: sequence.length], sequence.table, sequence.filled)

@@ -86,8 +86,7 @@ class PrefixTree:
         Args:
             space: whose text it is.
             tokens: committed ones.
-            table: blocks of their positions. Nobody writes to these positions any more, or shares the blocks with the
-                tree until then.
+            table: blocks of their positions, where the entries stay as they are from now on.
             filled: drafter's pool → so many of the tokens have their entries in it.
 
         Returns:

@@ -163,7 +163,7 @@ def transforms(scene: Scene, quick: bool) -> None:
 
 def adopted_prefixes(scene: Scene, quick: bool) -> None:
     """A request that begins with another one's cached tokens, which its drafter has not seen run, has the same text and
-    the same drafts."""
+    the same drafts: those of a request that runs, and those that an earlier one has left."""
     for prompt in ([*prompt, 5, 9, 7, 3] for prompt in scene.prompts(3)):
         drafters = [scene.make(scene.target) for _ in range(2)]
         forked, alone = (Drafts(drafter) for drafter in drafters)
@@ -178,7 +178,12 @@ def adopted_prefixes(scene: Scene, quick: bool) -> None:
         same(texts([child]), scene.plain([child.prompt], [GREEDY]), "adopted prefix")
         same(texts([first]), scene.plain([prompt], [GREEDY]), "its owner")
         run(scene.engine(drafter=drafters[1]), [child.prompt], [GREEDY])
-        if not drafters[0].shares and drafters[0].num_draft_tokens:
+        drafts = not drafters[0].shares and drafters[0].num_draft_tokens
+        if drafts:
+            alone.agree(forked)
+        forked.clear()
+        same(texts(run(engine, [child.prompt], [GREEDY])), texts([child]), "a prompt that comes again")
+        if drafts:
             alone.agree(forked)
 
 
