@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from specdec.commands.application import application
+from specdec.commands.progress import shown
 from specdec.errors import ConfigError
 from specdec.foreign import foreign
 from specdec.places import check_writable, write
@@ -38,7 +39,7 @@ def _certify(config: DictConfig) -> None:
     """Examines the rules, prints a table, writes what was asked for."""
     torch.set_num_threads(1)  # tensors of three numbers
     names = list(config.rules) if config.rules is not None else RULES.names()
-    certificates = [certify(RULES.create(name), config.quick) for name in names]
+    certificates = [certify(RULES.create(name), config.quick) for name in shown(names, "rules")]
     table = Table(*COLUMNS)
     for certificate in certificates:
         table.add_row(*_cells(certificate))

@@ -21,6 +21,7 @@ from scipy.optimize import brentq
 from specdec import checks
 from specdec.analysis.theory import expected_tokens
 from specdec.commands.application import application
+from specdec.commands.progress import shown
 from specdec.measure.environment import machine
 from specdec.models.loading import check_options, load
 from specdec.places import check_writable, write
@@ -45,7 +46,8 @@ def _profile(config: DictConfig) -> None:
     options = {**values["target"], "device": values["device"]["device"]}
     if config.device.threads is not None:
         torch.set_num_threads(config.device.threads)
-    curves = {dtype: measure(load(**options, dtype=dtype).model) for dtype in config.precisions}
+    precisions = shown(values["precisions"], "precisions")
+    curves = {dtype: measure(load(**options, dtype=dtype).model) for dtype in precisions}
     table = Table("precision", "T(1)", *(f"T({rows})/T(1)" for rows in ROWS[1:]), f"break-even α, γ = {config.gamma}")
     for dtype, curve in curves.items():
         ratios = [f"{curve(rows) / curve(1):.2f}" for rows in ROWS[1:]]

@@ -14,10 +14,9 @@ from time import perf_counter
 import numpy as np
 import transformers
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import track
 
 from specdec.commands.application import application
+from specdec.commands.progress import shown
 from specdec.errors import ConfigError
 from specdec.foreign import foreign
 from specdec.generator import SpeculativeGenerator
@@ -53,7 +52,7 @@ def _files(place: Path, generator: SpeculativeGenerator) -> Iterator[Tokens]:
     """The token ids of a text file, or of every one in a folder; there, files of other kinds are passed over."""
     files = _listed(place)
     passed = 0
-    for file in track(files, "texts", console=Console(stderr=True), transient=True):
+    for file in shown(files, "texts"):
         try:
             text = read_text(file, "texts")
         except ConfigError:
@@ -78,7 +77,7 @@ def _prompts(config: DictConfig, job: Plan, generator: SpeculativeGenerator) -> 
     """Prompts as texts, or the target's answers to them."""
     texts = [record.prompt for record in job.source.load()]
     if not config.answers:
-        for text in track(texts, "prompts", console=Console(stderr=True), transient=True):
+        for text in shown(texts, "prompts"):
             yield _encoded(text, generator)
         return
     prompts = [job.prompt(text, generator) for text in texts]
