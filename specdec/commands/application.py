@@ -69,7 +69,7 @@ def application(
 
 def _prepared(name: str, check: Callable[[DictConfig], object], told: Collection[str], word: str | None) -> list[str]:
     """This process's words as Hydra reads them, once every job that they stand for is found to be possible."""
-    typed_line = command()
+    typed_line = command(pasteable=True)
     words = sort_words(sys.argv[1:])
     words = replace(words, settings=simplified(words.settings))
     flags = get_args_parser().parse_args(words.options)

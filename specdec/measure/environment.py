@@ -48,17 +48,19 @@ def environment(side_by_side: bool = False) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "git": git_state(Path.cwd()),
-        "command": command(),
+        "command": command(pasteable=True),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "side_by_side": side_by_side,
     }
 
 
-def command(module: str | None = None) -> str:
-    """This process's command line, without the folders of this machine.
+def command(module: str | None = None, pasteable: bool = False) -> str:
+    """This process's command line.
 
     Args:
         module: what was run with `python -m`; found out if left out.
+        pasteable: keep folders, so that it works again in the same folder: below that one they are relative, below the
+            home folder they begin with `~`. Otherwise only names of files are kept, for documents.
     """
     main = sys.modules["__main__"].__spec__
     if module is None and main is not None:
@@ -67,7 +69,7 @@ def command(module: str | None = None) -> str:
         program = sys.argv[0].split()
     else:
         program = [Path(sys.argv[0]).name] if module is None else ["python", "-m", module]
-    return shlex.join([*program, *map(_without_folder, sys.argv[1:])])
+    return shlex.join([*program, *map(_with_short_folder if pasteable else _without_folder, sys.argv[1:])])
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -88,6 +90,16 @@ def _without_folder(word: str) -> str:
     """`key=/some/folder/file` → `key=file`."""
     key, equals, value = word.rpartition("=")
     return f"{key}{equals}{Path(value).name if Path(value).is_absolute() or value.startswith('..') else value}"
+
+
+def _with_short_folder(word: str) -> str:
+    """`key=/home/me/folder/file` → `key=~/folder/file`, or `key=folder/file` below the current folder."""
+    key, equals, value = word.rpartition("=")
+    path = Path(value)
+    for above, shown in ((Path.cwd(), "."), (Path.home(), "~")):
+        if path.is_absolute() and path.is_relative_to(above):
+            return f"{key}{equals}{Path(shown) / path.relative_to(above)}"
+    return word
 
 
 def _version(package: str) -> str | None:

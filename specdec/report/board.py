@@ -9,7 +9,9 @@ from specdec.measure.runs import Run
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, categories, standings
 from specdec.report.methods import Method, axis_name, methods, varying_axes
 
-CONDITIONS = ("target", "dtype", "kv_dtype", "data", "temperature", "batch")
+CONDITIONS = (
+    "target", "dtype", "kv_dtype", "data", "temperature", "top_k", "top_p", "min_p", "max_tokens", "batch",
+)  # fmt: skip
 """Axes under which methods are compared; the others tell methods apart."""
 COSTS = ("drafting", "MB")
 """Columns of what a method costs: drafting of a step over a plain step, and the drafters' memory."""

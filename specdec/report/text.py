@@ -15,11 +15,14 @@ from specdec.report.board import COSTS, boards, notes
 from specdec.report.board import markdown as board_markdown
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, standings
 from specdec.report.methods import methods
+from specdec.report.seeds import across_seeds
+from specdec.report.seeds import markdown as seeds_markdown
 
 COLUMNS = ("method", "speedup (95 %)", "predicted", "τ", "α", "tokens/s", "draft/verify/host", "wasted", "identical")
 
 ONE_CATEGORY = 1 + len(COSTS) + 2
 """Columns of a board over prompts of one category: it would repeat the first table."""
+ACROSS_SEEDS = "Runs that differ in their seed alone: mean ± standard deviation between seeds."
 BY_CATEGORY = (
     "Speedup over plain decoding (95 %); τ. Drafting: time of a step's drafting over a plain step's. MB: what the "
     "drafters hold."
@@ -47,6 +50,8 @@ def markdown(runs: Sequence[Run], title: str) -> str:
     if any(len(board.columns) > ONE_CATEGORY for board in found):
         lines += ["", "## By category", "", BY_CATEGORY]
         lines += [line for board in found for line in ("", *board_markdown(board))]
+    if seeds := across_seeds(runs):
+        lines += ["", "## Across seeds", "", ACROSS_SEEDS, "", *seeds_markdown(seeds)]
     for note in notes(runs):
         lines += ["", note]
     for method in methods(runs):

@@ -10,15 +10,25 @@ from specdec.drafters.base import Drafter
 from specdec.policy.base import Policy
 from specdec.verify.base import Rule
 
+SCALARS = (str, int, float, bool, type(None))
+
 
 def axes(
     values: dict[str, Any], drafters: Sequence[Drafter], rule: str | Rule, policy: Policy, temperature: float
 ) -> dict[str, Any]:
-    """Names of the parts, the drafter's options, and the numbers that studies turn."""
-    options = {name: value for name, value in values["drafter"].items() if not name.startswith("_")}
-    return {
+    """Every setting that a sweep can turn, by its own name: those in which no runs differ are not shown.
+
+    Args:
+        values: all settings of the job.
+        drafters, rule, policy, temperature: what they came to.
+
+    Returns:
+        Names of the parts, options of the drafter (`num_draft_tokens`), sampling (`top_p`), and sizes of the engine
+        (`max_num_seqs`). What has one of these names already is called by its group too (`policy.seed`).
+    """
+    named = {
         "drafter": "+".join(drafter.name for drafter in drafters),
-        **{name: value for name, value in options.items() if value is None or isinstance(value, str | int | float)},
+        **_scalars(values["drafter"]),
         "rule": rule if isinstance(rule, str) else rule.name,
         "temperature": temperature,
         "target": _shown(values["target"]["path"]) or "embedded",
@@ -28,7 +38,19 @@ def axes(
         "data": _shown(values["data"].get("path")) or values["data"].get("name"),
         "batch": values.get("batch", 1),
         "policy": policy.name,
+        "chat": values["chat"],
     }
+    for group in ("sampling", "rule", "policy", "engine"):
+        for name, value in _scalars(values[group]).items():
+            if name != "temperature":
+                named[f"{group}.{name}" if name in named else name] = value
+    data = _scalars(values["data"])
+    return {**named, **{f"data.{name}": data[name] for name in ("limit", "subset", "seed") if name in data}}
+
+
+def _scalars(part: dict[str, Any]) -> dict[str, Any]:
+    """Options that are one value each, without those that Hydra itself reads."""
+    return {name: value for name, value in part.items() if not name.startswith("_") and isinstance(value, SCALARS)}
 
 
 def _shown(path: str | None) -> str | None:

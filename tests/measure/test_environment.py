@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,23 @@ def test_a_command_can_be_given_again(module: str | None, monkeypatch: pytest.Mo
 def test_a_programs_own_name_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/some/where/decode.py", "rows=3", "json=/some/where/x.json"])
     assert shlex.split(command("benchmarks.decode")) == ["python", "-m", "benchmarks.decode", "rows=3", "json=x.json"]
+
+
+def test_a_pasteable_command_keeps_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short ones, and without the name of a home folder; specdec itself fills in `~`."""
+    home, here = tmp_path / "home", tmp_path / "home" / "project"
+    here.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    words = [
+        f"data.path={here}/data/x.jsonl",
+        f"target.path={home}/model",
+        "runs=/elsewhere/runs",
+        f"drafter.store={here}",
+    ]
+    monkeypatch.setattr(sys, "argv", ["specdec study", *words])
+    told = ["data.path=data/x.jsonl", "target.path=~/model", "runs=/elsewhere/runs", "drafter.store=."]
+    assert shlex.split(command(pasteable=True)) == ["specdec", "study", *told]
 
 
 def test_what_a_parent_holds_is_no_memory_of_ours() -> None:

@@ -211,6 +211,22 @@ def test_axes_name_files_without_the_folders_of_this_machine(
     assert plan(composed("target.path=org/name")).axes["target"] == "org/name"
 
 
+def test_every_key_that_a_sweep_turns_is_an_axis_by_its_own_name(composed: Callable[..., DictConfig]) -> None:
+    words = ["sampling.top_p=0.5", "sampling.max_tokens=7", "sampling.seed=3", "engine.max_num_seqs=6", "chat=false"]
+    axes = plan(composed("policy=exp3", "data.limit=2", "sampling=sample", "rule=gumbel", *words)).axes
+    wanted = {
+        "top_p": 0.5,
+        "max_tokens": 7,
+        "seed": 3,
+        "max_num_seqs": 6,
+        "chat": False,
+        "data.limit": 2,
+        "rule": "gumbel",
+    }
+    assert {name: axes.get(name) for name in wanted} == wanted
+    assert all(isinstance(value, str | int | float | None) for value in axes.values())
+
+
 def test_the_policy_is_an_axis_and_a_study_drafts_always_unless_told(composed: Callable[..., DictConfig]) -> None:
     assert plan(composed()).axes["policy"] == "always"
     assert plan(composed("policy=product")).axes["policy"] == "product"
