@@ -1,4 +1,4 @@
-"""Certifies every acceptance rule: its exact law against the target's, and its tensors against its law.
+"""Certifies every acceptance rule: its exact distribution against the target's, and its code against its proof.
 
 specdec certify [quick=true] [json=FILE] [rules=[block,token]]
 specdec certify markdown=docs/losslessness.md mutants=tests.mutants     # makes that document
@@ -31,8 +31,8 @@ from specdec.proof.exact import expected_accepted
 from specdec.registry import RULES
 from specdec.verify.base import Rule
 
-COLUMNS = ("rule", "declared", "law equal", "largest deviation", "faces agree", "settings", "accepted, first vector",
-           "share of the bound", "seconds")  # fmt: skip
+COLUMNS = ("rule", "declared", "distribution equal", "largest deviation", "code matches the proof", "settings",
+           "accepted, first vector", "share of the bound", "seconds")  # fmt: skip
 
 
 def _certify(config: DictConfig) -> None:
@@ -164,7 +164,7 @@ def _rejected(rule: str, mutants: list[tuple[Rule, Certificate]]) -> str:
 def _mutants_table(mutants: list[tuple[Rule, Certificate]]) -> str:
     rows = ["| mutant of | mistake | rejected by |", "|---|---|---|"]
     for mutant, certificate in mutants:
-        reasons = {"its law": not certificate.law_equal, "its tensors": not certificate.faces_agree}
+        reasons = {"its distribution": not certificate.law_equal, "its code": not certificate.faces_agree}
         failed = certificate.failure or " and ".join(reason for reason, fails in reasons.items() if fails)
         rejected_by = "NOTHING" if certificate.passed else failed
         mistake = (type(mutant).__doc__ or "").partition(". ")[2].strip()
@@ -178,11 +178,11 @@ Made by `{command}`.
 
 {table}
 
-*Law equal*: in every setting the joint law of the emitted text, computed in fractions over all drafts, verdicts and
-continuations, equals the target's with no tolerance. *Faces agree*: the tensor code, run for every combination of its
-random numbers (`specdec/proof/explore.py`; for `gumbel`, whose randomness is a vector, by a sequential test with error
-rate 1e-6), does what the stated law says. *Settings*: exact + explored. *Share of the bound*: accepted tokens over what
-optimal transport allows any lossless rule, where that is known (one node, or one chain).
+*Distribution equal*: in every setting the joint distribution of the emitted text equals the target's with no tolerance. It is
+computed in fractions over all drafts, verdicts and continuations. *Code matches the proof*: the tensor code does what the rule
+states. It is run for every combination of its random numbers (`specdec/proof/explore.py`; for `gumbel`, whose randomness is a
+vector, by a sequential test with error rate 1e-6). *Settings*: exact + explored. *Share of the bound*: accepted tokens over
+what optimal transport allows any lossless rule, where that is known (one node, or one chain).
 
 {first}
 

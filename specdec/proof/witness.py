@@ -91,7 +91,7 @@ def verdict_in_words(tree: DraftTree, verdict: tuple[Tokens, int]) -> str:
 def outcome_witness(setting: str, outcome: str, found: float, stated: float) -> str:
     """An outcome that the code gives with another probability than the rule's own proof."""
     return (
-        f"In the setting {setting!r} the code {outcome} with probability {found:.6g}; by the law that the rule states "
+        f"In the setting {setting!r} the code {outcome} with probability {found:.6g}; by the rule's own proof "
         f"it is {stated:.6g}."
     )
 
@@ -99,7 +99,7 @@ def outcome_witness(setting: str, outcome: str, found: float, stated: float) -> 
 def evidence_in_words(setting: str, num_samples: int, weight: float) -> str:
     """Samples that the rule's own law cannot explain; `weight` is the natural logarithm of the evidence."""
     odds = "one of them cannot happen" if math.isinf(weight) else f"the evidence against it is e^{weight:.0f} to 1"
-    return f"In the setting {setting!r} {num_samples} samples contradict the law that the rule states: {odds}."
+    return f"In the setting {setting!r} {num_samples} samples contradict the rule's own proof: {odds}."
 
 
 def shown(value: Fraction) -> str:

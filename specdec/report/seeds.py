@@ -29,8 +29,8 @@ class Across:
 
     @property
     def cells(self) -> list[str]:
-        """Of a table with the columns `COLUMNS`: mean ± standard deviation between seeds. There is a speedup only if every
-        seed has one that is evidence."""
+        """Of a table with the columns `COLUMNS`: mean ± standard deviation between seeds. There is a speedup only if
+        every seed has one that is evidence."""
         figures = [one.figures for one in self.standings]
         shown = [one.speedup for one in self.standings if one.speedup is not None and one.method.evidence]
         return [

@@ -170,7 +170,7 @@ def check_certified(job: Plan, certified: bool) -> None:
     now, which takes seconds; `lossless` on its class is what it claims."""
     if certified and not job.judge.lossless:
         raise ConfigError(
-            f"rule={job.judge.name!r} is lossy, and certified=true asks for the target's own law. "
+            f"rule={job.judge.name!r} is lossy, and certified=true asks for the target's own distribution. "
             "Set certified=false to study it all the same, or take a lossless rule."
         )
     found = certificate_of(job.judge) if certified else None

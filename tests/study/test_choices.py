@@ -80,7 +80,9 @@ def test_every_name_of_ours_is_a_choice_of_its_class() -> None:
 
 @pytest.mark.usefixtures("_installed")
 def test_an_installed_packages_parts_are_choices_by_name() -> None:
-    config = job("drafter=echo", "rule=polite", "policy=shy", "sampling=sample", "+drafter.loudness=3")
+    config = job(
+        "drafter=echo", "rule=polite", "policy=shy", "sampling=sample", "drafter.loudness=3", "certified=false"
+    )
     sweep.check(config)
     parts = plan(config)
     assert isinstance(parts.drafters[0], EchoDrafter)
