@@ -3,7 +3,8 @@
 specdec certify [quick=true] [json=FILE] [rules=[block,token]]
 specdec certify markdown=docs/losslessness.md mutants=tests.mutants     # makes that document
 
-Exits with 1 if a rule falls short: a lossless one whose law differs from the target's, or any whose two faces differ.
+Exits with 1 if a rule falls short: a lossless one whose distribution is not the target's, or any whose code is not what
+it states.
 """
 
 from __future__ import annotations
@@ -178,11 +179,12 @@ Made by `{command}`.
 
 {table}
 
-*Distribution equal*: in every setting the joint distribution of the emitted text equals the target's with no tolerance. It is
-computed in fractions over all drafts, verdicts and continuations. *Code matches the proof*: the tensor code does what the rule
-states. It is run for every combination of its random numbers (`specdec/proof/explore.py`; for `gumbel`, whose randomness is a
-vector, by a sequential test with error rate 1e-6). *Settings*: exact + explored. *Share of the bound*: accepted tokens over
-what optimal transport allows any lossless rule, where that is known (one node, or one chain).
+*Distribution equal*: in every setting the joint distribution of the emitted text equals the target's with no tolerance.
+It is computed in fractions over all drafts, verdicts and continuations. *Code matches the proof*: the tensor code does
+what the rule states. It is run for every combination of its random numbers (`specdec/proof/explore.py`; for `gumbel`,
+whose randomness is a vector, by a sequential test with error rate 1e-6). *Settings*: exact + explored. *Share of the
+bound*: accepted tokens over what optimal transport allows any lossless rule, where that is known (one node, or one
+chain).
 
 {first}
 

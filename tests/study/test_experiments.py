@@ -28,8 +28,7 @@ def test_every_experiment_runs(name: str, tiny: list[str], monkeypatch: pytest.M
 
 
 def test_every_job_of_the_leaderboard_is_possible(tiny: list[str]) -> None:
-    """All registered drafters, at both temperatures and batches: checked as before a study, without decoding and without
-    a look at the rules."""
+    """All registered drafters, at both temperatures and batches: checked as before a study, but for the rules."""
     configs = preflight.jobs(config_dir(), "study", ["-m", "experiment=leaderboard", *tiny, "certified=false"])
     names, reasons = choices.runnable()
     assert len(configs) == 4 * len(names)
