@@ -107,7 +107,7 @@ class BlockAllocator:
             if free[block] != (count == 0):
                 raise SpecdecError(f"Block {block} has count {count} and is {free[block]} times in the free list.")
         if self._num_idle != (idle := sum(not self.in_use(block) for block in keepers)):
-            raise SpecdecError(f"{self._num_idle} blocks count as idle, but {idle} are kept and in no table.")
+            raise SpecdecError(f"Blocks that are kept and in no table: {idle}, but {self._num_idle} count as idle.")
 
     def _check(self, block: int, held: Callable[[int], int]) -> None:
         if not 0 <= block < self.num_blocks or not held(block):

@@ -98,6 +98,29 @@ def test_a_block_that_nobody_holds_is_neither_retained_nor_released(block: int) 
     allocator.check_integrity(held)
 
 
+def test_a_block_that_is_kept_and_in_no_table_is_idle_and_one_that_nobody_holds_is_free() -> None:
+    allocator = BlockAllocator(4)
+    table = allocator.allocate(3)
+    allocator.keep(table[:2])
+    assert (allocator.num_free, allocator.num_idle) == (1, 0)
+    allocator.release(table)
+    assert (allocator.num_free, allocator.num_idle) == (2, 2)
+    assert [allocator.in_use(block) for block in table] == [False] * 3
+    allocator.check_integrity([], [table[:2]])
+    allocator.retain(table[:1])
+    allocator.drop(table[:2])
+    assert (allocator.num_free, allocator.num_idle, allocator.ref_count(table[0])) == (3, 0, 1)
+    allocator.check_integrity([table[:1]])
+    for change in (allocator.drop, allocator.keep, allocator.release):
+        with pytest.raises(SpecdecError, match="is not held"):
+            change([table[1]])
+    allocator.keep(table[:1])
+    allocator.release(table[:1])
+    with pytest.raises(SpecdecError, match="is not held"):
+        allocator.release(table[:1])  # its keeper's hold is no table's
+    allocator.check_integrity([], [table[:1]])
+
+
 def _lose_a_free_block(allocator: BlockAllocator) -> None:
     allocator._free.pop()
 
@@ -122,6 +145,14 @@ def _count_too_low(allocator: BlockAllocator) -> None:
     allocator._counts[1] -= 1
 
 
+def _keeper_too_many(allocator: BlockAllocator) -> None:
+    allocator._keepers[1] += 1
+
+
+def _idle_too_many(allocator: BlockAllocator) -> None:
+    allocator._num_idle += 1
+
+
 def _count_negative(allocator: BlockAllocator) -> None:
     allocator._counts[5] = -1
 
@@ -136,6 +167,8 @@ def _count_negative(allocator: BlockAllocator) -> None:
         _count_too_high,
         _count_too_low,
         _count_negative,
+        _keeper_too_many,
+        _idle_too_many,
     ],
 )
 def test_check_integrity_notices_a_corrupted_allocator(corrupt: Callable[[BlockAllocator], None]) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from specdec import Drafter, Engine, EngineConfig, SamplingParams
+from specdec import Drafter, Engine, EngineConfig, Needs, SamplingParams
 from specdec.cache.runs import Node
+from specdec.drafters.base import TargetHandle
 from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.head import HeadDrafter
@@ -29,6 +30,7 @@ from specdec.models.native import NativeModel
 from specdec.testing.conformance import Drafts
 from specdec.testing.tiny import llama_module
 from tests.blockheads import random_head
+from tests.cache.layouts import Features
 from tests.engines import add, drain, outputs, run
 from tests.medusaheads import random_medusa
 from tests.pairheads import random_pairs
@@ -324,6 +326,54 @@ def test_each_token_that_can_be_found_is_found() -> None:
 
 def agreeing(a: Sequence[int], b: Sequence[int]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def test_what_a_head_was_not_told_is_not_found() -> None:
+    """The first request's hidden states were never told. The second one runs its whole prompt, though the target's
+    entries are there, and waits for nobody; its drafts are those of a request that finds nothing."""
+    drafter = DRAFTERS["head"](target_of("float32"))
+    drafts, observe = Drafts(drafter), drafter.observe
+    engine = engine_of("float32", drafter)
+    drafter.observe = lambda outcomes: None  # type: ignore[method-assign]
+    long = add(engine, [*range(40)], SamplingParams(max_tokens=30))
+    for _ in range(4):
+        engine.step()
+    drafter.observe = observe  # type: ignore[method-assign]
+    drafts.clear()
+    second = add(engine, [*range(40)], SamplingParams(max_tokens=12))
+    engine.step()
+    assert second in engine.scheduler.running
+    drain(engine)
+    assert (second.stats.cached_tokens, second.output) == (0, long.output[:12])
+
+    drafter = DRAFTERS["head"](target_of("float32"))
+    alone = Drafts(drafter)
+    run(engine_of("float32", drafter, prefix_cache=False), [[*range(40)]], SamplingParams(max_tokens=12))
+    assert any(map(len, alone.values()))
+    alone.agree(drafts)
+    assert found(engine, [*range(40)]) == 39  # what the second one has left is whole
+
+
+class Stateless(NoDrafter):
+    """Asks for hidden states, and keeps none in a pool."""
+
+    name = "stateless"
+
+    def bind(self, target: TargetHandle) -> Needs:
+        return Needs(hidden=(0,))
+
+
+def test_beside_a_drafter_that_keeps_its_states_elsewhere_nothing_is_found() -> None:
+    engine = engine_of("float32", Stateless())
+    assert [found(engine, OPENING), found(engine, OPENING)] == [0, 0]
+
+
+def test_drafters_together_are_told_what_each_is() -> None:
+    one, two = Features(1), Features(2)
+    model, head = Needs(pools=(one,)), Needs(hidden=(0,), pools=(two, one), told=(1,))
+    assert [each.told_pools for each in (model, head, replace(head, told=None))] == [(), (1,), (0, 1)]
+    assert Needs.together([model, head, replace(head, told=None)]).told_pools == (2, 3, 4)
+    assert Needs.together([head, Needs(logits="all")]).keeps_no_state
 
 
 def test_a_sliding_window_sees_what_was_found() -> None:
