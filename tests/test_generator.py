@@ -171,8 +171,10 @@ def test_many_prompts_show_a_progress_bar(generator: SpeculativeGenerator, capsy
     one = SamplingParams(max_tokens=1)
     generator.generate([REPEAT], one)
     assert "generating" not in capsys.readouterr().out
-    generator.generate([REPEAT], one, progress=True)
-    assert "1/1" in capsys.readouterr().out
+    [again] = generator.generate([REPEAT], one, progress=True)
+    assert "1/1" in (shown := capsys.readouterr().out)
+    assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
+    assert f"generating, {again.stats.prefix_hit_rate:.0%} of prompts cached" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ class PromptRow:
         speed = self.stats.tokens_per_second
         return row | {
             "prompt_tokens": self.stats.prompt_tokens,
+            "cached_tokens": self.stats.cached_tokens,
             "output_tokens": self.stats.output_tokens,
             "identical": self.identical,
             "tau": self.stats.mean_accepted_length,

@@ -98,6 +98,10 @@ def test_the_figures_are_sums_over_the_rows(composed: Callable[..., DictConfig])
     assert told["speedup_low"] <= told["speedup"] <= told["speedup_high"]
     assert list(done.summary["by_category"]) == ["colours", "counting"]
     assert done.summary["by_category"]["colours"]["prompts"] == 2
+    found = [row["cached_tokens"] for row in done.rows]
+    assert told["cached_tokens"] == sum(found) > 0  # what chats begin with
+    assert told["prefix_hit_rate"] == pytest.approx(sum(found) / sum(row["prompt_tokens"] for row in done.rows))
+    assert told["evicted_tokens"] == 0
     assert 0 < told["kv_occupancy"] < 1
     assert 0 <= told["kv_waste"] < 1
     assert told["ttft_ms"] > 0
