@@ -16,7 +16,7 @@ help:  ## list the targets, and the variables that they read
 	@awk '/^#: / { print "  " substr($$0, 4) }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## decode real prompts on the embedded model, plainly and speculatively, and compare
-	$(BIN)/python -m specdec generate
+	$(BIN)/python -m specdec generate drafter=cascade "drafter.stages=[head,recycling]"
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 test: $(STAMP)  ## run the tests, but for the slow ones
