@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-BY_NATURE = ("there is a GPU", "nothing to mend on a GPU", "there is no fork here", "there is no zsh here")
+BY_NATURE = ("there is a GPU", "nothing to mend on a GPU", "there is no fork here")
 """Reasons that nothing can be installed against: the machine is another one."""
 
 
