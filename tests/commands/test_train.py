@@ -79,7 +79,11 @@ def settings(target: Path, output: Path, **head: Any) -> Settings:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("head", [{}, {"architecture": "block", "start": "target"}], ids=["eagle3", "block"])
+@pytest.mark.parametrize(
+    "head",
+    [{}, pytest.param({"architecture": "block", "start": "target"}, marks=pytest.mark.slow)],
+    ids=["eagle3", "block"],
+)
 def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path, head: dict[str, Any]) -> None:
     lines: list[str] = []
     for name in ("a", "b"):
@@ -92,7 +96,9 @@ def test_the_same_settings_make_the_same_head(target: Path, tmp_path: Path, head
     assert any(re.search(r"training 100 %, 0 s left: step \d+, loss", line) for line in lines)
 
 
-@pytest.mark.parametrize("architecture", ["eagle3", "block", "medusa"])
+@pytest.mark.parametrize(
+    "architecture", ["eagle3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("block", "medusa"))]
+)
 def test_every_kind_of_head_learns_and_is_read_again(architecture: str, target: Path, tmp_path: Path) -> None:
     run = settings(target, tmp_path)
     head_options, schedule = replace(run.head, architecture=architecture), Schedule(epochs=4, lr=5e-3)

@@ -81,6 +81,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_arm_is_trained_once_on_the_same_answers(base: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreign, "PASSAGES", 20)
     found = heads.study(base, VOCABULARIES)
