@@ -10,6 +10,7 @@ from specdec.drafters.base import DraftRequest, Outcome
 from specdec.drafters.headparts import DraftWords, HeadOptions, take_in
 from specdec.drafters.rowtrees import RowTrees
 from specdec.heads.block import BlockHead
+from specdec.heads.blockrun import BlockRows
 from specdec.heads.runs import block_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
@@ -44,22 +45,18 @@ class BlockDrafts:
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Runs one block for each request whose tokens it has all seen."""
-        trees = {index: DraftTree() for index in range(len(requests))}
-        ready = {
-            index: request
-            for index, request in enumerate(requests)
-            if self._cache.filled(request.request_id, self._pool) == len(request.tokens) - 1
-        }
-        if ready:
-            blocks = [self._block(request) for request in ready.values()]
-            given = self.run.draft(self._pool, blocks)
-            counts = [len(block.logit_rows) for block in blocks]
-            trees.update(zip(ready, self._rows.trees(list(ready.values()), given, counts), strict=True))
-        return list(trees.values())
+        return self._rows.drafts(requests, self._seen, self._blocks)
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """See `HeadDrafts.observe`."""
         take_in(self._cache, self._pool, outcomes, partial(self.run.remember, self._pool))
+
+    def _seen(self, request: DraftRequest) -> bool:
+        return self._cache.filled(request.request_id, self._pool) == len(request.tokens) - 1
+
+    def _blocks(self, requests: list[DraftRequest]) -> tuple[BlockRows, list[int]]:
+        blocks = [self._block(request) for request in requests]
+        return self.run.draft(self._pool, blocks), [len(block.logit_rows) for block in blocks]
 
     def _block(self, request: DraftRequest) -> SequenceRows:
         """The last token and its masks, in the slots that verified rows will take. A causal block need not be whole."""

@@ -45,22 +45,7 @@ class MedusaDrafts:
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """Runs the heads for all requests at once of whose tokens all states but the last one's are here."""
-        trees = {index: DraftTree() for index in range(len(requests))}
-        ready = {
-            index: request
-            for index, request in enumerate(requests)
-            if self._cache.filled(request.request_id, self._pool) == len(request.tokens) - 1 > 0
-        }
-        if ready:
-            [states] = self._pool.tensors
-            slots = [self._cache.slots(one.request_id)[len(one.tokens) - 2 :][:1] for one in ready.values()]
-            logits = self._run.logits(states[joined(slots).to(states.device)])
-            counts = [min(one.max_depth, self.shape.depth) for one in ready.values()]
-            asked = torch.cat([rows[:count] for rows, count in zip(logits, counts, strict=True)])
-            trees.update(
-                zip(ready, self._rows.trees(list(ready.values()), BlockRows(asked, None), counts), strict=True)
-            )
-        return list(trees.values())
+        return self._rows.drafts(requests, self._seen, self._said)
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """See `HeadDrafts.observe`."""
@@ -70,3 +55,14 @@ class MedusaDrafts:
             states[slots.to(states.device)] = taps[:, 0].to(states)
 
         take_in(self._cache, self._pool, outcomes, keep)
+
+    def _seen(self, request: DraftRequest) -> bool:
+        return self._cache.filled(request.request_id, self._pool) == len(request.tokens) - 1 > 0
+
+    def _said(self, requests: list[DraftRequest]) -> tuple[BlockRows, list[int]]:
+        [states] = self._pool.tensors
+        slots = [self._cache.slots(one.request_id)[len(one.tokens) - 2 :][:1] for one in requests]
+        logits = self._run.logits(states[joined(slots).to(states.device)])
+        counts = [min(one.max_depth, self.shape.depth) for one in requests]
+        asked = torch.cat([rows[:count] for rows, count in zip(logits, counts, strict=True)])
+        return BlockRows(asked, None), counts

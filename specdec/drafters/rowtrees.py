@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,14 +36,28 @@ class RowTrees:
         self._term, self._places, self._shape, self._words = term, places, shape, words
         self._options = replace(options, deepen=0.0)  # no level costs a pass: every one is worth its candidates
 
-    def trees(self, requests: Sequence[DraftRequest], given: BlockRows, counts: list[int]) -> list[DraftTree]:
-        """One draft each: where the argmax alone counts the likeliest tree, all of them in one call.
+    def drafts(
+        self,
+        requests: Sequence[DraftRequest],
+        ready: Callable[[DraftRequest], bool],
+        rows: Callable[[list[DraftRequest]], tuple[BlockRows, list[int]]],
+    ) -> list[DraftTree]:
+        """A draft for each request that is ready, an empty one for the others.
 
         Args:
             requests: who asks.
-            given: rows of all requests, one after the other.
-            counts: how many each has.
+            ready: whether all that a request's rows are made of is there.
+            rows: runs the head for those that are: rows of all of them, one after the other, and how many each has.
         """
+        asked = {index: request for index, request in enumerate(requests) if ready(request)}
+        if not asked:
+            return [DraftTree() for _ in requests]
+        own = list(asked.values())
+        trees = dict(zip(asked, self._trees(own, *rows(own)), strict=True))
+        return [trees.get(index, DraftTree()) for index in range(len(requests))]
+
+    def _trees(self, requests: Sequence[DraftRequest], given: BlockRows, counts: list[int]) -> list[DraftTree]:
+        """One draft each: where the argmax alone counts the likeliest tree, all of them in one call."""
         plain = [index for index, request in enumerate(requests) if request.by_argmax]
         trees = dict(zip(plain, self._likeliest(requests, given, counts, plain), strict=True)) if plain else {}
         for index, (request, logits) in enumerate(zip(requests, torch.split(given.logits, counts), strict=True)):

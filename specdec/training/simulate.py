@@ -1,8 +1,8 @@
 """What a head would give on held-out answers, without the engine.
 
-A greedy draft is accepted as far as its tokens are the text's. As long as they are, the token before each is
-the text's own, so the teacher-forced drafts tell the whole accepted length: nothing is approximated, and on a greedy
-text τ is what an engine would count, up to ties that another kernel breaks in another way.
+A greedy draft is accepted as far as its tokens are the text's. As long as they are, the token before each is the text's
+own, so the teacher-forced drafts tell the whole accepted length: nothing is approximated, and on a greedy text τ is
+what an engine would count, up to ties that another kernel breaks in another way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdec.heads.base import ChainHead, at, predecessors
+from specdec.heads.base import ChainHead, predecessors
 from specdec.training.batches import Batch, Batching, Texts, batch_of
 from specdec.training.teacher import Teacher
 
@@ -87,8 +87,6 @@ def _hits(head: ChainHead, teacher: Teacher, batch: Batch) -> Tensor:
     seen = teacher.see(batch)
     where = (batch.tokens, batch.anchors, batch.mask, head.config.num_drafted)
     hidden, previous = head.draft_states(seen.taps, *where), predecessors(*where)
-    behind = batch.anchors[..., None] + 1 + torch.arange(hidden.shape[2], device=hidden.device)
-    behind = behind.clamp(max=batch.tokens.shape[1] - 1)
-    truth = at(batch.tokens, behind)
+    truth = predecessors(batch.tokens, batch.anchors + 1, batch.mask, head.config.num_drafted)
     drafts = [head.logits(*text).argmax(-1) for text in zip(hidden, previous, strict=True)]
     return head.draft_ids[torch.stack(drafts)] == truth

@@ -17,7 +17,7 @@ from specdec.drafters.head import HeadDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.recycling import RecyclingDrafter
 from specdec.drafters.suffix import SuffixDrafter
-from specdec.engine import Engine, EngineConfig
+from specdec.engine import Engine
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
@@ -27,60 +27,32 @@ from specdec.heads.shipped import head_for
 from specdec.models.base import CausalLM
 from specdec.models.llama import LlamaWeights
 from specdec.models.native import NativeModel
-from specdec.models.transformers import TransformersModel
-from specdec.policy.base import Policy
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy
 from specdec.policy.select import SelectPolicy
 from specdec.testing.tiny import llama, llama_module
 from specdec.verify.tree import DraftTree
 from tests.blockheads import bigram_module, oracle_head, random_head
+from tests.drafters.headchecks import (
+    GREEDY,
+    PROMPTS,
+    SIZES,
+    WARM,
+    check_knows_only,
+    deaf_at_first,
+    drafts_of,
+    engine,
+    every_target,
+    every_way,
+    texts,
+)
 from tests.engines import outputs, run
 from tests.models.test_hidden_states import on_triton
 from tests.pairheads import random_pairs
 
-PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [9], [4, 4, 4, 4], [*range(30)]]
-GREEDY, WARM = SamplingParams(max_tokens=20), SamplingParams(max_tokens=20, temperature=0.9, seed=5)
-SIZES = EngineConfig(block_size=4, num_blocks=256, max_batch_tokens=128, max_num_seqs=4)
-TARGETS: dict[str, Callable[[Any], CausalLM]] = {"native": NativeModel, "transformers": TransformersModel}
-every_target = pytest.mark.parametrize("made", TARGETS.values(), ids=TARGETS)
-
-
-def engine(
-    target: CausalLM, drafter: Drafter, rule: str = "auto", policy: Policy | None = None, **sizes: int
-) -> Engine:
-    return Engine(target, drafter, rule, replace(SIZES, **sizes), policy=policy)
-
-
-def texts(target: CausalLM, drafter: Drafter, params: SamplingParams = GREEDY, **options: Any) -> list[list[int]]:
-    return outputs(run(engine(target, drafter, **options), PROMPTS, params))
-
-
-def drafts_of(drafter: Drafter) -> list[DraftTree]:
-    """All that it will propose."""
-    found: list[DraftTree] = []
-    propose = drafter.propose
-
-    def kept(requests: Any) -> list[DraftTree]:
-        trees = propose(requests)
-        found.extend(trees)
-        return trees
-
-    drafter.propose = kept  # type: ignore[method-assign]
-    return found
-
 
 @every_target
-@pytest.mark.parametrize(
-    "params",
-    [
-        GREEDY,
-        replace(GREEDY, repetition_penalty=1.5, presence_penalty=0.7, bad_words=[[3], [8], [20]]),
-        WARM,
-        replace(WARM, temperature=0.5, top_k=7, logit_bias={3: 4.0}),
-    ],
-    ids=["greedy", "greedy, edited", "warm", "warm, edited"],
-)
+@every_way
 def test_an_oracle_head_is_always_right(made: Callable[[Any], CausalLM], params: SamplingParams) -> None:
     """γ + 1 tokens a step: the anchor is in row 0, each row follows its own token, q has p's transform, and the next
     block begins where the text ends. Drawn tokens may be refused where q and p differ in their last bits, seldom."""
@@ -132,18 +104,11 @@ def test_a_random_head_changes_no_text(made: Callable[[Any], CausalLM], rule: st
 def test_drafts_have_only_tokens_that_the_head_knows_and_q_is_zero_elsewhere(made: Callable[[Any], CausalLM]) -> None:
     target = made(llama_module(0))
     head = random_head(target, known=0.3)
-    known = set(head.draft_ids.tolist())
     for params in (GREEDY, WARM, replace(GREEDY, repetition_penalty=1.3)):
         drafter = HeadDrafter(head)
         drafts = drafts_of(drafter)
         texts(target, drafter, params)
-        assert {token for tree in drafts for token in tree.tokens} <= known
-        assert all((tree.q is None) == (params is not WARM) for tree in drafts if len(tree))
-        for tree in drafts:
-            if tree.q is not None:
-                others = [token for token in range(64) if token not in known]
-                assert not bool(tree.q[:, others].any())
-                assert torch.allclose(tree.q.sum(1), torch.ones(len(tree.q)))
+        check_knows_only(head, drafts, params)
 
 
 @every_target
@@ -185,18 +150,10 @@ def test_a_request_with_a_hole_goes_without_a_draft() -> None:
     """One pass is not told, as where a prefix was found without its hidden states: nothing behind it is read."""
     target = NativeModel(llama_module(0))
     drafter = HeadDrafter(random_head(target))
-    drafts, observe, told = drafts_of(drafter), drafter.observe, 0
-
-    def deaf_at_first(outcomes: Any) -> None:
-        nonlocal told
-        told += 1
-        if told > 1:
-            observe(outcomes)
-
-    drafter.observe = deaf_at_first  # type: ignore[method-assign]
+    drafts, heard = drafts_of(drafter), deaf_at_first(drafter)
     one = engine(target, drafter)
     assert outputs(run(one, PROMPTS[-1:], GREEDY)) == texts(target, NoDrafter())[-1:]
-    assert told > 5
+    assert heard() > 5
     assert not any(map(len, drafts))
 
 

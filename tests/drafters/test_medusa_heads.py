@@ -14,8 +14,18 @@ from specdec.drafters.none import NoDrafter
 from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
 from specdec.testing.tiny import llama_module
-from tests.drafters.test_head import GREEDY, PROMPTS, WARM, drafts_of, engine, every_target, texts
-from tests.drafters.test_pair_heads import told
+from tests.drafters.headchecks import (
+    GREEDY,
+    PROMPTS,
+    WARM,
+    check_knows_only,
+    deaf_at_first,
+    drafts_of,
+    engine,
+    every_target,
+    texts,
+    told,
+)
 from tests.engines import outputs, run
 from tests.medusaheads import random_medusa
 
@@ -63,17 +73,11 @@ def test_random_heads_change_no_text(made: Callable[[Any], CausalLM], rule: str)
 def test_drafts_have_only_tokens_that_the_heads_know_and_q_is_zero_elsewhere() -> None:
     target = NativeModel(llama_module(0))
     head = random_medusa(target, known=0.3)
-    known = set(head.draft_ids.tolist())
     for params in (GREEDY, WARM, replace(GREEDY, repetition_penalty=1.3)):
         drafter = HeadDrafter(head)
         drafts = drafts_of(drafter)
         texts(target, drafter, params)
-        assert {token for tree in drafts for token in tree.tokens} <= known
-        assert all((tree.q is None) == (params is not WARM) for tree in drafts if len(tree))
-        for tree in drafts:
-            if tree.q is not None:
-                assert not bool(tree.q[:, [token for token in range(64) if token not in known]].any())
-                assert torch.allclose(tree.q.sum(1), torch.ones(len(tree.q)))
+        check_knows_only(head, drafts, params)
 
 
 @every_target
@@ -100,15 +104,7 @@ def test_nothing_is_read_that_was_not_written_whatever_the_batch(made: Callable[
 def test_a_request_with_a_hole_goes_without_a_draft() -> None:
     target = NativeModel(llama_module(0))
     drafter = HeadDrafter(random_medusa(target))
-    drafts, observe, heard = drafts_of(drafter), drafter.observe, 0
-
-    def deaf_at_first(outcomes: Any) -> None:
-        nonlocal heard
-        heard += 1
-        if heard > 1:
-            observe(outcomes)
-
-    drafter.observe = deaf_at_first  # type: ignore[method-assign]
+    drafts, heard = drafts_of(drafter), deaf_at_first(drafter)
     assert outputs(run(engine(target, drafter), PROMPTS[-1:], GREEDY)) == texts(target, NoDrafter())[-1:]
-    assert heard > 5
+    assert heard() > 5
     assert not any(map(len, drafts))

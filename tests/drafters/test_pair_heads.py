@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from specdec import SamplingParams
-from specdec.drafters.base import Drafter
 from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.head import HeadDrafter
 from specdec.drafters.headparts import WIDTH
@@ -25,7 +24,19 @@ from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
 from specdec.testing.tiny import llama_module
 from specdec.verify.tree import DraftTree
-from tests.drafters.test_head import GREEDY, PROMPTS, WARM, drafts_of, engine, every_target, texts
+from tests.drafters.headchecks import (
+    GREEDY,
+    PROMPTS,
+    WARM,
+    check_knows_only,
+    deaf_at_first,
+    drafts_of,
+    engine,
+    every_target,
+    every_way,
+    texts,
+    told,
+)
 from tests.engines import outputs, run
 from tests.models.test_hidden_states import on_triton
 from tests.pairheads import flat_bigram_module, oracle_pairs, random_pairs
@@ -40,31 +51,8 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 ALL = {"floor": 0.0, "deepen": 0.0}
 
 
-def told(drafter: Drafter) -> list[tuple[tuple[int, ...], DraftTree]]:
-    """All that it will propose, with the texts before it."""
-    found: list[tuple[tuple[int, ...], DraftTree]] = []
-    propose = drafter.propose
-
-    def kept(requests: Any) -> list[DraftTree]:
-        trees = propose(requests)
-        found.extend((tuple(each.tokens), tree) for each, tree in zip(requests, trees, strict=True))
-        return trees
-
-    drafter.propose = kept  # type: ignore[method-assign]
-    return found
-
-
 @every_target
-@pytest.mark.parametrize(
-    "params",
-    [
-        GREEDY,
-        replace(GREEDY, repetition_penalty=1.5, presence_penalty=0.7, bad_words=[[3], [8], [20]]),
-        WARM,
-        replace(WARM, temperature=0.5, top_k=7, logit_bias={3: 4.0}),
-    ],
-    ids=["greedy", "greedy, edited", "warm", "warm, edited"],
-)
+@every_way
 def test_an_oracle_head_is_always_right(made: Callable[[Any], CausalLM], params: SamplingParams) -> None:
     """γ + 1 tokens a step: every level follows its own tokens, q has p's transform, and the next draft begins where the
     text ends. Only the first token of a prompt of one token comes before there is a pair."""
@@ -133,17 +121,11 @@ def test_a_random_head_changes_no_text(made: Callable[[Any], CausalLM], kind: st
 def test_drafts_have_only_tokens_that_the_head_knows_and_q_is_zero_elsewhere() -> None:
     target = NativeModel(llama_module(0))
     head = random_pairs(target, known=0.3)
-    known = set(head.draft_ids.tolist())
     for params in (GREEDY, WARM, replace(GREEDY, repetition_penalty=1.3)):
         drafter = HeadDrafter(head)
         drafts = drafts_of(drafter)
         texts(target, drafter, params)
-        assert {token for tree in drafts for token in tree.tokens} <= known
-        assert all((tree.q is None) == (params is not WARM) for tree in drafts if len(tree))
-        for tree in drafts:
-            if tree.q is not None:
-                assert not bool(tree.q[:, [token for token in range(64) if token not in known]].any())
-                assert torch.allclose(tree.q.sum(1), torch.ones(len(tree.q)))
+        check_knows_only(head, drafts, params)
 
 
 @every_target
@@ -178,17 +160,9 @@ def test_a_request_with_a_hole_goes_without_a_draft() -> None:
     """One pass is not told, as where a prefix was found without its hidden states: nothing behind it is read."""
     target = NativeModel(llama_module(0))
     drafter = HeadDrafter(random_pairs(target))
-    drafts, observe, heard = drafts_of(drafter), drafter.observe, 0
-
-    def deaf_at_first(outcomes: Any) -> None:
-        nonlocal heard
-        heard += 1
-        if heard > 1:
-            observe(outcomes)
-
-    drafter.observe = deaf_at_first  # type: ignore[method-assign]
+    drafts, heard = drafts_of(drafter), deaf_at_first(drafter)
     assert outputs(run(engine(target, drafter), PROMPTS[-1:], GREEDY)) == texts(target, NoDrafter())[-1:]
-    assert heard > 5
+    assert heard() > 5
     assert not any(map(len, drafts))
 
 
