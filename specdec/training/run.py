@@ -28,7 +28,7 @@ from specdec.training.newhead import new_head
 from specdec.training.progress import Show, Stage
 from specdec.training.settings import Settings
 from specdec.training.simulate import simulate
-from specdec.training.taps import StoredTeacher, TapStore, Watch, watching
+from specdec.training.taps import ResidentTeacher, StoredTeacher, TapStore, Watch, watching
 from specdec.training.teacher import Teacher
 from specdec.training.vocabulary import DraftVocabulary
 
@@ -118,13 +118,15 @@ class Run:
         return head
 
     def _teacher(self, head: ChainHead, data: Data) -> Teacher:
-        """The target's own module, or what our kernels saw, rounded and kept."""
+        """The target's own module; with it, or with our kernels on a CPU, what was seen is rounded and kept."""
         settings, taps, module = self._settings, head.config.taps, self._files.module
         if settings.taps_gib is None:
             return Teacher(module, taps)
         lengths = [min(length, settings.batching.max_length) for length in data.all_lengths]
-        boundaries, told = (*taps, len(self._weights.layers)), [settings.of_head, list(taps)]
         most = int(settings.taps_gib * 2**30)
+        if self._state.device.type == "cuda":
+            return ResidentTeacher(module, taps, lengths, most)
+        boundaries, told = (*taps, len(self._weights.layers)), [settings.of_head, list(taps)]
         store = TapStore(settings.folder, lengths, len(boundaries), self._weights.hidden_size, most, told)
         return StoredTeacher(module, taps, store, self._watch(boundaries))
 

@@ -84,8 +84,8 @@ class Settings:
             (`specdec.training.given`).
         deny: files of what nothing may overlap with.
         writer: "engine", ours, or "batch", large batches on plain torch; "auto" takes the first on a CPU.
-        taps_gib: GiB on the disk for what the target saw of the texts; None runs the target's own module anew
-            for every batch. What is kept is seen through our kernels, and rounded.
+        taps_gib: GiB for what the target saw of the texts, rounded: on the disk, seen through our kernels, or in the
+            memory of a GPU, seen by the target's own module. None runs that module anew for every batch.
         answer_share: of `schedule.seconds`, how much of the time may be gone when the last chunk of answers is done.
         cells: tokens in the cache of the writer of large batches, on a GPU.
         held_out: greedy answers to try the head on.

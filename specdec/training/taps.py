@@ -1,4 +1,5 @@
-"""What the target saw of each text, kept on the disk: int8 rows with a scale each, read in every epoch but the first.
+"""What the target saw of each text, kept: int8 rows with a scale each, on the disk or in a GPU's memory, read in every
+epoch but the first.
 
 A text that is not kept is read anew by the target and rounded in the same way, so what a head learns does not depend on
 what was kept, nor on where an earlier process ended.
@@ -64,10 +65,8 @@ class TapStore:
     def __init__(
         self, folder: Path, lengths: Sequence[int], boundaries: int, width: int, most_bytes: int, settings: Any
     ) -> None:
-        ends = np.cumsum(lengths, dtype=np.int64)
-        each = boundaries * (width + 4) + 4
-        self._kept = int(np.searchsorted(ends, most_bytes // each, side="right"))
-        self._ends, self._shape = ends, (int(ends[self._kept - 1]) if self._kept else 0, boundaries, width)
+        self._ends, self._kept, tokens = _room(lengths, boundaries, width, most_bytes)
+        self._shape = tokens, boundaries, width
         manifest, told = folder / "taps.json", json.dumps([settings, list(self._shape)])
         if not manifest.exists() or manifest.read_text(encoding="utf-8") != told:
             for name in ("rows", "scales", "norms", "done"):
@@ -121,6 +120,65 @@ class StoredTeacher(Teacher):
 
     def _normalize(self, final: Tensor) -> Tensor:
         return self.normalizer(final.to(self._output.device, self._output.dtype)).cpu()
+
+
+class ResidentTeacher(Teacher):
+    """A teacher that keeps what it saw in its device's memory, rounded as a `TapStore` rounds it. A text is seen in the
+    batch in which it first comes, and its last bits follow from that batch's shape.
+
+    Args:
+        module: on its device, in its dtype.
+        taps: boundaries that the head reads.
+        lengths: tokens of each text, by its number.
+        most_bytes: texts from the first on are kept until there are so many; others are seen anew each time.
+    """
+
+    def __init__(self, module: PreTrainedModel, taps: tuple[int, ...], lengths: Sequence[int], most_bytes: int) -> None:
+        super().__init__(module, taps)
+        boundaries, (width, device) = len(taps) + 1, (self._output.shape[1], self._output.device)
+        ends, self._kept, tokens = _room(lengths, boundaries, width, most_bytes)
+        self._starts = torch.from_numpy(ends - np.asarray(lengths))
+        self._done = torch.zeros(len(lengths), dtype=torch.bool)
+        self._rows = torch.empty(tokens, boundaries, width, dtype=torch.int8, device=device)
+        self._scales = torch.empty(tokens, boundaries, 1, device=device)
+        self._norms = torch.empty(tokens, device=device)
+
+    @torch.no_grad()
+    def see(self, batch: Batch) -> Seen:
+        """See `Teacher.see`. What stands behind a text's end is 0; the normalizers are those of the answers."""
+        numbers = batch.numbers.cpu()
+        there = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.lengths[:, None]
+        if bool(self._done[numbers].all()):
+            places = self._starts[numbers].to(there.device)[:, None] + there.cumsum(1) - 1
+            places = torch.where(there, places, 0)
+            return self._given(self._rows[places], self._scales[places], self._norms[places], there)
+        seen = super().see(batch)
+        states = torch.cat([seen.taps, seen.final[:, :, None]], 2).float()
+        scales = states.abs().amax(-1, keepdim=True) / 127
+        rows = (states / scales.clamp(min=1e-30)).round().to(torch.int8)
+        answers = there & (torch.arange(there.shape[1], device=there.device) >= batch.starts[:, None])
+        norms = torch.zeros(there.shape, device=there.device)
+        norms[answers] = self.normalizer((rows[:, :, -1] * scales[:, :, -1]).to(self._output.dtype)[answers])
+        for row, (number, length) in enumerate(zip(numbers.tolist(), batch.lengths.tolist(), strict=True)):
+            if number < self._kept:
+                span = slice(int(self._starts[number]), int(self._starts[number]) + length)
+                held = (self._rows, self._scales, self._norms)
+                for kept, found in zip(held, (rows, scales, norms), strict=True):
+                    kept[span] = found[row, :length]
+                self._done[number] = True
+        return self._given(rows, scales, norms, there)
+
+    def _given(self, rows: Tensor, scales: Tensor, norms: Tensor, there: Tensor) -> Seen:
+        states = (rows * scales * there[..., None, None]).to(self._output.dtype)
+        return Seen(states[:, :, :-1], states[:, :, -1], norms)
+
+
+def _room(lengths: Sequence[int], boundaries: int, width: int, most_bytes: int) -> tuple[Any, int, int]:
+    """Where each text ends among all tokens, int64; how many texts are kept, from the first on; and their tokens."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    each = boundaries * (width + 4) + 4
+    kept = int(np.searchsorted(ends, most_bytes // each, side="right"))
+    return ends, kept, int(ends[kept - 1]) if kept else 0
 
 
 def _seen(tokens: Sequence[int], watch: Watch, normalize: Normalize) -> tuple[tuple[Any, Any], tuple[Tensor, Tensor]]:

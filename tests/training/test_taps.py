@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from specdec.models.transformers import TransformersModel
 from specdec.training.batches import Batching, batch_of
-from specdec.training.taps import StoredTeacher, TapStore, watching
+from specdec.training.taps import ResidentTeacher, StoredTeacher, TapStore, watching
 from tests.training import scenes
 
 MODULE = scenes.target(1)
@@ -101,3 +102,31 @@ def test_a_teacher_sees_the_texts_of_a_batch(tmp_path: Path) -> None:
     laws = [stored.law(seen, answers, known) for seen in (found, replace(found, normalizer=None))]
     assert torch.allclose(*laws, atol=1e-6)
     assert torch.allclose(laws[0], stored.law(exact, answers, known), atol=0.02)
+
+
+@pytest.mark.parametrize("kept", [6, 3, 0])
+def test_a_resident_teacher_sees_them_too_and_keeps_what_there_is_room_for(kept: int) -> None:
+    lengths = [min(length, 20) for length in LENGTHS]
+    head = scenes.head(MODULE)
+    exact, runs, seen_before = scenes.teacher(MODULE, head), list[int](), set[int]()
+    hook = MODULE.base_model.register_forward_hook(lambda *_: runs.append(1))
+    resident = ResidentTeacher(MODULE, TAPS, lengths, sum(lengths[:kept]) * (4 * 36 + 4))
+    for chosen in ([4, 0, 2], [1, 3, 5], [2, 4, 3], [0, 1, 2]):
+        batch = batch_of(TEXTS, chosen, Batching(max_length=20))
+        is_kept = seen_before >= set(chosen) and max(chosen) < kept
+        runs.clear()
+        found = resident.see(batch)
+        seen_before.update(chosen)
+        assert len(runs) == (not is_kept)
+        seen = exact.see(batch)
+        for row, length in enumerate(batch.lengths.tolist()):
+            assert within_half_a_step(found.taps[row, :length], seen.taps[row, :length])
+            assert within_half_a_step(found.final[row, :length], seen.final[row, :length])
+            assert not found.taps[row, length:].any()
+        places = torch.arange(batch.tokens.shape[1])
+        answers = (places >= batch.starts[:, None]) & (places < batch.lengths[:, None])
+        known = scenes.head(MODULE, [3, 5, 60])
+        laws = [resident.law(one, answers, known) for one in (found, replace(found, normalizer=None))]
+        assert torch.allclose(*laws, atol=1e-6)
+        assert torch.allclose(laws[0], resident.law(seen, answers, known), atol=0.02)
+    hook.remove()
