@@ -90,7 +90,7 @@ class DynamicTree(GrowingTree):
         """The candidates below the rows that were just run, row by row, the best of a row first."""
         nodes = range(self.num_run, len(self.tokens)) if self.tokens else [ROOT]
         assert output.logits is not None
-        if self.request.by_argmax and self._tells_all(output.logits.shape[1]):
+        if self.by_largest(output.logits.shape[1]):
             rows = self._likeliest(output)
         else:
             rows = [self._drawn(output, row, node) for row, node in enumerate(nodes)]
@@ -101,9 +101,11 @@ class DynamicTree(GrowingTree):
             for token, chance in row
         ]
 
-    def _tells_all(self, size: int) -> bool:
-        """Whether the target has all tokens of the drafting model, so many."""
-        return size <= self.request.transform.vocab_size if self.known is None else self.known.whole(size)
+    def by_largest(self, size: int) -> bool:
+        """Whether candidates are the largest logits as they are: no logit is edited, and the target has all of the
+        drafting model's tokens, so many."""
+        told = size <= self.request.transform.vocab_size if self.known is None else self.known.whole(size)
+        return self.request.by_argmax and told
 
     def _likeliest(self, output: PassOutput) -> list[list[tuple[int, float]]]:
         """The largest of each row and their chances, of all rows at once, where no logit is edited."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specdec.drafters.dynamic import DynamicTree, kinds_of
+from specdec.kernels.attention.columns import depths
 from specdec.models.base import PassOutput
+from specdec.models.pairs import TreeLimits
 from specdec.verify.tree import ROOT, DraftTree
 
 
@@ -27,6 +30,11 @@ class LikeliestTree(DynamicTree):
     numbers: list[int] = field(default_factory=list)
     """Of every node that is run its place among the candidates."""
 
+    @property
+    def limits(self) -> TreeLimits:
+        """What it may become, for who grows it by itself."""
+        return TreeLimits(len(self.shape), self.shape.depth, self.width, self.floor, self.deepen)
+
     def grow(self, output: PassOutput) -> None:
         """See `GrowingTree.grow`."""
         first = len(self.candidates)
@@ -43,9 +51,7 @@ class LikeliestTree(DynamicTree):
         places = {number: place for place, number in enumerate(kept)}
         chosen = [self.candidates[number] for number in kept]
         parents = [ROOT if one.parent == ROOT else places[self.numbers[one.parent]] for one in chosen]
-        chances = tuple(one.chance for one in chosen)
-        draft = DraftTree(tuple(one.token for one in chosen), tuple(parents))
-        return DraftTree(draft.tokens, draft.parents, None, kinds_of(draft.depths, chances), chances)
+        return likeliest([one.token for one in chosen], parents, [one.chance for one in chosen])
 
     def _best(self) -> list[int]:
         """Candidates of largest value, as many as the draft has room for. Of equals the first: no node without its
@@ -61,3 +67,9 @@ class LikeliestTree(DynamicTree):
         room = min(self.width, spare, max(spare - later, 1))
         chosen = [number for number in self._best() if number >= first][:room]
         return sorted(chosen) if sum(self.candidates[each].value for each in chosen) >= self.deepen else []
+
+
+def likeliest(tokens: Sequence[int], parents: Sequence[int], chances: Sequence[float]) -> DraftTree:
+    """A draft of nodes with their chances."""
+    kinds = kinds_of(depths(parents, len(tokens)), chances)
+    return DraftTree(tuple(tokens), tuple(parents), None, kinds, tuple(chances))

@@ -11,6 +11,7 @@ from specdec.cache import KVPool, Layout, PagedCache, Pool
 from specdec.drafters.base import DraftRequest, Outcome
 from specdec.drafters.growth import GrowingTree
 from specdec.drafters.headparts import WIDTH, DraftWords, HeadOptions, start_tree, take_in
+from specdec.drafters.likeliest import LikeliestTree, likeliest
 from specdec.heads.pairrun import PairRows
 from specdec.heads.pairs import PairHead
 from specdec.heads.runs import pair_run
@@ -27,8 +28,8 @@ class PairDrafts:
     pools follow the text: the states of all committed tokens, and keys and values of their pairs. The last token's pair
     can be run as soon as the token is known, which is when a draft is asked for: then all pairs that are new run in one
     pass, whose last row is the first step of the draft. Every further level is one pass for all requests together, and
-    reads the states that the last one gave. What it writes is never kept: a committed pair is always made of the
-    target's own state.
+    reads the states that the last one gave. On the CPU's kernels one call does this for all levels of a tree of the
+    likeliest nodes. What a draft writes is never kept: a committed pair is always made of the target's own state.
     """
 
     def __init__(self, head: PairHead, target: CausalLM, options: HeadOptions) -> None:
@@ -53,8 +54,8 @@ class PairDrafts:
             for index, request in enumerate(requests)
             if self._cache.filled(request.request_id, self._states) == len(request.tokens) - 1 > 0
         }
-        self._grow(list(ready.values()))
-        return [ready[index].tree() if index in ready else DraftTree() for index in range(len(requests))]
+        drafts = dict(zip(ready, self._grown(list(ready.values())), strict=True))
+        return [drafts.get(index, DraftTree()) for index in range(len(requests))]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """See `HeadDrafts.observe`."""
@@ -82,10 +83,33 @@ class PairDrafts:
         [pool] = self._states.tensors
         return pool[self._cache.slots(seq)[start:end].to(pool.device)]
 
-    def _grow(self, trees: Sequence[GrowingTree]) -> None:
+    def _grown(self, trees: Sequence[GrowingTree]) -> list[DraftTree]:
+        """The drafts: the likeliest trees all at once, others level by level."""
+        ends = [len(tree.request.tokens) - 1 for tree in trees]
+        firsts = [
+            self._given(tree.request.request_id, tree.committed, end) for tree, end in zip(trees, ends, strict=True)
+        ]
+        drafts = self._at_once(trees, firsts)
+        rest = [index for index in range(len(trees)) if index not in drafts]
+        self._by_levels([trees[index] for index in rest], [firsts[index] for index in rest])
+        for tree, end in zip(trees, ends, strict=True):
+            self._cache.fill(tree.request.request_id, self._entries, end)
+        return [drafts[index] if index in drafts else tree.tree() for index, tree in enumerate(trees)]
+
+    def _at_once(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> dict[int, DraftTree]:
+        """Those trees, by their places, that the run of the head can grow by itself."""
+        size = self.run.config.draft_vocab_size
+        fit = {
+            index: tree for index, tree in enumerate(trees) if isinstance(tree, LikeliestTree) and tree.by_largest(size)
+        }
+        if not fit:
+            return {}
+        parts, states = [tree.rows() for tree in fit.values()], joined([firsts[index] for index in fit])
+        grown = self.run.grow(self._entries, parts, states, [tree.limits for tree in fit.values()])
+        return {index: likeliest(*each) for index, each in zip(fit, grown, strict=True) if each is not None}
+
+    def _by_levels(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> None:
         """Runs the head once a level for all trees together."""
-        ends = {tree.request.request_id: len(tree.request.tokens) - 1 for tree in trees}
-        firsts = [self._given(seq, tree.committed, end) for tree, (seq, end) in zip(trees, ends.items(), strict=True)]
         growing = list(zip(trees, firsts, strict=True))
         while growing:
             active = [tree for tree, _ in growing]
@@ -93,12 +117,10 @@ class PairDrafts:
             states, counts = joined([own for _, own in growing]), [tree.num_rows for tree in active]
             given = self.run.step(self._entries, [tree.rows() for tree in active], states, top)
             grown = zip(active, given.split(counts), strict=True)
-            growing = [(tree, following) for tree, rows in grown if len(following := _grown(tree, rows))]
-        for seq, end in ends.items():
-            self._cache.fill(seq, self._entries, end)
+            growing = [(tree, following) for tree, rows in grown if len(following := _following(tree, rows))]
 
 
-def _grown(tree: GrowingTree, rows: PairRows) -> Tensor:
+def _following(tree: GrowingTree, rows: PairRows) -> Tensor:
     """Draws the next level below the rows that were just run. Returns the states of its rows, those that their parents
     gave; none if nothing more is run."""
     before = tree.num_run

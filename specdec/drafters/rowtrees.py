@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from specdec.drafters.base import DraftRequest
-from specdec.drafters.dynamic import kinds_of
 from specdec.drafters.headparts import DraftWords, HeadOptions, start_tree
+from specdec.drafters.likeliest import likeliest
 from specdec.heads.blockrun import BlockRows
-from specdec.kernels.attention.columns import depths
 from specdec.kernels.markov import Grown, MarkovTerm
 from specdec.models.base import PassOutput
 from specdec.verify.tree import DraftTree, TreeShape
@@ -80,9 +79,7 @@ class RowTrees:
         return [self._tree(each) for each in grown]
 
     def _tree(self, grown: Grown) -> DraftTree:
-        tokens = tuple(self._words.ids[token] for token in grown.tokens)
-        kinds = kinds_of(depths(grown.parents, len(tokens)), grown.chances)
-        return DraftTree(tokens, tuple(grown.parents), None, kinds, tuple(grown.chances))
+        return likeliest([self._words.ids[token] for token in grown.tokens], grown.parents, grown.chances)
 
     def _drawn(self, request: DraftRequest, logits: Tensor) -> DraftTree:
         """The draft that the request's rule draws from its scores, level by level; logits: [depth, Vd]."""

@@ -20,10 +20,11 @@ from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack
+from specdec.kernels.markov import Grown
 from specdec.models.batch import SequenceRows
 from specdec.models.llama import own_float
 from specdec.models.native import NativeModel
-from specdec.models.pairs import PairInput
+from specdec.models.pairs import PairInput, PairModel, TreeLimits
 
 
 class NativePairs:
@@ -46,7 +47,8 @@ class NativePairs:
         pairs, input_norm, final_norm = pair_input(head)
         layers = [layer_weights(head.layer, input_norm)]
         weights = llama_weights(head, target, layers, final_norm, output_rows(head, target))
-        self._model = NativeModel.of(weights, f"the head of {target.name}", kind, pairs=pairs)
+        self._model = PairModel(weights, f"the head of {target.name}", kind, pairs)
+        self._ids = head.draft_ids.contiguous()
         self.layout = self._model.kv_layout
         self.states = StateLayout(head.config.hidden_size, self.layout.dtype, "cpu")
         self._fuse = _Fuse(head, kind, kernels) if isinstance(head, Eagle3Head) else None
@@ -63,6 +65,12 @@ class NativePairs:
     def step(self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, top: int) -> PairRows:
         """See `PairRun.step`: one call into the kernels (kernels/passes/llama.h)."""
         return PairRows(*self._model.run_pairs(parts, pool, states.float().contiguous(), top))
+
+    def grow(
+        self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]
+    ) -> list[Grown | None]:
+        """See `PairRun.grow`."""
+        return self._model.grow_pairs(parts, pool, states.float().contiguous(), limits, self._ids)
 
 
 def pair_input(head: PairHead) -> tuple[PairInput, Tensor, Tensor]:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool
 from specdec.heads.config import HeadConfig
+from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
+from specdec.models.pairs import TreeLimits
 
 
 @dataclass(frozen=True)
@@ -84,4 +86,19 @@ class PairRun(Protocol):
             parts: of each text the tokens of its pairs, counted as the head counts them.
             states: [T, h], one for each row.
             top: how many of the largest logits of each row are wanted.
+        """
+
+    def grow(
+        self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]
+    ) -> list[Grown | None]:
+        """Whole trees of the likeliest nodes behind the last rows of some texts, see `LikeliestTree`.
+
+        Args:
+            pool, parts, states: see `step`; the last row of each part alone has logits, and its slots have room for a
+                tree.
+            limits: of each tree; all but nodes and depth are the same for all.
+
+        Returns:
+            Of each tree the nodes in the target's tokens. None where it must be grown level by level: here a level is
+            a step, or a score was no number.
         """

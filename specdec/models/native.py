@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from ctypes import pointer
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -23,7 +22,6 @@ from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
-from specdec.models.pairs import PackedPairs, PairInput
 from specdec.models.products import LayerProducts
 from specdec.models.rows import PassRows
 
@@ -74,23 +72,18 @@ class NativeModel(LlamaModel[PackedLinear]):
         kind: str = "float32",
         kv_dtype: torch.dtype | None = None,
         kernels: native.Library | None = None,
-        pairs: PairInput | None = None,
     ) -> NativeModel:
         """A model of weights that no module holds. Its embedding may have more rows than its head: tokens that it reads
         and never says. It is shared, not copied, if it is dense and of the dtype that the kind asks for.
 
         Args:
             weights, name, kind, kv_dtype, kernels: see the class.
-            pairs: makes it a model that reads a state beside each token (`run_pairs`).
 
         Raises:
             UnsupportedModelError: if there are no native kernels.
         """
         model = cls.__new__(cls)
         model._take(weights, name, kind, kv_dtype, kernels)
-        if pairs is not None:
-            model._pairs = pairs.packed(kind)
-            model._struct.pairs = pointer(model._pairs.struct)
         return model
 
     def _take(
@@ -136,7 +129,6 @@ class NativeModel(LlamaModel[PackedLinear]):
             head=self._head.struct,
         )
         self._bound: WeakKeyDictionary[KVPool, interface.Model] = WeakKeyDictionary()
-        self._pairs: PackedPairs | None = None
 
     judges_on_device = False
 
@@ -164,30 +156,6 @@ class NativeModel(LlamaModel[PackedLinear]):
         logits, best = torch.empty(rows.num_logits, self.vocab_size), np.empty(rows.num_logits, BEST)
         self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
         return logits
-
-    def run_pairs(
-        self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor, top: int
-    ) -> tuple[PassOutput, Tensor]:
-        """A pass of a model that reads a state beside each token.
-
-        Args:
-            parts: the sequences' rows.
-            pool: of its keys and values.
-            states: float32 [T, H], one for each row.
-            top: how many of the largest logits are told, with their chances.
-
-        Returns:
-            Of the `logit_rows` the logits, and the next states, float32 [R, H].
-        """
-        count = sum(len(part.logit_rows) for part in parts)
-        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
-        given, kept = torch.empty(count, self.hidden_size), min(max(top, 1), self.vocab_size)
-        logits, best = torch.empty(count, self.vocab_size), np.empty((count, kept), BEST)
-        chances = torch.empty(count, kept)
-        rows = PassRows(parts, states, given, chances, kept)
-        self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
-        tops = torch.from_numpy(best["token"].astype(np.int32))
-        return PassOutput(logits, tops=tops, chances=chances), given
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""

@@ -1,15 +1,26 @@
-"""What a model reads that is fed with states beside its tokens, on the CPU's kernels (kernels/passes/llama.h)."""
+"""Models that are fed with states beside their tokens, on the CPU's kernels (kernels/passes)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from ctypes import pointer
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from specdec.cache import KVPool
 from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
+from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import PackedLinear, pack
+from specdec.kernels.markov import Grown
+from specdec.models.base import PassOutput
+from specdec.models.batch import SequenceRows
+from specdec.models.llama import LlamaWeights
+from specdec.models.native import BEST, NativeModel
+from specdec.models.rows import PassRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,3 +60,92 @@ class PackedPairs:
     struct: interface.Pairs
     mix: PackedLinear | None
     source: PairInput
+
+
+@dataclass(frozen=True)
+class TreeLimits:
+    """What a tree may become.
+
+    Args:
+        nodes, depth: most nodes, and most of them on a branch.
+        width: candidates of a node, and nodes of a level that are run.
+        floor: least value of a node, the product of the chances from the root down to it.
+        deepen: least sum of the values of a level that is run.
+    """
+
+    nodes: int
+    depth: int
+    width: int
+    floor: float
+    deepen: float
+
+
+class PairModel(NativeModel):
+    """A model that reads a state beside each token, and gives the states that the next step reads.
+
+    Args:
+        weights, name, kind: see `NativeModel.of`.
+        pairs: how it reads them.
+    """
+
+    def __init__(self, weights: LlamaWeights, name: str, kind: str, pairs: PairInput) -> None:
+        self._take(weights, name, kind, None, None)
+        self._pairs = pairs.packed(kind)
+        self._struct.pairs = pointer(self._pairs.struct)
+
+    def run_pairs(
+        self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor, top: int
+    ) -> tuple[PassOutput, Tensor]:
+        """A pass.
+
+        Args:
+            parts: the sequences' rows.
+            pool: of its keys and values.
+            states: float32 [T, H], one for each row.
+            top: how many of the largest logits are told, with their chances.
+
+        Returns:
+            Of the `logit_rows` the logits, and the next states, float32 [R, H].
+        """
+        count = sum(len(part.logit_rows) for part in parts)
+        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
+        given, kept = torch.empty(count, self.hidden_size), min(max(top, 1), self.vocab_size)
+        logits, best = torch.empty(count, self.vocab_size), np.empty((count, kept), BEST)
+        chances = torch.empty(count, kept)
+        rows = PassRows(parts, states, given, chances, kept)
+        self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
+        tops = torch.from_numpy(best["token"].astype(np.int32))
+        return PassOutput(logits, tops=tops, chances=chances), given
+
+    def grow_pairs(
+        self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor, limits: Sequence[TreeLimits], ids: Tensor
+    ) -> list[Grown | None]:
+        """The likeliest trees behind the last rows of some sequences: a pass for each level, all of them in one call
+        (kernels/passes/pairs.h).
+
+        Args:
+            parts, pool, states: see `run_pairs`; of each part the last row alone has logits, and its slots have room
+                for a tree.
+            limits: of each tree; width, floor and deepen are those of the first.
+            ids: int64 [V], the target's tokens that it knows.
+
+        Returns:
+            Of each tree the nodes, in the target's tokens; None if a score was no number.
+        """
+        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
+        rows = PassRows(parts, states, room=[each.nodes for each in limits])
+        shape = len(parts), max(each.nodes for each in limits)
+        tokens, parents = np.empty(shape, np.int32), np.empty(shape, np.int32)
+        chances, sizes = np.empty(shape, np.float64), np.empty(len(parts), np.int64)
+        asked = np.array([[each.nodes for each in limits], [each.depth for each in limits]], np.int64)
+        width, floor, deepen = limits[0].width, limits[0].floor, limits[0].deepen
+        trees = interface.PairTrees(
+            shape[1], min(width, self.vocab_size), floor, deepen, *(each.ctypes.data for each in asked),
+            native.address(ids, torch.int64, (self.vocab_size,)),
+            *(each.ctypes.data for each in (tokens, parents, chances, sizes)),
+        )  # fmt: skip
+        self._kernels.pairs_grow(self._bound_to(pool), rows.struct, trees, num_threads())
+        return [
+            None if size < 0 else Grown(*(each[index, :size].tolist() for each in (tokens, parents, chances)))
+            for index, size in enumerate(sizes.tolist())
+        ]

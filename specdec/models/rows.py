@@ -26,6 +26,7 @@ class PassRows:
         next_states: float32 [R, H], to be written: those behind the rows with logits.
         chances: float32 [R, kept], to be written: the softmax at the largest logits of each row.
         kept: how many of those are told.
+        room: slots of each sequence beyond its rows that are given along; none if it is left out.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class PassRows:
         next_states: Tensor | None = None,
         chances: Tensor | None = None,
         kept: int = 1,
+        room: Sequence[int] | None = None,
     ) -> None:
         counts = [len(part.tokens) for part in parts]
         ends = [part.committed + part.first + count for part, count in zip(parts, counts, strict=True)]
         starts = [0, *accumulate(counts)]
+        held = [part.slots[: end + more] for part, end, more in zip(parts, ends, room or [0] * len(ends), strict=True)]
         links = [part.parents or () for part in parts]
         columns = (
             [token for part in parts for token in part.tokens],
@@ -47,7 +50,7 @@ class PassRows:
             starts,
             [part.committed for part in parts],
             [part.first for part in parts],
-            [0, *accumulate(ends)],
+            [0, *accumulate(map(len, held))],
             [0, *accumulate(map(len, links))],
         )
         numbers = np.array([number for column in columns for number in column], np.int64)
@@ -55,9 +58,8 @@ class PassRows:
         tokens, positions, wanted, rows, committed, first, borders, families = (
             begin + size * place for place in accumulate(map(len, columns[:-1]), initial=0)
         )
-        read = [part.slots[:end] for part, end in zip(parts, ends, strict=True)]
-        slots = joined(read)
-        writes = joined([own[-count:] for own, count in zip(read, counts, strict=True)])
+        slots = joined(held)
+        writes = joined([own[end - count : end] for own, end, count in zip(held, ends, counts, strict=True)])
         parents = np.array([parent for own in links for parent in own], np.int32)
         sequences = interface.Sequences(
             len(parts), rows, committed, first, borders, native.address(slots, torch.int64), families,

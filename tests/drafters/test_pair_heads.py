@@ -19,6 +19,7 @@ from specdec.drafters.headparts import WIDTH
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.suffix import SuffixDrafter
 from specdec.heads.files import save_head
+from specdec.heads.nativepairs import NativePairs
 from specdec.heads.pairs import PairHead
 from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
@@ -250,3 +251,33 @@ def test_a_target_on_triton_is_drafted_for_in_torch(params: SamplingParams) -> N
     requests = run(engine(target, drafter, rule), PROMPTS[:2], params)
     assert outputs(requests) == outputs(run(engine(target, NoDrafter(), rule), PROMPTS[:2], params))
     assert sum(request.stats.drafted_tokens for request in requests)
+
+
+@pytest.mark.parametrize(("floor", "deepen"), [(0.0, 0.0), (0.02, 0.3), (0.2, 0.0)])
+@every_kind
+def test_trees_grown_in_one_call_are_those_grown_level_by_level(
+    kind: str, floor: float, deepen: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit of a chance: of several texts at once whose trees have depths and sizes of their own, prompts in
+    pieces, preemption."""
+    target, (architecture, options) = NativeModel(llama_module(0)), KINDS[kind]
+    found = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(NativePairs, "grow", lambda self, pool, parts, states, limits: [None for _ in parts])
+        drafter = HeadDrafter(random_pairs(target, architecture, **options), 5, 11, floor=floor, deepen=deepen)
+        drafts = told(drafter)
+        one = engine(target, drafter, num_blocks=26, max_batch_tokens=48)
+        assert sum(request.stats.preemptions for request in run(one, PROMPTS, GREEDY))
+        found.append([(text, tree.tokens, tree.parents, tree.chances, tree.kinds) for text, tree in drafts])
+    assert found[0] == found[1]
+    assert len({parents for _, _, parents, _, _ in found[0]}) >= 4
+
+
+def test_scores_that_are_no_numbers_are_told_where_trees_grow_in_one_call(caplog: pytest.LogCaptureFixture) -> None:
+    target = NativeModel(llama_module(0))
+    head = random_pairs(target)
+    with torch.no_grad():
+        head.midlayer.mlp.down_proj.weight[0, 0] = float("nan")
+    assert texts(target, HeadDrafter(head)) == texts(target, NoDrafter())
+    assert "the largest logit is nan" in caplog.text

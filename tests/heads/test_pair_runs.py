@@ -20,6 +20,7 @@ from specdec.heads.runs import pair_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
 from specdec.models.native import NativeModel
+from specdec.models.pairs import TreeLimits
 from specdec.testing.tiny import llama, llama_module
 from tests.heads import toys
 
@@ -177,6 +178,26 @@ def test_the_largest_logits_and_their_chances_are_told(target: str) -> None:
     wanted = output.logits.double().softmax(1).sort(descending=True)
     assert output.top(2).tolist() == wanted.indices[:, :2].tolist()
     torch.testing.assert_close(output.chances(2).double(), wanted.values[:, :2], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (TreeLimits(9, 3, 2, 0.0, 0.0), "no slots for its tree"),
+        (TreeLimits(0, 1, 2, 0.0, 0.0), "nodes = 0"),
+        (TreeLimits(4, 5, 2, 0.0, 0.0), "depth of tree 0 is 5"),
+        (TreeLimits(4, 0, 2, 0.0, 0.0), "depth of tree 0 is 0"),
+        (TreeLimits(4, 2, 0, 0.0, 0.0), "0 candidates"),
+    ],
+)
+def test_a_tree_that_cannot_be_is_refused(limits: TreeLimits, words: str) -> None:
+    kind, options = CASES["EAGLE-3.1"]
+    bench = Bench(made(kind, **options), TARGETS["native"]())
+    bench.read([6])
+    bench.cache.reserve(0, 8)
+    part = SequenceRows([3], bench.cache.slots(0)[:-2], 6, logit_rows=[0])
+    with pytest.raises(SpecdecError, match=words):
+        bench.run.grow(bench.pool, [part], torch.zeros(1, 32), [limits])
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])

@@ -161,9 +161,17 @@ class Fuse(Structure):
                 ("norms", c_void_p), ("product", Linear)]  # fmt: skip
 
 
+class PairTrees(Structure):
+    """passes/pairs.h"""
+
+    _fields_ = [("most", c_int64), ("width", c_int64), ("floor", c_double), ("deepen", c_double),
+                ("nodes", c_void_p), ("depths", c_void_p), ("ids", c_void_p), ("tokens", c_void_p),
+                ("parents", c_void_p), ("chances", c_void_p), ("sizes", c_void_p)]  # fmt: skip
+
+
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
-            MarkovTrees, ContextLayer, Context, Pairs, Fuse)  # fmt: skip
+            MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairTrees)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""
@@ -176,6 +184,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "rms_norm": [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p],
     "rotate": [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64],
     "forward": [POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int],
+    "pairs_grow": [POINTER(Model), POINTER(Batch), POINTER(PairTrees), c_int],
     "fuse": [POINTER(Fuse), c_void_p, c_int64, c_void_p, c_int],
     "remember": [POINTER(Context), c_void_p, c_void_p, c_void_p, c_int64, c_int],
     "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],

@@ -5,6 +5,7 @@
 #include "../rows/cpu.h"
 #include "../passes/llama.h"
 #include "../passes/context.h"
+#include "../passes/pairs.h"
 #include "../retrieval/cpu.h"
 #include "../suffix/cpu.h"
 #include "../successors/cpu.h"
@@ -35,7 +36,7 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
                    sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
-                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse)};
+                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Trees)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -117,6 +118,11 @@ EXPORT int specdec_rotate(float* x, const float* cosine, const float* sine, int6
 
 EXPORT int specdec_forward(const Model* model, const Batch* batch, float* logits, Best* best, int threads) {
   return guarded([&] { forward(*model, *batch, logits, best, threads); });
+}
+
+// The likeliest draft trees of a head that reads states, from the last rows of a batch on.
+EXPORT int specdec_pairs_grow(const Model* model, const Batch* batch, const pairs::Trees* trees, int threads) {
+  return guarded([&] { pairs::grow(*model, *batch, *trees, threads); });
 }
 
 // States of committed positions, out [rows, hidden], from hidden states [rows, width].
