@@ -51,7 +51,8 @@ def paired_ratio(first: Sequence[float], second: Sequence[float]) -> PairedRatio
     reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * error
     statistic = mean / error if error else float(np.copysign(np.inf, mean)) if mean else 0.0
     p = 2 * float(stdtr(count - 1, -abs(statistic)))
-    return PairedRatio(count, *(float(np.exp(end)) for end in (mean, mean - reach, mean + reach)), p)
+    ratio, low, high = (float(np.exp(end)) for end in (mean, mean - reach, mean + reach))
+    return PairedRatio(count, ratio, low, high, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 
 from specdec.measure.runs import Run
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, categories, standings
-from specdec.report.methods import Method, axis_name, methods, varying_axes
+from specdec.report.methods import CONDITIONS, condition, methods, name_without, varying_axes
 
-CONDITIONS = (
-    "target", "dtype", "kv_dtype", "data", "temperature", "top_k", "top_p", "min_p", "max_tokens", "batch",
-)  # fmt: skip
-"""Axes under which methods are compared; the others tell methods apart."""
 COSTS = ("drafting", "MB")
 """Columns of what a method costs: drafting of a step over a plain step, and the drafters' memory."""
 
@@ -44,7 +40,7 @@ def boards(runs: Sequence[Run]) -> list[Board]:
     values = varying_axes(runs)
     axes = [axis for axis in CONDITIONS if axis in values]
     for one in sorted(found, key=lambda one: [values[axis].index(one.method.axes[axis]) for axis in axes]):
-        groups.setdefault(_condition(one.method), []).append(one)
+        groups.setdefault(condition(one.method), []).append(one)
     return [Board(name, ["method", *COSTS, *kinds], _rows(group, kinds)) for name, group in groups.items()]
 
 
@@ -60,28 +56,22 @@ def notes(runs: Iterable[Run]) -> list[str]:
     return [note for note in dict.fromkeys(run.config.get("note") for run in runs) if note]
 
 
-def _condition(method: Method) -> str:
-    return ", ".join(f"{axis_name(axis)} {method.axes[axis]}" for axis in CONDITIONS if axis in method.axes)
-
-
 def _rows(group: Sequence[Standing], kinds: Sequence[str]) -> list[list[str]]:
     of: dict[int, dict[str, Standing]] = {}
     for one in sorted(group, key=_fastest_first):
         of.setdefault(one.method.key, {})[one.category] = one
     return [
-        [_name(by_kind[ALL].method), *_costs(by_kind[ALL]), *(_cell(by_kind.get(kind)) for kind in kinds)]
+        [
+            name_without(by_kind[ALL].method, *CONDITIONS),
+            *_costs(by_kind[ALL]),
+            *(_cell(by_kind.get(kind)) for kind in kinds),
+        ]
         for by_kind in of.values()
     ]
 
 
 def _fastest_first(one: Standing) -> tuple[bool, float, float]:
     return one.category != ALL, -(one.speedup or 0.0), -one.figures["tau"]
-
-
-def _name(method: Method) -> str:
-    """Its label without the condition."""
-    shared = [f"{axis_name(axis)} {method.axes[axis]}" for axis in CONDITIONS if axis in method.axes]
-    return " · ".join(part for part in method.label.split(" · ") if part not in shared)
 
 
 def _costs(one: Standing) -> list[str]:
@@ -97,5 +87,5 @@ def _cell(one: Standing | None) -> str:
         return f"{NOT_CREDIBLE}; {tau}"
     if one.speedup is None:
         return tau
-    mark = "" if one.method.evidence else ", no evidence"
-    return f"{one.speedup:.2f} ({one.interval}{mark}); {tau}"
+    told = ", ".join(part for part in (one.interval, "" if one.method.evidence else "no evidence") if part)
+    return f"{one.speedup:.2f} ({told}); {tau}" if told else f"{one.speedup:.2f}; {tau}"

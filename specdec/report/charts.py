@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from specdec.report.choices import along_the_text
+from specdec.report.leaderboard import ALL, standings
 from specdec.report.marks import (
     REFERENCE,
     Figure,
@@ -122,13 +123,13 @@ def _time_split(methods: Sequence[Method]) -> Figure:
 
 def _predicted(methods: Sequence[Method]) -> Figure:
     records = []
-    for method in methods:
-        figures = method.run.summary["metrics"]
-        if figures["speedup"] is not None and figures["predicted_speedup"] is not None and figures["credible"]:
-            values = {"predicted": "predicted_speedup", "measured": "speedup", "tau": "tau"}
-            ends = {"low": "speedup_low", "high": "speedup_high"}
+    for one in standings(methods):
+        method, figures = one.method, one.figures
+        if one.category == ALL and one.speedup is not None and figures["predicted_speedup"] is not None:
+            low, high = one.ends
+            values = {"predicted": figures["predicted_speedup"], "measured": one.speedup, "tau": figures["tau"]}
             alone = "yes" if method.evidence else "no: side by side with others"
-            records.append({**entry(method), **{k: figures[v] for k, v in (values | ends).items()}, "alone": alone})
+            records.append({**entry(method), **values, "low": low, "high": high, "alone": alone})
     extent = [record[name] for record in records for name in ("predicted", "measured")] or [1.0]
     diagonal = [{"both": min(extent)}, {"both": max(extent)}]
     x = alt.X("predicted:Q", title="predicted speedup", scale=alt.Scale(zero=False, nice=True, padding=14))

@@ -32,19 +32,31 @@ class Standing:
 
     @property
     def speedup(self) -> float | None:
-        """To show; None if it was not measured or cannot be true."""
-        return self.figures["speedup"] if self.figures["credible"] else None
+        """To show and to rank; None if it was not measured or cannot be true."""
+        return None if self.refused else self.figures["speedup"]
 
     @property
     def refused(self) -> bool:
-        """Whether there is a measured speedup that cannot be true."""
-        return self.figures["speedup"] is not None and not self.figures["credible"]
+        """Whether the measured speedup is above τ, be it by noise: such a number is ranked nowhere."""
+        measured = self.figures["speedup"]
+        return measured is not None and (measured > self.figures["tau"] or not self.figures["credible"])
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its speedup is evidence."""
+        return self.speedup is not None and self.method.evidence
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """Of the speedup's interval; one prompt has none."""
+        alone = self.speedup is None or self.figures["prompts"] < 2
+        return (None, None) if alone else (self.figures["speedup_low"], self.figures["speedup_high"])
 
     @property
     def interval(self) -> str:
-        """Of the speedup, or ""."""
-        low, high = self.figures["speedup_low"], self.figures["speedup_high"]
-        return "" if self.speedup is None or low is None or high is None else f"{low:.2f}–{high:.2f}"
+        """For readers, or ""."""
+        low, high = self.ends
+        return "" if low is None or high is None else f"{low:.2f}–{high:.2f}"
 
     @property
     def identical(self) -> str:
@@ -54,7 +66,7 @@ class Standing:
 
 
 def standings(methods: Iterable[Method]) -> list[Standing]:
-    """Every method on every category: by speedup where that is evidence, then by τ."""
+    """Every method on every category: by speedup where that is evidence, then by τ; measuring errors come last."""
     rows = [
         Standing(method, category, figures)
         for method in methods
@@ -64,9 +76,8 @@ def standings(methods: Iterable[Method]) -> list[Standing]:
     return sorted(rows, key=_rank, reverse=True)
 
 
-def _rank(row: Standing) -> tuple[bool, float, float]:
-    counted = row.speedup is not None and row.method.evidence
-    return counted, row.speedup or 0.0 if counted else 0.0, row.figures["tau"]
+def _rank(row: Standing) -> tuple[bool, bool, float, float]:
+    return not row.refused, row.ranked, row.speedup or 0.0 if row.ranked else 0.0, row.figures["tau"]
 
 
 def categories(rows: Iterable[Standing]) -> list[str]:

@@ -12,6 +12,13 @@ from specdec.measure.runs import Run
 ALWAYS_NAMED = ("drafter", "rule")
 """Axes that belong to a method's name even if all runs share them."""
 
+CONDITIONS = (
+    "target", "dtype", "kv_dtype", "data", "temperature", "top_k", "top_p", "min_p", "max_tokens", "batch",
+)  # fmt: skip
+"""Axes under which methods are compared; the others tell methods apart."""
+
+SEED = "seed"
+
 NOT_GIVEN = "does not apply"
 """Value of an axis that a run lacks, such as an option of another drafter."""
 
@@ -72,6 +79,17 @@ class Method:
     def dash(self) -> tuple[int, int]:
         """Lengths of line and gap, in pixels."""
         return DASHES[self.key % len(DASHES)]
+
+
+def condition(method: Method) -> str:
+    """Under which a method was measured, in words; "" if all runs share it."""
+    return ", ".join(f"{axis_name(axis)} {method.axes[axis]}" for axis in CONDITIONS if axis in method.axes)
+
+
+def name_without(method: Method, *axes: str) -> str:
+    """A method's label without its values on some axes."""
+    left_out = [f"{axis_name(axis)} {method.axes[axis]}" for axis in axes if axis in method.axes]
+    return " · ".join(part for part in method.label.split(" · ") if part not in left_out)
 
 
 def as_text(value: Any) -> str:

@@ -23,6 +23,7 @@ from specdec.places import write
 from specdec.report.board import notes
 from specdec.report.charts import figures
 from specdec.report.choices import chosen, drafters
+from specdec.report.differences import COLUMNS, EXPLAINED, contests
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
 from specdec.report.marks import CONFIG, Figure
 from specdec.report.methods import Method, axis_name, methods, varying_axes
@@ -78,6 +79,8 @@ def render(runs: Sequence[Run], title: str) -> str:
         notes=notes(runs),
         ranks=RANKS,
         origins=origins(named),
+        contests=contests(runs),
+        differences={"columns": COLUMNS, "caption": EXPLAINED},
     )
 
 

@@ -9,9 +9,8 @@ from statistics import fmean, stdev
 
 from specdec.measure.runs import Run
 from specdec.report.leaderboard import ALL, Standing, standings
-from specdec.report.methods import Method, as_text, axis_name, methods
+from specdec.report.methods import SEED, methods, name_without
 
-SEED = "seed"
 COLUMNS = ("method", "seeds", "speedup", "τ", "α", "tokens/s")
 
 
@@ -53,7 +52,7 @@ def across_seeds(runs: Sequence[Run]) -> list[Across]:
         if one.category == ALL and SEED in one.method.run.axes:
             others = {name: value for name, value in one.method.run.axes.items() if name != SEED}
             groups.setdefault(json.dumps(others, sort_keys=True, default=str), []).append(one)
-    return [Across(_label(group[0].method), group) for group in groups.values() if len(group) > 1]
+    return [Across(name_without(group[0].method, SEED), group) for group in groups.values() if len(group) > 1]
 
 
 def markdown(found: Iterable[Across]) -> list[str]:
@@ -69,8 +68,3 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     '2.00 ± 1.00'
     """
     return f"{fmean(values):.{digits}f} ± {stdev(values):.{digits}f}"
-
-
-def _label(method: Method) -> str:
-    seed = f"{axis_name(SEED)} {as_text(method.run.axes[SEED])}"
-    return " · ".join(part for part in method.label.split(" · ") if part != seed)

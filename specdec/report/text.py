@@ -13,6 +13,8 @@ from specdec.measure.runs import Run
 from specdec.places import write as write_file
 from specdec.report.board import COSTS, boards, notes
 from specdec.report.board import markdown as board_markdown
+from specdec.report.differences import EXPLAINED, contests
+from specdec.report.differences import markdown as differences_markdown
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, standings
 from specdec.report.methods import methods
 from specdec.report.seeds import across_seeds
@@ -50,6 +52,9 @@ def markdown(runs: Sequence[Run], title: str) -> str:
     if any(len(board.columns) > ONE_CATEGORY for board in found):
         lines += ["", "## By category", "", BY_CATEGORY]
         lines += [line for board in found for line in ("", *board_markdown(board))]
+    if differ := [one for one in contests(runs) if one.pairs or one.errors]:
+        lines += ["", "## Which methods differ", "", EXPLAINED]
+        lines += [line for one in differ for line in ("", *differences_markdown(one))]
     if seeds := across_seeds(runs):
         lines += ["", "## Across seeds", "", ACROSS_SEEDS, "", *seeds_markdown(seeds)]
     for note in notes(runs):
@@ -94,5 +99,6 @@ def _speedup(one: Standing) -> str:
         return NOT_CREDIBLE
     if one.speedup is None:
         return "–"
-    mark = "" if one.method.evidence else ", jobs ran side by side"
-    return f"{one.speedup:.2f} ({one.interval}{mark})"
+    mark = "" if one.method.evidence else "jobs ran side by side"
+    told = ", ".join(part for part in (one.interval, mark) if part)
+    return f"{one.speedup:.2f} ({told})" if told else f"{one.speedup:.2f}"

@@ -54,7 +54,7 @@ def test_it_agrees_with_every_exchange_of_the_two_names() -> None:
 
 @pytest.mark.parametrize("count", [5, 20])
 def test_the_interval_holds_the_true_ratio_in_95_of_100_samples(count: int) -> None:
-    """Slow prompts are slow for both. 4000 samples: the count of hits is outside of 95 % ± 1.4 % in 1 of 20,000 runs."""
+    """Slow prompts are slow for both. 4000 samples: fewer than 1 of 20,000 runs is off by 1.4 %."""
     rng = np.random.default_rng(7)
     prompts = rng.normal(0.0, 0.5, (4000, count))
     first = np.exp(prompts + rng.normal(0.1, 0.1, prompts.shape))
