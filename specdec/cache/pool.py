@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from specdec.cache.layout import KVLayout
 from specdec.errors import SpecdecError
 from specdec.kernels.commit import reference
+from specdec.kernels.commit.native import NativeCommit, fits
+from specdec.kernels.cpu import library as native
 from specdec.kernels.device import triton_runs
 
 
@@ -56,9 +59,18 @@ class Pool:
         """
         if triton_runs(self.layout.device):
             from specdec.kernels.commit.triton import commit_paths
+
+            commit_paths(self.tensors, [(source, target)])
+        elif self._commit is not None:
+            self._commit(source, target)
         else:
-            commit_paths = reference.commit_paths
-        commit_paths(self.tensors, [(source, target)])
+            reference.commit_paths(self.tensors, [(source, target)])
+
+    @cached_property
+    def _commit(self) -> NativeCommit | None:
+        """The CPU's kernel over the tensors, if there is one that knows their form."""
+        kernels = native.library() if all(map(fits, self.tensors)) else None
+        return None if kernels is None else NativeCommit(kernels, self.tensors)
 
     def copy(self, source: slice, target: slice) -> None:
         """Copies neighbouring entries to as many slots that are no part of them."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from specdec.errors import SpecdecError
+from specdec.kernels.commit.native import NativeCommit, fits
 from specdec.kernels.commit.reference import commit_paths
 from specdec.kernels.filters.reference import filtered
 from specdec.sampling import LogitsTransform, SamplingParams
+from tests.kernels.variants import kernels
 
 SETTINGS = [
     {}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.2}, {"top_k": 4, "top_p": 0.6, "min_p": 0.1}, {"top_k": 1},
@@ -67,10 +72,18 @@ def test_no_rows_have_no_scores() -> None:
     assert filtered(torch.empty(0, 5), [], [], [], []).shape == (0, 5)
 
 
+def natively(caches: Sequence[Tensor], moves: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+    for sources, targets in moves:
+        NativeCommit(kernels("native"), caches)(sources, targets)
+
+
+@pytest.mark.parametrize("commit_paths", [commit_paths, natively])
 @given(st.data())
-def test_paths_move_as_if_entry_by_entry(data: st.DataObject) -> None:
+def test_paths_move_as_if_entry_by_entry(commit_paths: Callable[..., None], data: st.DataObject) -> None:
     """Sequences of ten slots each, in any order; a path moves towards the root."""
-    caches = [torch.randn(30, 2, 3), torch.randint(-128, 127, (3, 30), dtype=torch.int8).T, torch.randn(30)]
+    caches = [torch.randn(30, 2, 3), torch.randint(-128, 127, (3, 30), dtype=torch.int8).T, torch.randn(30),
+              torch.randn(2, 30, 5).bfloat16().transpose(0, 1)]  # fmt: skip
+    assert all(map(fits, caches))
     slots = data.draw(st.permutations(range(30)))
     wanted, moves = [cache.clone() for cache in caches], []
     for own in (slots[:10], slots[10:20], slots[20:]):
@@ -81,3 +94,16 @@ def test_paths_move_as_if_entry_by_entry(data: st.DataObject) -> None:
                 cache[target] = cache[source]
     commit_paths(caches, moves)
     assert all(torch.equal(cache, want) for cache, want in zip(caches, wanted, strict=True))
+
+
+@pytest.mark.parametrize(("sources", "targets"), [([30], [0]), ([-1], [0]), ([1], [30]), ([1, 2], [0, -5])])
+def test_a_slot_outside_of_the_cache_is_refused(sources: list[int], targets: list[int]) -> None:
+    cache = torch.randn(30, 2)
+    before = cache.clone()
+    with pytest.raises(SpecdecError, match=r"slot to (read|write)"):
+        natively([cache], [(sources, targets)])
+    assert torch.equal(cache, before)
+
+
+def test_what_has_gaps_is_not_for_the_kernel() -> None:
+    assert not any(map(fits, [torch.randn(30, 4)[:, :2], torch.randn(30, 2, 3).transpose(1, 2), torch.randn(60)[::2]]))

@@ -169,9 +169,16 @@ class PairTrees(Structure):
                 ("parents", c_void_p), ("chances", c_void_p), ("sizes", c_void_p)]  # fmt: skip
 
 
+class CommitTensor(Structure):
+    """commit/cpu.h"""
+
+    _fields_ = [("memory", c_void_p), ("slots", c_int64), ("heads", c_int64), ("slot_step", c_int64),
+                ("head_step", c_int64), ("size", c_int64)]  # fmt: skip
+
+
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
-            MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairTrees)  # fmt: skip
+            MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairTrees, CommitTensor)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""
@@ -180,6 +187,7 @@ DRAFT = [c_void_p, c_int64, c_void_p, c_void_p, c_int64]
 SIGNATURES: dict[str, list[Any]] = {
     "linear": [POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int],
     "write": [POINTER(KeyValues), POINTER(Shape), c_void_p, c_void_p, c_void_p, c_int64],
+    "commit": [POINTER(CommitTensor), c_int64, c_void_p, c_void_p, c_int64],
     "attention": [c_void_p, c_int64, POINTER(KeyValues), POINTER(Shape), POINTER(Sequences), c_void_p, c_int],
     "rms_norm": [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p],
     "rotate": [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64],

@@ -10,6 +10,7 @@
 #include "../suffix/cpu.h"
 #include "../successors/cpu.h"
 #include "../markov/cpu.h"
+#include "../commit/cpu.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -36,7 +37,8 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
                    sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
-                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Trees)};
+                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Trees),
+                   sizeof(commit::Tensor)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -93,6 +95,15 @@ EXPORT int specdec_attention(const float* query, int64_t rows, const KeyValues* 
     parallel(threads, [&](Team& team, int) {
       run_attention(team, Queries{query, width}, *cache, *shape, *sequences, float_rows(out, width));
     });
+  });
+}
+
+// Copies entries within every tensor of a cache, from sources [moves] to targets [moves].
+EXPORT int specdec_commit(const commit::Tensor* tensors, int64_t count, const int64_t* sources, const int64_t* targets,
+                          int64_t moves) {
+  return guarded([&] {
+    commit::demand_moves(tensors, count, sources, targets, moves);
+    commit::move(tensors, count, sources, targets, moves);
   });
 }
 
