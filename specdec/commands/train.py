@@ -1,7 +1,7 @@
 """Trains a head for a target: from prompts that the target makes up, to a folder for `drafter=head`.
 
 specdec train output=FOLDER                                   # small: on a CPU
-specdec train output=FOLDER preset=gpu device=cuda seconds=280
+specdec train output=FOLDER preset=gpu device=cuda schedule.seconds=280
 
 The same command goes on where it was interrupted. See docs/training.md.
 """
