@@ -30,7 +30,7 @@ def rounded(request: pytest.FixtureRequest) -> LoadedModel:
     return load(dtype=request.param)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(0.8, marks=pytest.mark.slow)], ids=["greedy", "seeded"])
 def test_speculation_and_batches_change_no_token(rounded: LoadedModel, temperature: float) -> None:
     params = [SamplingParams(max_tokens=LENGTH, temperature=temperature, seed=seed) for seed in range(len(CHATS))]
     plain, _ = decode(rounded, "none", 1, CHATS, params)

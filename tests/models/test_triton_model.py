@@ -172,18 +172,21 @@ def engine(drafter: str, rule: str, on_triton: bool) -> Engine:
 @pytest.mark.parametrize(
     ("drafter", "rule", "params"),
     [
-        ("none", "auto", GREEDY),
+        pytest.param("none", "auto", GREEDY, marks=pytest.mark.slow),
         ("ngram tree", "auto", GREEDY),
-        ("early exit", "auto", GREEDY),
-        ("ngram", "token", SAMPLED),
+        pytest.param("early exit", "auto", GREEDY, marks=pytest.mark.slow),
+        pytest.param("ngram", "token", SAMPLED, marks=pytest.mark.slow),
         ("early exit", "block", SAMPLED),
-        ("early exit", "gumbel", SAMPLED),
+        pytest.param("early exit", "gumbel", SAMPLED, marks=pytest.mark.slow),
         ("ngram", "gumbel", SamplingParams(max_tokens=4, temperature=0.9, top_k=20, top_p=0.9, seed=5)),
-        ("ngram tree", "rrs", SAMPLED),  # has no kernel
-        ("ngram", "token", SamplingParams(max_tokens=4, temperature=0.8, repetition_penalty=1.3, seed=3)),
+        pytest.param("ngram tree", "rrs", SAMPLED, marks=pytest.mark.slow),  # has no kernel
+        pytest.param(
+            "ngram", "token", SamplingParams(max_tokens=4, temperature=0.8, repetition_penalty=1.3, seed=3),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)
+)  # fmt: skip
 def test_the_engine_says_what_it_says_on_the_cpu_kernels(drafter: str, rule: str, params: SamplingParams) -> None:
     ours = run(engine(drafter, rule, on_triton=True), PROMPTS, params)
     cpu = run(engine(drafter, rule, on_triton=False), PROMPTS, params)

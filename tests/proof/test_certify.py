@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from fractions import Fraction
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from specdec import cli
 from specdec.proof import cases
 from specdec.proof.certificates import sources
 from specdec.proof.certify import Certificate, LawResult, certify, settings_for
@@ -24,13 +25,22 @@ from tests.mutants import MUTANTS, CutAtTheFirstForbiddenToken
 from tests.mutants.candidates import CANDIDATES
 
 LOSSLESS = ["block", "greedy", "gumbel", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
+LONG = {"hsd", "kseq", "rrs", "traversal"}
+"""Rules for trees whose certificate takes several seconds; that of `multiround` is in every run."""
+SOON = {"AcceptNumberReused", "FilterAfterTheRatio", "ResidualNotNormalized", "RootMayRefuse", "TypicalCalledLossless"}
+"""A mutant of each kind: numbers, filters, residuals, trees, and a claim that is not true."""
+
+
+def slow_if(slow: bool, value: Any, name: str) -> Any:
+    """A parameter of a test, which is in `make test` or in `make test-slow`."""
+    return pytest.param(value, marks=[pytest.mark.slow] if slow else [], id=name)
 
 
 def test_every_registered_rule_is_examined_here() -> None:
     assert sorted([*LOSSLESS, "typical"]) == RULES.names()
 
 
-@pytest.mark.parametrize("name", LOSSLESS)
+@pytest.mark.parametrize("name", [slow_if(name in LONG, name, name) for name in LOSSLESS])
 def test_lossless_rules_have_the_targets_law_and_keep_to_it(name: str) -> None:
     certificate = certify(RULES.create(name), quick=True)
     assert certificate.failure == ""
@@ -69,7 +79,7 @@ def test_the_lossy_rule_says_so_and_keeps_to_its_own_law() -> None:
     assert certificate.passed
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: type(mutant).__name__)
+@pytest.mark.parametrize("mutant", [slow_if(type(m).__name__ not in SOON, m, type(m).__name__) for m in MUTANTS])
 def test_every_mutant_is_rejected(mutant: Rule) -> None:
     certificate = certify(mutant, quick=True)
     assert mutant.lossless
@@ -78,7 +88,11 @@ def test_every_mutant_is_rejected(mutant: Rule) -> None:
     assert certificate.witness.startswith("In the setting ")
 
 
-@pytest.mark.parametrize("name", CANDIDATES)
+@pytest.mark.parametrize(
+    "name",
+    [slow_if(name in ("traversal, after the third refusal", "multiround, after the third refusal"), name, name)
+     for name in CANDIDATES],
+)  # fmt: skip
 def test_so_is_one_that_only_a_third_candidate_shows(name: str) -> None:
     """In the settings that have so many, which is where it would be missed if they were not there."""
     mutant, settings = CANDIDATES[name], cases.many_candidates()
@@ -214,13 +228,17 @@ def test_k_seq_is_not_asked_for_deterministic_trees() -> None:
     assert "deterministic tree" not in names
 
 
-def test_the_command_prints_the_fractions_and_writes_the_certificate(tmp_path: Path) -> None:
+def test_the_command_prints_the_fractions_and_writes_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "certificate.json"
-    command = [sys.executable, "-m", "specdec", "certify", "quick=true", "rules=[token,typical]", f"json={path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "10/9 (token), 11/9 (block), 4/3 (bound; = 12/9)" in done.stdout
-    assert "LOSSY" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["specdec", "certify", "quick=true", "rules=[token,typical]", f"json={path}"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert "10/9 (token), 11/9 (block), 4/3 (bound; = 12/9)" in printed
+    assert "LOSSY" in printed
     token, typical = json.loads(path.read_text(encoding="utf-8"))
     assert token["passed"]
     assert token["law_equal"]

@@ -150,13 +150,14 @@ def rejected(texts: list[Text], law: dict[Text, float]) -> bool:
     [
         ("auto", NoDrafter, PLAIN),
         *((rule, chain, PLAIN) for rule in ("token", "block", "gumbel")),
-        *((rule, tree, PLAIN) for rule in ("multiround", "rrs", "kseq", "traversal", "hsd")),
+        *((rule, tree, PLAIN) for rule in ("multiround", "kseq", "traversal", "hsd")),
+        pytest.param("rrs", tree, PLAIN, marks=pytest.mark.slow),
         *((rule, ngram, PLAIN) for rule in ("gumbel", "token")),
         ("block", early_exit, PLAIN),
         *((rule, tree, COLD_TOP_3) for rule in ("rrs", "gumbel")),
-        ("token", ngram, COLD_TOP_3),
-        ("token", stopping("entropy"), PLAIN),
-        ("block", stopping("survival"), PLAIN),
+        pytest.param("token", ngram, COLD_TOP_3, marks=pytest.mark.slow),
+        pytest.param("token", stopping("entropy"), PLAIN, marks=pytest.mark.slow),
+        pytest.param("block", stopping("survival"), PLAIN, marks=pytest.mark.slow),
         ("traversal", stopping("survival", branches=2), PLAIN),
     ],
     ids=lambda value: (

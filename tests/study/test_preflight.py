@@ -186,7 +186,9 @@ def test_a_sweep_is_multiplied_as_hydra_does() -> None:
     assert len(jobs("experiment=gamma")) == 1
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "leaderboard" else []) for name in EXPERIMENTS]
+)
 def test_every_experiment_is_a_sweep_of_jobs_that_can_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the rules are lossless is asked elsewhere."""
     monkeypatch.setattr("specdec.study.plan.certificate_of", lambda rule: {"passed": True})
