@@ -147,7 +147,7 @@ def test_verdicts_are_those_of_the_rule(rule: str, with_q: bool) -> None:
     check_rule(rule, with_q)
 
 
-@pytest.mark.parametrize("rule", ["greedy", "gumbel"])
+@pytest.mark.parametrize("rule", ["greedy", pytest.param("gumbel", marks=pytest.mark.slow)])
 def test_trees_are_walked_as_the_rule_walks_them(rule: str) -> None:
     check_rule(rule, False, counts=[5, 7, 6, 0], branching=True)
 
