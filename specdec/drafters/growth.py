@@ -31,8 +31,12 @@ class TokenMap:
     def __init__(self, pairs: Mapping[int, int], device: torch.device | str = "cpu") -> None:
         self._pairs = dict(pairs)
         self._back = {own: token for token, own in self._pairs.items()}
-        self._ours = torch.tensor(list(self._pairs.keys()), dtype=torch.int64, device=device)
+        self.ids = torch.tensor(list(self._pairs.keys()), dtype=torch.int64, device=device)
+        """int64 [n], those of the target's tokens."""
         self._theirs = torch.tensor(list(self._pairs.values()), dtype=torch.int64, device=device)
+        places = torch.arange(len(self._pairs), device=device)
+        self.in_order = torch.equal(self._theirs, places) and bool((self.ids.diff() > 0).all())
+        """Whether the drafting model numbers these tokens 0, 1, … in the order of the target's ids."""
 
     def read(self, tokens: Sequence[int]) -> list[int]:
         """Tokens of the target, as the drafting model reads them."""
@@ -55,7 +59,7 @@ class TokenMap:
             vocab_size: V of the target.
         """
         logits = row.new_full((vocab_size,), -inf)
-        logits[self._ours] = row[self._theirs]
+        logits[self.ids] = row[self._theirs]
         return logits
 
 
@@ -178,6 +182,8 @@ class GrowingTree:
             token = output.maxima.tokens[row]
             return ([token] if token < transform.vocab_size else []), None
         own = output.logits[row]
+        if self.known is not None and self.known.in_order and self.request.draws_among_some:
+            return self.request.draw_among(own, self.known.ids, len(prefix), lanes)
         logits = self._over_target(own)
         try:
             return self.request.draw(logits, prefix, lanes)

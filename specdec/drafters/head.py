@@ -12,7 +12,7 @@ from specdec.drafters.blocks import BlockDrafts
 from specdec.drafters.headparts import HeadDrafts, HeadOptions
 from specdec.drafters.medusa import MedusaDrafts
 from specdec.drafters.pairs import PairDrafts
-from specdec.drafters.sizes import MOST_NODES
+from specdec.drafters.sizes import DEPTH, MOST_NODES
 from specdec.errors import ConfigError
 from specdec.heads.base import Head
 from specdec.heads.block import BlockHead
@@ -53,6 +53,8 @@ class HeadDrafter(Drafter):
         deepen: a head that drafts token by token runs another level of a tree only if the chances of its nodes add up
             to so much. A level that costs c passes of the target pays where that sum, times the share of children that
             are accepted, exceeds c · τ.
+        drawn: longest branch that a head draws token by token, where q counts: such a draft cannot end where the head
+            is unsure. Of `choices` all is drawn.
         branches: candidates for the first drawn token, each continued as a chain.
         choices: what is drawn by the ranks of its branches instead (see `TreeShape.choices`).
         weights: form of the head's weights on the CPU's kernels: float32, bfloat16, int8 or int8_weight; None takes
@@ -69,13 +71,14 @@ class HeadDrafter(Drafter):
     def __init__(
         self,
         head: str | Path | Head | None = None,
-        num_draft_tokens: int = 6,
+        num_draft_tokens: int = 8,
         max_nodes: int = 12,
-        floor: float = 0.03,
+        floor: float = 0.05,
         branches: int = 1,
         choices: Sequence[Sequence[int]] | None = None,
         weights: str | None = None,
-        deepen: float = 0.3,
+        deepen: float = 0.15,
+        drawn: int = 3,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
         self._source: str | Path | Head | None = take("head", head, HEAD)
@@ -85,6 +88,8 @@ class HeadDrafter(Drafter):
             raise ConfigError(f"weights = {shown(weights)} cannot work. Give one of {', '.join(KINDS)}.")
         self._floor: float = take("floor", floor, FLOOR)
         self._deepen: float = take("deepen", deepen, FLOOR)
+        levels: int = take("drawn", drawn, DEPTH)
+        self._drawn = levels if choices is None else self.shape.depth
         self._drafts: HeadDrafts | None = None
         self._cache: PagedCache | None = None
 
@@ -103,7 +108,9 @@ class HeadDrafter(Drafter):
         """
         head = self._source if isinstance(self._source, Head) else head_for(target.model, self._source)
         weights = self._weights or head.quantized
-        options = HeadOptions(self.shape, self._nodes, self._floor, self._deepen, weights, target.max_batch_tokens)
+        options = HeadOptions(
+            self.shape, self._drawn, self._nodes, self._floor, self._deepen, weights, target.max_batch_tokens
+        )
         self._drafts = _drafts_of(head, target.model, options)
         self.shape = self._drafts.shape
         pools = self._drafts.layouts

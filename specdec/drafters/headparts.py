@@ -28,6 +28,7 @@ class HeadOptions:
 
     Args:
         shape: what is drawn, where the rule asks for draws; its depth is the longest branch of any tree.
+        drawn: levels that are drawn at most, if each of them costs a pass.
         nodes: most tokens of a tree at temperature 0.
         floor, deepen: see `LikeliestTree`.
         weights: form of the head's weights on the CPU's kernels; None takes the target's.
@@ -35,6 +36,7 @@ class HeadOptions:
     """
 
     shape: TreeShape
+    drawn: int
     nodes: int
     floor: float
     deepen: float

@@ -137,6 +137,25 @@ class DraftRequest:
         scores = self.transform.scores(logits[None], [prefix])[0]
         return self.rule.draw(scores, self.key, len(prefix), lanes)
 
+    @property
+    def draws_among_some(self) -> bool:
+        """Whether `draw_among` is for it: only q says what is drawn, and tokens count for nothing else."""
+        return self.rule.needs_q and not self.transform.edits
+
+    def draw_among(self, logits: Tensor, ids: Tensor, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor]:
+        """As `draw`, of a drafter that knows some tokens alone: less is read and drawn from.
+
+        Args:
+            logits: [n], of these.
+            ids: int64 [n], which they are, increasing.
+            depth, lanes: see `Rule.draw`.
+        """
+        places, known = self.rule.draw(self.transform.scores_of_some(logits[None])[0], self.key, depth, lanes)
+        assert known is not None
+        q = known.new_zeros(self.transform.vocab_size)
+        q[ids] = known
+        return ids[places].tolist(), q
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:

@@ -75,7 +75,8 @@ class PairDrafts:
             piece = SequenceRows(tokens[done + 1 : done + most + 1], slots, done)
             self.run.step(self._entries, [piece], self._given(seq, done, done + most), top=1)
             done += most
-        shape = self.shape.truncated(request.max_depth)
+        limit = self.shape.depth if request.rule.by_argmax else self._options.drawn
+        shape = self.shape.truncated(min(request.max_depth, limit))
         return start_tree(request, shape, self._options, self._words, slots, done, tokens[done + 1 :])
 
     def _given(self, seq: int, start: int, end: int) -> Tensor:

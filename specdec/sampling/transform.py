@@ -144,6 +144,22 @@ class LogitsTransform:
         self.require_mass(largest for _, largest in map(argmax, scores))
         return scores if self.params.greedy else self._warp(scores)
 
+    def scores_of_some(self, logits: Tensor) -> Tensor:
+        """As `scores`, where no token but some has any mass: what is left of these. For transforms without `edits`.
+
+        Args:
+            logits: float [R, n] of n tokens, in the order of their ids.
+
+        Returns:
+            float32 [R, n].
+
+        Raises:
+            NumericalError: if a row has NaN or +inf, or no token left.
+        """
+        scores = logits.to(torch.float32)
+        self.require_mass(largest for _, largest in map(argmax, scores))
+        return scores if self.params.greedy else self._warp(scores)
+
     def forbidden(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
         """Nodes of a draft tree whose token the constraint does not allow where it stands, or that are below one."""
         if self.constraint is None or not tokens:

@@ -53,6 +53,10 @@ class TransformView:
         """See `LogitsTransform.scores`."""
         return self._transform.scores(logits, paths, parents)
 
+    def scores_of_some(self, logits: Tensor) -> Tensor:
+        """See `LogitsTransform.scores_of_some`."""
+        return self._transform.scores_of_some(logits)
+
     def forbidden(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
         """See `LogitsTransform.forbidden`."""
         return self._transform.forbidden(tokens, parents)

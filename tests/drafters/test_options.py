@@ -88,7 +88,7 @@ def test_every_drafter_of_ours_is_tried() -> None:
     assert set(MADE) == set(DRAFTERS.names())
     assert {option for _, option in OPTIONS} == {
         "num_draft_tokens", "branches", "min_match", "max_match", "num_layers", "window", "ngram", "guesses",
-        "max_nodes", "max_tokens",
+        "max_nodes", "max_tokens", "drawn",
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from specdec import SamplingParams
+from specdec.drafters.base import DraftRequest
 from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.head import HeadDrafter
 from specdec.drafters.headparts import WIDTH
@@ -58,7 +59,7 @@ def test_an_oracle_head_is_always_right(made: Callable[[Any], CausalLM], params:
     """γ + 1 tokens a step: every level follows its own tokens, q has p's transform, and the next draft begins where the
     text ends. Only the first token of a prompt of one token comes before there is a pair."""
     module = flat_bigram_module()
-    drafter = HeadDrafter(oracle_pairs(module), 4, 40, **ALL)
+    drafter = HeadDrafter(oracle_pairs(module), 4, 40, drawn=4, **ALL)
     for request in run(engine(made(module), drafter, max_batch_tokens=1024), PROMPTS, params):
         assert request.stats.acceptance_rate == 1.0
         assert request.stats.mean_accepted_length >= 4.0
@@ -281,3 +282,35 @@ def test_scores_that_are_no_numbers_are_told_where_trees_grow_in_one_call(caplog
         head.midlayer.mlp.down_proj.weight[0, 0] = float("nan")
     assert texts(target, HeadDrafter(head)) == texts(target, NoDrafter())
     assert "the largest logit is nan" in caplog.text
+
+
+@pytest.mark.parametrize("choices", [None, [[0, 0], [0, 1], [1], [2]]], ids=["chain", "tree"])
+@pytest.mark.parametrize("params", [WARM, replace(WARM, temperature=0.6, top_p=0.8)], ids=["warm", "cut"])
+def test_draws_among_the_tokens_that_the_head_knows_are_those_among_all(
+    params: SamplingParams, choices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokens, and q to a rounding: softmax sums fewer numbers."""
+    target = NativeModel(llama_module(0))
+    found = []
+    for among in (True, False):
+        monkeypatch.setattr(DraftRequest, "draws_among_some", property(lambda self, among=among: among))
+        drafter = HeadDrafter(random_pairs(target), drawn=4, choices=choices)
+        drafts = drafts_of(drafter)
+        found.append((texts(target, drafter, params, rule="rrs"), drafts))
+    assert found[0][0] == found[1][0]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one.tokens, one.parents) == (other.tokens, other.parents)
+        if one.q is not None and other.q is not None:
+            assert torch.allclose(one.q, other.q, rtol=1e-5, atol=0)
+    assert max(map(len, found[0][1])) >= 4
+
+
+def test_a_drawn_draft_is_no_longer_than_told() -> None:
+    target = NativeModel(llama_module(0))
+    for drawn in (1, 3):
+        drafter = HeadDrafter(random_pairs(target), drawn=drawn, **ALL)
+        for params in (WARM, GREEDY):
+            drafts = drafts_of(drafter)
+            texts(target, drafter, params)
+            deepest = max(tree.depth for tree in drafts)
+            assert deepest == drawn if params is WARM else deepest > 3
