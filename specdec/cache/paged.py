@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,8 +142,8 @@ class PagedCache:
         """Slot of every committed and reserved row in storage order, int64 [length + reserved], on the host."""
         sequence = self._get(seq)
         if sequence.slots is None:
-            table = torch.tensor(sequence.table, dtype=torch.int64)
-            sequence.slots = (table[:, None] * self.block_size + torch.arange(self.block_size)).flatten()
+            table = np.array(sequence.table, np.int64)
+            sequence.slots = torch.from_numpy((table[:, None] * self.block_size + np.arange(self.block_size)).ravel())
         return sequence.slots[: sequence.length + sequence.reserved]
 
     def commit(self, seq: int, n: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,7 +137,7 @@ def take_in(
         return
     spans = [(one.start, one.start + len(one.rows)) for one in fresh]
     slots = [paged.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
-    positions = [torch.arange(start, end) for start, end in spans]
+    positions = [torch.from_numpy(np.arange(start, end)) for start, end in spans]
     keep(joined([_kept(one) for one in fresh]), joined(positions), joined(slots))
     for one, (_, end) in zip(fresh, spans, strict=True):
         paged.fill(one.request_id, pool, end)
@@ -145,4 +146,5 @@ def take_in(
 def _kept(one: Outcome) -> Tensor:
     """Hidden states of the rows that stay, [n, k, H]."""
     assert one.hidden is not None
-    return one.hidden[one.rows] if one.path else one.hidden[: len(one.tail)]
+    rows = one.rows
+    return one.hidden[: len(rows)] if rows[-1] < len(rows) else one.hidden[rows]  # a view, where none is left out
