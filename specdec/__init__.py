@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from specdec.generator import SpeculativeGenerator
+    from specdec.programs import Call, Session, gather
     from specdec.prompts import Chat
     from specdec.sampling import SamplingParams
     from specdec.verify import DraftTree, Rule, StepKey, Verdict
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchError",
+    "Call",
     "Chat",
     "ConfigError",
     "DraftRequest",
@@ -40,6 +42,7 @@ __all__ = [
     "Outcome",
     "Rule",
     "SamplingParams",
+    "Session",
     "SpecdecError",
     "SpeculativeGenerator",
     "StepKey",
@@ -47,6 +50,7 @@ __all__ = [
     "TargetHandle",
     "UnsupportedModelError",
     "Verdict",
+    "gather",
 ]
 _MODULES = {
     "specdec.drafters.base": ("Drafter", "DraftRequest", "Needs", "Outcome", "TargetHandle"),
@@ -55,6 +59,7 @@ _MODULES = {
     "specdec.errors": ("ConfigError", "InvalidRequestError", "NumericalError", "OutOfBlocksError", "SpecdecError",
                        "UnsupportedModelError"),
     "specdec.generator": ("SpeculativeGenerator",),
+    "specdec.programs": ("Call", "Session", "gather"),
     "specdec.prompts": ("Chat",),
     "specdec.sampling": ("SamplingParams",),
     "specdec.verify": ("DraftTree", "Rule", "StepKey", "Verdict"),

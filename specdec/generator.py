@@ -19,8 +19,10 @@ from specdec.engine.request import Request
 from specdec.errors import ConfigError, SpecdecError
 from specdec.models.loading import LoadedModel, load, load_given
 from specdec.policy.base import Policy
+from specdec.programs import Host, Session
+from specdec.prompts import Chat
 from specdec.prompts.encoding import PromptEncoder
-from specdec.prompts.entry import Prompt
+from specdec.prompts.entry import Prompt, read
 from specdec.registry import DRAFTERS, POLICIES, RULES
 from specdec.sampling import SamplingParams
 from specdec.stats import DecodingStats
@@ -194,6 +196,20 @@ class SpeculativeGenerator:
         Prompts are checked at once; leaving the loop early aborts what is still running.
         """
         return self._run(self._make_requests(prompts, params, "raise"))
+
+    def session(self, prompt: Prompt, params: SamplingParams | None = None) -> Session:
+        """Begins a text that is to be appended to, generated, selected and forked (docs/programs.md).
+
+        Args:
+            prompt: a text, token ids, chat messages or a `Chat`.
+            params: for what the session generates, unless it is told otherwise.
+
+        Raises:
+            InvalidRequestError: as `encode`.
+        """
+        given, params = read(prompt), params or SamplingParams()
+        chat, host = given if isinstance(given, Chat) else None, Host(self.loop, self.tokenizer, self.loaded.eos)
+        return Session(host, self.encode(given), chat, params)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of one prompt; a chat goes through the tokenizer's chat template.

@@ -31,6 +31,7 @@ class Stream(enum.IntEnum):
     RESIDUAL = 2
     BONUS = 3
     GUMBEL = 4
+    CHOICE = 5
 
 
 @dataclass(frozen=True)

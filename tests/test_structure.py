@@ -12,9 +12,9 @@ from specdec.cli import OF_STUDIES
 ROOT = Path(__file__).parent.parent
 ROOMS = (
     "__main__", "cli", "commands", "doctor", "study", "report", "testing", "measure", "__init__", "training",
-    "generator", "analysis", "engine", "drafters", "heads", "stores", "policy", "proof", "verify", "models", "sampling",
-    "cache", "kernels", "tracking", "prompts", "registry", "randomness", "stats", "kept", "paths", "places", "typed",
-    "checks", "foreign", "errors",
+    "generator", "programs", "analysis", "engine", "drafters", "heads", "stores", "policy", "proof", "verify", "models",
+    "sampling", "cache", "kernels", "tracking", "prompts", "registry", "randomness", "stats", "kept", "paths", "places",
+    "typed", "checks", "foreign", "errors",
 )  # fmt: skip
 """From the top of `specdec` to its ground (docs/architecture.md)."""
 OUTSIDE = ("experiments", "benchmarks")

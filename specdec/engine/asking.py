@@ -9,7 +9,7 @@ import torch
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.engine.faults import Contained, Faults, check_tree, check_trees
 from specdec.engine.limits import Bounds
-from specdec.engine.scheduler import Scheduled
+from specdec.engine.scheduled import Scheduled
 from specdec.foreign import STOPS
 from specdec.verify.tree import DraftTree
 

@@ -17,7 +17,7 @@ from specdec.engine.asking import Asking, allowed
 from specdec.engine.choosing import Chooser
 from specdec.engine.faults import Contained, Faults
 from specdec.engine.limits import DraftLimits
-from specdec.engine.scheduler import Scheduled
+from specdec.engine.scheduled import Scheduled
 from specdec.errors import ConfigError
 from specdec.models.base import PassOutput
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick, Policy
@@ -30,9 +30,6 @@ class Proposal:
 
     tree: DraftTree = field(default_factory=DraftTree)
     drafter: str = ""
-
-
-NOTHING = Proposal()
 
 
 class Drafting:
@@ -91,7 +88,8 @@ class Drafting:
         return [self.drafters[name]]
 
     def propose(self, plan: Sequence[Scheduled]) -> list[Proposal]:
-        """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not."""
+        """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not. A probe
+        brings its own tree."""
         self.seconds, self._load = {}, _load(plan)
         chosen, asks = self._choose(plan)
         drafts = self._drafts(plan, chosen)
@@ -102,7 +100,7 @@ class Drafting:
                 open_drafts.setdefault(index, [])  # there is no draft to cut; one that draws may be chosen then
         if open_drafts and self.policy.picks:
             settled |= self._picked(plan, open_drafts, asks, sum(len(one.tree) for one in settled.values()))
-        return [settled.get(index, NOTHING) for index in range(len(plan))]
+        return [settled.get(index) or Proposal(part.probe) for index, part in enumerate(plan)]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Tells every drafter of a pass, and the policy of its verdicts."""

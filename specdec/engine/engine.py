@@ -20,7 +20,8 @@ from specdec.engine.outputs import StepOutput
 from specdec.engine.owner import Owner
 from specdec.engine.prefixes import Prefixes
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled, Scheduler
+from specdec.engine.scheduled import Scheduled
+from specdec.engine.scheduler import Scheduler
 from specdec.engine.settling import Deliver, Settling
 from specdec.errors import ConfigError, SpecdecError
 from specdec.kernels.cpu.threads import end_blocks, torch_on_one_thread
@@ -31,6 +32,7 @@ from specdec.policy.base import Policy
 from specdec.sampling import SamplingParams
 from specdec.verify.base import Rule
 from specdec.verify.select import AUTO
+from specdec.verify.tree import DraftTree
 
 
 class Engine:
@@ -117,6 +119,21 @@ class Engine:
             InvalidRequestError, ConfigError, OutOfBlocksError: if it cannot be served.
         """
         request = self._intake.make(prompt, params)
+        self.scheduler.check_fits(request)
+        return request
+
+    def make_probe(self, prompt: Sequence[int], tree: DraftTree, params: SamplingParams) -> Request:
+        """Checks a request for `Request.node_logprobs` of a tree below a prompt, all of them from one pass.
+
+        Args:
+            prompt: token ids.
+            tree: what is scored, under the target itself, before any sampling transform.
+            params: whose salt, and whether anything of the prompt is found or kept. The rest has no say.
+
+        Raises:
+            InvalidRequestError, OutOfBlocksError: if it cannot be served.
+        """
+        request = self._intake.make_probe(prompt, tree, params)
         self.scheduler.check_fits(request)
         return request
 

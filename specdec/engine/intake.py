@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
+from specdec.verify.tree import DraftTree
 
 PARAMS = instance(SamplingParams, "SamplingParams")
 
@@ -76,6 +78,30 @@ class Intake:
         )
         request.stats.prompt_tokens = len(prompt)
         return request
+
+    def make_probe(self, prompt: Sequence[int], tree: DraftTree, params: SamplingParams) -> Request:
+        """A request for the log-probabilities of a tree's nodes.
+
+        Raises:
+            InvalidRequestError: as `make`; if the tree is empty, or its tokens or its depth do not fit the model.
+        """
+        context, vocab_size = self._model.max_context, self._model.vocab_size
+        if not len(tree):
+            raise InvalidRequestError("There is nothing to score. Give at least one token.")
+        if bad := [token for token in tree.tokens if not 0 <= token < vocab_size]:
+            raise InvalidRequestError(
+                f"Token id {shown(bad[0])} is outside the vocabulary of {vocab_size}. Use the target's tokenizer."
+            )
+        if len(prompt) + tree.depth > context:
+            raise InvalidRequestError(
+                f"{len(prompt)} tokens and {tree.depth} to score are more than the {context} that {self._model.name} "
+                "takes. Shorten them."
+            )
+        kept = SamplingParams(
+            max_tokens=1, temperature=0.0, cache_salt=params.cache_salt, store=params.store,
+            prefix_cache=params.prefix_cache,
+        )  # fmt: skip
+        return replace(self.make(prompt, kept), probe=tree)
 
     def _select_rule(self, params: SamplingParams) -> Rule:
         """A rule that can judge the drafts of every drafter that may serve the request."""

@@ -93,7 +93,9 @@ class DraftLimits:
         return request.max_depth(self.max_depth)
 
     def draft_rows(self, request: Request) -> int:
-        """Rows of the largest draft that a request may get now."""
+        """Rows of the largest draft that a request may get now, or of its probe."""
+        if request.probe is not None:
+            return len(request.probe)
         return self._by_depth[self.depth(request)]
 
     def rows(self, request: Request) -> int:
@@ -102,6 +104,8 @@ class DraftLimits:
 
     def most_rows(self, request: Request) -> int:
         """Slots that it needs at most, until its end."""
+        if request.probe is not None:
+            return self.rows(request)
         return self.most(request.max_length, self.depth(request))
 
     def most(self, length: int, depth: int | None = None) -> int:

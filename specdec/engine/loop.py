@@ -91,15 +91,23 @@ class EngineLoop:
         pending = {request.id: request for request in requests}
         try:
             while pending:
-                for output in self._take(list(pending.values())):
+                for output in self.take(list(pending.values())):
                     if output.finish_reason is not None:
                         del pending[output.request.id]
                     yield output
         finally:
             self.leave(requests)
 
-    def _take(self, requests: Sequence[Request]) -> list[StepOutput]:
-        """Outputs for these requests: those that are there, or those of the next steps."""
+    def take(self, requests: Sequence[Request]) -> list[StepOutput]:
+        """Outputs for these requests: those that are there, or those of the next steps. At least one.
+
+        Args:
+            requests: submitted before, none of which has said its last; no other thread takes their outputs. `leave`
+                them in the end.
+
+        Raises:
+            SpecdecError: if one of them was not submitted, or its outputs have been taken.
+        """
         while True:
             if ready := [output for request in requests for output in self._read(request)]:
                 return ready

@@ -12,6 +12,7 @@ from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
 from specdec.stats import DecodingStats
 from specdec.verify.base import Rule, StepKey
+from specdec.verify.tree import DraftTree
 
 FinishReason = Literal["stop", "length", "error", "aborted"]
 
@@ -39,6 +40,8 @@ class Request:
         ends: token ids that end the text.
         max_length: no more tokens than this, prompt included.
         prediction: token ids that the user expects.
+        probe: a tree of tokens below the prompt. The request ends when each of its nodes has its log-probability, and
+            no token is emitted; None for a request that generates.
     """
 
     id: int
@@ -51,11 +54,14 @@ class Request:
     ends: frozenset[int]
     max_length: int
     prediction: tuple[int, ...] = ()
+    probe: DraftTree | None = None
     tokens: list[int] = field(init=False)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     prompt_logprobs: list[float] = field(default_factory=list)
     prompt_top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    node_logprobs: list[float] = field(default_factory=list)
+    """Of a probe: natural log-probability of each node after the prompt and the nodes above it."""
     stats: DecodingStats = field(default_factory=DecodingStats)
     finish_reason: FinishReason | None = None
     error: Exception | None = None
@@ -76,7 +82,8 @@ class Request:
     @property
     def by_argmax(self) -> bool:
         """Whether the argmax of each row of logits is all that its next tokens depend on, and all that is reported."""
-        return self.rule.by_argmax and self.transform.identity and self.params.logprobs is None
+        plain = self.params.logprobs is None and self.probe is None
+        return plain and self.rule.by_argmax and self.transform.identity
 
     @property
     def scores_prompt(self) -> bool:

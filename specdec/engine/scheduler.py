@@ -4,81 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from specdec.cache.paged import PagedCache
 from specdec.cache.prefix import Match
-from specdec.drafters.base import DraftRequest
-from specdec.engine.clock import Share
 from specdec.engine.limits import DraftLimits
 from specdec.engine.prefixes import Prefixes
 from specdec.engine.request import Request
-from specdec.engine.tokens import TokenView
-from specdec.errors import ConfigError, OutOfBlocksError, SpecdecError
-from specdec.models.batch import SequenceRows
-from specdec.sampling.view import TransformView
-from specdec.verify.tree import DraftTree, TreeShape
-
-
-@dataclass(frozen=True)
-class Scheduled:
-    """A request's part of the next pass.
-
-    Args:
-        request: who.
-        tail: uncached committed tokens that are run, from the first uncached one on.
-        max_depth: longest branch that may be drafted below the tail.
-        decodes: whether the tail reaches the last committed token, so that the step emits tokens.
-    """
-
-    request: Request
-    tail: list[int]
-    max_depth: int
-    decodes: bool
-
-    @property
-    def by_argmax(self) -> bool:
-        """Whether the argmax of each row of logits is all that is looked at."""
-        request = self.request
-        return (request.by_argmax or not self.decodes) and not request.scores_prompt
-
-    def draft_request(self, max_depth: int, shape: TreeShape | None = None) -> DraftRequest:
-        """What a drafter is asked."""
-        request = self.request
-        return DraftRequest(
-            request_id=request.id,
-            tokens=TokenView(request.tokens),
-            max_depth=max_depth,
-            transform=TransformView(request.transform),
-            rule=request.rule,
-            key=request.key(),
-            shape=shape,
-            salt=request.params.cache_salt or "",
-            store=request.params.store,
-            prediction=request.prediction,
-            num_prompt_tokens=len(request.prompt),
-        )
-
-    def rows(self, tree: DraftTree, cache: PagedCache, all_logits: bool = False) -> SequenceRows:
-        """Tail and tree as reserved rows: node n is row len(tail) + n, and hangs on the tail's last row if it is a
-        child of the root. Rows that are verified have logits, or all of them."""
-        tail = len(self.tail)
-        parents = None
-        if not tree.is_chain:
-            parents = [*range(-1, tail - 1), *(tail + parent for parent in tree.parents)]
-        return SequenceRows(
-            tokens=[*self.tail, *tree.tokens],
-            slots=cache.slots(self.request.id),
-            committed=cache.length(self.request.id),
-            parents=parents,
-            logit_rows=range(0 if all_logits else tail - 1 if self.decodes else tail, tail + len(tree)),
-        )
-
-    def share(self, tree: DraftTree) -> Share:
-        """Tail rows before the last one are prefill; the last one and the draft's are what decoding costs."""
-        if not self.decodes:
-            return Share(self.request.stats, prefill_rows=len(self.tail), decode_rows=0)
-        return Share(self.request.stats, prefill_rows=len(self.tail) - 1, decode_rows=1 + len(tree))
+from specdec.engine.scheduled import Scheduled
+from specdec.errors import ConfigError, InvalidRequestError, OutOfBlocksError, SpecdecError
 
 
 class Scheduler:
@@ -131,9 +64,21 @@ class Scheduler:
         """Requests that wait or run, first come first."""
         return list(self._live.values())
 
+    @property
+    def most_probed(self) -> int:
+        """Nodes of the largest probe that a pass has room for, whatever else it must serve."""
+        others = (self._max_num_seqs - 1) * (1 + self._limits.max_nodes(self._limits.max_depth))
+        return self._max_batch_tokens - others - 1
+
     def check_fits(self, request: Request) -> None:
-        """Raises OutOfBlocksError if the request cannot be served even when it is alone."""
+        """Raises OutOfBlocksError if the request cannot be served even when it is alone, InvalidRequestError if no pass
+        has room for its probe beside the others."""
         rows = self._limits.most_rows(request)
+        if request.probe is not None and len(request.probe) > self.most_probed:
+            raise InvalidRequestError(
+                f"{len(request.probe)} tokens are too many to be scored in one pass, which has room for "
+                f"{self.most_probed} of them. Raise max_batch_tokens, or give fewer or shorter texts."
+            )
         wanted = self._cache.blocks(rows)
         if wanted > self._cache.num_blocks:
             raise OutOfBlocksError(
@@ -181,7 +126,7 @@ class Scheduler:
             if request not in self.running:
                 continue  # preempted for the sake of an older one
             part = self._part(request, budget - self._owed_after(request))
-            if self._reserve(request, part):
+            if part.tail and self._reserve(request, part):
                 plan.append(part)
                 budget -= self._num_rows(part)
         while (match := self._admissible(budget)) is not None:
@@ -211,7 +156,7 @@ class Scheduler:
     def _part(self, request: Request, budget: int) -> Scheduled:
         """The rows that `request` takes next: its whole tail and a draft, or as much of the tail as fits."""
         tail = request.tokens[self._cache.length(request.id) :]
-        waits_for_cache = self._limits.whole_prefix and len(tail) > 1
+        waits_for_cache = self._limits.whole_prefix and len(tail) > 1 and request.probe is None
         if waits_for_cache or len(tail) + self._limits.draft_rows(request) > budget:
             return Scheduled(request, tail[: min(len(tail) - 1, budget)], 0, decodes=False)
         return Scheduled(request, tail, self._limits.depth(request), decodes=True)

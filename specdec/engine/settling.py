@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from specdec.cache.paged import PagedCache
 from specdec.drafters.base import Outcome
 from specdec.engine.drafting import Drafting, Proposal
-from specdec.engine.logprobs import score_prompt, score_step
+from specdec.engine.logprobs import score_prompt, score_step, score_tree
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled
+from specdec.engine.scheduled import Scheduled
 from specdec.engine.verdicts import Decoded, decide, own_error
-from specdec.errors import SpecdecError
+from specdec.errors import NumericalError, SpecdecError
 from specdec.foreign import STOPS
 from specdec.models.base import PassOutput
 from specdec.stats import NOBODY
@@ -64,17 +64,14 @@ class Settling:
         gained: list[StepOutput] = []
         decoded: list[Decoded] = []
         for part, one, output in zip(plan, proposals, outputs, strict=True):
-            if part.decodes:
+            probed = bool(len(part.probe))
+            if part.decodes and not probed:
                 decoded.append(Decoded(part, one, output, output.last(len(one.tree) + 1)))
                 continue
-            start, logits = self._cache.length(part.request.id), self._drafting.shown(output, prompt=True)
-            self._writing = part.request
-            score_prompt(part.request, start, len(part.tail), output.logits)
-            self._writing = None
-            self._cache.commit(part.request.id, len(part.tail))
-            outcomes.append(
-                Outcome(part.request.id, start, tuple(part.tail), hidden=output.hidden, logits=logits, seconds=seconds)
-            )
+            outcomes.append(self._read(part, output, seconds))
+            if probed:
+                gained.append(self._answer(part, output))
+                deliver(gained[-1])
         for item, verdict in decide(decoded, self._on_device):
             request, start = item.request, self._cache.length(item.request.id)
             seen = item.output if self._drafting.needs.logits == "all" else item.verified
@@ -92,6 +89,27 @@ class Settling:
                     )
                 )  # fmt: skip
         return gained, outcomes
+
+    def _read(self, part: Scheduled, output: PassOutput, seconds: float) -> Outcome:
+        """Commits a piece of a prompt. What drafters are told of it."""
+        request, count = part.request, len(part.tail)
+        start, logits = self._cache.length(request.id), self._drafting.shown(output, prompt=True)
+        self._writing = request
+        score_prompt(request, start, count, output.logits)
+        self._writing = None
+        self._cache.commit(request.id, count)
+        hidden, logits = (None if rows is None else rows[:count] for rows in (output.hidden, logits))
+        return Outcome(request.id, start, tuple(part.tail), hidden=hidden, logits=logits, seconds=seconds)
+
+    def _answer(self, part: Scheduled, output: PassOutput) -> StepOutput:
+        """Ends a probe, with the log-probabilities that it is for."""
+        request = part.request
+        try:
+            request.node_logprobs = score_tree(part.probe, output.last(len(part.probe) + 1))
+        except NumericalError as error:
+            return self._fail(request, error)
+        request.finish_reason = "stop"
+        return StepOutput(request, finish_reason="stop")
 
     def _commit(self, item: Decoded, verdict: Verdict | SpecdecError) -> StepOutput:
         """Appends what the verdict says. What fails in it, a tokenizer or a constraint, is the request's own."""

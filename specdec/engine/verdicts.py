@@ -10,7 +10,7 @@ from typing import Any
 from specdec.checks import is_integer, shown
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled
+from specdec.engine.scheduled import Scheduled
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS, described
 from specdec.models.base import PassOutput

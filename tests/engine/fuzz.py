@@ -25,7 +25,7 @@ from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled
+from specdec.engine.scheduled import Scheduled
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.models.base import CausalLM

@@ -12,8 +12,10 @@ from specdec.cache import KVLayout, PagedCache
 from specdec.drafters.base import Drafter, Needs
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.engine.limits import DraftLimits
 from specdec.engine.request import Request
-from specdec.engine.scheduler import DraftLimits, Scheduled, Scheduler
+from specdec.engine.scheduled import Scheduled
+from specdec.engine.scheduler import Scheduler
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform
 from specdec.verify.base import Rule

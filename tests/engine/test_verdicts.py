@@ -13,7 +13,7 @@ from specdec import BatchError, ConfigError, NumericalError, SamplingParams, Spe
 from specdec.engine import verdicts
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled
+from specdec.engine.scheduled import Scheduled
 from specdec.engine.verdicts import Decoded, checked, decide
 from specdec.models.base import PassOutput, RowMaxima
 from specdec.models.loading import LoadedModel

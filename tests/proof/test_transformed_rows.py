@@ -21,7 +21,7 @@ from torch import Tensor
 from specdec import DraftRequest, DraftTree, SamplingParams
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
-from specdec.engine.scheduler import Scheduled
+from specdec.engine.scheduled import Scheduled
 from specdec.engine.verdicts import Decoded, decide
 from specdec.models.base import PassOutput
 from specdec.proof import cases
