@@ -198,14 +198,12 @@ class SpeculativeGenerator:
         return self._run(self._make_requests(prompts, params, "raise"))
 
     def session(self, prompt: Prompt, params: SamplingParams | None = None) -> Session:
-        """Begins a text that is to be appended to, generated, selected and forked (docs/programs.md).
+        """Begins a text that is to be appended to, generated, selected and forked (docs/programs.md). It
+        raises what `encode` does.
 
         Args:
             prompt: a text, token ids, chat messages or a `Chat`.
             params: for what the session generates, unless it is told otherwise.
-
-        Raises:
-            InvalidRequestError: as `encode`.
         """
         given, params = read(prompt), params or SamplingParams()
         chat, host = given if isinstance(given, Chat) else None, Host(self.loop, self.tokenizer, self.loaded.eos)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import specdec
+from specdec import SpeculativeGenerator
 from specdec.commands.table import COMMANDS
+from specdec.models.loading import LoadedModel
 
 DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"
@@ -89,3 +92,17 @@ def test_the_prediction_of_the_page_is_accepted(capsys: pytest.CaptureFixture[st
     exec(use, {})
     accepted, rejected = (int(line.split()[1]) for line in capsys.readouterr().out.splitlines())
     assert accepted > 10 > rejected
+
+
+@pytest.mark.xdist_group("real model")
+def test_the_programs_of_the_page_print_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], embedded: LoadedModel
+) -> None:
+    loaded = partial(SpeculativeGenerator, embedded)  # it is loaded once for all tests
+    monkeypatch.setattr(SpeculativeGenerator, "from_pretrained", loaded)
+    blocks = python_blocks("programs.md")
+    assert len(blocks) == 6
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+        assert capsys.readouterr().out.splitlines() == re.findall(r"^# (.*)$", block, re.MULTILINE)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from specdec import EngineConfig, SpeculativeGenerator
+from specdec.generator import Drafters
 from specdec.models.loading import LoadedModel
 from specdec.models.native import NativeModel
 from specdec.testing.tiny import llama_module
@@ -44,10 +45,16 @@ def _module() -> Any:
     return llama_module(3, vocab_size=V, max_context=512)
 
 
-def generator(drafter: str = "ngram", **sizes: Any) -> SpeculativeGenerator:
-    """One of its own: nothing is cached."""
+def target() -> Counting:
+    """The model alone."""
     model = Counting(_module(), "tiny")
     model.rows = []
+    return model
+
+
+def generator(drafter: Drafters = "ngram", **sizes: Any) -> SpeculativeGenerator:
+    """One of its own: nothing is cached."""
+    model = target()
     loaded = LoadedModel(model, tokenizer(), (tokenizer().eos_token_id,))
     config = EngineConfig(**{"block_size": 4, "num_blocks": 512, "max_batch_tokens": 256, "max_num_seqs": 4, **sizes})
     return SpeculativeGenerator(loaded, drafter, config=config)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import takewhile
 
 import numpy as np
 import pytest
 
-from specdec import ConfigError, InvalidRequestError, SamplingParams
+from specdec import ConfigError, Drafter, InvalidRequestError, SamplingParams
+from specdec.drafters.early_exit import EarlyExitDrafter
+from specdec.drafters.head import HeadDrafter
+from specdec.drafters.recycling import RecyclingDrafter
+from specdec.models.base import CausalLM
 from specdec.programs.scoring import WAYS, By
 from specdec.sampling.constraints import Choices
-from tests.programs.scenes import V, generator, logprobs, tokenizer
+from tests.pairheads import random_pairs
+from tests.programs.scenes import V, generator, logprobs, target, tokenizer
 
+DRAFTERS: dict[str, Callable[[CausalLM], Drafter]] = {
+    "pairs": lambda target: HeadDrafter(random_pairs(target), branches=2),
+    "early exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
+    "recycling": lambda target: RecyclingDrafter(),
+}
 CLOSE = {"rel": 1e-4, "abs": 1e-4}
 """A sum of some ten float32 log-probabilities of size 10, each from a float32 pass of two layers."""
 CONTEXT = "the other believers believe in un"
@@ -145,6 +156,18 @@ def test_probes_run_beside_requests_that_speculate_and_are_preempted() -> None:
         assert sum(text.stats.preemptions for text, _ in results)
         tight.engine.cache.check_integrity()
         assert tight.engine.cache.num_free_blocks == 28
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_drafters_are_told_of_what_a_probe_reads_and_of_no_more(name: str) -> None:
+    """Those with pools of their own, and one that wants the whole prefix in the cache first."""
+    params = SamplingParams(max_tokens=12)
+    with generator("none") as plain, generator(DRAFTERS[name](target())) as one:
+        ours, theirs = one.session(CONTEXT), plain.session(CONTEXT)
+        assert ours.select(CHOICES, "sum").result() == theirs.select(CHOICES, "sum").result()
+        assert ours.gen(params).result().token_ids == theirs.gen(params).result().token_ids
+        assert not one.engine.drafting.faults
+        one.engine.cache.check_integrity()
 
 
 @pytest.mark.parametrize(

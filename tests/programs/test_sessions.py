@@ -190,7 +190,7 @@ def test_a_word_waits_for_the_one_before_and_dropped_calls_are_aborted() -> None
 
 def test_calls_leave_nothing_behind() -> None:
     with generator() as one:
-        for place in range(60):
+        for place in range(25):
             session = one.session(f"{place}")
             gather(session.select([" a", " b"]), session.fork(1)[0].score(" c"), one.session("x").gen(GREEDY))
         gc.collect()
