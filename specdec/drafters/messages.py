@@ -12,6 +12,7 @@ from torch import Tensor
 
 from specdec.cache import Layout
 from specdec.models.base import CausalLM
+from specdec.models.pairs import ChainDraw
 from specdec.sampling import LogitsTransform
 from specdec.sampling.view import TransformView
 from specdec.verify.base import Rule, StepKey
@@ -141,6 +142,16 @@ class DraftRequest:
     def draws_among_some(self) -> bool:
         """Whether `draw_among` is for it: only q says what is drawn, and tokens count for nothing else."""
         return self.rule.needs_q and not self.transform.edits
+
+    def chain_draw(self, depth: int) -> ChainDraw | None:
+        """How a chain of so many tokens is drawn, if it takes no more than temperature and points."""
+        params = self.transform.params
+        filters = params.top_k or params.top_p < 1 or params.min_p > 0
+        if not self.draws_among_some or filters or not params.temperature > 0:
+            return None
+        points = [self.rule.draw_points(self.key, level, [level]) for level in range(depth)]
+        told = [point for each in points if each is not None for point in each]
+        return ChainDraw(told, params.temperature) if len(told) == depth else None
 
     def draw_among(self, logits: Tensor, ids: Tensor, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor]:
         """As `draw`, of a drafter that knows some tokens alone: less is read and drawn from.

@@ -17,6 +17,7 @@ from specdec.heads.pairs import PairHead
 from specdec.heads.runs import pair_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
+from specdec.models.pairs import ChainDraw
 from specdec.models.rows import joined
 from specdec.verify.tree import DraftTree
 
@@ -90,7 +91,7 @@ class PairDrafts:
         firsts = [
             self._given(tree.request.request_id, tree.committed, end) for tree, end in zip(trees, ends, strict=True)
         ]
-        drafts = self._at_once(trees, firsts)
+        drafts = self._at_once(trees, firsts) | self._chains(trees, firsts)
         rest = [index for index in range(len(trees)) if index not in drafts]
         self._by_levels([trees[index] for index in rest], [firsts[index] for index in rest])
         for tree, end in zip(trees, ends, strict=True):
@@ -108,6 +109,20 @@ class PairDrafts:
         parts, states = [tree.rows() for tree in fit.values()], joined([firsts[index] for index in fit])
         grown = self.run.grow(self._entries, parts, states, [tree.limits for tree in fit.values()])
         return {index: likeliest(*each) for index, each in zip(fit, grown, strict=True) if each is not None}
+
+    def _chains(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> dict[int, DraftTree]:
+        """Those that are chains drawn from the head's logits as they are, likewise."""
+        draws = {index: draw for index, tree in enumerate(trees) if (draw := _chain_draw(tree)) is not None}
+        if not draws:
+            return {}
+        parts, states = [trees[index].rows() for index in draws], joined([firsts[index] for index in draws])
+        size = trees[0].request.transform.vocab_size
+        drawn = self.run.draw(self._entries, parts, states, list(draws.values()), size)
+        return {
+            index: DraftTree(tuple(each.tokens), tuple(range(-1, len(each.tokens) - 1)), each.q)
+            for index, each in zip(draws, drawn, strict=True)
+            if each is not None
+        }
 
     def _by_levels(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> None:
         """Runs the head once a level for all trees together."""
@@ -129,3 +144,9 @@ def _following(tree: GrowingTree, rows: PairRows) -> Tensor:
     level = range(tree.num_run, len(tree.tokens)) if tree.growing else ()
     parents = [max(tree.parents[node] - before, 0) for node in level]  # the root's is the only row
     return rows.states.index_select(0, torch.tensor(parents, dtype=torch.int64, device=rows.states.device))
+
+
+def _chain_draw(tree: GrowingTree) -> ChainDraw | None:
+    depth, alone = tree.shape.depth, tree.known is None or tree.known.in_order
+    fits = type(tree) is GrowingTree and alone and tree.shape.widest == 1 and depth > 0
+    return tree.request.chain_draw(depth) if fits else None

@@ -24,7 +24,7 @@ from specdec.kernels.markov import Grown
 from specdec.models.batch import SequenceRows
 from specdec.models.llama import own_float
 from specdec.models.native import NativeModel
-from specdec.models.pairs import PairInput, PairModel, TreeLimits
+from specdec.models.pairs import ChainDraw, DrawnChain, PairInput, PairModel, TreeLimits
 
 
 class NativePairs:
@@ -71,6 +71,17 @@ class NativePairs:
     ) -> list[Grown | None]:
         """See `PairRun.grow`."""
         return self._model.grow_pairs(parts, pool, states.float().contiguous(), limits, self._ids)
+
+    def draw(
+        self,
+        pool: KVPool,
+        parts: Sequence[SequenceRows],
+        states: Tensor,
+        draws: Sequence[ChainDraw],
+        target_size: int,
+    ) -> list[DrawnChain | None]:
+        """See `PairRun.draw`."""
+        return self._model.draw_pairs(parts, pool, states.float().contiguous(), draws, self._ids, target_size)
 
 
 def pair_input(head: PairHead) -> tuple[PairInput, Tensor, Tensor]:

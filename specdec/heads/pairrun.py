@@ -14,7 +14,7 @@ from specdec.heads.config import HeadConfig
 from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
-from specdec.models.pairs import TreeLimits
+from specdec.models.pairs import ChainDraw, DrawnChain, TreeLimits
 
 
 @dataclass(frozen=True)
@@ -101,4 +101,23 @@ class PairRun(Protocol):
         Returns:
             Of each tree the nodes in the target's tokens. None where it must be grown level by level: here a level is
             a step, or a score was no number.
+        """
+
+    def draw(
+        self,
+        pool: KVPool,
+        parts: Sequence[SequenceRows],
+        states: Tensor,
+        draws: Sequence[ChainDraw],
+        target_size: int,
+    ) -> list[DrawnChain | None]:
+        """Chains that are drawn token by token behind the last rows of some texts.
+
+        Args:
+            pool, parts, states: see `grow`.
+            draws: of each chain.
+            target_size: V, tokens of the target.
+
+        Returns:
+            The chains; None where they must be drawn level by level, see `grow`.
         """

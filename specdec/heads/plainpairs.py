@@ -18,7 +18,7 @@ from specdec.kernels.markov import Grown
 from specdec.models.base import CausalLM, PassOutput
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import pass_on
-from specdec.models.pairs import TreeLimits
+from specdec.models.pairs import ChainDraw, DrawnChain, TreeLimits
 
 
 class PlainPairs:
@@ -60,4 +60,15 @@ class PlainPairs:
         self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]
     ) -> list[Grown | None]:
         """See `PairRun.grow`: level by level."""
+        return [None for _ in parts]
+
+    def draw(
+        self,
+        pool: KVPool,
+        parts: Sequence[SequenceRows],
+        states: Tensor,
+        draws: Sequence[ChainDraw],
+        target_size: int,
+    ) -> list[DrawnChain | None]:
+        """See `PairRun.draw`: level by level."""
         return [None for _ in parts]

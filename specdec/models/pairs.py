@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import pointer
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,6 +81,26 @@ class TreeLimits:
     deepen: float
 
 
+@dataclass(frozen=True)
+class ChainDraw:
+    """How a chain is drawn.
+
+    Args:
+        points: of each token where the cumulative distribution of q is inverted, in (0, 1); their number is the depth.
+        temperature: above 0; nothing else is done to the logits.
+    """
+
+    points: Sequence[float]
+    temperature: float
+
+
+class DrawnChain(NamedTuple):
+    """Tokens of a chain, the target's, and what they were drawn from, float32 [n, V]."""
+
+    tokens: list[int]
+    q: Tensor
+
+
 class PairModel(NativeModel):
     """A model that reads a state beside each token, and gives the states that the next step reads.
 
@@ -147,5 +168,43 @@ class PairModel(NativeModel):
         self._kernels.pairs_grow(self._bound_to(pool), rows.struct, trees, num_threads())
         return [
             None if size < 0 else Grown(*(each[index, :size].tolist() for each in (tokens, parents, chances)))
+            for index, size in enumerate(sizes.tolist())
+        ]
+
+    def draw_pairs(
+        self,
+        parts: Sequence[SequenceRows],
+        pool: KVPool,
+        states: Tensor,
+        draws: Sequence[ChainDraw],
+        ids: Tensor,
+        target_size: int,
+    ) -> list[DrawnChain | None]:
+        """Chains behind the last rows of some sequences, drawn token by token, all levels in one call.
+
+        Args:
+            parts, pool, states, ids: see `grow_pairs`.
+            draws: of each chain.
+            target_size: V, tokens of the target.
+
+        Returns:
+            The chains; None if a score was no number.
+        """
+        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
+        depths = np.array([len(each.points) for each in draws], np.int64)
+        rows, most = PassRows(parts, states, room=depths.tolist()), int(depths.max())
+        points = np.zeros((len(parts), most))
+        for own, each in zip(points, draws, strict=True):
+            own[: len(each.points)] = each.points
+        temperatures = np.array([each.temperature for each in draws], np.float32)
+        tokens, sizes = np.empty((len(parts), most), np.int32), np.empty(len(parts), np.int64)
+        q = torch.zeros(len(parts), most, target_size)
+        chains = interface.PairChains(
+            most, target_size, *(each.ctypes.data for each in (depths, points, temperatures)),
+            native.address(ids, torch.int64, (self.vocab_size,)), tokens.ctypes.data, q.data_ptr(), sizes.ctypes.data,
+        )  # fmt: skip
+        self._kernels.pairs_draw(self._bound_to(pool), rows.struct, chains, num_threads())
+        return [
+            None if size < 0 else DrawnChain(tokens[index, :size].tolist(), q[index, :size])
             for index, size in enumerate(sizes.tolist())
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -72,6 +72,11 @@ class Rule(ABC):
     deterministic_trees: ClassVar[bool] = True
     """Whether those may come from a deterministic drafter; means nothing for a rule of chains."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "draw" in vars(cls) and "draw_points" not in vars(cls):
+            cls.draw_points = Rule.draw_points  # type: ignore[method-assign]
+
     @abstractmethod
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor | None]:
         """Draws draft candidates for one node, the way this rule's proof asks for.
@@ -85,6 +90,11 @@ class Rule(ABC):
         Returns:
             One token per lane (fewer if fewer tokens have mass), and q, float32 [V], if `needs_q`.
         """
+
+    def draw_points(self, key: StepKey, depth: int, lanes: Sequence[int]) -> list[float] | None:
+        """One point in (0, 1) a candidate, if all that `draw` does is to invert the cumulative distribution of q there;
+        None if it draws otherwise. Not inherited by a class with a `draw` of its own."""
+        return None
 
     @abstractmethod
     def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:

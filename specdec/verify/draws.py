@@ -24,9 +24,11 @@ class IndependentDraws(Rule):
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor]:
         """One token per lane, and q."""
         q = probabilities(scores)
-        position = key.anchor + depth
-        uniforms = [key.random.uniform(Stream.DRAFT, position, key.anchor, lane) for lane in lanes]
-        return [sample_from_weights(q, u) for u in uniforms], q
+        return [sample_from_weights(q, u) for u in _uniforms(key, depth, lanes)], q
+
+    def draw_points(self, key: StepKey, depth: int, lanes: Sequence[int]) -> list[float]:
+        """One for each lane."""
+        return _uniforms(key, depth, lanes)
 
     def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:
         """Π q(x)."""
@@ -43,16 +45,23 @@ class DrawsWithoutReplacement(Rule):
         """One token per lane while mass is left, and q."""
         q = probabilities(scores)
         rest, tokens = q, []
-        for lane in lanes[: int(torch.count_nonzero(q))]:
-            u = key.random.uniform(Stream.DRAFT, key.anchor + depth, key.anchor, lane)
+        for u in _uniforms(key, depth, lanes[: int(torch.count_nonzero(q))]):
             tokens.append(sample_from_weights(rest, u))
             rest = rest.clone()
             rest[tokens[-1]] = 0.0
         return tokens, q
 
+    def draw_points(self, key: StepKey, depth: int, lanes: Sequence[int]) -> list[float] | None:
+        """Of a single lane: what others draw from depends on it."""
+        return _uniforms(key, depth, lanes) if len(lanes) == 1 else None
+
     def draw_law(self, q: Row, num_candidates: int) -> DrawLaw:
         """Π q(x) / (1 - mass of the tokens before x)."""
         return without_replacement_law(q, num_candidates)
+
+
+def _uniforms(key: StepKey, depth: int, lanes: Sequence[int]) -> list[float]:
+    return [key.random.uniform(Stream.DRAFT, key.anchor + depth, key.anchor, lane) for lane in lanes]
 
 
 def without_replacement_law(q: Row, num_candidates: int) -> DrawLaw:

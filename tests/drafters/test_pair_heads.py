@@ -19,16 +19,19 @@ from specdec.drafters.head import HeadDrafter
 from specdec.drafters.headparts import WIDTH
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.suffix import SuffixDrafter
+from specdec.engine import Engine
 from specdec.heads.files import save_head
 from specdec.heads.nativepairs import NativePairs
 from specdec.heads.pairs import PairHead
 from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
 from specdec.testing.tiny import llama_module
+from specdec.verify.token import TokenRule
 from specdec.verify.tree import DraftTree
 from tests.drafters.headchecks import (
     GREEDY,
     PROMPTS,
+    SIZES,
     WARM,
     check_knows_only,
     deaf_at_first,
@@ -303,6 +306,71 @@ def test_draws_among_the_tokens_that_the_head_knows_are_those_among_all(
         if one.q is not None and other.q is not None:
             assert torch.allclose(one.q, other.q, rtol=1e-5, atol=0)
     assert max(map(len, found[0][1])) >= 4
+
+
+@pytest.mark.parametrize("rule", ["token", "block", "rrs"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@every_kind
+def test_chains_drawn_in_one_call_are_those_drawn_level_by_level(
+    kind: str, temperature: float, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tokens, and q to roundings of the softmax, of texts together whose chains have lengths of their own."""
+    target, (architecture, options) = NativeModel(llama_module(0)), KINDS[kind]
+    found, calls = [], list[int]()
+    draw = NativePairs.draw
+
+    def counted(self: NativePairs, *given: Any) -> Any:
+        calls.append(len(given[1]))
+        return draw(self, *given)
+
+    monkeypatch.setattr(NativePairs, "draw", counted)
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(NativePairs, "draw", lambda self, pool, parts, *rest: [None for _ in parts])
+        drafter = HeadDrafter(random_pairs(target, architecture, **options), drawn=4)
+        drafts = told(drafter)
+        one = engine(target, drafter, rule=rule, num_blocks=26, max_batch_tokens=60)
+        assert sum(each.stats.preemptions for each in run(one, PROMPTS, replace(WARM, temperature=temperature)))
+        found.append(drafts)
+    assert max(calls) > 1
+    for (text, chain), (other_text, other) in zip(*found, strict=True):
+        assert (text, chain.tokens, chain.parents) == (other_text, other.tokens, other.parents)
+        if len(chain):
+            assert chain.q is not None
+            assert other.q is not None
+            assert torch.allclose(chain.q, other.q, rtol=2e-5, atol=1e-9)
+    assert {len(chain) for _, chain in found[0]} >= {0, 1, 4}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"top_k": 7}, {"top_p": 0.9}, {"min_p": 0.1}, {"repetition_penalty": 1.2}, {"bad_words": ((3,),)}]
+)
+def test_what_is_more_than_a_temperature_is_drawn_level_by_level(
+    changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NativePairs, "draw", None)
+    target = NativeModel(llama_module(0))
+    drafter = HeadDrafter(random_pairs(target))
+    drafts = drafts_of(drafter)
+    texts(target, drafter, replace(WARM, **changed))
+    assert any(map(len, drafts))
+
+
+def test_a_rule_with_draws_of_its_own_is_asked_for_them() -> None:
+    """It inherits no points: nobody but itself knows how it draws."""
+
+    class Ours(TokenRule):
+        name = "ours"
+
+        def draw(self, scores: Any, key: Any, depth: int, lanes: Any) -> Any:
+            tokens, q = super().draw(scores, key, depth, lanes)
+            drawn.append(depth)
+            return tokens, q
+
+    drawn: list[int] = []
+    target = NativeModel(llama_module(0))
+    run(Engine(target, HeadDrafter(random_pairs(target)), Ours(), SIZES), PROMPTS, WARM)
+    assert max(drawn) == 2
 
 
 def test_a_drawn_draft_is_no_longer_than_told() -> None:

@@ -20,7 +20,7 @@ from specdec.heads.runs import pair_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
 from specdec.models.native import NativeModel
-from specdec.models.pairs import TreeLimits
+from specdec.models.pairs import ChainDraw, TreeLimits
 from specdec.testing.tiny import llama, llama_module
 from tests.heads import toys
 
@@ -183,10 +183,10 @@ def test_the_largest_logits_and_their_chances_are_told(target: str) -> None:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        (TreeLimits(9, 3, 2, 0.0, 0.0), "no slots for its tree"),
+        (TreeLimits(9, 3, 2, 0.0, 0.0), "no slots for its draft"),
         (TreeLimits(0, 1, 2, 0.0, 0.0), "nodes = 0"),
-        (TreeLimits(4, 5, 2, 0.0, 0.0), "depth of tree 0 is 5"),
-        (TreeLimits(4, 0, 2, 0.0, 0.0), "depth of tree 0 is 0"),
+        (TreeLimits(4, 5, 2, 0.0, 0.0), "depth of draft 0 is 5"),
+        (TreeLimits(4, 0, 2, 0.0, 0.0), "depth of draft 0 is 0"),
         (TreeLimits(4, 2, 0, 0.0, 0.0), "0 candidates"),
     ],
 )
@@ -198,6 +198,25 @@ def test_a_tree_that_cannot_be_is_refused(limits: TreeLimits, words: str) -> Non
     part = SequenceRows([3], bench.cache.slots(0)[:-2], 6, logit_rows=[0])
     with pytest.raises(SpecdecError, match=words):
         bench.run.grow(bench.pool, [part], torch.zeros(1, 32), [limits])
+
+
+@pytest.mark.parametrize(
+    ("draw", "size", "words"),
+    [
+        (ChainDraw([0.5] * 9, 1.0), 64, "no slots for its draft"),
+        (ChainDraw([0.5], 0.0), 64, "temperature 0 is not above 0"),
+        (ChainDraw([0.5], float("nan")), 64, "temperature 0 is not above 0"),
+        (ChainDraw([0.5], 1.0), 20, "token that the head knows"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused(draw: ChainDraw, size: int, words: str) -> None:
+    kind, options = CASES["EAGLE-3.1"]
+    bench = Bench(made(kind, **options), TARGETS["native"]())
+    bench.read([6])
+    bench.cache.reserve(0, 8)
+    part = SequenceRows([3], bench.cache.slots(0)[:-2], 6, logit_rows=[0])
+    with pytest.raises(SpecdecError, match=words):
+        bench.run.draw(bench.pool, [part], torch.zeros(1, 32), [draw], size)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])

@@ -169,6 +169,14 @@ class PairTrees(Structure):
                 ("parents", c_void_p), ("chances", c_void_p), ("sizes", c_void_p)]  # fmt: skip
 
 
+class PairChains(Structure):
+    """passes/pairs.h"""
+
+    _fields_ = [("most", c_int64), ("target_size", c_int64), ("depths", c_void_p), ("points", c_void_p),
+                ("temperatures", c_void_p), ("ids", c_void_p), ("tokens", c_void_p), ("q", c_void_p),
+                ("sizes", c_void_p)]  # fmt: skip
+
+
 class CommitTensor(Structure):
     """commit/cpu.h"""
 
@@ -178,7 +186,8 @@ class CommitTensor(Structure):
 
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
-            MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairTrees, CommitTensor)  # fmt: skip
+            MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairTrees, PairChains,
+            CommitTensor)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""
@@ -193,6 +202,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "rotate": [c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64],
     "forward": [POINTER(Model), POINTER(Batch), c_void_p, c_void_p, c_int],
     "pairs_grow": [POINTER(Model), POINTER(Batch), POINTER(PairTrees), c_int],
+    "pairs_draw": [POINTER(Model), POINTER(Batch), POINTER(PairChains), c_int],
     "fuse": [POINTER(Fuse), c_void_p, c_int64, c_void_p, c_int],
     "remember": [POINTER(Context), c_void_p, c_void_p, c_void_p, c_int64, c_int],
     "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],

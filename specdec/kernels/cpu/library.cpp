@@ -37,7 +37,7 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
                    sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
-                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Trees),
+                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Trees), sizeof(pairs::Chains),
                    sizeof(commit::Tensor)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
@@ -134,6 +134,11 @@ EXPORT int specdec_forward(const Model* model, const Batch* batch, float* logits
 // The likeliest draft trees of a head that reads states, from the last rows of a batch on.
 EXPORT int specdec_pairs_grow(const Model* model, const Batch* batch, const pairs::Trees* trees, int threads) {
   return guarded([&] { pairs::grow(*model, *batch, *trees, threads); });
+}
+
+// Chains that such a head draws.
+EXPORT int specdec_pairs_draw(const Model* model, const Batch* batch, const pairs::Chains* chains, int threads) {
+  return guarded([&] { pairs::draw(*model, *batch, *chains, threads); });
 }
 
 // States of committed positions, out [rows, hidden], from hidden states [rows, width].

@@ -1,5 +1,5 @@
-// Draft trees of heads that are fed with their own states: a pass for each level, all of them in one call.
-// specdec/drafters/likeliest.py says the same in plain Python.
+// Drafts of heads that are fed with their own states, trees and drawn chains: a pass for each level, all of them in one
+// call. specdec/drafters/likeliest.py and growth.py say the same in plain Python.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +21,18 @@ struct Trees {
   int64_t* sizes;                  // -1: a score of the head was no number
 };
 
+// One chain for each sequence of a batch, drawn token by token: [count, most] tokens.
+struct Chains {
+  int64_t most, target_size;       // room for tokens; tokens of the target
+  const int64_t* depths;           // [count], tokens of each chain
+  const double* points;            // [count, most], where the cumulative distribution is inverted
+  const float* temperatures;       // [count]
+  const int64_t* ids;              // [vocab_size], the target's tokens that the head knows
+  int32_t* tokens;                 // the target's
+  float* q;                        // [count, most, target_size], zeros that are given what was drawn from
+  int64_t* sizes;                  // -1: a score of the head was no number
+};
+
 struct Candidate {
   double value, chance;  // of itself and all above it; given those
   int64_t token;
@@ -38,27 +50,51 @@ struct Growing {
   int64_t fresh() const { return run.size() - known; }
 };
 
-INLINE void demand_trees(const Model& model, const Batch& batch, const Trees& trees) {
+// What trees and chains of a batch have in common; `room`: nodes of each sequence.
+INLINE void demand_drafts(const Model& model, const Batch& batch, int64_t kept, int64_t most, const int64_t* depths,
+                          const int64_t* room, const int64_t* ids, int64_t tokens) {
   const Sequences& all = batch.sequences;
-  demand_batch(model, batch, batch.chances);
+  float some = 0;  // stands for memory that is made later
+  Batch told = batch;
+  demand_model(model);
+  DEMAND(model.pairs, "%s", "a model without states drafts no tokens of its own");
+  DEMAND(kept >= 1 && kept <= model.vocab_size, "%lld candidates of %lld tokens", (long long)kept,
+         (long long)model.vocab_size);
+  told.kept = kept, told.next_states = told.chances = &some;
+  demand_batch(model, told, &some);
   DEMAND(batch.logit_rows == all.count, "%lld rows with logits for %lld sequences", (long long)batch.logit_rows,
          (long long)all.count);
-  demand_size(trees.most, 1, "nodes");
-  demand_memory(trees.ids, "tokens that the head knows");
-  demand_memory(trees.tokens, "tokens");
-  demand_memory(trees.parents, "parents");
-  demand_memory(trees.chances, "chances");
-  demand_memory(trees.sizes, "sizes");
-  demand_within(trees.ids, model.vocab_size, 0, model.embedding_rows, "token that the head knows");
-  demand_within(trees.nodes, all.count, 1, trees.most + 1, "nodes of tree");
-  demand_within(trees.depths, all.count, 1, trees.most + 1, "depth of tree");
+  demand_size(most, 1, "nodes");
+  demand_memory(ids, "tokens that the head knows");
+  demand_within(ids, model.vocab_size, 0, std::min(tokens, model.embedding_rows), "token that the head knows");
+  demand_within(room, all.count, 1, most + 1, "nodes of draft");
+  demand_within(depths, all.count, 1, most + 1, "depth of draft");
   for (int64_t s = 0; s < all.count; s++) {
     const int64_t last = all.row_start[s + 1] - 1, end = all.committed[s] + all.first[s] + last + 1 - all.row_start[s];
     DEMAND(batch.logits_of[s] == last, "the logits of sequence %lld are not those of its last row", (long long)s);
     DEMAND(all.first[s] == 0, "rows of sequence %lld were run before", (long long)s);
-    DEMAND(end + trees.nodes[s] <= all.slot_start[s + 1] - all.slot_start[s], "sequence %lld has no slots for its tree",
+    DEMAND(end + room[s] <= all.slot_start[s + 1] - all.slot_start[s], "sequence %lld has no slots for its draft",
            (long long)s);
   }
+}
+
+INLINE void demand_trees(const Model& model, const Batch& batch, const Trees& trees) {
+  demand_drafts(model, batch, trees.width, trees.most, trees.depths, trees.nodes, trees.ids, model.embedding_rows);
+  demand_memory(trees.tokens, "tokens");
+  demand_memory(trees.parents, "parents");
+  demand_memory(trees.chances, "chances");
+  demand_memory(trees.sizes, "sizes");
+}
+
+INLINE void demand_chains(const Model& model, const Batch& batch, const Chains& chains) {
+  demand_drafts(model, batch, 1, chains.most, chains.depths, chains.depths, chains.ids, chains.target_size);
+  demand_memory(chains.points, "points");
+  demand_memory(chains.temperatures, "temperatures");
+  demand_memory(chains.tokens, "tokens");
+  demand_memory(chains.q, "q");
+  demand_memory(chains.sizes, "sizes");
+  for (int64_t s = 0; s < batch.sequences.count; s++)
+    DEMAND(chains.temperatures[s] > 0, "temperature %lld is not above 0", (long long)s);
 }
 
 // The candidates below a row, best first.
@@ -84,10 +120,8 @@ INLINE std::vector<int64_t> best_of(const Growing& tree, int64_t nodes) {
 
 // Chooses what is run next of the candidates from `first` on. Every level to come is left a slot.
 INLINE void choose(Growing& tree, int64_t first, int64_t nodes, int64_t depth, const Trees& trees) {
-  tree.known = tree.run.size();
-  tree.level++;
   const int64_t spare = nodes - tree.run.size(), later = depth - 1 - tree.level;
-  if (later < 0 || tree.failed) return;
+  if (later < 0) return;
   const int64_t room = std::min({trees.width, spare, std::max<int64_t>(spare - later, 1)});
   std::vector<int64_t> chosen;
   double sum = 0;
@@ -165,53 +199,108 @@ INLINE void give(const Growing& tree, int64_t index, const Trees& trees) {
   }
 }
 
-// All trees. The batch has the rows that the sequences have not run yet, and room in their slots for the nodes.
-static void grow(const Model& model, const Batch& begun, const Trees& trees, int threads) {
+// Runs levels until no draft goes on. `look(tree, index, row, best, logits, chances)` takes in what a row with logits
+// gave, and `choose(tree, index, first)` what is run next of the candidates from `first` on.
+template <class Look, class Choose>
+INLINE std::vector<Growing>& run_levels(const Model& model, const Batch& begun, int64_t kept, int threads, Look look,
+                                        Choose choose) {
   static thread_local std::vector<Growing> all;
   static thread_local std::vector<float> logits, chances, given;
   static thread_local std::vector<Best> best;
   static thread_local Pass pass;
-  const int64_t count = begun.sequences.count, kept = trees.width, most = count * kept;
-  demand_model(model);
-  DEMAND(model.pairs, "%s", "a model without states grows no trees");
-  DEMAND(kept >= 1 && kept <= model.vocab_size, "%lld candidates of %lld tokens", (long long)kept,
-         (long long)model.vocab_size);
-  DEMAND(count >= 1 && count <= begun.rows, "%lld sequences have %lld rows", (long long)count, (long long)begun.rows);
+  const int64_t count = begun.sequences.count, most = count * kept;
   logits.resize(most * model.vocab_size);
   given.resize(most * model.hidden);
   chances.resize(most * kept);
   best.resize(most * kept);
-  Batch batch = begun;
-  auto told = [&] { batch.kept = kept, batch.chances = chances.data(), batch.next_states = given.data(); };
-  told();
-  demand_trees(model, batch, trees);
   if ((int64_t)all.size() < count) all.resize(count);
+  pass.clear();
   for (int64_t index = 0; index < count; index++) {
     Growing& tree = all[index];
     tree.candidates.clear(), tree.run.clear();
     tree.known = tree.level = 0, tree.row = index, tree.failed = false;
+    pass.turn.push_back(index);
   }
-  pass.clear();
-  for (int64_t index = 0; index < count; index++) pass.turn.push_back(index);
-  while (batch.rows) {
-    told();
+  for (Batch batch = begun; batch.rows;) {
+    batch.kept = kept, batch.chances = chances.data(), batch.next_states = given.data();
     forward(model, batch, logits.data(), best.data(), threads);
     const std::vector<int64_t> turn = pass.turn;
     pass.clear();
     for (int64_t index : turn) {
       Growing& tree = all[index];
       const int64_t first = tree.candidates.size(), before = tree.known, rows = tree.run.empty() ? 1 : tree.fresh();
-      for (int64_t row = 0; row < rows; row++) {
-        const int64_t at = (tree.row + row) * kept, parent = tree.run.empty() ? -1 : before + row;
-        look(tree, parent, best.data() + at, chances.data() + at, kept, trees);
+      for (int64_t row = tree.row; row < tree.row + rows; row++) {
+        const int64_t parent = tree.run.empty() ? -1 : before + row - tree.row, at = row * kept;
+        look(tree, index, parent, best.data() + at, logits.data() + row * model.vocab_size, chances.data() + at);
       }
-      choose(tree, first, trees.nodes[index], trees.depths[index], trees);
+      tree.known = tree.run.size();
+      tree.level++;
+      if (!tree.failed) choose(tree, index, first);
       if (tree.fresh()) pass.add(tree, index, begun.sequences, before, given.data(), model.hidden);
     }
     for (size_t place = 0; place < pass.turn.size(); place++) all[pass.turn[place]].row = pass.row_start[place];
     batch = pass.batch();
   }
-  for (int64_t index = 0; index < count; index++) give(all[index], index, trees);
+  return all;
+}
+
+// All trees. The batch has the rows that the sequences have not run yet, and room in their slots for the nodes.
+static void grow(const Model& model, const Batch& begun, const Trees& trees, int threads) {
+  demand_trees(model, begun, trees);
+  auto below = [&](Growing& tree, int64_t, int64_t parent, const Best* best, const float*, const float* chances) {
+    look(tree, parent, best, chances, trees.width, trees);
+  };
+  auto next = [&](Growing& tree, int64_t index, int64_t first) {
+    choose(tree, first, trees.nodes[index], trees.depths[index], trees);
+  };
+  const std::vector<Growing>& all = run_levels(model, begun, trees.width, threads, below, next);
+  for (int64_t index = 0; index < begun.sequences.count; index++) give(all[index], index, trees);
+}
+
+// Draws a token from a row of logits over the known tokens. `q`, zeros over the target's, is given their chances.
+// Returns its place among them, or -1 if a logit is no number.
+INLINE int64_t drawn(const float* row, int64_t size, float largest, float temperature, double point, const int64_t* ids,
+                     float* scores, float* q) {
+  if (!std::isfinite(largest)) return -1;
+  const float top = largest / temperature;
+  vf sums = {};
+  int64_t i = 0;
+  for (; i + W <= size; i += W) {
+    const vf each = exponential(load(row + i) / temperature - top);
+    store(scores + i, each);
+    sums += each;
+  }
+  float sum = sum_lanes(sums);
+  for (; i < size; i++) sum += scores[i] = expf(row[i] / temperature - top);
+  double total = 0, passed = 0;
+  for (i = 0; i < size; i++) total += scores[i] = q[ids[i]] = scores[i] / sum;
+  if (!(total > 0 && std::isfinite(total))) return -1;
+  const double at = std::min(point * total, std::nextafter(total, 0.0));
+  for (i = 0; i + 1 < size && (passed += scores[i]) <= at;) i++;
+  return i;
+}
+
+// Chains that are drawn, of count sequences.
+static void draw(const Model& model, const Batch& begun, const Chains& chains, int threads) {
+  static thread_local std::vector<float> scores;
+  demand_chains(model, begun, chains);
+  scores.resize(model.vocab_size);
+  auto below = [&](Growing& chain, int64_t index, int64_t parent, const Best* best, const float* logits, const float*) {
+    const int64_t at = index * chains.most + chain.level;
+    const int64_t place = drawn(logits, model.vocab_size, best->value, chains.temperatures[index], chains.points[at],
+                                chains.ids, scores.data(), chains.q + at * chains.target_size);
+    if (place < 0) chain.failed = true;
+    else chain.candidates.push_back({1.0, 1.0, chains.ids[place], parent});
+  };
+  auto next = [&](Growing& chain, int64_t index, int64_t first) {
+    if (chain.level < chains.depths[index]) chain.run.push_back(first);
+  };
+  const std::vector<Growing>& all = run_levels(model, begun, 1, threads, below, next);
+  for (int64_t index = 0; index < begun.sequences.count; index++) {
+    chains.sizes[index] = all[index].failed ? -1 : chains.depths[index];
+    for (size_t level = 0; level < all[index].candidates.size(); level++)
+      chains.tokens[index * chains.most + level] = all[index].candidates[level].token;
+  }
 }
 
 }  // namespace pairs
