@@ -25,6 +25,7 @@ from specdec.report.marks import (
     spec_of,
 )
 from specdec.report.methods import Method
+from specdec.report.speedups import curves, intervals
 
 PARTS = {"draft": "var(--part-draft)", "verify": "var(--part-verify)", "host": "var(--part-host)"}
 
@@ -35,7 +36,8 @@ def figures(methods: Sequence[Method]) -> list[Figure]:
     makers = (
         _by_position, _histogram, along_the_text, _time_split, _predicted, _cost_curve, _distance, _calibration
     )  # fmt: skip
-    return [figure for figure in (make(done) for make in makers) if figure.records]
+    found = [intervals(done), *curves(done), *(make(done) for make in makers)]
+    return [figure for figure in found if figure.records]
 
 
 def _by_position(methods: Sequence[Method]) -> Figure:

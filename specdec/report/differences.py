@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from math import exp, log
-from statistics import fmean
+from statistics import fmean, stdev
 from string import ascii_lowercase
 
 from specdec.measure.paired import LEVEL, PairedRatio, groups, holm, paired_ratio
@@ -20,6 +20,7 @@ from specdec.measure.runs import Run
 from specdec.report.leaderboard import ALL, Standing, standings
 from specdec.report.methods import CONDITIONS, SEED, condition, methods, name_without
 from specdec.report.tokens import PromptKey
+from specdec.stats import NOBODY
 
 COLUMNS = ("method", "speedup", "group", "over the leader (95 %)", "p", "prompts")
 EXPLAINED = (
@@ -55,6 +56,24 @@ class Entrant:
         return any(one.refused for one in self.standings)
 
     @property
+    def plain(self) -> bool:
+        """Whether it is plain decoding itself."""
+        return all(one.method.run.axes.get("drafter") == NOBODY for one in self.standings)
+
+    @property
+    def spread(self) -> str:
+        """Of the speedup: the 95 % interval of a single run, the standard deviation between several seeds, or ""."""
+        if len(self.standings) == 1:
+            return self.standings[0].interval
+        return f"± {stdev(one.speedup or 0.0 for one in self.standings):.2f}" if self.speedup is not None else ""
+
+    @property
+    def shown(self) -> str:
+        """Its speedup with the spread, or "–"."""
+        within = f" ({self.spread})" if self.spread else ""
+        return "–" if self.speedup is None else f"{self.speedup:.2f}{within}"
+
+    @property
     def keys(self) -> list[int]:
         """Of its runs."""
         return [one.method.key for one in self.standings]
@@ -81,6 +100,7 @@ class Contest:
         condition: in words; "" if all runs share it.
         ranked: those with a speedup that counts, the fastest first.
         errors: those whose speedup is above τ; they are compared with nobody.
+        others: those that have no speedup, or none that is evidence.
         pairs: two places in `ranked`, the smaller one first → their ratio, p after Holm's correction; without
             those that share fewer than two prompts.
     """
@@ -88,6 +108,7 @@ class Contest:
     condition: str
     ranked: Sequence[Entrant]
     errors: Sequence[Entrant]
+    others: Sequence[Entrant]
     pairs: Mapping[tuple[int, int], PairedRatio]
 
     def different(self, first: int, second: int) -> bool:
@@ -111,13 +132,18 @@ class Contest:
     def rows(self) -> list[list[str]]:
         """Cells of the columns `COLUMNS`."""
         return [
-            [one.name, f"{one.speedup:.2f}", letters, *_cells(self.pairs.get((0, place)), place)]
+            [
+                one.name,
+                one.shown,
+                letters,
+                *_cells(self.pairs.get((0, place)), place),
+            ]
             for place, (one, letters) in enumerate(zip(self.ranked, self.letters, strict=True))
         ]
 
 
 def contests(runs: Sequence[Run]) -> list[Contest]:
-    """One for each condition that has a ranked method or a measuring error.
+    """One for each condition.
 
     Args:
         runs: of one study.
@@ -131,8 +157,7 @@ def contests(runs: Sequence[Run]) -> list[Contest]:
     for group in seeds.values():
         method = group[0].method
         places.setdefault(condition(method), []).append(Entrant(name_without(method, *CONDITIONS, SEED), group))
-    found = [_contest(where, entrants) for where, entrants in places.items()]
-    return [one for one in found if one.ranked or one.errors]
+    return [_contest(where, entrants) for where, entrants in places.items()]
 
 
 def markdown(contest: Contest) -> list[str]:
@@ -155,7 +180,9 @@ def _contest(where: str, entrants: Sequence[Entrant]) -> Contest:
     }
     adjusted = holm([one.p for one in raw.values()])
     pairs = {places: replace(one, p=p) for (places, one), p in zip(raw.items(), adjusted, strict=True)}
-    return Contest(where, ranked, [one for one in entrants if one.refused], pairs)
+    errors = [one for one in entrants if one.refused]
+    others = [one for one in entrants if one not in errors and one.speedup is None]
+    return Contest(where, ranked, errors, others, pairs)
 
 
 def _shared(one: Entrant, other: Entrant) -> list[tuple[float, float]]:

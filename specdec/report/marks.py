@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from specdec.report.methods import Method
+from specdec.report.methods import Look, Method
 
 HEIGHT = 260
 REFERENCE: dict[str, Any] = {"color": "var(--muted)", "strokeDash": [4, 4], "strokeWidth": 1}
@@ -42,6 +42,8 @@ class Figure:
         spec: Vega-Lite.
         choices: values of the field `kind` with their labels, if one kind is shown at a time.
         parts: names and their colours, where the legend is not one of methods.
+        series: what its lines stand for, where that is not a run each; `series` of a record is the key of one.
+        titled: whether the names stand in the chart, so that it needs no legend.
     """
 
     key: str
@@ -52,6 +54,16 @@ class Figure:
     spec: dict[str, Any]
     choices: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+    series: Sequence[Look] = ()
+    titled: bool = False
+
+    @property
+    def legend(self) -> list[tuple[Look, list[int]]]:
+        """Its series, each with the keys of its runs."""
+        return [
+            (one, sorted({record["run"] for record in self.records if record["series"] == one.key}))
+            for one in self.series
+        ]
 
 
 def entry(method: Method) -> Record:
@@ -64,8 +76,8 @@ def base_chart() -> alt.Chart:
     return alt.Chart(alt.NamedData(name="records"))
 
 
-def lines(methods: Sequence[Method], x: alt.X, y: alt.Y) -> alt.LayerChart | alt.FacetChart:
-    """A line and marks for every method."""
+def lines(methods: Sequence[Look], x: alt.X, y: alt.Y) -> alt.LayerChart | alt.FacetChart:
+    """A line and marks for every method, or for whatever else the records' field `method` names."""
     value = alt.Tooltip(y.shorthand, format=".3f")
     base = base_chart().encode(x=x, y=y, color=color(methods), tooltip=["method:N", x.shorthand, value])
     dash = alt.StrokeDash("method:N", scale=_scale(methods, [list(m.dash) for m in methods]), legend=None)
@@ -85,17 +97,17 @@ def percent() -> alt.Axis:
     return alt.Axis(format="%", tickCount=5)
 
 
-def color(methods: Sequence[Method]) -> alt.Color:
+def color(methods: Sequence[Look]) -> alt.Color:
     """Of a method's marks; the legend is the page's."""
     return alt.Color("method:N", scale=_scale(methods, [m.color for m in methods]), legend=None)
 
 
-def shape(methods: Sequence[Method]) -> alt.Shape:
+def shape(methods: Sequence[Look]) -> alt.Shape:
     """Of a method's points."""
     return alt.Shape("method:N", scale=_scale(methods, [m.shape for m in methods]), legend=None)
 
 
-def _scale(methods: Sequence[Method], values: list[Any]) -> alt.Scale:
+def _scale(methods: Sequence[Look], values: list[Any]) -> alt.Scale:
     """The same look for a method whichever others are shown."""
     return alt.Scale(domain=[method.label for method in methods], range=values)
 

@@ -40,30 +40,16 @@ DASHES = ((1, 0), (6, 3), (2, 2))
 
 
 @dataclass(frozen=True)
-class Method:
-    """A run on the page.
+class Look:
+    """How one line, and all that belongs to it, is drawn.
 
     Args:
-        key: its number, by which rows, marks and filters find each other.
-        label: its name for readers; no other run of the study has it.
-        axes: the axes that differ within the study, with their values as text.
-        run: what it shows.
+        key: its number.
+        label: its name for readers.
     """
 
     key: int
     label: str
-    axes: dict[str, str]
-    run: Run
-
-    @property
-    def done(self) -> bool:
-        """Whether it has figures."""
-        return self.run.status == "done"
-
-    @property
-    def evidence(self) -> bool:
-        """Whether its times were taken with the machine to itself."""
-        return not self.run.environment.get("side_by_side", False)
 
     @property
     def color(self) -> str:
@@ -79,6 +65,31 @@ class Method:
     def dash(self) -> tuple[int, int]:
         """Lengths of line and gap, in pixels."""
         return DASHES[self.key % len(DASHES)]
+
+
+@dataclass(frozen=True)
+class Method(Look):
+    """A run on the page.
+
+    Args:
+        key: its number, by which rows, marks and filters find each other.
+        label: its name for readers; no other run of the study has it.
+        axes: the axes that differ within the study, with their values as text.
+        run: what it shows.
+    """
+
+    axes: dict[str, str]
+    run: Run
+
+    @property
+    def done(self) -> bool:
+        """Whether it has figures."""
+        return self.run.status == "done"
+
+    @property
+    def evidence(self) -> bool:
+        """Whether its times were taken with the machine to itself."""
+        return not self.run.environment.get("side_by_side", False)
 
 
 def condition(method: Method) -> str:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from specdec.measure.runs import Run
 from specdec.places import write
+from specdec.report.answer import answer
 from specdec.report.board import notes
 from specdec.report.charts import figures
 from specdec.report.choices import chosen, drafters
@@ -27,6 +28,9 @@ from specdec.report.differences import COLUMNS, EXPLAINED, contests
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
 from specdec.report.marks import CONFIG, Figure
 from specdec.report.methods import Method, axis_name, methods, varying_axes
+from specdec.report.seeds import COLUMNS as SEED_COLUMNS
+from specdec.report.seeds import across_seeds
+from specdec.report.text import ACROSS_SEEDS
 from specdec.report.tokens import token_view
 from specdec.verify.shape import RANKS
 
@@ -79,7 +83,10 @@ def render(runs: Sequence[Run], title: str) -> str:
         notes=notes(runs),
         ranks=RANKS,
         origins=origins(named),
-        contests=contests(runs),
+        across_seeds=across_seeds(runs),
+        seeds={"columns": SEED_COLUMNS, "caption": ACROSS_SEEDS},
+        contests=(found := contests(runs)),
+        answers=[(one.condition, answer(one)) for one in found],
         differences={"columns": COLUMNS, "caption": EXPLAINED},
     )
 

@@ -45,7 +45,7 @@ def test_pairs_have_scipys_p_times_holms_factor_and_groups_follow() -> None:
     assert contest.pairs[1, 2].p == pytest.approx(2 * p["close", "slow"])
     assert contest.pairs[0, 1].p == pytest.approx(p["fast", "close"])
     assert contest.letters == ["a", "a", "b"]
-    assert contest.rows[0] == ["fast · auto", "2.10", "a", "leader", "–", "–"]
+    assert contest.rows[0] == ["fast · auto", "2.10 (2.00–2.23)", "a", "leader", "–", "–"]
     assert contest.rows[2][3].startswith("0.509 (")
     assert contest.rows[2][4:] == ["< 0.001", "5"]
 
@@ -98,5 +98,5 @@ def test_only_shared_prompts_of_one_condition_are_compared() -> None:
 def test_the_document_has_the_table_where_two_methods_are_ranked() -> None:
     document = markdown([measured("slow", SLOW), measured("fast", FAST)], "study")
     assert "## Which methods differ" in document
-    assert "| slow · auto | 1.07 | b |" in document
+    assert "| slow · auto | 1.07 (0.97–1.20) | b |" in document
     assert "## Which methods differ" not in markdown([measured("slow", SLOW)], "study")

@@ -175,7 +175,7 @@ def test_certificates_origins_and_errors_are_told(page: Any) -> None:
 
 def test_every_chart_has_a_definition_its_data_and_the_command(page: Any) -> None:
     titles = page.locator("figure h3").all_inner_texts()
-    assert len(titles) == 7
+    assert len(titles) == 9
     for figure in page.locator("figure").all():
         assert len(figure.locator("figcaption").inner_text()) > 40
         assert figure.locator("svg[aria-label], .chart [aria-label]").count() >= 1

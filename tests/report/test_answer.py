@@ -1,0 +1,84 @@
+"""The sentence over the page, and the figure below it, against figures written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from specdec.measure.runs import Run
+from specdec.report.answer import answer
+from specdec.report.differences import contests
+from specdec.report.methods import methods
+from specdec.report.speedups import curves, intervals
+from tests.measure.studies import environment, run, scalars, summary
+from tests.report.test_differences import CLOSE, FAST, SLOW, measured
+
+WHY = "Why: τ 9.00 at α 0.50, drafting costs 5% of a plain step; time: 12% draft, 75% verify, 12% host."
+
+
+def said(*runs: Run) -> str:
+    [contest] = contests(list(runs))
+    return answer(contest)
+
+
+def test_a_leader_that_is_certain_is_named_with_its_lead() -> None:
+    assert said(measured("slow", SLOW), measured("fast", FAST)).startswith(
+        "fast · auto leads with 2.10 times plain decoding (95 %: 2.00–2.23); it is 1.97 times slow · auto ("
+    )
+    assert said(measured("fast", FAST), measured("slow", SLOW)).endswith(f", p < 0.001). {WHY}")
+
+
+def test_a_leader_that_others_may_equal_is_not_called_better() -> None:
+    assert said(measured("fast", FAST), measured("close", CLOSE), measured("slow", SLOW)) == (
+        "fast · auto leads with 2.10 times plain decoding (95 %: 2.00–2.23); it is not distinguishable from "
+        f"close · auto. {WHY}"
+    )
+
+
+def test_what_is_not_faster_than_plain_decoding_does_not_lead() -> None:
+    plain = measured("none", [1.0] * 5, tau=1.0)
+    told = said(plain, measured("bad", [0.5, 0.6, 0.5, 0.6, 0.55]))
+    assert told.startswith(
+        "No method is faster than plain decoding: the best, bad · auto, has 0.55 times plain decoding (95 %: 0.45–0.68)"
+    )
+    assert said(plain).startswith("Only plain decoding was measured: none · auto.")
+    assert "is not certain to be faster" in said(measured("odd", [1.0, 1.02, 1.1]))
+
+
+def test_a_study_without_a_speedup_says_why() -> None:
+    beside = environment(side_by_side=True)
+    assert said(measured("x", FAST, environment=beside)) == (
+        "No speedup counts: jobs ran side by side; compare τ and α."
+    )
+    assert said(measured("x", FAST, tau=1.5)) == ("No speedup counts: x · auto measured above τ, which is an error.")
+    bare = run("x", {"drafter": "x", "rule": "auto"}, summary(scalars(None, 2.0, 0.5), 0.8))
+    assert said(bare) == ("No speedup counts: nothing was decoded plainly beside the methods; compare τ and α.")
+
+
+def swept(drafter: str, gamma: int, seed: int, speedup: float | None, **others: Any) -> Run:
+    where = {"drafter": drafter, "rule": "auto", "num_draft_tokens": gamma, "seed": seed}
+    return run(f"{drafter}-{gamma}-{seed}", where, summary(scalars(speedup, 3.0, 0.5, **others), 0.8))
+
+
+def test_a_swept_number_gives_a_curve_of_each_method_and_seeds_are_one_line() -> None:
+    runs = [swept("a", g, s, 1.0 + 0.1 * g + s) for g in (2, 4) for s in (0, 1)] + [swept("b", 2, 0, 1.5)]
+    [figure] = curves(methods(runs))
+    assert (figure.title, [line.label for line, _ in figure.legend]) == ("Over γ", ["a · auto"])
+    speed = sorted((r["at"], r["value"]) for r in figure.records if r["kind"] == "speedup")
+    assert speed == [
+        (2.0, pytest.approx(1.2)),
+        (2.0, pytest.approx(2.2)),
+        (4.0, pytest.approx(1.4)),
+        (4.0, pytest.approx(2.4)),
+    ]
+    assert set(figure.choices) == {"speedup", "tau", "alpha"}
+    assert curves(methods(runs[:1])) == []
+
+
+def test_intervals_stand_by_size_and_leave_out_what_cannot_be_true() -> None:
+    one_prompt = swept("c", 2, 0, 1.25, prompts=1)
+    figure = intervals(methods([swept("a", 2, 0, 1.5), swept("b", 2, 0, 3.5), one_prompt]))
+    assert [(r["method"], r["speedup"], r["low"], r["tau"]) for r in figure.records] == [
+        ("a · auto", 1.5, 1.4, 3.0), ("c · auto", 1.25, None, 3.0)
+    ]  # fmt: skip
