@@ -4,6 +4,8 @@ COMMANDS = {
     "generate": ("specdec.commands.generate", "decode prompts with and without a drafter, and compare"),
     "study": ("specdec.commands.study", "one such job, or a sweep of many, with a leaderboard"),
     "report": ("specdec.commands.report", "make the page of a study again"),
+    "plot": ("specdec.commands.plot", "write a figure of a study as PDF, SVG, PNG or CSV"),
+    "table": ("specdec.commands.tabulate", "print the methods of a study as Markdown, LaTeX or CSV"),
     "replay": ("specdec.commands.replay", "judge recorded drafts with other rules; no model runs"),
     "profile": ("specdec.commands.profile", "measure what a pass of n rows costs"),
     "certify": ("specdec.commands.certify", "prove which rules are lossless, in fractions"),

@@ -23,7 +23,10 @@ def intervals(methods: Sequence[Method]) -> Figure:
     looks = [Look(key, name) for name, key in keys.items()]
     records = [_interval(one) for one in found]
     base = base_chart().encode(y=alt.Y("method:N", axis=None, sort=[*keys]))
-    axis, scale = alt.Axis(orient="top", tickCount=8, offset=8), alt.Scale(zero=False, nice=True)
+    axis, scale = (
+        alt.Axis(orient="top", tickCount=8, offset=4, labelBaseline="bottom"),
+        alt.Scale(zero=False, nice=True),
+    )
     title = "speedup over plain decoding; bar: τ"
     low, at = (alt.X(f"{name}:Q", title=title, scale=scale, axis=axis) for name in ("low", "speedup"))
     faded = alt.condition("datum.alone == 'yes'", alt.value(1.0), alt.value(0.45))
@@ -57,7 +60,8 @@ def _interval(one: Standing) -> Record:
     low, high = one.ends
     return {
         "run": one.method.key, "method": name_without(one.method, SEED), "speedup": one.speedup, "low": low,
-        "high": high, "tau": one.figures["tau"], "alone": "yes" if one.method.evidence else "no: side by side with others",
+        "high": high, "tau": one.figures["tau"],
+        "alone": "yes" if one.method.evidence else "no: side by side with others",
     }  # fmt: skip
 
 

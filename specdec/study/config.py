@@ -117,6 +117,26 @@ class ReportConfig:
 
 
 @dataclass
+class PlotConfig:
+    """`specdec plot`."""
+
+    study: TypedPath = MISSING
+    figure: str = "speedup"
+    kind: str | None = None
+    output: TypedPath | None = None
+    width: int = 480
+
+
+@dataclass
+class TableConfig:
+    """`specdec table`."""
+
+    study: TypedPath = MISSING
+    format: str = "markdown"
+    output: TypedPath | None = None
+
+
+@dataclass
 class ReplayConfig:
     """`specdec replay`."""
 
@@ -211,6 +231,8 @@ PROGRAMS = {
     "generate": GenerateConfig,
     "study": StudyConfig,
     "report": ReportConfig,
+    "plot": PlotConfig,
+    "table": TableConfig,
     "replay": ReplayConfig,
     "profile": ProfileConfig,
     "certify": CertifyConfig,
