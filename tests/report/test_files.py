@@ -24,7 +24,7 @@ def test_a_figure_stands_alone_in_every_format(tmp_path: Path) -> None:
     assert "var(" not in drawn  # no style sheet is there to resolve it
     assert drawn.count("ngram · gumbel · γ 5</text>") == 1  # in the legend
     assert "none · gumbel · γ none</text>" not in drawn  # it is not in the chart
-    assert "#0072b2" in drawn
+    assert "#c84e00" in drawn
 
 
 def test_the_figure_of_speedups_names_its_methods_and_holds_no_other(tmp_path: Path) -> None:
