@@ -260,7 +260,8 @@ def test_a_speedup_above_tau_is_never_shown(composed: Callable[..., DictConfig])
     done = run(composed())
 
     def shown(side_by_side: bool = False, **figures: Any) -> str:
-        metrics = done.summary["metrics"] | {"speedup": 2.5, "speedup_low": 2.4, "speedup_high": 2.6} | figures
+        measured = {"tau": 3.0, "speedup": 2.5, "speedup_low": 2.4, "speedup_high": 2.6}
+        metrics = done.summary["metrics"] | measured | figures
         changed = replace(
             done,
             summary=done.summary | {"metrics": metrics},
@@ -269,6 +270,7 @@ def test_a_speedup_above_tau_is_never_shown(composed: Callable[..., DictConfig])
         return text.rows([changed])[0][1]
 
     assert shown(credible=False) == NOT_CREDIBLE
+    assert shown(credible=True, tau=2.49) == NOT_CREDIBLE
     assert shown(credible=True) == "2.50 (2.40–2.60)"
     assert shown(credible=True, side_by_side=True) == "2.50 (2.40–2.60, jobs ran side by side)"
     assert shown(speedup=None, credible=True) == "–"
