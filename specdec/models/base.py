@@ -121,6 +121,8 @@ class PassOutput:
             rows: how many rows of the pass.
         """
         count = len(rows)
+        if count == 1:  # all of it
+            return [self]
         logits, tops = _split(self.logits, logit_rows), _split(self._tops, logit_rows)
         maxima = [None] * count if self._maxima is None else self._maxima.split(logit_rows)
         hidden, chances = _split(self.hidden, rows), _split(self._chances, logit_rows)
