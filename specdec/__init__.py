@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specdec.generator import SpeculativeGenerator
     from specdec.programs import Call, Session, gather
     from specdec.prompts import Chat
-    from specdec.sampling import SamplingParams
+    from specdec.sampling import Grammar, SamplingParams
     from specdec.verify import DraftTree, Rule, StepKey, Verdict
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ __all__ = [
     "EngineConfig",
     "EngineLoop",
     "Generation",
+    "Grammar",
     "InvalidRequestError",
     "Needs",
     "NumericalError",
@@ -61,7 +62,7 @@ _MODULES = {
     "specdec.generator": ("SpeculativeGenerator",),
     "specdec.programs": ("Call", "Session", "gather"),
     "specdec.prompts": ("Chat",),
-    "specdec.sampling": ("SamplingParams",),
+    "specdec.sampling": ("Grammar", "SamplingParams"),
     "specdec.verify": ("DraftTree", "Rule", "StepKey", "Verdict"),
 }  # fmt: skip
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}

@@ -18,6 +18,7 @@ from specdec.models.base import CausalLM
 from specdec.prompts.entry import token_ids
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
+from specdec.sampling.matching import GrammarCompiler
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
 from specdec.verify.tree import DraftTree
@@ -62,7 +63,9 @@ class Intake:
         params = params.over(self._defaults)
         self._check_params(params)
         ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos)
-        transform = LogitsTransform(params, prompt, self._model.vocab_size, self._bad_words(params), ends)
+        grammar = None if params.grammar is None else self._grammars.compile(params.grammar)
+        size, banned = self._model.vocab_size, self._bad_words(params)
+        transform = LogitsTransform(params, prompt, size, banned, ends, grammar)
         self._check_start(transform)
         request = Request(
             id=next(self._ids),
@@ -143,6 +146,10 @@ class Intake:
                     f"stop = {stop!r} can never appear: token {min(special)} in it is special, and special tokens are "
                     f"left out of the text. Use stop_token_ids=[{min(special)}], or skip_special_tokens=False."
                 )
+
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self._tokenizer, self._model.vocab_size, self._eos)
 
     @cached_property
     def _special_tokens(self) -> frozenset[int]:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from specdec.checks import Kind, either, flag, instance, mapping, number, settle, several, shown, text, whole
 from specdec.errors import ConfigError
 from specdec.sampling.constraints import Constraint
+from specdec.sampling.grammar import Grammar
 
 MIN_TEMPERATURE = 1e-5
 LARGEST = 1e6
@@ -84,6 +85,11 @@ KINDS: dict[str, Kind] = {
     "store": flag(),
     "prefix_cache": flag(),
     "constraint": instance(Constraint, "a specdec.sampling.constraints.Constraint").or_none(),
+    "grammar": Kind(
+        Grammar.read,
+        "a Grammar, a JSON schema as a dict, a pydantic model class, or a list of choices; a text may be a regular "
+        "expression or a grammar: say which by Grammar.regex, Grammar.ebnf, Grammar.lark or Grammar.json",
+    ).or_none(),
 }
 """What each field may be."""
 
@@ -132,6 +138,7 @@ class SamplingParams:
             others.
         prefix_cache: whether the request may begin with what earlier texts have left in the cache, and leave its own.
         constraint: what the text must keep to; None is nothing.
+        grammar: the same as a `Grammar`; a dict or a pydantic model class is a JSON schema, a list is one of choices.
 
     Raises:
         ConfigError: if a value is of another type or out of range, or two of them cannot go together; names it and the
@@ -168,6 +175,7 @@ class SamplingParams:
     store: bool = True
     prefix_cache: bool = True
     constraint: Constraint | None = None
+    grammar: Grammar | Mapping[str, Any] | type | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop", "bad_words"):
@@ -217,8 +225,12 @@ class SamplingParams:
             self._refuse("min_tokens", f"max_tokens = {self.max_tokens} ends the text before", "Raise max_tokens")
         if not isinstance(self.temperature, Unset):
             self._check_samples()
-        if self.constraint is not None and self.min_tokens:
+        if (self.constraint is not None or self.grammar is not None) and self.min_tokens:
             self._refuse("min_tokens", "the constraint says when the text may end", "Leave one of the two out")
+        if self.grammar is not None and self.constraint is not None:
+            self._refuse("grammar", "there is a constraint, too", "Leave one of the two out")
+        if self.grammar is not None and self.ignore_eos:
+            self._refuse("ignore_eos", "a text that is complete under its grammar has to end", "Leave one of them out")
         if allowed is not None and allowed <= banned:
             self._refuse(
                 "allowed_token_ids",

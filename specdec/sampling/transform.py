@@ -30,9 +30,11 @@ class LogitsTransform:
         bad_words: token ids of the entries that `params.bad_words` holds as strings. Those that it holds as
             token ids are banned too.
         ends: ids of the tokens that end the text, none of which comes before `params.min_tokens` tokens.
+        grammar: what `params.grammar` was compiled to.
 
     Raises:
-        ConfigError: if a token id is not in [0, V), or if strings in `params.bad_words` were not tokenized.
+        ConfigError: if a token id is not in [0, V), or if strings in `params.bad_words` were not tokenized, or the
+            grammar not compiled.
     """
 
     def __init__(
@@ -42,9 +44,13 @@ class LogitsTransform:
         vocab_size: int,
         bad_words: Sequence[Sequence[int]] = (),
         ends: Collection[int] = (),
+        grammar: Constraint | None = None,
     ) -> None:
         self.params, self.vocab_size = params, vocab_size
-        self.constraint = None if params.constraint is None else params.constraint.fork()
+        if params.grammar is not None and grammar is None:
+            raise ConfigError("params has a grammar: compile it and pass the constraint to LogitsTransform.")
+        limit = grammar or params.constraint
+        self.constraint = None if limit is None else limit.fork()
         if not bad_words and any(isinstance(word, str) for word in params.bad_words):
             raise ConfigError("bad_words holds strings: tokenize them and pass their ids to LogitsTransform.")
         words = [*(word for word in params.bad_words if not isinstance(word, str)), *map(tuple, bad_words)]
@@ -171,6 +177,10 @@ class LogitsTransform:
                 nodes.append(node)
         return nodes
 
+    def forced(self) -> list[int]:
+        """Tokens that surely come next by the constraint alone, or nearly so (`Constraint.forced`)."""
+        return [] if self.constraint is None else self.constraint.forced()
+
     @staticmethod
     def _allowed(constraint: Constraint, paths: Sequence[Sequence[int]], parents: Sequence[int] | None) -> Tensor:
         """bool [R, V]: which tokens may follow each path."""
@@ -185,7 +195,7 @@ class LogitsTransform:
             if value == -math.inf:
                 raise NumericalError(
                     f"Row {index}: every token is banned. Relax bad_words, suppress_tokens, allowed_token_ids, "
-                    "min_tokens or the constraint."
+                    "min_tokens, the constraint or the grammar."
                 )
             if not math.isfinite(value):
                 raise NumericalError(

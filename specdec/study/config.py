@@ -25,7 +25,7 @@ from specdec.training.schedule import LoopConfig, Schedule
 from specdec.training.settings import HeadOptions, Settings
 from specdec.typed import TypedName, TypedPath, TypedText
 
-NOT_SETTINGS: tuple[str, ...] = ("constraint", "n", "prediction")
+NOT_SETTINGS: tuple[str, ...] = ("constraint", "grammar", "n", "prediction")
 """Fields of `SamplingParams` that only a program can give: no config file can hold a constraint, a study has one text
 of each prompt, and what a text will be differs from prompt to prompt."""
 PRECISION = ("dtype", "kv_dtype", "smoothing", "calibration")

@@ -1,0 +1,293 @@
+"""Grammars at work: compiled for a vocabulary, they are constraints of requests.
+
+xgrammar tells the bytes of each token, llguidance follows the text. The latter counts its own work and stops at a
+limit, so that no grammar, however it is written, holds up a step for long.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
+from specdec.foreign import described, foreign
+from specdec.sampling.constraints import Constraint
+from specdec.sampling.grammar import Grammar
+
+KEPT = 64
+"""Grammars that stay compiled: those that were asked for last."""
+MOST_FORCED = 64
+"""Tokens of a forced run; a grammar may force one without an end."""
+MOST_ROWS = 1024
+"""Rows of masks that are kept for the next question, at V bytes each."""
+MOST_STATES = 20_000
+"""Of one grammar's lexer, at about 2 KB each. llguidance's own limits on its time hold beside it: 1 M units of work to
+build a lexer (20 ms), 50,000 items a mask (a few ms, up to 0.2 s where they are the worst)."""
+SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class GrammarConstraint(Constraint):
+    """A text keeps to a grammar. Made by `GrammarCompiler`.
+
+    One matcher serves the committed tokens and the whole draft tree: it goes down a path and is taken back. What it
+    allows is a function of the tokens alone.
+
+    Args:
+        vocabulary: what tokens say.
+        matcher: an `llguidance.LLMatcher` after the committed tokens.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, matcher: Any) -> None:
+        self._vocabulary, self._matcher = vocabulary, matcher
+        self._path: tuple[int, ...] = ()
+        """Where the matcher stands, from the committed tokens on."""
+        self._rows: dict[tuple[int, ...], Tensor] = {}
+        """Masks after paths that were asked for since the last committed token."""
+        self._ended = False
+
+    def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
+        """See `Constraint.masks`.
+
+        Raises:
+            SpecdecError: if the grammar is too complex to go on.
+        """
+        paths: list[tuple[int, ...]] = [()]
+        for token, parent in zip(tokens, parents, strict=True):
+            paths.append((*paths[parent + 1], token))
+        if len(self._rows) > MOST_ROWS:
+            self._rows.clear()
+        return torch.stack([self._row(path) for path in paths])
+
+    def advance(self, token: int) -> None:
+        """See `Constraint.advance`."""
+        if self._ended:
+            return
+        if token in self._vocabulary.ends:
+            self._ended = True
+        else:
+            self._stand_at((token,))
+            self._path = ()
+        self._rows.clear()
+
+    def forced(self, path: Sequence[int] = ()) -> list[int]:
+        """See `Constraint.forced`: the tokens that the tokenizer makes of forced text. Others may spell it too, so that
+        they are a good guess and no more. An end token that alone may follow is one of them."""
+        run: list[int] = []
+        while len(run) < MOST_FORCED and (more := self._forced_after((*path, *run))):
+            run += more
+        return run[:MOST_FORCED]
+
+    def fork(self) -> GrammarConstraint:
+        """See `Constraint.fork`."""
+        if self._path:
+            self._stand_at(())
+        other = GrammarConstraint(self._vocabulary, self._matcher.deep_copy())
+        other._ended = self._ended
+        return other
+
+    def _row(self, path: tuple[int, ...]) -> Tensor:
+        if self._over(path):
+            return torch.ones(self._vocabulary.size, dtype=torch.bool)
+        if path not in self._rows:
+            allowed = not path or bool(self._row(path[:-1])[path[-1]])
+            self._rows[path] = self._read(path) if allowed else torch.zeros(self._vocabulary.size, dtype=torch.bool)
+        return self._rows[path]
+
+    def _over(self, path: tuple[int, ...]) -> bool:
+        return self._ended or not self._vocabulary.ends.isdisjoint(path)
+
+    def _read(self, path: tuple[int, ...]) -> Tensor:
+        """What the matcher allows after a path that it allows."""
+        self._stand_at(path)
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        check_matcher(self._matcher)
+        bits = np.unpackbits(packed, count=self._vocabulary.size, bitorder="little")
+        return torch.from_numpy(bits).to(torch.bool) & self._vocabulary.usable
+
+    def _forced_after(self, path: tuple[int, ...]) -> list[int]:
+        """Tokens that follow a path, as far as one call tells."""
+        if self._over(path) or not (row := self._row(path)).any():
+            return []
+        self._stand_at(path)
+        tokens = self._matcher.compute_ff_tokens()
+        tokens = tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
+        check_matcher(self._matcher)
+        if tokens:
+            return [int(token) for token in tokens]
+        only = row.nonzero().flatten().tolist()
+        return only if len(only) == 1 else []
+
+    def _stand_at(self, path: tuple[int, ...]) -> None:
+        """Brings the matcher to a path that it allows."""
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._path, path, strict=False)))
+        if common < len(self._path):
+            self._matcher.rollback(len(self._path) - common)
+        for token in path[common:]:
+            self._matcher.consume_token(token)
+        self._path = path
+        check_matcher(self._matcher)
+
+
+def check_matcher(matcher: Any) -> None:
+    """Raises InvalidRequestError if a matcher has met a limit, or a token that may not follow."""
+    if matcher.is_error():
+        [first, *_] = matcher.get_error().splitlines() or [""]
+        raise InvalidRequestError(f"The grammar fails: {first.rstrip('.')}. Make it simpler, or mend it.")
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What the tokens of a model say.
+
+    Args:
+        pieces: bytes of each of the V tokens; those without text, such as the unused ones at the end, have none.
+        ends: ids of the tokens that end a text.
+        special: ids of tokens that are no text.
+        encode: text → ids of its tokens.
+    """
+
+    pieces: Sequence[bytes]
+    ends: frozenset[int]
+    special: frozenset[int]
+    encode: Any
+
+    @classmethod
+    def of(cls, tokenizer: Any, size: int, ends: Collection[int]) -> Vocabulary:
+        """A tokenizer's, for a model of `size` tokens."""
+        import xgrammar
+
+        pieces = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size).decoded_vocab
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special = {token for token, one in added.items() if one.special} | set(tokenizer.all_special_ids)
+        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+        return cls(pieces, frozenset(ends), frozenset(token for token in special if token < size), encode)
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return len(self.pieces)
+
+    @cached_property
+    def usable(self) -> Tensor:
+        """bool [V]: tokens that are text, or end one. Special tokens have names, which a grammar might allow as text.
+        Without bytes there would be no progress."""
+        return torch.tensor([
+            token in self.ends or (bool(piece) and token not in self.special) for token, piece in enumerate(self.pieces)
+        ])  # fmt: skip
+
+    @cached_property
+    def for_matchers(self) -> Any:
+        """As llguidance wants it."""
+        import llguidance
+
+        wrapped = llguidance.TokenizerWrapper(_Wrapped(self))
+        return llguidance.LLTokenizer(wrapped, n_vocab=self.size, eos_token=sorted(self.ends))
+
+
+class _Wrapped:
+    """The names that llguidance asks for."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens, self._encode = list(vocabulary.pieces), vocabulary.encode
+        self.eos_token_id, self.bos_token_id = min(vocabulary.ends), None
+        self.special_token_ids = sorted(vocabulary.special | vocabulary.ends)
+
+    def __call__(self, text: str) -> list[int]:
+        return list(self._encode(text))
+
+
+class GrammarCompiler:
+    """Grammars → constraints for one model. Safe in any thread; nothing is loaded before the first grammar.
+
+    Args:
+        tokenizer: the target's, of transformers; None if there is none.
+        vocab_size: V of the model. Tokens that the tokenizer does not have are never allowed.
+        ends: ids of the tokens that end a text.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int, ends: Collection[int]) -> None:
+        self._tokenizer, self._vocab_size, self._ends = tokenizer, vocab_size, frozenset(ends)
+        self.compile = lru_cache(KEPT)(self._compile)
+        """Grammar → a `GrammarConstraint` that has seen no token. To be forked, not to be used itself."""
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What tokens say.
+
+        Raises:
+            InvalidRequestError: if there is no tokenizer, none that can be read, or no end token.
+            ConfigError: if the extra is not installed.
+        """
+        if self._tokenizer is None or not self._ends:
+            lacks = "tokenizer" if self._tokenizer is None else "end token"
+            raise InvalidRequestError(f"grammar needs the model's {lacks}, and this engine has none. Leave it out.")
+        for package in ("llguidance", "xgrammar"):
+            if find_spec(package) is None:
+                raise ConfigError(f"grammar needs {package}. Install it: pip install 'specdec-lab[grammar]'.")
+        with foreign(InvalidRequestError, "Cannot read the tokenizer for grammars", "Leave grammar out."):
+            made = Vocabulary.of(self._tokenizer, self._vocab_size, self._ends)
+            _ = made.for_matchers  # it reads the vocabulary, and may not understand it
+        return made
+
+    def _compile(self, grammar: Grammar) -> GrammarConstraint:
+        """Raises InvalidRequestError for a grammar that is wrong, too complex, or beyond what is understood."""
+        vocabulary = self.vocabulary
+        from llguidance import LLMatcher, LLParserLimits
+
+        try:
+            limits = LLParserLimits(max_lexer_states=MOST_STATES, verbose_errors=False)
+            matcher = LLMatcher(vocabulary.for_matchers, _source(grammar), log_level=0, limits=limits)
+            check_matcher(matcher)
+            made = GrammarConstraint(vocabulary, matcher)
+            begins = bool(made.fork().masks((), ()).any())
+        except SpecdecError as error:
+            raise InvalidRequestError(f"grammar, of kind {grammar.kind}: {error}") from error
+        if not begins:
+            raise InvalidRequestError(f"grammar, of kind {grammar.kind}: no token may begin the text. Mend it.")
+        return made
+
+
+def _source(grammar: Grammar) -> str:
+    """As llguidance reads it."""
+    from llguidance import LLMatcher
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    if grammar.kind == "json":
+        separators: Any = None if grammar.flexible else SEPARATORS
+        source = LLMatcher.grammar_from_json_schema(grammar.text, overrides=separators)
+    elif grammar.kind == "regex":
+        source = LLMatcher.grammar_from_regex(grammar.text)
+    elif grammar.kind == "ebnf":
+        try:
+            source = LLMatcher.grammar_from_lark(gbnf_to_lark(_with_characters(grammar.text)))
+        except Exception as error:
+            raise InvalidRequestError(f"it cannot be read: {described(error)} Mend it.") from error
+    else:
+        lark = grammar.text
+        if grammar.kind == "choice":
+            lark = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(lark))
+        source = LLMatcher.grammar_from_lark(lark)
+    return str(source)
+
+
+def _with_characters(ebnf: str) -> str:
+    r"""Writes `\u0041` as the character itself, unless that has a meaning of its own: the reader below loses zeros."""
+
+    def character(found: re.Match[str]) -> str:
+        escaped = found.group()
+        if escaped[1] not in "uU":
+            return escaped
+        made = chr(int(escaped[2:], 16))
+        return made if made.isalnum() or ord(made) > 127 else f"\\x{ord(made):02X}"
+
+    return re.sub(r"\\(?:u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", character, ebnf, flags=re.DOTALL)

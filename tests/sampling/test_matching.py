@@ -1,0 +1,252 @@
+"""Compiled grammars: their masks are those that a list of all texts gives, and those of a second implementation.
+
+The list is brute force: a token may come next if some text of the language begins with what is written and its piece.
+xgrammar follows a grammar by code of its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("llguidance", reason="needs the extra 'grammar'")
+xgrammar = pytest.importorskip("xgrammar", reason="needs the extra 'grammar'")
+
+from specdec import Grammar, InvalidRequestError
+from specdec.sampling.matching import KEPT, MOST_FORCED, GrammarCompiler, GrammarConstraint
+from tests.toytokenizers import TRAINED, byte_level, of_merges
+
+LETTERS = of_merges("ab,$", [("a", "b"), ("ab", "a")], end="$")
+PIECES = ["a", "b", ",", "$", "ab", "aba"]
+END, V = 3, 8
+"""Two tokens more than the tokenizer has."""
+SIX = {"".join(each) for size in range(7) for each in product("ab,", repeat=size)}
+LANGUAGES = {
+    "regex": (Grammar.regex("(ab?,){1,2}"), {"a,", "ab,", "a,a,", "a,ab,", "ab,a,", "ab,ab,"}),
+    "choice": (Grammar.choice(["ab", "aba", "b,,"]), {"ab", "aba", "b,,"}),
+    "ebnf": (Grammar.ebnf('root ::= pair ("," pair)?\npair ::= [ab]{2} # two'), {
+        *(x + y for x, y in product("ab", repeat=2)),
+        *(f"{x}{y},{z}{w}" for x, y, z, w in product("ab", repeat=4)),
+    }),
+    "lark": (Grammar.lark('start: "a" inner "b" | ","\ninner: "a" inner "b" | ","'), {",", "a,b", "aa,bb", "aaa,bbb"}),
+    "escapes": (Grammar.ebnf('root ::= "\\u0061" [\\u0062,]'), {"ab", "a,"}),
+}  # fmt: skip
+
+
+def compiler(size: int = V, ends: Sequence[int] = (END,), tokenizer: Any = LETTERS) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer, size, ends)
+
+
+def following(texts: set[str], path: Sequence[int]) -> set[int]:
+    """By looking at the list."""
+    written = "".join(PIECES[token] for token in path)
+    more = {token for token in range(6) if token != END and any(t.startswith(written + PIECES[token]) for t in texts)}
+    return more | ({END} if written in texts else set())
+
+
+def allowed(constraint: GrammarConstraint, path: Sequence[int] = ()) -> set[int]:
+    return set(constraint.masks(path, range(-1, len(path) - 1))[-1].nonzero().flatten().tolist())
+
+
+def paths(texts: set[str], length: int) -> list[tuple[int, ...]]:
+    """All that may be written in so many tokens."""
+    found: list[tuple[int, ...]] = [()]
+    for path in found:
+        if len(path) < length:
+            found += [(*path, token) for token in sorted(following(texts, path) - {END})]
+    return found
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_masks_are_those_of_the_list_of_all_texts(name: str) -> None:
+    """Of every path, drafted, committed, or both."""
+    grammar, texts = LANGUAGES[name]
+    if name == "lark":
+        texts = {f"{'a' * n},{'b' * n}" for n in range(6)}
+    ways = paths(texts, 3)
+    assert len(ways) > 3
+    for path in ways:
+        for committed in range(len(path) + 1):
+            constraint = compiler().compile(grammar).fork()
+            for token in path[:committed]:
+                constraint.advance(token)
+            assert allowed(constraint, path[committed:]) == following(texts, path), path
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_a_tree_has_the_rows_of_its_paths_and_leaves_no_trace(name: str) -> None:
+    """Trees with forbidden tokens and ends, one after the other, beside committed tokens and forks."""
+    grammar, texts = LANGUAGES[name]
+    if name == "lark":
+        texts = {f"{'a' * n},{'b' * n}" for n in range(16)}
+    draw = random.Random(7)
+    for _ in range(20):
+        constraint, written = compiler().compile(grammar).fork(), list[int]()
+        while END not in written and len(written) < 8:
+            tokens = [draw.randrange(6) for _ in range(12)]
+            parents = [draw.randrange(-1, node) for node in range(12)]
+            rows = constraint.masks(tokens, parents)
+            prefixes: list[list[int]] = [[]]
+            for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
+                above = prefixes[parent + 1]
+                prefixes.append([*above, token])
+                if all(t in following(texts, [*written, *above[:i]]) for i, t in enumerate(above)) and END not in above:
+                    assert rows[node + 1].any() == (token == END or bool(following(texts, [*written, *above, token])))
+                    if token in following(texts, [*written, *above]) and token != END:
+                        assert set(rows[node + 1].nonzero().flatten().tolist()) == following(
+                            texts, [*written, *above, token]
+                        )
+            assert set(rows[0].nonzero().flatten().tolist()) == following(texts, written)
+            constraint.forced()
+            other = constraint.fork()
+            token = draw.choice(sorted(following(texts, written)))
+            constraint.advance(token)
+            assert allowed(other) == following(texts, written)
+            written.append(token)
+        if END in written:
+            assert constraint.masks((), ()).all()
+
+
+def test_after_an_end_everything_may_follow_whether_it_is_drafted_or_committed() -> None:
+    constraint = compiler().compile(Grammar.choice(["ab"])).fork()
+    assert constraint.masks([4, END, 0], [-1, 0, 1])[2:].all()
+    constraint.advance(4)
+    constraint.advance(END)
+    assert constraint.masks([5], [-1]).all()
+    constraint.advance(5)
+    assert constraint.fork().masks((), ()).all()
+    assert constraint.forced() == []
+
+
+def test_forced_runs_are_what_the_tokenizer_makes_of_forced_text() -> None:
+    made = compiler().compile(Grammar.choice(["ab,b,", "ab,b,a"])).fork()
+    run = made.forced()
+    assert "ab,b,".startswith("".join(PIECES[token] for token in run))
+    assert len(run) >= 1
+    assert all(token in allowed(made, run[:place]) for place, token in enumerate(run))
+    assert compiler().compile(Grammar.choice(["b,", "a"])).fork().forced() == []
+    assert compiler().compile(Grammar.choice(["b,", "a"])).fork().forced([1]) == [2, END]
+    assert compiler(ends=(END, 5)).compile(Grammar.choice(["b,"])).fork().forced() == [1, 2]
+    assert compiler().compile(Grammar.choice(["b,"])).fork().forced([2]) == []
+    assert len(compiler().compile(Grammar.lark('start: "b" start')).fork().forced()) == MOST_FORCED
+
+
+def test_special_tokens_are_no_text_and_unused_ones_are_nothing() -> None:
+    tokenizer = byte_level()
+    [user] = tokenizer.convert_tokens_to_ids(["<|user|>"])
+    made = compiler(512, [tokenizer.eos_token_id], tokenizer).compile(Grammar.regex("(?s:.)*")).fork()
+    mask = made.masks((), ())[0]
+    assert mask[tokenizer.eos_token_id]
+    assert not mask[user]
+    assert not mask[len(tokenizer) :].any()
+    assert int(mask.sum()) > 150
+
+
+SCHEMAS: dict[str, Any] = {
+    "object": {"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer"}},
+               "required": ["name", "n"], "additionalProperties": False},
+    "enum": {"enum": ["red", "green", "red hot", 7, None]},
+    "array": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("kind", ["byte-level", "byte fallback", "Unigram"])
+def test_masks_of_schemas_are_those_of_another_implementation(name: str, kind: str) -> None:
+    """On random walks through the schema; special tokens aside, which xgrammar takes for text."""
+    tokenizer = TRAINED[kind]()
+    end, size = tokenizer.eos_token_id, len(tokenizer) + 3
+    made = compiler(size, [end], tokenizer)
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size, stop_token_ids=[end])
+    other = xgrammar.GrammarCompiler(info, max_threads=1).compile_json_schema(
+        Grammar.json(SCHEMAS[name]).text, any_whitespace=False, separators=(", ", ": ")
+    )
+    usable, draw = made.vocabulary.usable, random.Random(3)
+    for _ in range(6):
+        constraint, matcher = made.compile(Grammar.json(SCHEMAS[name])).fork(), xgrammar.GrammarMatcher(other)
+        for _ in range(24):
+            packed = xgrammar.allocate_token_bitmask(1, size)
+            matcher.fill_next_token_bitmask(packed)
+            theirs = torch.tensor([bool(packed[0, t // 32] >> (t % 32) & 1) for t in range(size)]) & usable
+            ours = constraint.masks((), ())[0]
+            assert ours.tolist() == theirs.tolist()
+            token = draw.choice(ours.nonzero().flatten().tolist())
+            if token == end:
+                break
+            constraint.advance(token)
+            assert matcher.accept_token(token)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "message"),
+    [
+        (Grammar.regex("("), "unclosed group"),
+        (Grammar.lark("start: other"), "unknown name"),
+        (Grammar.ebnf("root ::= other"), "other"),
+        (Grammar.ebnf("root ::= ("), r"Expected '\)'"),
+        (Grammar.ebnf("root ::= " + "(" * 5000), "RecursionError"),
+        (Grammar.json({"not": {"type": "string"}}), 'Unimplemented keys: .*"not"'),
+        (Grammar.json({"type": "nonsense"}), "nonsense"),
+        (Grammar.json({"$ref": "https://example.org/schema"}), "ref"),
+        (Grammar.regex("z"), "no token may begin"),
+        (Grammar.regex("(" * 400 + "a" + ")" * 400), "nest"),
+        (Grammar.lark("start: " + "(" * 400 + '"a"' + ")" * 400), "nested"),
+    ],
+    ids=lambda one: one.text[:20] if isinstance(one, Grammar) else "",
+)
+def test_what_cannot_be_compiled_is_refused_with_the_reason(grammar: Grammar, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"(?s)grammar, of kind {grammar.kind}: .*{message}"):
+        compiler().compile(grammar)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.regex("(a+)+b"),
+        Grammar.regex("((a{0,1000}){0,1000}b){9}"),
+        Grammar.regex("(.*a.{20000}){1,3}"),
+        Grammar.ebnf("root ::= " + "(" * 40 + '[^a]? "b"' + ")*" * 40),
+        Grammar.ebnf("root ::= " + " ".join(["[^a]{1,50}"] * 200)),
+        Grammar.ebnf('root ::= root root | "a" root | [^b]+ | ""'),
+        Grammar.json({"type": "string", "pattern": "^" + "(.{1,100}){1,100}" * 5}),
+        Grammar.json({"type": "array", "minItems": 10**6, "items": {"type": "integer"}}),
+    ],
+    ids=lambda one: one.text[:20],
+)
+def test_one_that_explodes_is_followed_or_refused(grammar: Grammar) -> None:
+    """At the door or on the way, by counts of work: nothing here takes a second."""
+    tokenizer = byte_level()
+    try:
+        constraint = compiler(512, [tokenizer.eos_token_id], tokenizer).compile(grammar).fork()
+        for _ in range(30):
+            choices = constraint.masks((), ())[0].nonzero().flatten().tolist()
+            constraint.advance(choices[-1])
+    except InvalidRequestError as error:
+        assert "Make it simpler" in str(error) or "Mend" in str(error)
+
+
+def test_grammars_are_compiled_once_and_only_so_many_are_kept() -> None:
+    made = compiler()
+    first = made.compile(Grammar.regex("a+"))
+    assert made.compile(Grammar.regex("a+")) is first
+    for number in range(KEPT):
+        made.compile(Grammar.regex(f"a{{{number + 1}}}"))
+    assert made.compile.cache_info().currsize == KEPT
+    assert made.compile(Grammar.regex("a+")) is not first
+
+
+def test_who_has_no_tokenizer_no_end_or_no_extra_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidRequestError, match="needs the model's tokenizer"):
+        compiler(tokenizer=None).compile(Grammar.regex("a"))
+    with pytest.raises(InvalidRequestError, match="needs the model's end token"):
+        compiler(ends=()).compile(Grammar.regex("a"))
+    with pytest.raises(InvalidRequestError, match="Cannot read the tokenizer"):
+        compiler(tokenizer=object()).compile(Grammar.regex("a"))
+    monkeypatch.setattr("specdec.sampling.matching.find_spec", lambda name: None)
+    with pytest.raises(Exception, match=r"pip install 'specdec-lab\[grammar\]'"):
+        compiler().compile(Grammar.regex("a"))
