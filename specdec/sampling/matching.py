@@ -1,7 +1,7 @@
 """Grammars at work: compiled for a vocabulary, they are constraints of requests.
 
-xgrammar tells the bytes of each token, llguidance follows the text. The latter counts its own work and stops at a
-limit, so that no grammar, however it is written, holds up a step for long.
+llguidance follows the text; xgrammar tells the bytes of each token. The former counts its own work and stops at a limit, so
+that no grammar, however it is written, holds up a step for long.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from itertools import takewhile
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor
 
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
-from specdec.foreign import described, foreign
+from specdec.foreign import LONGEST, described, foreign
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Grammar
+from specdec.sampling.spelling import Vocabulary
 
 KEPT = 64
 """Grammars that stay compiled: those that were asked for last."""
@@ -107,12 +107,17 @@ class GrammarConstraint(Constraint):
         return self._ended or not self._vocabulary.ends.isdisjoint(path)
 
     def _read(self, path: tuple[int, ...]) -> Tensor:
-        """What the matcher allows after a path that it allows."""
+        """What the matcher allows after a path that it allows. Where a text is forced, it allows one way to spell it;
+        here all are."""
         self._stand_at(path)
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        bits = np.unpackbits(packed, count=self._vocabulary.size, bitorder="little").astype(np.bool_)
+        if self._matcher.compute_ff_tokens():
+            forced = self._matcher.compute_ff_bytes()
+            within, beyond = self._vocabulary.spellings(forced)
+            bits[[*within, *(token for token in beyond if self._matcher.validate_tokens([token]))]] = True
         check_matcher(self._matcher)
-        bits = np.unpackbits(packed, count=self._vocabulary.size, bitorder="little")
-        return torch.from_numpy(bits).to(torch.bool) & self._vocabulary.usable
+        return torch.from_numpy(bits) & self._vocabulary.usable
 
     def _forced_after(self, path: tuple[int, ...]) -> list[int]:
         """Tokens that follow a path, as far as one call tells."""
@@ -139,71 +144,12 @@ class GrammarConstraint(Constraint):
 
 
 def check_matcher(matcher: Any) -> None:
-    """Raises InvalidRequestError if a matcher has met a limit, or a token that may not follow."""
+    """Raises InvalidRequestError if a matcher has met a limit, a dead end, or a token that may not follow."""
     if matcher.is_error():
-        [first, *_] = matcher.get_error().splitlines() or [""]
-        raise InvalidRequestError(f"The grammar fails: {first.rstrip('.')}. Make it simpler, or mend it.")
-
-
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """What the tokens of a model say.
-
-    Args:
-        pieces: bytes of each of the V tokens; those without text, such as the unused ones at the end, have none.
-        ends: ids of the tokens that end a text.
-        special: ids of tokens that are no text.
-        encode: text → ids of its tokens.
-    """
-
-    pieces: Sequence[bytes]
-    ends: frozenset[int]
-    special: frozenset[int]
-    encode: Any
-
-    @classmethod
-    def of(cls, tokenizer: Any, size: int, ends: Collection[int]) -> Vocabulary:
-        """A tokenizer's, for a model of `size` tokens."""
-        import xgrammar
-
-        pieces = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size).decoded_vocab
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        special = {token for token, one in added.items() if one.special} | set(tokenizer.all_special_ids)
-        encode = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        return cls(pieces, frozenset(ends), frozenset(token for token in special if token < size), encode)
-
-    @property
-    def size(self) -> int:
-        """V."""
-        return len(self.pieces)
-
-    @cached_property
-    def usable(self) -> Tensor:
-        """bool [V]: tokens that are text, or end one. Special tokens have names, which a grammar might allow as text.
-        Without bytes there would be no progress."""
-        return torch.tensor([
-            token in self.ends or (bool(piece) and token not in self.special) for token, piece in enumerate(self.pieces)
-        ])  # fmt: skip
-
-    @cached_property
-    def for_matchers(self) -> Any:
-        """As llguidance wants it."""
-        import llguidance
-
-        wrapped = llguidance.TokenizerWrapper(_Wrapped(self))
-        return llguidance.LLTokenizer(wrapped, n_vocab=self.size, eos_token=sorted(self.ends))
-
-
-class _Wrapped:
-    """The names that llguidance asks for."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.tokens, self._encode = list(vocabulary.pieces), vocabulary.encode
-        self.eos_token_id, self.bos_token_id = min(vocabulary.ends), None
-        self.special_token_ids = sorted(vocabulary.special | vocabulary.ends)
-
-    def __call__(self, text: str) -> list[int]:
-        return list(self._encode(text))
+        words = " ".join(matcher.get_error().partition("<")[0].split())
+        if "NoExtension" in words:
+            raise InvalidRequestError("The grammar has a dead end: no token of the vocabulary may come next. Mend it.")
+        raise InvalidRequestError(f"The grammar fails: {words[:LONGEST].rstrip('. ')}. Make it simpler, or mend it.")
 
 
 class GrammarCompiler:

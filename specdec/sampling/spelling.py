@@ -1,0 +1,138 @@
+"""What the tokens of a model spell, byte for byte."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdec.errors import InvalidRequestError
+
+PROBE = '{"a b": [1, "c"]}'
+"""Whose tokens have to spell it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What the tokens of a model say.
+
+    Args:
+        pieces: bytes of each of the V tokens; those without text, such as the unused ones at the end, have none.
+        ends: ids of the tokens that end a text.
+        special: ids of tokens that are no text.
+        tokenizer: makes tokens of texts.
+    """
+
+    pieces: Sequence[bytes]
+    ends: frozenset[int]
+    special: frozenset[int]
+    tokenizer: Any
+
+    @classmethod
+    def of(cls, tokenizer: Any, size: int, ends: Collection[int]) -> Vocabulary:
+        """A tokenizer's, for a model of `size` tokens.
+
+        Raises:
+            InvalidRequestError: if its tokens change the text.
+        """
+        import xgrammar
+
+        pieces = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size).decoded_vocab
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        special = {token for token, one in added.items() if one.special} | set(tokenizer.all_special_ids)
+        made = cls(pieces, frozenset(ends), frozenset(token for token in special if token < size), tokenizer)
+        tokens = tokenizer.encode(PROBE, add_special_tokens=False)
+        spelt, text = made.said(tokens), tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        if spelt.strip() != text.strip().encode():
+            raise InvalidRequestError(
+                f"Grammars need a tokenizer whose tokens spell the text; this one writes {text!r}, whose tokens say "
+                f"{spelt!r}. Leave grammar out."
+            )
+        return made
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return len(self.pieces)
+
+    @cached_property
+    def usable(self) -> Tensor:
+        """bool [V]: tokens that are text, or end one. Special tokens have names, which a grammar might allow as text.
+        Without bytes there would be no progress."""
+        return torch.tensor([
+            token in self.ends or (bool(piece) and token not in self.special) for token, piece in enumerate(self.pieces)
+        ])  # fmt: skip
+
+    def said(self, tokens: Sequence[int]) -> bytes:
+        """What tokens say."""
+        return b"".join(self.pieces[token] for token in tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens that say exactly the text, as its tokenizer splits it. Some put a space before a text: then it is read
+        behind something. What no token says ends it."""
+        for before in ("", "\n", ","):
+            tokens = self.tokenizer.encode(before + text, add_special_tokens=False)
+            for start in range(min(len(tokens), 4)):
+                if self.said(tokens[start:]) == text.encode():
+                    return list(tokens[start:])
+        return self._longest_first(text.encode())
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        tokens: list[int] = []
+        while text and (within := self.spellings(text)[0]):
+            tokens.append(within[-1])
+            text = text[len(self.pieces[within[-1]]) :]
+        return tokens
+
+    def spellings(self, text: bytes) -> tuple[list[int], list[int]]:
+        """Tokens that a text begins with, and longer ones that begin with the text."""
+        within = [
+            token for size in range(1, min(len(text), self._longest) + 1) for token in self._tokens.get(text[:size], ())
+        ]
+        beyond: list[int] = []
+        for piece in islice(self._sorted, bisect_right(self._sorted, text), None):
+            if not piece.startswith(text):
+                break
+            beyond += self._tokens[piece]
+        return within, beyond
+
+    @cached_property
+    def _tokens(self) -> dict[bytes, list[int]]:
+        tokens: dict[bytes, list[int]] = {}
+        for token, piece in enumerate(self.pieces):
+            tokens.setdefault(piece, []).append(token)
+        return tokens
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._tokens))
+
+    @cached_property
+    def _sorted(self) -> list[bytes]:
+        return sorted(self._tokens)
+
+    @cached_property
+    def for_matchers(self) -> Any:
+        """As llguidance wants it."""
+        import llguidance
+
+        wrapped = llguidance.TokenizerWrapper(_Wrapped(self))
+        return llguidance.LLTokenizer(wrapped, n_vocab=self.size, eos_token=sorted(self.ends))
+
+
+class _Wrapped:
+    """The names that llguidance asks for."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens, self._vocabulary = list(vocabulary.pieces), vocabulary
+        self.eos_token_id, self.bos_token_id = min(vocabulary.ends), None
+        self.special_token_ids = sorted(vocabulary.special | vocabulary.ends)
+
+    def __call__(self, text: str) -> list[int]:
+        return self._vocabulary.encode(text)
