@@ -63,9 +63,8 @@ class Intake:
         params = params.over(self._defaults)
         self._check_params(params)
         ends = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos)
-        grammar = None if params.grammar is None else self._grammars.compile(params.grammar)
         size, banned = self._model.vocab_size, self._bad_words(params)
-        transform = LogitsTransform(params, prompt, size, banned, ends, grammar)
+        transform = LogitsTransform(self._compiled(params), prompt, size, banned, ends)
         self._check_start(transform)
         request = Request(
             id=next(self._ids),
@@ -146,6 +145,12 @@ class Intake:
                     f"stop = {stop!r} can never appear: token {min(special)} in it is special, and special tokens are "
                     f"left out of the text. Use stop_token_ids=[{min(special)}], or skip_special_tokens=False."
                 )
+
+    def _compiled(self, params: SamplingParams) -> SamplingParams:
+        """The same with a constraint in place of a grammar."""
+        if params.grammar is None:
+            return params
+        return replace(params, grammar=None, constraint=self._grammars.compile(params.grammar))
 
     @cached_property
     def _grammars(self) -> GrammarCompiler:

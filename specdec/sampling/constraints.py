@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
@@ -103,3 +104,12 @@ class Choices(Constraint):
         size = len(text)
         longer = {choice[size] for choice in self._texts if len(choice) > size and choice[:size] == text}
         return frozenset(longer | (self._end if text in self._texts else set()))
+
+
+def below_banned(scores: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int]) -> list[int]:
+    """Rows that no text reaches: a token on their path has no mass where it stands."""
+    rows: list[int] = []
+    for row, (path, parent) in enumerate(zip(paths, parents, strict=True)):
+        if parent >= 0 and (parent in rows or scores[parent, path[-1]] == -math.inf):
+            rows.append(row)
+    return rows

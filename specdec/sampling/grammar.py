@@ -94,11 +94,13 @@ class Grammar:
         of texts is a list of choices. Raises `Unfit` for anything else."""
         if isinstance(value, cls):
             return value
-        if isinstance(value, Mapping) or (isinstance(value, type) and hasattr(value, "model_json_schema")):
-            return cls.json(value)
-        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            return cls.choice(value)
-        raise Unfit
+        schema = isinstance(value, Mapping) or (isinstance(value, type) and hasattr(value, "model_json_schema"))
+        if not schema and (not isinstance(value, Sequence) or isinstance(value, str | bytes)):
+            raise Unfit
+        try:
+            return cls.json(value) if schema else cls.choice(value)
+        except ConfigError as error:
+            raise ConfigError(f"grammar: {error}") from error
 
 
 def _dumped(value: Any) -> str:

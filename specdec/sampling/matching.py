@@ -1,7 +1,7 @@
 """Grammars at work: compiled for a vocabulary, they are constraints of requests.
 
-llguidance follows the text; xgrammar tells the bytes of each token. The former counts its own work and stops at a limit, so
-that no grammar, however it is written, holds up a step for long.
+llguidance follows the text; xgrammar tells the bytes of each token. The former counts its own work and stops at a
+limit, so that no grammar, however it is written, holds up a step for long.
 """
 
 from __future__ import annotations

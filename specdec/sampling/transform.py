@@ -11,7 +11,7 @@ from torch import Tensor
 from specdec.errors import ConfigError, NumericalError
 from specdec.kernels.filters.reference import keep_min_p, keep_top_k, keep_top_p
 from specdec.kernels.rows import argmax, divided
-from specdec.sampling.constraints import Constraint
+from specdec.sampling.constraints import Constraint, below_banned
 from specdec.sampling.params import SamplingParams
 
 
@@ -30,11 +30,9 @@ class LogitsTransform:
         bad_words: token ids of the entries that `params.bad_words` holds as strings. Those that it holds as
             token ids are banned too.
         ends: ids of the tokens that end the text, none of which comes before `params.min_tokens` tokens.
-        grammar: what `params.grammar` was compiled to.
 
     Raises:
-        ConfigError: if a token id is not in [0, V), or if strings in `params.bad_words` were not tokenized, or the
-            grammar not compiled.
+        ConfigError: if a token id is not in [0, V), or if strings in `params.bad_words` were not tokenized.
     """
 
     def __init__(
@@ -44,13 +42,11 @@ class LogitsTransform:
         vocab_size: int,
         bad_words: Sequence[Sequence[int]] = (),
         ends: Collection[int] = (),
-        grammar: Constraint | None = None,
     ) -> None:
+        if params.grammar is not None:
+            raise ConfigError("A grammar must be compiled first. Give what it is compiled to as the constraint.")
         self.params, self.vocab_size = params, vocab_size
-        if params.grammar is not None and grammar is None:
-            raise ConfigError("params has a grammar: compile it and pass the constraint to LogitsTransform.")
-        limit = grammar or params.constraint
-        self.constraint = None if limit is None else limit.fork()
+        self.constraint = None if params.constraint is None else params.constraint.fork()
         if not bad_words and any(isinstance(word, str) for word in params.bad_words):
             raise ConfigError("bad_words holds strings: tokenize them and pass their ids to LogitsTransform.")
         words = [*(word for word in params.bad_words if not isinstance(word, str)), *map(tuple, bad_words)]
@@ -146,7 +142,7 @@ class LogitsTransform:
         if self.constraint is not None:
             scores.masked_fill_(~self._allowed(self.constraint, paths, parents).to(scores.device), -math.inf)
         if edits and parents is not None:
-            scores[_below_banned(scores, paths, parents)] = 0.0
+            scores[below_banned(scores, paths, parents)] = 0.0
         self.require_mass(largest for _, largest in map(argmax, scores))
         return scores if self.params.greedy else self._warp(scores)
 
@@ -176,10 +172,6 @@ class LogitsTransform:
             if parent in nodes or not allowed[parent + 1, token]:
                 nodes.append(node)
         return nodes
-
-    def forced(self) -> list[int]:
-        """Tokens that surely come next by the constraint alone, or nearly so (`Constraint.forced`)."""
-        return [] if self.constraint is None else self.constraint.forced()
 
     @staticmethod
     def _allowed(constraint: Constraint, paths: Sequence[Sequence[int]], parents: Sequence[int] | None) -> Tensor:
@@ -273,12 +265,3 @@ class LogitsTransform:
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise ConfigError(f"Token id {token} in {what}: give ids in [0, {self.vocab_size}).")
-
-
-def _below_banned(scores: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int]) -> list[int]:
-    """Rows that no text reaches: a token on their path has no mass where it stands."""
-    rows: list[int] = []
-    for row, (path, parent) in enumerate(zip(paths, parents, strict=True)):
-        if parent >= 0 and (parent in rows or scores[parent, path[-1]] == -math.inf):
-            rows.append(row)
-    return rows

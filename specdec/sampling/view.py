@@ -61,10 +61,6 @@ class TransformView:
         """See `LogitsTransform.forbidden`."""
         return self._transform.forbidden(tokens, parents)
 
-    def forced(self) -> list[int]:
-        """See `LogitsTransform.forced`."""
-        return self._transform.forced()
-
     def require_mass(self, largest: Iterable[float]) -> None:
         """See `LogitsTransform.require_mass`."""
         self._transform.require_mass(largest)
