@@ -11,7 +11,7 @@ from specdec.cli import OF_STUDIES
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    "__main__", "cli", "commands", "doctor", "study", "report", "testing", "measure", "__init__", "training",
+    "__main__", "cli", "commands", "doctor", "study", "report", "testing", "measure", "serve", "__init__", "training",
     "generator", "programs", "analysis", "engine", "drafters", "heads", "stores", "policy", "proof", "verify", "models",
     "sampling", "cache", "kernels", "tracking", "prompts", "registry", "randomness", "stats", "kept", "paths", "places",
     "typed", "checks", "foreign", "errors",

@@ -9,6 +9,7 @@ from threading import Condition, Lock, RLock
 from specdec.engine.engine import Engine
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
+from specdec.engine.settling import Deliver
 from specdec.errors import SpecdecError
 from specdec.kernels.cpu.forks import renew_in_child
 
@@ -22,6 +23,8 @@ class EngineLoop:
     It has no thread of its own: of the threads that wait for outputs one runs the next step, and the others sleep until
     it is done. All methods are safe in any thread, and in a generator that is collected as garbage, which may happen in
     the middle of any of them: what is left here for the engine lies in queues whose operations are atomic.
+
+    A thread of its own can run the steps instead, by calling `advance` again and again, for those who listen.
 
     An error of a step ends the requests that took part in it. An interrupt reaches the thread that ran the step, and
     ends what that thread waited for; the other threads' requests go on.
@@ -38,6 +41,10 @@ class EngineLoop:
         self._unwanted: deque[Request] = deque()
         self._mail: dict[int, deque[StepOutput]] = {}
         """Request → outputs that its owner has not taken yet."""
+        self._listeners: dict[int, tuple[Request, Deliver]] = {}
+        """Those whose outputs are handed on at once."""
+        self.failure: Exception | None = None
+        """What the last step raised; None if it did not."""
 
     def renew(self) -> None:
         """Locks that nobody holds: in a child process, the threads that held the others are not there."""
@@ -52,18 +59,22 @@ class EngineLoop:
         for request in [*self._arrived.copy(), *self.engine.scheduler.live]:
             self.abort(request)
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, to: Deliver | None = None) -> None:
         """Queues a request that the engine made; its outputs are kept until they are taken.
 
         Args:
             request: from `Engine.make_request`.
+            to: is given each output instead, in the thread that runs the steps. It must not raise.
 
         Raises:
             SpecdecError: if it was submitted before.
         """
-        if request.id in self._mail or request.finished:
+        if request.id in self._mail or request.id in self._listeners or request.finished:
             raise SpecdecError(f"Request {request.id} was submitted before. Make another one with Engine.make_request.")
-        self._mail[request.id] = deque()
+        if to is None:
+            self._mail[request.id] = deque()
+        else:
+            self._listeners[request.id] = request, to
         self._arrived.append(request)
 
     def abort(self, request: Request) -> None:
@@ -98,6 +109,34 @@ class EngineLoop:
         finally:
             self.leave(requests)
 
+    def advance(self) -> bool:
+        """Takes arrivals and aborts to the engine, and runs a step if there is work, for those who listen.
+
+        Returns:
+            Whether work is left.
+        """
+        with self._turn:
+            self._settle()
+            if self.engine.has_work:
+                self._step()
+            self._tell_ended()
+            left = self.engine.has_work
+        self._tidy()
+        return left
+
+    def fail_all(self, error: Exception) -> None:
+        """Ends every request that somebody listens to, without the engine, which cannot be used any more."""
+        for request, _ in list(self._listeners.values()):
+            if not request.finished:
+                request.fail(error)
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        """A broken step may have ended a request before its last output was there."""
+        for request, _ in list(self._listeners.values()):
+            if request.finished:
+                self._deliver(StepOutput(request, finish_reason=request.finish_reason))
+
     def take(self, requests: Sequence[Request]) -> list[StepOutput]:
         """Outputs for these requests: those that are there, or those of the next steps. At least one.
 
@@ -129,7 +168,9 @@ class EngineLoop:
             raise SpecdecError("Waiting for requests that are not in this engine. Submit them first.")
         try:
             self.engine.step(self._deliver)
+            self.failure = None
         except Exception as error:  # whatever it is, nobody may wait for ever for what was running
+            self.failure = error
             for output in self.engine.give_up(error):
                 self._deliver(output)
 
@@ -163,8 +204,14 @@ class EngineLoop:
                 self._deliver(StepOutput(request, finish_reason=request.finish_reason))
 
     def _deliver(self, output: StepOutput) -> None:
-        if (box := self._mail.get(output.request.id)) is not None:
+        request = output.request
+        if (box := self._mail.get(request.id)) is not None:
             box.append(output)
+        elif request.id in self._listeners:
+            _, listener = self._listeners[request.id]
+            if output.finish_reason is not None:
+                del self._listeners[request.id]
+            listener(output)
 
     def _has_mail(self, requests: Sequence[Request]) -> bool:
         return any(self._mail.get(request.id) for request in requests)

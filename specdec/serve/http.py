@@ -1,0 +1,132 @@
+"""Bodies in, answers out, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from specdec.serve.errors import ApiError
+
+T = TypeVar("T")
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which a stream gets a comment, which clients skip and which keeps proxies waiting."""
+
+
+class Json(Response):
+    """A body of JSON; NaN and infinities are none."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """As ASCII, so that any text can be sent."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def failed(error: ApiError) -> Json:
+    """An error's answer."""
+    return Json(error.body, error.status, error.headers)
+
+
+async def body_of(request: Request, most: int) -> dict[str, Any]:
+    """A body that is a JSON object.
+
+    Raises:
+        ApiError: 413 if it has more than `most` bytes, 400 if it is none.
+    """
+    data = bytearray()
+    with suppress(ClientDisconnect):
+        async for part in request.stream():
+            data += part
+            if len(data) > most:
+                raise ApiError(413, f"The body has more than {most} bytes. Send less.")
+    try:
+        body = json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"The body is no JSON that can be read: {error}") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "The body is JSON, but no object. Send {…}.")
+    return body
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+async def unless_left(receive: Receive, work: Awaitable[T]) -> T | None:
+    """What `work` returns; None if the client leaves before, and then it is cancelled."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    """Comes to its end when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events, until they end or the client leaves.
+
+    Args:
+        events: are closed then.
+        ended: is called then.
+    """
+
+    def __init__(self, events: AsyncGenerator[str, None], ended: Callable[[], None]) -> None:
+        super().__init__(
+            media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
+        )
+        del self.headers["content-length"]
+        self._events, self._ended = events, ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends all of them."""
+        try:
+            await unless_left(receive, self._send(send))
+        finally:
+            self._ended()
+
+    async def _send(self, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for text in kept_alive(self._events):
+                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self._events.aclose()
+
+
+async def kept_alive(events: AsyncGenerator[str, None], silence: float = KEEP_ALIVE) -> AsyncIterator[str]:
+    """The same events, and comments where nothing comes for so many seconds."""
+    pending: asyncio.Future[str] | None = None
+    try:
+        while True:
+            pending = pending or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait((pending,), timeout=silence)
+            if not done:
+                yield ": keep-alive\n\n"
+                continue
+            try:
+                text = pending.result()
+            except StopAsyncIteration:
+                return
+            pending = None
+            yield text
+    finally:
+        if pending is not None and not pending.done():
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
