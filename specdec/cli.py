@@ -14,7 +14,10 @@ from specdec.commands.terminal import terminal
 
 OF_STUDIES = ("hydra", "omegaconf", "altair", "vl_convert")
 """Packages of the extra `studies`: what commands need beyond the library."""
-STUDIES_REMEDY = "Run `pip install 'specdec-lab[studies]'`."
+OF_SERVERS = ("fastapi", "starlette", "uvicorn", "prometheus_client")
+"""Packages of the extra `serve`."""
+EXTRAS = {**dict.fromkeys(OF_STUDIES, "studies"), **dict.fromkeys(OF_SERVERS, "serve")}
+"""Package → what brings it."""
 RENAMED = {"benchmark": "study"}
 """Old words, understood until version 0.3."""
 
@@ -56,9 +59,11 @@ def _main() -> None:
     try:
         main_of_command = import_module(COMMANDS[command][0]).main
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in OF_STUDIES:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        print(f"specdec {command}: {error.name} is not installed. {STUDIES_REMEDY}", file=sys.stderr)
+        remedy = f"Run `pip install 'specdec-lab[{extra}]'`."
+        print(f"specdec {command}: {error.name} is not installed. {remedy}", file=sys.stderr)
         sys.exit(2)
     main_of_command()
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "head inspect": ("specdec.commands.head_inspect", "say what a trained head is, and whether it fits a target"),
     "layers search": ("specdec.commands.layers_search", "look for the sublayers that a draft can do without"),
     "train": ("specdec.commands.train", "train a head for a target"),
+    "serve": ("specdec.commands.serve", "answer OpenAI's API over HTTP"),
     "doctor": ("specdec.doctor", "show which kernels, caches and devices are in use here, and why"),
     "completion": ("specdec.commands.completion", "print a script that completes commands and keys in bash or zsh"),
 }

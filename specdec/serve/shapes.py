@@ -102,7 +102,7 @@ class Shape:
         return choice
 
     def _name(self, token: int) -> str:
-        return f"token_id:{token}" if self._call.names_ids else self._vocabulary.text(token)
+        return f"token_id:{token}" if self._call.names_ids else self._vocabulary.name(token)
 
     def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
         return {"token": self._name(token), "logprob": _finite(logprob), "bytes": list(self._vocabulary.bytes(token))}

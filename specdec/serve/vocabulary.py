@@ -36,6 +36,14 @@ class Vocabulary:
         """Its bytes as text; what is no whole character is the replacement character."""
         return self.bytes(token).decode("utf-8", errors="replace")
 
+    def name(self, token: int) -> str:
+        """Its text if it is whole; else its bytes, as OpenAI's completions write them: `bytes:\\xf0\\x9f`."""
+        raw = self.bytes(token)
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
     def decode(self, tokens: list[int]) -> str:
         """Text of some tokens, special ones included."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))

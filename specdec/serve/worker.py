@@ -25,7 +25,7 @@ class EngineThread:
 
     def __init__(self, loop: EngineLoop) -> None:
         self._loop = loop
-        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._orders: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._open = True
         self.broken: Exception | None = None
         """Why it can never step again."""
@@ -39,15 +39,19 @@ class EngineThread:
 
     def submit(self, request: Request, to: Deliver) -> None:
         """Queues a request; `to` is given its outputs in the engine's thread, the last of which has a finish_reason."""
-        self._orders.put(partial(self._loop.submit, request, to))
+        self.order(partial(self._loop.submit, request, to))
 
     def abort(self, request: Request) -> None:
         """Ends a request before the next step; nothing happens if it has ended."""
-        self._orders.put(partial(self._loop.abort, request))
+        self.order(partial(self._loop.abort, request))
+
+    def order(self, do: Callable[[], object]) -> None:
+        """Has something done in the engine's thread, between two steps. It must not raise."""
+        self._orders.put(do)
 
     def close(self, seconds: float = 10.0) -> None:
         """Aborts what runs and ends the thread, once its step is done; waits for that so long at most."""
-        self._orders.put(self._close)
+        self.order(self._close)
         self._thread.join(seconds)
 
     def _run(self) -> None:
@@ -57,7 +61,7 @@ class EngineThread:
                 order()
             busy = self._advance()
 
-    def _ordered(self, wait: bool) -> Iterator[Callable[[], None]]:
+    def _ordered(self, wait: bool) -> Iterator[Callable[[], object]]:
         """The orders that are there, or the first that comes."""
         if wait:
             yield self._orders.get()

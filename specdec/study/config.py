@@ -15,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from specdec.engine import EngineConfig
 from specdec.models.loading import load
 from specdec.sampling import SamplingParams
+from specdec.serve.settings import Settings as ServerSettings
 from specdec.study.choices import REGISTRIES, register_choices
 from specdec.study.schema import schema
 from specdec.training.batches import Batching
@@ -61,8 +62,8 @@ class TraceConfig:
 
 
 @dataclass
-class Decoding:
-    """What every job that decodes needs."""
+class Parts:
+    """What every command that decodes is made of."""
 
     target: Any = field(default_factory=TargetConfig)
     precision: Any = field(default_factory=PrecisionConfig)
@@ -73,6 +74,12 @@ class Decoding:
     beside: list[str] = field(default_factory=list)
     rule: dict[str, Any] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Decoding(Parts):
+    """With prompts of its own."""
+
     data: dict[str, Any] = field(default_factory=dict)
     chat: bool = True
     template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -227,6 +234,8 @@ class HeadInspectConfig:
     pickled: TypedPath | None = None
 
 
+ServeConfig = make_dataclass("ServeConfig", (), bases=(schema("ServeSettings", ServerSettings), Parts))
+"""`specdec serve`: clients send prompts."""
 PROGRAMS = {
     "generate": GenerateConfig,
     "study": StudyConfig,
@@ -241,6 +250,7 @@ PROGRAMS = {
     "head_inspect": HeadInspectConfig,
     "train": _train_config(),
     "layers_search": LayersSearchConfig,
+    "serve": ServeConfig,
 }
 """Command → its settings."""
 

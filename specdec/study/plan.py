@@ -39,6 +39,8 @@ NOT_IDENTITY = (
 """Settings that do not change what a job finds out."""
 PARTS: dict[str, type[Drafter | Rule | Policy]] = {"drafter": Drafter, "rule": Rule, "policy": Policy}
 """Groups whose choices are classes of one kind."""
+NO_PROMPTS: dict[str, Any] = {"data": {}, "chat": True, "template_kwargs": {}}
+"""Settings of a command whose prompts come later."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*){0,1}(/[\w./-]+\.gguf)?")
 """`org/name`, `name`, or one of these with a file in it."""
 
@@ -56,7 +58,7 @@ class Plan:
         params: of the first prompt; the others have seeds that count on.
         policy: how much to draft.
         engine: sizes.
-        source: where prompts come from.
+        source: where prompts come from; None if they come later.
         chat: whether they go through the chat template, if the tokenizer has one.
         template_kwargs: variables of that template.
         axes: in what the job may differ from others of its study.
@@ -106,12 +108,12 @@ def plan(config: DictConfig) -> Plan:
     """Checks the settings and makes the parts.
 
     Args:
-        config: composed; its fields are those of `specdec.study.config.Decoding`.
+        config: composed; its fields are those of `specdec.study.config.Decoding`, or `Parts` where prompts come later.
 
     Raises:
         ConfigError: for a value that no part takes, or parts that do not fit together.
     """
-    values = values_of(config)
+    values = {**NO_PROMPTS, **values_of(config)}
     params = sampling_params(values)
     drafter, rule, policy = (_part(config, group) for group in PARTS)
     drafters = (drafter, *beside(drafter, values["beside"]))
@@ -138,7 +140,7 @@ def plan(config: DictConfig) -> Plan:
         params=params,
         policy=policy,
         engine=EngineConfig(**values["engine"]),
-        source=instantiate(config.data, "data"),
+        source=instantiate(config.data, "data") if values["data"] else None,
         chat=values["chat"],
         template_kwargs=values["template_kwargs"],
         axes=axes(values, drafters, rule, policy, params.temperature),

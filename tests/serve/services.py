@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -55,6 +56,13 @@ def service(settings: Settings | None = None, **sizes: int) -> Iterator[Service]
         assert made.generator.engine.scheduler.live == []
         made.generator.engine.cache.check_integrity()
         assert made.generator.engine.cache.num_free_blocks == made.generator.engine.cache.num_blocks
+
+
+def settle(made: Service) -> None:
+    """Waits until the engine is between two steps: an answer may be there before its step is over."""
+    between = threading.Event()
+    made.thread.order(between.set)
+    assert between.wait(60)
 
 
 def ask(made: Service, do: Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]) -> Any:

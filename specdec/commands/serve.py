@@ -1,0 +1,51 @@
+"""Answers OpenAI's API over HTTP, until a signal comes (docs/serving.md).
+
+specdec serve [MODEL] [host=127.0.0.1] [port=8000] [drafter=ngram]
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import transformers
+from omegaconf import DictConfig
+
+from specdec.commands.application import application
+from specdec.models.sources import EMBEDDED_NAME
+from specdec.serve.app import Service
+from specdec.serve.server import Server
+from specdec.serve.settings import KINDS, Settings
+from specdec.study.plan import plan, values_of
+
+
+def _serve(config: DictConfig) -> None:
+    """Loads the target and answers until a signal comes."""
+    _log_to_stderr()
+    transformers.logging.disable_progress_bar()
+    job, settings = plan(config), _settings(config)
+    job.use_threads()
+    with job.generator() as generator:
+        name = values_of(config)["target"]["path"] or EMBEDDED_NAME
+        Server(Service(generator, name, settings, job.params)).serve_until_told()
+
+
+def _settings(config: DictConfig) -> Settings:
+    values: dict[str, Any] = values_of(config)
+    return Settings(**{name: values[name] for name in KINDS})
+
+
+def _log_to_stderr() -> None:
+    """A line a call and what uvicorn says of itself; no text of any prompt."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    for name in ("specdec", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _check(config: DictConfig) -> None:
+    plan(config)
+    _settings(config)
+
+
+main = application("serve", _serve, _check, word="target.path")
