@@ -13,6 +13,8 @@ from specdec.errors import ConfigError
 from specdec.serve.app import Service
 
 LOG = logging.getLogger("specdec.serve")
+BACKLOG = 2048
+"""Connections that wait to be taken."""
 
 
 class Server(uvicorn.Server):
@@ -51,6 +53,9 @@ class Server(uvicorn.Server):
         """
         listener = bound(self._service.settings.host, self._service.settings.port)
         try:
+            listener.listen(BACKLOG)
+            host, port = listener.getsockname()[:2]
+            LOG.info("listening at http://%s:%d", f"[{host}]" if ":" in host else host, port)
             asyncio.run(self.serve([listener]))
         finally:
             listener.close()

@@ -234,8 +234,6 @@ class HeadInspectConfig:
     pickled: TypedPath | None = None
 
 
-ServeConfig = make_dataclass("ServeConfig", (), bases=(schema("ServeSettings", ServerSettings), Parts))
-"""`specdec serve`: clients send prompts."""
 PROGRAMS = {
     "generate": GenerateConfig,
     "study": StudyConfig,
@@ -250,14 +248,9 @@ PROGRAMS = {
     "head_inspect": HeadInspectConfig,
     "train": _train_config(),
     "layers_search": LayersSearchConfig,
-    "serve": ServeConfig,
+    "serve": make_dataclass("ServeConfig", (), bases=(schema("ServeSettings", ServerSettings), Parts)),
 }
 """Command → its settings."""
-
-
-def _as_typed() -> str:
-    """The text that OmegaConf takes for a missing value, if it stands in a config."""
-    return str(MISSING)
 
 
 def register() -> None:
@@ -269,5 +262,5 @@ def register() -> None:
             if group in node:
                 OmegaConf.set_struct(node[group], False)  # which options there are is known by the class alone
         store.store(name=f"{name}_schema", node=node)
-    OmegaConf.register_new_resolver("as_typed", _as_typed, replace=True)
+    OmegaConf.register_new_resolver("as_typed", lambda: str(MISSING), replace=True)  # the text that would be missing
     register_choices()

@@ -46,7 +46,7 @@ def server(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str],
             lines = []
             for line in process.stderr:
                 lines.append(line)
-                if found := re.search(r"running on (http://\S+)", line):
+                if found := re.search(r"listening at (http://\S+)", line):
                     break
             else:
                 pytest.fail("".join(lines))
