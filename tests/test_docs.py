@@ -1,12 +1,10 @@
-"""The code in the how-to pages runs as it stands, and prints what the pages say."""
+"""What the pages name is there: commands, modules, files, kernels. tests/test_newcomer.py runs what they print."""
 
 from __future__ import annotations
 
 import re
-import sys
 from functools import partial
-from pathlib import Path
-from types import ModuleType
+from importlib.util import find_spec
 
 import pytest
 
@@ -14,13 +12,10 @@ import specdec
 from specdec import SpeculativeGenerator
 from specdec.commands.table import COMMANDS
 from specdec.models.loading import LoadedModel
+from tests.pages import PAGES, ROOT, blocks
 
-DOCS = Path(__file__).parent.parent / "docs"
-README = DOCS.parent / "README.md"
-
-
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 
 
 def test_the_readme_names_every_command_and_its_links_lead_somewhere() -> None:
@@ -33,12 +28,15 @@ def test_the_readme_names_every_command_and_its_links_lead_somewhere() -> None:
     assert [link for link in links if not (README.parent / link).exists()] == []
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("real model")
-def test_the_first_snippets_of_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
-    first, stream, *_ = python_blocks("../README.md")
-    exec(first + stream, {})
-    assert capsys.readouterr().out.startswith(" 1 2 3 1 ")
+def test_commands_in_the_text_are_of_modules_and_commands_that_are_there() -> None:
+    inline = [
+        code for page in PAGES for code in re.findall(r"`((?:python -m|specdec) [^`]+)`", page.read_text("utf-8"))
+    ]
+    modules = {code.split()[2] for code in inline if code.startswith("python")}
+    firsts = {code.split()[1] for code in inline if code.startswith("specdec")}
+    assert len(modules) > 15
+    assert [module for module in modules if find_spec(module) is None] == []
+    assert firsts - {command.partition(" ")[0] for command in COMMANDS} <= {"COMMAND"}
 
 
 def test_the_citation_and_the_package_have_one_version() -> None:
@@ -47,33 +45,6 @@ def test_the_citation_and_the_package_have_one_version() -> None:
         for file, sign in (("CITATION.cff", ":"), ("pyproject.toml", " ="))
     ]
     assert stated == [[specdec.__version__]] * 2
-
-
-def import_as(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
-    """Makes `source` importable under a dotted name."""
-    module = ModuleType(name)
-    monkeypatch.setitem(sys.modules, name.partition(".")[0], ModuleType(name.partition(".")[0]))
-    monkeypatch.setitem(sys.modules, name, module)
-    exec(compile(source, name, "exec"), module.__dict__)
-
-
-def test_the_rule_of_the_page_is_found_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    rule, use = python_blocks("add-a-rule.md")
-    import_as(monkeypatch, "my_package.halved", rule)
-    exec(use, {})
-    first, *settings = capsys.readouterr().out.splitlines()
-    assert first == re.findall(r"# (False True False)", use)[0]
-    assert any(line.startswith("first test vector") for line in settings)
-
-
-@pytest.mark.xdist_group("real model")
-def test_the_drafter_of_the_page_drafts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    drafter, use, check = python_blocks("add-a-drafter.md")
-    import_as(monkeypatch, "my_package.repeat", drafter)
-    exec(use, {})
-    assert float(capsys.readouterr().out.split()[-1]) >= 1
-    exec(check, {})
-    assert "FAILED" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kernel", ["attention", "linear", "norm", "verdicts"])
@@ -87,22 +58,14 @@ def test_the_list_of_broken_kernels_is_complete(kernel: str) -> None:
 
 
 @pytest.mark.xdist_group("real model")
-def test_the_prediction_of_the_page_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    [use] = [block for block in python_blocks("drafters.md") if "prediction=" in block]
-    exec(use, {})
-    accepted, rejected = (int(line.split()[1]) for line in capsys.readouterr().out.splitlines())
-    assert accepted > 10 > rejected
-
-
-@pytest.mark.xdist_group("real model")
 def test_the_programs_of_the_page_print_what_it_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], embedded: LoadedModel
 ) -> None:
     loaded = partial(SpeculativeGenerator, embedded)  # it is loaded once for all tests
     monkeypatch.setattr(SpeculativeGenerator, "from_pretrained", loaded)
-    blocks = python_blocks("programs.md")
-    assert len(blocks) == 6
+    programs = [block.text for block in blocks(DOCS / "programs.md", "python")]
+    assert len(programs) == 6
     names: dict[str, object] = {}
-    for block in blocks:
+    for block in programs:
         exec(block, names)
         assert capsys.readouterr().out.splitlines() == re.findall(r"^# (.*)$", block, re.MULTILINE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -484,14 +483,3 @@ def test_on_the_real_model_block_accepts_at_least_as_many_tokens_a_pass(embedded
     block, token = (replayed(trace, rule, 200) for rule in ("block", "token"))
     assert block >= token > 0.3
     assert abs(token - token_expectation(trace, 4)) < hoeffding(200 * len(trace.steps), span=4)
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("real model")
-def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Path(__file__).parents[2] / "docs" / "traces.md"
-    [code] = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(code, names)
-    assert isinstance(names["trace"], Trace)
