@@ -77,7 +77,7 @@ def test_an_8_bit_cache_gives_logits_near_the_models_own(kv: torch.dtype) -> Non
     assert 0 < off < (0.05 if kv == torch.int8 else 0.1)  # 7 bits behind the leading one, and 3
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize("kind", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_rows_bits_are_those_of_plain_decoding(kind: str) -> None:
     """In one chunk or several, beside others, in a tree or alone."""
     model = make("llama", kind)

@@ -129,8 +129,14 @@ GREEDY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("drafter", ["none", "ngram", "early_exit"])
-@pytest.mark.parametrize("where", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize(
+    ("where", "drafter"),
+    [
+        *(("generation_config.json", drafter) for drafter in ("none", "ngram", "early_exit")),
+        ("config.json", "none"),
+        *(pytest.param("config.json", drafter, marks=pytest.mark.slow) for drafter in ("ngram", "early_exit")),
+    ],
+)
 @pytest.mark.parametrize("case", GREEDY)
 def test_greedy_texts_are_those_of_generate_with_the_models_own_file(
     folder: Path, case: str, where: str, drafter: str

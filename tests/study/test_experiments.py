@@ -27,6 +27,7 @@ def test_every_experiment_runs(name: str, tiny: list[str], monkeypatch: pytest.M
     assert board.count("\n| ") == len(runs) + 1
 
 
+@pytest.mark.slow
 def test_every_job_of_the_leaderboard_is_possible(tiny: list[str]) -> None:
     """All registered drafters, at both temperatures and batches: checked as before a study, but for the rules."""
     configs = preflight.jobs(config_dir(), "study", ["-m", "experiment=leaderboard", *tiny, "certified=false"])
