@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format typecheck kernels-aot gpu-check bench bench-peers reproduce clean
+.PHONY: help demo test test-slow lint format typecheck docs kernels-aot gpu-check bench bench-peers reproduce clean
 
 help:  ## list the targets, and the variables that they read
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ format: $(STAMP)  ## format, and mend what can be mended
 
 typecheck: $(STAMP)  ## check types (mypy, strict)
 	$(BIN)/mypy
+
+docs: $(STAMP)  ## build the pages and the API reference into build/docs; a broken link or a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 kernels-aot: $(STAMP)  ## compile every Triton kernel for real GPUs (none is needed), check budgets, write docs/kernels.md
 	$(BIN)/python -m specdec.kernels.aot --markdown docs/kernels.md

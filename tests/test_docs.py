@@ -69,3 +69,10 @@ def test_the_programs_of_the_page_print_what_it_says(
     for block in programs:
         exec(block, names)
         assert capsys.readouterr().out.splitlines() == re.findall(r"^# (.*)$", block, re.MULTILINE)
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md"))
+    entries = set(re.findall(r"^::: (\S+)$", pages, re.MULTILINE))
+    names = {name: getattr(specdec, name) for name in specdec.__all__}
+    assert [name for name, value in names.items() if f"{value.__module__}.{name}" not in entries] == []
