@@ -25,9 +25,10 @@ test: $(STAMP)  ## run the tests, but for the slow ones
 test-slow: $(STAMP)  ## run the slow tests
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-lint: $(STAMP)  ## check style and formatting
+lint: $(STAMP)  ## check style, formatting and the prose of README and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/prose.py
 
 format: $(STAMP)  ## format, and mend what can be mended
 	$(BIN)/ruff check --fix .
