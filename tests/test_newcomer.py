@@ -145,11 +145,14 @@ def desk(tmp_path: Path) -> Path:
 
 
 def add_models(desk: Path) -> None:
-    """MODEL, and a SMALLER_MODEL with its tokenizer."""
+    """MODEL, a SMALLER_MODEL with its tokenizer, and one whose chat template asks whether to think."""
     (desk / "MODEL").symlink_to(embedded_folder())
-    llama_module(vocab_size=49152, hidden_size=16).save_pretrained(desk / "SMALLER_MODEL")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(embedded_folder() / name, desk / "SMALLER_MODEL")
+    for folder in (desk / "SMALLER_MODEL", desk / "QWEN3_MODEL"):
+        llama_module(vocab_size=49152, hidden_size=16).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(embedded_folder() / name, folder)
+    template = "{% if enable_thinking %}Think. {% endif %}{{ messages[0].content }}"
+    (desk / "QWEN3_MODEL" / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def add_methods(desk: Path) -> None:

@@ -19,7 +19,7 @@ MOST_BYTES = 20_000
 def printed(notebook: NotebookNode) -> list[str]:
     """What each cell of code prints."""
     return [
-        "".join(output.get("text", "") for output in cell.outputs)
+        "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]

@@ -26,7 +26,7 @@ def prose() -> ModuleType:
         ("# A law unto itself upon us\n\nThe cat sat. It `utilize`d a mat.\n\n```sh\nin order to\n```\n", []),
         ("One.\n\nWe utilize it.\n", ["3: 'utilize': write 'use'"]),
         ("It is the the end.\n", ["1: 'the' stands there twice"]),
-        ("| for nothing |\n\n" + "one two " * 18 + "end.\n", ["3: a sentence of 37 words: " + ("one two " * 8)[:60] + "…"]),
+        ("| for nothing |\n\n" + "a b " * 18 + "end.\n", ["3: a sentence of 37 words: " + "a b " * 15 + "…"]),
         ("- " + "one two " * 15 + "end.\n- " + "one two " * 15 + "end.\n", []),
         ("one two " * 15 + "end; " + "one two " * 15 + "end.\n", []),
     ],
