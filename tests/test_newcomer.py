@@ -70,6 +70,7 @@ SAYS = {
     "drafters.md": r"^accepted_prediction_tokens [1-9]\d",
     "traces.md": r"^traversal 4 \d",
     "heads.md": r"^$",
+    "programs.md": r"^good$",
 }
 """What the snippets of a page print, all of them one after the other."""
 
