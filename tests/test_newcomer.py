@@ -174,7 +174,7 @@ def problems(page: Path, desk: Path, bin_folder: Path) -> Iterator[str]:
 
     def run(command: str, shown: str) -> Iterator[str]:
         done = subprocess.run(
-            ["bash", "-c", command], cwd=desk, env=env, capture_output=True, text=True, timeout=280, check=False
+            ["bash", "-c", command], cwd=desk, env=env, capture_output=True, text=True, timeout=600, check=False
         )
         if done.returncode:
             yield f"{shown}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
