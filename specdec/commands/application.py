@@ -38,6 +38,7 @@ def application(
     check: Callable[[DictConfig], object] = lambda config: None,
     told: Collection[str] = (),
     word: str | None = None,
+    second: str | None = None,
 ) -> Callable[[], None]:
     """A Hydra program whose jobs are all checked before the first one begins.
 
@@ -48,6 +49,7 @@ def application(
         told: which of the settings `jobs` (their number), `command` (as it was typed) and `ledger` (a name that no
             other command has) the config takes.
         word: the key that a word without a key is the value of.
+        second: the key that the second of two such words is the value of.
     """
 
     @wraps(job)
@@ -60,21 +62,24 @@ def application(
         register_help(config_dir())
         if not any(argument.startswith(("-sc", "--shell")) for argument in sys.argv[1:]):
             with exit_on_user_error():
-                sys.argv[1:] = _prepared(name, check, told, word)
+                sys.argv[1:] = _prepared(name, check, told, word, second)
         with exit_on_user_error():
             hydra.main(version_base=None, config_path=config_dir(), config_name=name)(guarded)()
 
     return main
 
 
-def _prepared(name: str, check: Callable[[DictConfig], object], told: Collection[str], word: str | None) -> list[str]:
+def _prepared(
+    name: str, check: Callable[[DictConfig], object], told: Collection[str], word: str | None, second: str | None
+) -> list[str]:
     """This process's words as Hydra reads them, once every job that they stand for is found to be possible."""
     typed_line = command(pasteable=True)
     words = sort_words(sys.argv[1:])
     words = replace(words, settings=simplified(words.settings))
     flags = get_args_parser().parse_args(words.options)
     folder, name = os.path.abspath(flags.config_path or config_dir()), flags.config_name or name
-    settings = quoted(words, preflight.typed_settings(folder, name, words.settings, flags.config_dir), word)
+    typed = preflight.typed_settings(folder, name, words.settings, flags.config_dir)
+    settings = quoted(words, typed, word, second)
     if not (flags.help or flags.hydra_help or flags.info):
         checks = check if flags.cfg is None else lambda config: None  # a config is shown whether it can work or not
         try:

@@ -1,9 +1,10 @@
 """The dashboard of a study: one HTML page that opens from a file, with no account and no network.
 
 specdec report runs/<study> [output=FILE.html] [screenshots=FOLDER]
+specdec report runs/<before> runs/<after>
 
 With screenshots=FOLDER it also writes report-desktop.png and report-phone.png, as Chromium shows the page. The folder
-of a run of `specdec train` has a page of its curves.
+of a run of `specdec train` has a page of its curves. With two studies the page compares them, job by job.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from specdec.commands.application import application
 from specdec.errors import ConfigError
 from specdec.measure.runs import load_runs
 from specdec.places import check_folder, check_writable
+from specdec.report.changes import changes, together
 from specdec.report.page import write_report
 from specdec.report.training import is_training, write_curves
 from specdec.study.plan import values_of
@@ -85,23 +87,45 @@ def screenshots(chromium: Browser, page: Path, folder: Path) -> list[Path]:
 
 def _report(config: DictConfig) -> None:
     """Reads run folders, writes the page, says where it is."""
-    study = Path(config.study)
-    path, title = Path(config.output or study / "index.html"), study.resolve().name
+    study, path = Path(config.study), _path(config)
+    title = study.resolve().name
     if is_training(study):
         print(write_curves(study, path, title))
         return
-    page = write_report(load_runs(study), path, title)
+    page = _compare(study, Path(config.after), path) if config.after else write_report(load_runs(study), path, title)
     print(page)
     if config.screenshots is not None:
         with browser() as chromium:
             print(*screenshots(chromium, page, Path(config.screenshots)), sep="\n")
 
 
+def _compare(study: Path, later: Path, path: Path) -> Path:
+    """Writes the page of two studies.
+
+    Raises:
+        ConfigError: if no job is done in both.
+    """
+    before, after = load_runs(study), load_runs(later)
+    names = study.resolve().name, later.resolve().name
+    if names[0] == names[1]:
+        names = f"{study.resolve().parent.name}/{names[0]}", f"{later.resolve().parent.name}/{names[1]}"
+    found = changes(before, after)
+    if not found:
+        raise ConfigError(f"No job is done with the same settings in {study} and {later}. Give two runs of one study.")
+    return write_report(together(before, after, names), path, " → ".join(names), found)
+
+
+def _path(config: DictConfig) -> Path:
+    """Of the page."""
+    usual = Path(config.study) / "index.html" if config.after is None else Path(config.after) / "changes.html"
+    return Path(config.output or usual)
+
+
 def _check(config: DictConfig) -> None:
     values_of(config)
-    check_writable("output", config.output or Path(config.study) / "index.html")
+    check_writable("output", _path(config))
     if config.screenshots is not None:
         check_folder("screenshots", config.screenshots)
 
 
-main = application("report", _report, _check, word="study")
+main = application("report", _report, _check, word="study", second="after")

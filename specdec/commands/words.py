@@ -77,13 +77,14 @@ def sort_words(words: Sequence[str]) -> Words:
     return sorted_
 
 
-def quoted(words: Words, typed: Mapping[str, Typed], bare: str | None) -> list[str]:
+def quoted(words: Words, typed: Mapping[str, Typed], bare: str | None, second: str | None = None) -> list[str]:
     """The settings for Hydra.
 
     Args:
         words: of the command line.
         typed: settings whose values are taken as typed.
         bare: the setting that a bare word is the value of, if there is one.
+        second: the setting that the second of two bare words is the value of, if there is one.
 
     Raises:
         ConfigError: for a bare word that means nothing, a typed setting that is given twice, or a file that cannot be
@@ -91,7 +92,8 @@ def quoted(words: Words, typed: Mapping[str, Typed], bare: str | None) -> list[s
     """
     for word in words.bare if bare is None else ():
         raise ConfigError(f"{word!r} has no key. Write key=value; --help lists the keys.")
-    settings = [*words.settings, *(f"{bare}={word}" for word in words.bare)]
+    keys = (bare, second) if second is not None and len(words.bare) == 2 else (bare,) * len(words.bare)
+    settings = [*words.settings, *(f"{key}={word}" for key, word in zip(keys, words.bare, strict=True))]
     given: dict[str, str] = {}
     result = []
     for word in settings:

@@ -22,6 +22,9 @@ from specdec.measure.runs import Run
 from specdec.places import write
 from specdec.report.answer import answer
 from specdec.report.board import notes
+from specdec.report.changes import COLUMNS as CHANGES
+from specdec.report.changes import EXPLAINED as CHANGES_EXPLAINED
+from specdec.report.changes import Change
 from specdec.report.charts import figures
 from specdec.report.choices import chosen, drafters
 from specdec.report.differences import COLUMNS, EXPLAINED, contests
@@ -38,22 +41,23 @@ PACKAGE = files("specdec.report")
 VEGA_LITE = "6.4"
 
 
-def write_report(runs: Sequence[Run], path: str | Path, title: str) -> Path:
+def write_report(runs: Sequence[Run], path: str | Path, title: str, changed: Sequence[Change] = ()) -> Path:
     """Writes the dashboard of a study.
 
     Args:
         runs: of one study, in any state.
         path: the HTML file; folders on the way are made.
         title: heading of the page.
+        changed: jobs of two studies, if the runs are of two.
 
     Returns:
         The file.
     """
-    write(Path(path), render(runs, title))
+    write(Path(path), render(runs, title, changed))
     return Path(path)
 
 
-def render(runs: Sequence[Run], title: str) -> str:
+def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> str:
     """The dashboard as HTML; see `write_report`."""
     named, varying = methods(runs), varying_axes(runs)
     charts, rows, tokens = figures(named), standings(named), token_view(named)
@@ -86,6 +90,7 @@ def render(runs: Sequence[Run], title: str) -> str:
         across_seeds=across_seeds(runs),
         seeds={"columns": SEED_COLUMNS, "caption": ACROSS_SEEDS},
         contests=(found := contests(runs)),
+        changes={"rows": changed, "columns": CHANGES, "caption": CHANGES_EXPLAINED},
         answers=[(one.condition, answer(one)) for one in found],
         differences={"columns": COLUMNS, "caption": EXPLAINED},
     )

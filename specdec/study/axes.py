@@ -24,11 +24,13 @@ def axes(
 
     Returns:
         Names of the parts, options of the drafter (`num_draft_tokens`), sampling (`top_p`), and sizes of the engine
-        (`max_num_seqs`). What has one of these names already is called by its group too (`policy.seed`).
+        (`max_num_seqs`). What has one of these names already is called by its group too (`policy.seed`); names of the
+        sampling come first (`drafter.max_tokens`).
     """
+    sampled = _scalars(values["sampling"])
     named = {
         "drafter": "+".join(drafter.name for drafter in drafters),
-        **_scalars(values["drafter"]),
+        **{f"drafter.{k}" if k in sampled else k: value for k, value in _scalars(values["drafter"]).items()},
         "rule": rule if isinstance(rule, str) else rule.name,
         "temperature": temperature,
         "target": _shown(values["target"]["path"]) or "embedded",

@@ -119,6 +119,7 @@ class ReportConfig:
     """`specdec report`."""
 
     study: TypedPath = MISSING
+    after: TypedPath | None = None
     output: TypedPath | None = None
     screenshots: TypedPath | None = None
 

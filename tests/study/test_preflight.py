@@ -229,6 +229,12 @@ def test_every_key_that_a_sweep_turns_is_an_axis_by_its_own_name(composed: Calla
     assert all(isinstance(value, str | int | float | None) for value in axes.values())
 
 
+def test_a_drafters_option_does_not_hide_the_length_of_the_texts(composed: Callable[..., DictConfig]) -> None:
+    """The suffix drafter calls the size of its store `max_tokens`."""
+    axes = plan(composed("drafter=suffix", "drafter.max_tokens=1000", "sampling.max_tokens=7")).axes
+    assert (axes["max_tokens"], axes["drafter.max_tokens"]) == (7, 1000)
+
+
 def test_the_policy_is_an_axis_and_a_study_drafts_always_unless_told(composed: Callable[..., DictConfig]) -> None:
     assert plan(composed()).axes["policy"] == "always"
     assert plan(composed("policy=product")).axes["policy"] == "product"
