@@ -30,6 +30,10 @@ class Prefixes:
     def __init__(self, cache: PagedCache, enabled: bool, told: Sequence[Pool] = ()) -> None:
         self._cache, self._enabled, self._told = cache, enabled, told
 
+    def found(self, request: Request) -> int:
+        """How many of the request's tokens are there now."""
+        return self._longest(request).length
+
     def find(self, request: Request, rows: int, running: Iterable[Request] = ()) -> Match | None:
         """What there is of the request's beginning; None if there is no room for it now, or there will be more of it.
 

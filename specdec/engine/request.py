@@ -63,6 +63,8 @@ class Request:
     node_logprobs: list[float] = field(default_factory=list)
     """Of a probe: natural log-probability of each node after the prompt and the nodes above it."""
     stats: DecodingStats = field(default_factory=DecodingStats)
+    overtaken: int = 0
+    """Younger requests that have begun while it waits."""
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 

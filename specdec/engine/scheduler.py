@@ -8,6 +8,7 @@ from collections.abc import Callable
 from specdec.cache.paged import PagedCache
 from specdec.cache.prefix import Match
 from specdec.engine.limits import DraftLimits
+from specdec.engine.order import choose, overtake
 from specdec.engine.prefixes import Prefixes
 from specdec.engine.request import Request
 from specdec.engine.scheduled import Scheduled
@@ -15,7 +16,8 @@ from specdec.errors import ConfigError, InvalidRequestError, OutOfBlocksError, S
 
 
 class Scheduler:
-    """First come, first served, with chunked prefill, under a token budget.
+    """In-flight batching with chunked prefill, under a token budget. `order.choose` says who begins next: of requests
+    that find alike much in the cache the one that came first.
 
     A request is either scheduled with all the rows that its own state asks for, or not at all: its draft is never
     trimmed because of its neighbours, neither before nor after it was drawn, so its output cannot depend on them.
@@ -129,8 +131,10 @@ class Scheduler:
             if part.tail and self._reserve(request, part):
                 plan.append(part)
                 budget -= self._num_rows(part)
-        while (match := self._admissible(budget)) is not None:
-            request = self.waiting.popleft()
+        while (begins := self._admissible(budget)) is not None:
+            request, match = begins
+            overtake(self.waiting, request)
+            self.waiting.remove(request)
             self.running.append(request)
             self._prefixes.begin(request, match)
             part = self._part(request, budget)
@@ -138,7 +142,7 @@ class Scheduler:
             plan.append(part)
             budget -= self._num_rows(part)
         if self.waiting and not plan:
-            self._refuse_to_spin(self.waiting[0])
+            self._refuse_to_spin(choose(self.waiting, self._prefixes.found))
         return plan
 
     def finish(self, request: Request) -> bool:
@@ -190,15 +194,16 @@ class Scheduler:
         request.stats.preemptions += 1
         self.waiting.appendleft(request)
 
-    def _admissible(self, budget: int) -> Match | None:
-        """What the next request begins with, if it finds a place, some budget, and blocks for all its tokens and one
-        draft."""
-        if not self.waiting or len(self.running) >= self._max_num_seqs:
+    def _admissible(self, budget: int) -> tuple[Request, Match] | None:
+        """The next request and what it begins with, if it finds a place, some budget, and blocks for all its tokens and
+        one draft."""
+        if not self.waiting or len(self.running) >= self._max_num_seqs or budget < 1:
             return None
-        request = self.waiting[0]
+        request = choose(self.waiting, self._prefixes.found)
         if budget <= self._limits.draft_rows(request):
             return None
-        return self._prefixes.find(request, self._limits.rows(request), self.running)
+        match = self._prefixes.find(request, self._limits.rows(request), self.running)
+        return None if match is None else (request, match)
 
     def _refuse_to_spin(self, request: Request) -> None:
         """Raises SpecdecError: the next request cannot begin, and nothing runs whose end could change that."""
