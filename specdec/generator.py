@@ -262,9 +262,9 @@ def _progress_bar(total: int, show: bool | None) -> Iterator[Callable[[DecodingS
         task, told = progress.add_task("generating", total=total), DecodingStats()
 
         def advance(stats: DecodingStats) -> None:
-            told.prompt_tokens += stats.prompt_tokens
-            told.cached_tokens += stats.cached_tokens
-            found = f", {told.prefix_hit_rate:.0%} of prompts cached" if told.cached_tokens else ""
-            progress.update(task, advance=1, description=f"generating{found}")
+            nonlocal told
+            told += stats
+            found = f", {told.prefix_hit_rate:.0%} of prompts cached, {told.saved_prefill_seconds:.1f} s saved"
+            progress.update(task, advance=1, description=f"generating{found if told.cached_tokens else ''}")
 
         yield advance

@@ -144,6 +144,13 @@ class DecodingStats:
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     @property
+    def saved_prefill_seconds(self) -> float:
+        """What the tokens that were found in the cache would have taken at the pace of those of the prompt that ran; 0
+        if none did."""
+        ran = self.prompt_tokens - self.cached_tokens
+        return self.cached_tokens * self.prefill_seconds / ran if ran else 0.0
+
+    @property
     def wasted_tokens(self) -> int:
         """Draft tokens that were verified for nothing."""
         return self.drafted_tokens - self.accepted_tokens

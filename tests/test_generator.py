@@ -174,7 +174,8 @@ def test_many_prompts_show_a_progress_bar(generator: SpeculativeGenerator, capsy
     [again] = generator.generate([REPEAT], one, progress=True)
     assert "1/1" in (shown := capsys.readouterr().out)
     assert again.stats.cached_tokens == again.stats.prompt_tokens - 1
-    assert f"generating, {again.stats.prefix_hit_rate:.0%} of prompts cached" in " ".join(shown.split())
+    assert f"generating, {again.stats.prefix_hit_rate:.0%} of prompts cached, " in " ".join(shown.split())
+    assert "s saved" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def scalars(rows: Sequence[PromptRow], batch: int, curve: Callable[[int], float]
         "itl_p99_ms": percentile(gaps, 0.99),
         "cached_tokens": stats.cached_tokens,
         "prefix_hit_rate": stats.prefix_hit_rate,
+        "saved_prefill_seconds": stats.saved_prefill_seconds,
         "kv_occupancy": sum(row.kv_occupancy for row in rows) / len(rows),
         "kv_waste": sum(row.kv_waste for row in rows) / len(rows),
     }

@@ -261,3 +261,10 @@ def test_the_prediction_is_the_batch_model() -> None:
 def test_percentiles_lie_between_neighbours() -> None:
     assert [percentile([1.0, 2.0, 3.0, 5.0], share) for share in (0.0, 0.5, 1.0)] == [1.0, 2.5, 5.0]
     assert percentile([], 0.5) == 0.0
+
+
+def test_what_the_cache_saves_is_told_at_the_pace_of_what_ran() -> None:
+    """60 of 80 tokens are found, and the other 20 take 2 seconds."""
+    assert DecodingStats(prompt_tokens=80, cached_tokens=60, prefill_seconds=2.0).saved_prefill_seconds == 6.0
+    assert DecodingStats(prompt_tokens=80, prefill_seconds=2.0).saved_prefill_seconds == 0.0
+    assert DecodingStats().saved_prefill_seconds == 0.0
