@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from specdec.measure.paired import paired_ratio
 from specdec.report.differences import Contest, Entrant, told
 
 MAX_NAMES = 3
@@ -44,9 +45,10 @@ def _within(best: Entrant) -> str:
 
 
 def _sure(best: Entrant) -> bool | None:
-    """Whether the interval of the leader lies above 1; None if it has none."""
-    ends = [one.ends[0] for one in best.standings]
-    return None if any(low is None for low in ends) else fmean(low for low in ends if low is not None) > 1.0
+    """Whether the paired interval of its speedups over prompts lies above 1; None if it has none."""
+    ratios = list(best.by_prompt.values())
+    low = paired_ratio(ratios, [1.0] * len(ratios)).low if ratios else None
+    return None if low is None else low > 1.0
 
 
 def _rivals(contest: Contest, place: int) -> str:
