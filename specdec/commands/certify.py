@@ -192,6 +192,10 @@ chain).
 
 {means}
 
+Under a constraint or a grammar the target's law is p, restricted at each step to what may follow and normalised, and
+so certified (`tests/engine/test_constraints.py`, `tests/engine/test_grammars.py`). That is not the law of the model's
+texts *given that they are valid*, which no mask gives ([grammars.md](grammars.md)).
+
 ## Mutants
 
 Rules broken on purpose (`tests/mutants/`), and what rejected them. For mistakes made mechanically in the rules' source

@@ -5,7 +5,7 @@ The one owner of the drafters: their whole life is told from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -16,7 +16,9 @@ from specdec.drafters.base import Drafter, Needs, Outcome
 from specdec.engine.asking import Asking, allowed
 from specdec.engine.choosing import Chooser
 from specdec.engine.faults import Contained, Faults
+from specdec.engine.forcing import FORCED, forced_drafts
 from specdec.engine.limits import DraftLimits
+from specdec.engine.loads import load_of, with_rows
 from specdec.engine.scheduled import Scheduled
 from specdec.errors import ConfigError
 from specdec.models.base import PassOutput
@@ -90,10 +92,14 @@ class Drafting:
     def propose(self, plan: Sequence[Scheduled]) -> list[Proposal]:
         """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not. A probe
         brings its own tree."""
-        self.seconds, self._load = {}, _load(plan)
-        chosen, asks = self._choose(plan)
+        self.seconds, self._load = {}, load_of(plan)
+        began, trees = perf_counter(), forced_drafts(plan, self._most_forced)
+        if trees:
+            self.seconds[FORCED] = perf_counter() - began
+        forced = {index: Proposal(tree, FORCED) for index, tree in trees.items()}
+        chosen, asks = self._choose(plan, forced)
         drafts = self._drafts(plan, chosen)
-        settled = {index: own[0] for index, own in drafts.items() if not (index in asks and self._may_cut(own))}
+        settled = forced | {i: own[0] for i, own in drafts.items() if not (i in asks and self._may_cut(own))}
         open_drafts = {index: own for index, own in drafts.items() if index not in settled}
         for index, ask in asks.items():
             if chosen.get(index) and not all(one.trimmable for one in ask.candidates) and index not in settled:
@@ -116,7 +122,7 @@ class Drafting:
             if contained.failed:
                 self._lose(drafter, (one.request_id for one in views))
         for one in outcomes if self.policy.learns else ():
-            if one.tokens:
+            if one.tokens and one.drafter != FORCED:
                 self.policy.observe(one.request_id, Draft(one.drafter, one.tree), one.path, one.tokens)
 
     def shown(self, output: PassOutput, prompt: bool = False) -> Tensor | None:
@@ -136,7 +142,7 @@ class Drafting:
     def timed(self, proposals: Sequence[Proposal], seconds: float) -> None:
         """Tells the policy what the target's pass took, which had these drafts."""
         if self.policy.learns:
-            self.policy.timed(_more(self._load, sum(len(one.tree) for one in proposals)), seconds)
+            self.policy.timed(with_rows(self._load, sum(len(one.tree) for one in proposals)), seconds)
 
     def forget(self, request_id: int) -> None:
         """The request lost its place in the cache, and will start anew."""
@@ -148,19 +154,26 @@ class Drafting:
         self._tell_all(request_id, lambda drafter: drafter.end(request_id, text))
         self.policy.end(request_id)
 
-    def _choose(self, plan: Sequence[Scheduled]) -> tuple[dict[int, list[Choice]], dict[int, Ask]]:
-        """Who is asked for each request that may draft, and what the policy was asked. It decides only where the text
-        does not depend on it; the others keep to their first drafter, at full depth."""
+    def _most_forced(self, part: Scheduled) -> int:
+        """Tokens of the longest chain for which there is room."""
+        depths = ((one.drafter, one.depth) for one in self._candidates(part)[:1])
+        return next((min(depth, self._bounds[name].nodes(depth)) for name, depth in depths), 0)
+
+    def _choose(
+        self, plan: Sequence[Scheduled], settled: Collection[int]
+    ) -> tuple[dict[int, list[Choice]], dict[int, Ask]]:
+        """Who is asked for each request that may draft and is not settled, and what the policy was asked. It decides
+        only where the text does not depend on it; the others keep to their first drafter, at full depth."""
         choices: dict[int, list[Choice]] = {}
         asks: dict[int, Ask] = {}
         for index, part in enumerate(plan):
-            candidates = self._candidates(part)
+            candidates = () if index in settled else self._candidates(part)
             if candidates and part.request.rule.draft_invariant:
                 asks[index] = Ask(part.request.id, candidates)
             elif candidates:
                 choices[index] = [Choice(candidates[0].drafter, candidates[0].depth)]
         fixed = sum(one.depth for chosen in choices.values() for one in chosen)
-        return (choices | self.policy.choose(asks, _more(self._load, fixed)) if asks else choices), asks
+        return (choices | self.policy.choose(asks, with_rows(self._load, fixed)) if asks else choices), asks
 
     def _drafts(self, plan: Sequence[Scheduled], chosen: Mapping[int, Sequence[Choice]]) -> dict[int, list[Proposal]]:
         """The drafts of those that are asked, all requests of a drafter together; empty ones are left out."""
@@ -210,7 +223,7 @@ class Drafting:
             index: Drafted(plan[index].request.id, tuple(Draft(one.drafter, one.tree) for one in own))
             for index, own in drafts.items()
         }
-        picks = self.policy.pick(drafted, asks, _more(self._load, fixed))
+        picks = self.policy.pick(drafted, asks, with_rows(self._load, fixed))
         late = {index: [pick] for index, pick in picks.items() if isinstance(pick, Choice)}
         settled = {index: own[0] for index, own in self._drafts(plan, late).items()}
         for index, pick in picks.items():
@@ -250,18 +263,3 @@ class Drafting:
             self._lost.add((drafter.name, request_id))
             with Contained(self.faults, drafter.name, "forget"):
                 drafter.forget(request_id)
-
-
-def _load(plan: Sequence[Scheduled]) -> Load:
-    """The pass without drafts. What it finds in the cache is a rough number: tokens of a prompt that is still to be
-    computed count too."""
-    rows = cached = 0
-    for part in plan:
-        rows += len(part.tail)
-        cached += len(part.request.tokens)
-    return Load(rows, len(plan), cached)
-
-
-def _more(load: Load, rows: int) -> Load:
-    """The pass with so many rows of drafts."""
-    return Load(load.rows + rows, load.requests, load.cached) if rows else load

@@ -228,6 +228,33 @@ def test_a_fork_of_a_text_goes_on_apart() -> None:
     assert len({tuple(one.output) for one in together}) > 1
 
 
+def test_forced_text_is_drafted_counted_and_accepted() -> None:
+    """By every step's own draft, and in the figures of the request. The texts are those without any draft."""
+    plain = served(engine(), JSON)
+    requests = served(engine("nonsense"), JSON)
+    assert outputs(requests) == outputs(plain)
+    for one, alone in zip(requests, plain, strict=True):
+        forced = one.stats.of("forced")
+        assert forced.drafted_tokens >= 20
+        assert 0 < forced.accepted_tokens <= forced.drafted_tokens
+        assert sum(each.steps for each in one.stats.by_drafter) == one.stats.passes < alone.stats.passes
+    assert all(one.stats.drafted_tokens == 0 for one in plain)
+    capped = served(engine("nonsense"), replace(JSON, num_draft_tokens=0))
+    assert all(one.stats.drafted_tokens == 0 for one in capped)
+
+
+def test_a_forced_text_of_a_model_that_spells_it_otherwise_is_its_own() -> None:
+    """The draft is the tokenizer's spelling, the model likes single letters: it is refused, and costs no text."""
+    letters = {token: 50.0 for token in range(len(TOKENIZER)) if len(TOKENIZER.decode([token])) == 1}
+    params = replace(JSON, grammar=["unbelievable believers"], logit_bias=letters)
+    [plain, *_] = outputs(served(engine(), params))
+    [request, *_] = served(engine("ngram"), params)
+    assert request.output == plain
+    assert len(plain) == len("unbelievable believers") + 1
+    forced = request.stats.of("forced")
+    assert forced.drafted_tokens > forced.accepted_tokens
+
+
 def test_a_draft_of_a_grammar_blind_drafter_loses_what_may_not_follow() -> None:
     made = Engine(llama(0, vocab_size=V), NgramDrafter(4, 1), "auto", None, TOKENIZER, [EOS])
     [request] = run(made, [TOKENIZER.encode("then thence then")], replace(JSON, grammar=["then then then"]))
