@@ -43,7 +43,7 @@ DRAFTERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "suffix": lambda target: SuffixDrafter(),
     "model": lambda target: ModelDrafter(target_of("float32", seed=1), num_draft_tokens=3, branches=2),
     "head": lambda target: HeadDrafter(random_head(target), branches=2),
-    "pairs": lambda target: HeadDrafter(random_pairs(target), branches=2),
+    "pairs": lambda target: HeadDrafter(random_pairs(target), num_draft_tokens=6, branches=2),
     "medusa": lambda target: HeadDrafter(random_medusa(target)),
     "early exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
     "recycling": lambda target: RecyclingDrafter(),
