@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from specdec import cli
+from specdec.errors import ConfigError
 from specdec.report import tables
-from specdec.report.files import write_figure
+from specdec.report.files import figure_names, write_figure
 from tests.measure.studies import study
 from tests.report.test_differences import CLOSE, FAST, SLOW, measured
 from tests.report.test_report import folder_of_runs
@@ -71,6 +72,14 @@ def test_conditions_part_the_table() -> None:
     ]  # fmt: skip
 
 
+def test_a_figure_or_a_kind_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert figure_names(study())[:3] == ["speedup", "over-num-draft-tokens", "positions"]
+    with pytest.raises(ConfigError, match="none of this study's: speedup, over-num-draft-tokens, positions"):
+        write_figure(study(), "speed", tmp_path / "x.pdf", None, 480)
+    with pytest.raises(ConfigError, match=r"Its kinds: conditional, cumulative\."):
+        write_figure(study(), "positions", tmp_path / "x.pdf", "x", 480)
+
+
 def test_the_commands_write_and_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,12 +96,6 @@ def test_the_commands_write_and_refuse(
     monkeypatch.chdir(tmp_path)
     assert said("plot", runs) == "speedup.pdf"
     assert (tmp_path / "speedup.pdf").read_bytes().startswith(b"%PDF-")
-    assert said("plot", runs, "figure=list").split() == ["speedup", "positions", "histogram", "time", "predicted"]
-    assert "none of this study's: speedup, positions" in said("plot", runs, "figure=speed")
-    assert "Its kinds: conditional, cumulative." in said("plot", runs, "figure=positions", "kind=x")
     assert "ends in .pdf, .svg, .png, .csv." in said("plot", runs, "output=fig.jpg")
-    assert "width" in said("plot", runs, "width=3")
-    assert said("table", runs).startswith("| Method | Speedup | Group |")
     assert said("table", runs, "format=latex", "output=t.tex") == "t.tex"
     assert r"\toprule" in (tmp_path / "t.tex").read_text(encoding="utf-8")
-    assert "Give one of latex, markdown, csv." in said("table", runs, "format=word")

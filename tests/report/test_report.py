@@ -135,6 +135,14 @@ def test_the_leaderboard_is_sorted_by_speedup_and_refuses_what_cannot_be_true(pa
     assert page.locator("[aria-sort]").all_inner_texts() == ["α"]
 
 
+def test_the_page_begins_with_what_was_found_and_the_interval_of_each_method(page: Any) -> None:
+    first = page.locator("main > section").first
+    assert first.locator(".answer").inner_text().startswith("ngram · gumbel · γ 3 leads with 1.62 times plain decoding")
+    assert points(page, "speedup") == 3  # none has no speedup, and one is above τ
+    drawn = page.locator("#figure-speedup .mark-text.role-mark text").all_text_contents()
+    assert drawn == ["ngram · gumbel · γ 3", "ngram · gumbel · γ 5", "model · token · γ 4"]
+
+
 def test_categories_are_shown_one_by_one_or_all(page: Any) -> None:
     page.get_by_label("Prompts", exact=True).select_option("summary")
     assert standings(page) == [["ngram · gumbel · γ 3", "1.88", "1.77–2.00", "2.50", "0.80", "37.5", "2/2"]]
