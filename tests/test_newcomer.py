@@ -43,7 +43,7 @@ LEFT_OUT = {
 }
 """Commands that do not run here, by a part of their text, and why."""
 
-SMALL_RUN = "sampling.max_tokens=3 data.limit=1 profile=false"
+SMALL_RUN = "sampling.max_tokens=8 data.limit=1 profile=false"
 SMALL_TRAINING = (
     "preset=tiny mix.packages=[] mix.passages=0 mix.tasks=0.8 mix.turn_tokens=20 answers.tokens=600 answers.chunk=16 "
     "answers.max_tokens=24 head.draft_vocab_size=200 held_out=2 loop.points=2 batching.texts=2 schedule.epochs=1"
