@@ -39,9 +39,11 @@ LEFT_OUT = {
     r"experiments\.mutate": "takes hours; tests/proof/test_mutation.py runs it on single mistakes",
     r"reproduce heads": "takes hours; tests/experiments/test_heads_study.py runs it on a tiny target",
     r"--project specdec$": "writes to an account; the same command with --dry-run runs",
+    r"^specdec serve": "serves until it is stopped; tests/serve starts it",
+    r"OpenAI\(": "talks to that server; tests/serve does",
     r"^torchrun": "tests/commands/test_train.py trains in two processes",
 }
-"""Commands that do not run here, by a part of their text, and why."""
+"""Commands and snippets that do not run here, by a part of their text, and why."""
 
 SMALL_RUN = "sampling.max_tokens=8 data.limit=1 profile=false"
 SMALL_TRAINING = (
@@ -82,6 +84,12 @@ def is_left_out(command: str) -> bool:
     return any(re.search(part, command) for part in LEFT_OUT)
 
 
+def snippets_of(page: Path) -> list[str]:
+    """Those that are no files."""
+    texts = [block.text for block in blocks(page, "python")]
+    return [text for text in texts if not file_of(text) and not is_left_out(text)]
+
+
 def shorter(command: str) -> str:
     """The command with our settings behind its own name; help is short as it is.
 
@@ -99,11 +107,12 @@ def test_every_block_says_what_it_is() -> None:
 
 
 def test_no_exception_is_dead() -> None:
-    printed = [command for page in PAGES for command in commands(page)]
+    snippets = [block.text for page in PAGES for block in blocks(page, "python")]
+    printed = [*snippets, *(command for page in PAGES for command in commands(page))]
     assert len(printed) > 60
     assert [part for part in LEFT_OUT if not any(re.search(part, command) for command in printed)] == []
     assert [name for name in SHORTER if not any(name in command for command in printed)] == []
-    assert set(SAYS) == {page.name for page in PAGES if blocks(page, "python")}
+    assert set(SAYS) == {page.name for page in PAGES if snippets_of(page)}
     assert sum(map(is_left_out, printed)) < len(printed) / 3
 
 
@@ -185,7 +194,7 @@ def problems(page: Path, desk: Path, bin_folder: Path) -> Iterator[str]:
     for command in [*filter(None, [BEFORE.get(page.name)]), *commands(page)]:
         if not is_left_out(command):
             yield from run(with_job(shorter(command), desk), command)
-    if snippets := [block.text for block in blocks(page, "python") if not file_of(block.text)]:
+    if snippets := snippets_of(page):
         (desk / "snippets.py").write_text("\n".join(snippets), encoding="utf-8")
         yield from run("python snippets.py", "the snippets")
 
