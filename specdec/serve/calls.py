@@ -15,6 +15,7 @@ from specdec.sampling import SamplingParams
 from specdec.sampling.params import Unset
 from specdec.serve import fields
 from specdec.serve.errors import ApiError
+from specdec.serve.structure import grammar_of
 
 LOG = logging.getLogger("specdec.serve")
 COMPLETION_TOKENS = 16
@@ -165,6 +166,8 @@ class Reader:
         if "prediction" in given:
             given["prediction"] = _content(given["prediction"])
             given.setdefault("drafter", "prediction" if "prediction" in self._drafters else None)
+        if (grammar := grammar_of(given)) is not None:
+            given["grammar"] = grammar
         if len(given.get("bad_words", ())) > MOST_BAD_WORDS:
             raise ApiError(400, f"bad_words has more than {MOST_BAD_WORDS} entries. Give fewer.", "bad_words")
         if "max_tokens" not in given and isinstance(self._base.max_tokens, Unset):

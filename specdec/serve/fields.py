@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from specdec.checks import Kind, either, flag, instance, mapping, number, several, shown, text, whole
+from specdec.serve.structure import KINDS, OLD_NAMES
 
 BIAS = 100
 MOST_STOPS, MOST_TOPS = 16, 20
@@ -38,6 +39,9 @@ COMMON: dict[str, Kind] = {
     "return_tokens_as_token_ids": flag(),
     "add_special_tokens": flag(),
     "prediction": mapping(text(), ANYTHING, '{"type": "content", "content": the text}'),
+    "response_format": mapping(text(), ANYTHING, '{"type": "json_schema", "json_schema": {"schema": the schema}}'),
+    "structured_outputs": mapping(text(), ANYTHING, f"one of {', '.join(KINDS)}"),
+    **dict.fromkeys(OLD_NAMES, ANYTHING),  # Grammar looks at them
 }
 """Field → what it may be; null is as if it were left out."""
 CHAT: dict[str, Kind] = {
@@ -61,12 +65,11 @@ COMPLETION: dict[str, Kind] = {
     "echo": flag(),
 }
 REFUSED: dict[str, tuple[Collection[Any], str]] = {
-    "response_format": (({"type": "text"},), "structured outputs are not there. Leave it out"),
-    "structured_outputs": ((), "structured outputs are not there. Leave it out"),
-    **{
-        f"guided_{kind}": ((), "structured outputs are not there. Leave it out")
-        for kind in ("json", "regex", "choice", "grammar", "decoding_backend", "whitespace_pattern")
-    },
+    "guided_decoding_backend": ((), "grammars are followed in one way. Leave it out"),
+    "guided_whitespace_pattern": (
+        (),
+        "separators are fixed. Give structured_outputs.disable_any_whitespace=false",
+    ),
     "tools": ((), "tools are not there. Describe them in a message"),
     "tool_choice": (("none",), "tools are not there. Leave it out, or give 'none'"),
     "functions": ((), "tools are not there. Describe them in a message"),

@@ -84,7 +84,7 @@ def test_the_official_client_gets_pythons_texts(folder: Path) -> None:
         with pytest.raises(openai.NotFoundError):
             client.completions.create(model="other", prompt="a")
         with pytest.raises(openai.BadRequestError) as refused:
-            client.completions.create(model="tiny", prompt="a", extra_body={"guided_json": {}})
+            client.completions.create(model="tiny", prompt="a", extra_body={"guided_json": [1]})
         assert refused.value.param == "guided_json"
 
         def ask(seed: int) -> tuple[str, str, str]:
