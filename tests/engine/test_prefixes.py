@@ -90,7 +90,7 @@ def test_cold_is_warm_in_texts_and_drafts(kind: str, name: str) -> None:
     """Every prompt twice and more, greedy and drawn, alone, in a batch, and where blocks are so few that requests lose
     theirs: texts and drafts are those of requests that find nothing, bit for bit."""
     texts, drafts = cold(kind, name)
-    tight = -(-most_rows(engine_of(kind, DRAFTERS[name](target_of(kind)))) // SIZES.block_size) + 2
+    tight = -(-most_rows(engine_of(kind, DRAFTERS[name](target_of(kind)))) // SIZES.block_size)
     for sizes in ({"max_num_seqs": 1}, {}, {"num_blocks": tight}):
         drafter = DRAFTERS[name](target_of(kind))
         warm = Drafts(drafter)
