@@ -39,6 +39,7 @@ LEFT_OUT = {
     r"experiments\.mutate": "takes hours; tests/proof/test_mutation.py runs it on single mistakes",
     r"reproduce heads": "takes hours; tests/experiments/test_heads_study.py runs it on a tiny target",
     r"--project specdec$": "writes to an account; the same command with --dry-run runs",
+    r"report runs/before runs/after": "compares two studies of the reader's own; tests/report/test_changes.py does it",
     r"^specdec serve": "serves until it is stopped; tests/serve starts it",
     r"OpenAI\(": "talks to that server; tests/serve does",
     r"^torchrun": "tests/commands/test_train.py trains in two processes",

@@ -24,10 +24,10 @@ def axes(
 
     Returns:
         Names of the parts, options of the drafter (`num_draft_tokens`), sampling (`top_p`), and sizes of the engine
-        (`max_num_seqs`). What has one of these names already is called by its group too (`policy.seed`); names of the
-        sampling come first (`drafter.max_tokens`).
+        (`max_num_seqs`). What has one of these names already is called by its group too (`policy.seed`). The sampling
+        comes before the drafter (`drafter.max_tokens`), where it says anything.
     """
-    sampled = _scalars(values["sampling"])
+    sampled = {name for name, value in _scalars(values["sampling"]).items() if value is not None}
     named = {
         "drafter": "+".join(drafter.name for drafter in drafters),
         **{f"drafter.{k}" if k in sampled else k: value for k, value in _scalars(values["drafter"]).items()},

@@ -26,9 +26,8 @@ from specdec.kernels.attention.native import (
 from specdec.kernels.cpu import interface
 from specdec.kernels.linear.reference import quantize_rows
 from tests.kernels.paged import MIXED, TREE_PARENTS, UNIT, Case, Piece, columns, make_case, oracle
-from tests.kernels.variants import ARCHITECTURES, kernels, threads
+from tests.kernels.variants import ARCHITECTURES, FIRST, every_architecture, kernels, marked, threads
 
-every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 every_dtype = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"]
 )
@@ -137,9 +136,10 @@ def test_the_reference_kernel_says_the_same(architecture: str) -> None:
     assert ((check(case, architecture, scale=0.125) - book).abs() <= bound).all()
 
 
+@pytest.mark.parametrize("among", [[FIRST], pytest.param(ARCHITECTURES, marks=pytest.mark.slow)], ids=len)
 @given(data=st.data())
 @settings(max_examples=60)
-def test_any_batch_agrees_with_the_oracle_and_with_each_row_alone(data: st.DataObject) -> None:
+def test_any_batch_agrees_with_the_oracle_and_with_each_row_alone(among: list[str], data: st.DataObject) -> None:
     pieces = []
     for _ in range(data.draw(st.integers(1, 3))):
         rows = data.draw(st.integers(1, 7))
@@ -150,7 +150,7 @@ def test_any_batch_agrees_with_the_oracle_and_with_each_row_alone(data: st.DataO
     case = make_case(pieces, seed=seed, query_heads=kv_heads * group, kv_heads=kv_heads, head_size=size)
     window, softcap = data.draw(st.none() | st.integers(1, 40)), data.draw(st.none() | st.floats(0.5, 50.0))
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.int8]))
-    architecture = data.draw(st.sampled_from(ARCHITECTURES))
+    architecture = data.draw(st.sampled_from(among))
     out = check(case, architecture, dtype, 0.3, window, softcap)
     cache = store(case.keys, case.values, dtype)
     for row, sees in enumerate(case.sees):
@@ -238,7 +238,9 @@ SETUPS = [
     *(Setup(architecture, dtype) for architecture in ARCHITECTURES for dtype in (torch.float32, torch.bfloat16)),
     *(Setup(architecture, torch.int8, window, 2.0) for architecture in ARCHITECTURES for window in (None, 3, 16, 20)),
 ]
-every_setup = pytest.mark.parametrize("setup", SETUPS, ids=str)
+every_setup = pytest.mark.parametrize(
+    "setup", [pytest.param(setup, marks=marked(setup.architecture)) for setup in SETUPS], ids=str
+)
 WORLDS = [
     World.make(0, TREE_PARENTS),
     World.make(13, TREE_PARENTS, size=40),

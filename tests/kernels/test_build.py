@@ -307,6 +307,7 @@ def test_a_library_in_use_survives_whatever_happens_to_its_file(real: FakeCompil
     assert exit_code(fork(survives)) == 0
 
 
+@pytest.mark.slow
 @needs_fork
 def test_libraries_can_be_loaded_where_no_file_may_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that this machine runs, since the loader tells libraries apart by their names."""

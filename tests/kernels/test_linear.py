@@ -14,14 +14,13 @@ from torch import Tensor
 
 from specdec.kernels.linear import KINDS, PackedLinear, pack
 from specdec.kernels.linear.reference import linear, quantize_rows
-from tests.kernels.variants import ARCHITECTURES, UNIT, kernels, threads
+from tests.kernels.variants import ARCHITECTURES, UNIT, every_architecture, kernels, threads
 
 SIZES = [(1, 1), (7, 33), (33, 7), (49, 100), (100, 49), (64, 576), (576, 64), (16, 32), (97, 65)]
 """Columns and inputs: below, on and above the borders of panels (32), tiles (32 or 64 inputs) and vectors."""
 ROWS = 19
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -145,6 +144,7 @@ def test_threads_change_no_bits(architecture: str, kind: str, rows: int, number:
         assert all(torch.equal(packed(x, library), expected) for _ in range(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "int8", "int8_weight"])
 def test_instruction_sets_with_the_same_arithmetic_give_the_same_bits(kind: str) -> None:
     """All but the portable one fuse multiplication and addition, in the order of k; 8-bit sums are exact anyway."""

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.variants import ARCHITECTURES, UNIT, kernels
+from tests.kernels.variants import ARCHITECTURES, UNIT, every_architecture, kernels
 
 GUARD = 19
-every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

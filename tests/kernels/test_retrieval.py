@@ -15,7 +15,7 @@ from specdec.errors import SpecdecError
 from specdec.kernels.retrieval import Grown, Index, Limits, native_grow, reference
 from specdec.stores import Store, Vocabulary
 from specdec.stores.order import DEPTH
-from tests.kernels.variants import ARCHITECTURES, kernels
+from tests.kernels.variants import every_architecture, kernels
 
 WIDE = Limits(1, 8, 6, 12, 9, 0.0)
 Path = tuple[int, ...]
@@ -162,7 +162,7 @@ def test_no_frequent_follower_of_a_large_range_is_missed() -> None:
     assert grown.chances == sorted(grown.chances, reverse=True)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@every_architecture
 @pytest.mark.parametrize("size", [6, 70_000])
 def test_the_kernel_does_what_the_reference_does(architecture: str, size: int) -> None:
     draw, library = random.Random(size), kernels(architecture)

@@ -25,7 +25,7 @@ from specdec.kernels.successors import (
     make,
     reference,
 )  # fmt: skip
-from tests.kernels.variants import ARCHITECTURES, kernels
+from tests.kernels.variants import every_architecture, kernels
 
 Odds = tuple[Sequence[Sequence[float]], Sequence[float]]
 """By source and rank; by the length of the longest context that is known."""
@@ -142,7 +142,7 @@ def test_what_was_written_longest_ago_makes_room_and_a_scope_can_be_dropped() ->
     assert successors(known, 7, scope=1)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@every_architecture
 @pytest.mark.parametrize("seed", range(6))
 def test_native_code_does_what_the_reference_does(seed: int, architecture: str) -> None:
     draw = random.Random(seed)

@@ -17,7 +17,7 @@ from specdec.errors import SpecdecError
 from specdec.kernels.suffix import Bounds, Nodes, reference
 from specdec.kernels.suffix.native import NativeIndex, native_draft
 from specdec.kernels.suffix.reference import CHANCES, CONTEXTS, FOLLOWERS, LENGTHS, MATCH
-from tests.kernels.variants import ARCHITECTURES, kernels
+from tests.kernels.variants import every_architecture, kernels
 
 Texts = list[list[int]]
 Draft = Callable[[Sequence[Texts], Sequence[int], Bounds, Nodes], Nodes]
@@ -166,7 +166,7 @@ def test_the_native_draft_is_the_plain_one_to_the_bit(
         assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@every_architecture
 def test_every_instruction_set_drafts_alike(architecture: str) -> None:
     index = NativeIndex(kernels(architecture))
     text = [n * n % 7 for n in range(300)]

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
+import pytest
 import torch
 
 from specdec.kernels.cpu import build
@@ -24,6 +26,18 @@ CHECKED = "SPECDEC_TEST_CHECKED"
 if CHECKED in os.environ:
     build.ARCHITECTURES["native"], NEEDED = build.ARCHITECTURES["checked"], {"native": ()}
 ARCHITECTURES = [name for name, features in NEEDED.items() if set(features) <= set(build.cpu_description().split())]
+FIRST = "native"
+"""What users run. The others are compiled and tried by the slow tests."""
+
+
+def marked(architecture: str) -> Any:
+    """Slow, unless it is the first."""
+    return () if architecture == FIRST else pytest.mark.slow
+
+
+every_architecture = pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=marked(name)) for name in ARCHITECTURES]
+)
 
 
 @cache
