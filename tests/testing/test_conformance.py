@@ -58,8 +58,8 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "layer_skip": lambda target: LayerSkipDrafter(skip_attention=[1], skip_mlp=[0]),
     "head": lambda target: HeadDrafter(random_head(target)),
     "head, draws a tree": lambda target: HeadDrafter(random_head(target), choices=[[0, 0, 0], [0, 1], [1, 0]]),
-    # Equal products of the table's chances, below a head in torch, are ordered by that head's last bits: with this floor
-    # no such pair is drafted.
+    # Equal products of the table's chances, below a head in torch, are ordered by that head's last bits.
+    # With this floor no such pair is drafted.
     "head, extended by a table": lambda target: CascadeDrafter(
         [HeadDrafter(random_head(target), floor=0.03), SuffixDrafter(shared=False, floor=0.0)]
     ),
