@@ -25,7 +25,7 @@ from tests.mutants import MUTANTS, CutAtTheFirstForbiddenToken
 from tests.mutants.candidates import CANDIDATES
 
 LOSSLESS = ["block", "greedy", "gumbel", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
-LONG = {"hsd", "kseq", "rrs", "traversal"}
+LONG = {"hsd", "kseq"}
 """Rules for trees whose certificate takes several seconds; that of `multiround` is in every run."""
 SOON = {"AcceptNumberReused", "FilterAfterTheRatio", "ResidualNotNormalized", "RootMayRefuse", "TypicalCalledLossless"}
 """A mutant of each kind: numbers, filters, residuals, trees, and a claim that is not true."""
