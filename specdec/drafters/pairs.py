@@ -118,11 +118,7 @@ class PairDrafts:
         parts, states = [trees[index].rows() for index in draws], joined([firsts[index] for index in draws])
         size = trees[0].request.transform.vocab_size
         drawn = self.run.draw(self._entries, parts, states, list(draws.values()), size)
-        return {
-            index: DraftTree(tuple(each.tokens), tuple(range(-1, len(each.tokens) - 1)), each.q)
-            for index, each in zip(draws, drawn, strict=True)
-            if each is not None
-        }
+        return {index: DraftTree.chain(*each) for index, each in zip(draws, drawn, strict=True) if each is not None}
 
     def _by_levels(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> None:
         """Runs the head once a level for all trees together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import pointer
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -129,11 +129,10 @@ class PairModel(NativeModel):
             Of the `logit_rows` the logits, and the next states, float32 [R, H].
         """
         count = sum(len(part.logit_rows) for part in parts)
-        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
         given, kept = torch.empty(count, self.hidden_size), min(max(top, 1), self.vocab_size)
         logits, best = torch.empty(count, self.vocab_size), np.empty((count, kept), BEST)
         chances = torch.empty(count, kept)
-        rows = PassRows(parts, states, given, chances, kept)
+        rows = self._rows(parts, states, next_states=given, chances=chances, kept=kept)
         self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
         tops = torch.from_numpy(best["token"].astype(np.int32))
         return PassOutput(logits, tops=tops, chances=chances), given
@@ -153,8 +152,7 @@ class PairModel(NativeModel):
         Returns:
             Of each tree the nodes, in the target's tokens; None if a score was no number.
         """
-        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
-        rows = PassRows(parts, states, room=[each.nodes for each in limits])
+        rows = self._rows(parts, states, room=[each.nodes for each in limits])
         shape = len(parts), max(each.nodes for each in limits)
         tokens, parents = np.empty(shape, np.int32), np.empty(shape, np.int32)
         chances, sizes = np.empty(shape, np.float64), np.empty(len(parts), np.int64)
@@ -190,9 +188,8 @@ class PairModel(NativeModel):
         Returns:
             The chains; None if a score was no number.
         """
-        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
         depths = np.array([len(each.points) for each in draws], np.int64)
-        rows, most = PassRows(parts, states, room=depths.tolist()), int(depths.max())
+        rows, most = self._rows(parts, states, room=depths.tolist()), int(depths.max())
         points = np.zeros((len(parts), most))
         for own, each in zip(points, draws, strict=True):
             own[: len(each.points)] = each.points
@@ -208,3 +205,8 @@ class PairModel(NativeModel):
             None if size < 0 else DrawnChain(tokens[index, :size].tolist(), q[index, :size])
             for index, size in enumerate(sizes.tolist())
         ]
+
+    def _rows(self, parts: Sequence[SequenceRows], states: Tensor, **more: Any) -> PassRows:
+        """For the kernels, which cannot see how many states there are."""
+        native.address(states, torch.float32, (sum(len(part.tokens) for part in parts), self.hidden_size))
+        return PassRows(parts, states, **more)

@@ -88,7 +88,8 @@ class TapStore:
             (self._rows[span], self._scales[span]), (_, norms) = _seen(tokens, watch, normalize)
             self._norms[span] = norms.numpy(force=True)
             self._done[number] = True  # last: a text that is half written is written again
-        return _exact(self._rows[span], self._scales[span]), torch.from_numpy(self._norms[span].copy())
+        rows, scales, norms = (torch.from_numpy(each[span].copy()) for each in (self._rows, self._scales, self._norms))
+        return _exact(rows, scales), norms
 
 
 class StoredTeacher(Teacher):
@@ -153,12 +154,10 @@ class ResidentTeacher(Teacher):
             places = torch.where(there, places, 0)
             return self._given(self._rows[places], self._scales[places], self._norms[places], there)
         seen = super().see(batch)
-        states = torch.cat([seen.taps, seen.final[:, :, None]], 2).float()
-        scales = states.abs().amax(-1, keepdim=True) / 127
-        rows = (states / scales.clamp(min=1e-30)).round().to(torch.int8)
+        rows, scales = _rounded(torch.cat([seen.taps, seen.final[:, :, None]], 2).float())
         answers = there & (torch.arange(there.shape[1], device=there.device) >= batch.starts[:, None])
         norms = torch.zeros(there.shape, device=there.device)
-        norms[answers] = self.normalizer((rows[:, :, -1] * scales[:, :, -1]).to(self._output.dtype)[answers])
+        norms[answers] = self.normalizer(_exact(rows[:, :, -1], scales[:, :, -1]).to(self._output.dtype)[answers])
         for row, (number, length) in enumerate(zip(numbers.tolist(), batch.lengths.tolist(), strict=True)):
             if number < self._kept:
                 span = slice(int(self._starts[number]), int(self._starts[number]) + length)
@@ -169,7 +168,7 @@ class ResidentTeacher(Teacher):
         return self._given(rows, scales, norms, there)
 
     def _given(self, rows: Tensor, scales: Tensor, norms: Tensor, there: Tensor) -> Seen:
-        states = (rows * scales * there[..., None, None]).to(self._output.dtype)
+        states = (_exact(rows, scales) * there[..., None, None]).to(self._output.dtype)
         return Seen(states[:, :, :-1], states[:, :, -1], norms)
 
 
@@ -183,19 +182,19 @@ def _room(lengths: Sequence[int], boundaries: int, width: int, most_bytes: int) 
 
 def _seen(tokens: Sequence[int], watch: Watch, normalize: Normalize) -> tuple[tuple[Any, Any], tuple[Tensor, Tensor]]:
     """A text's rounded states as they are kept, and as they are used, with their normalizers."""
-    kept = _rounded(watch(tokens).numpy(force=True))
-    exact = _exact(*kept)
-    return kept, (exact, normalize(exact[:, -1]))
+    rows, scales = _rounded(watch(tokens).cpu())
+    exact = _exact(rows, scales)
+    return (rows.numpy(), scales.numpy()), (exact, normalize(exact[:, -1]))
 
 
-def _rounded(states: Any) -> tuple[Any, Any]:
-    """int8 [S, k, H] and float32 scales [S, k, 1]: a row's largest number is 127 times its scale."""
-    scales = np.abs(states).max(-1, keepdims=True).astype(np.float32) / 127
-    return np.rint(states / np.maximum(scales, 1e-30)).astype(np.int8), scales
+def _rounded(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Of float32 [..., H] int8 rows and float32 scales [..., 1]: a row's largest number is 127 times its scale."""
+    scales = states.abs().amax(-1, keepdim=True) / 127
+    return (states / scales.clamp(min=1e-30)).round().to(torch.int8), scales
 
 
-def _exact(rows: Any, scales: Any) -> Tensor:
-    return torch.from_numpy(rows.astype(np.float32) * scales)
+def _exact(rows: Tensor, scales: Tensor) -> Tensor:
+    return rows * scales
 
 
 def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:

@@ -180,6 +180,15 @@ def test_the_largest_logits_and_their_chances_are_told(target: str) -> None:
     torch.testing.assert_close(output.chances(2).double(), wanted.values[:, :2], rtol=1e-5, atol=0)
 
 
+def cramped() -> tuple[Bench, SequenceRows]:
+    """A text of which one pair is still to be run, with five slots behind it."""
+    kind, options = CASES["EAGLE-3.1"]
+    bench = Bench(made(kind, **options), TARGETS["native"]())
+    bench.read([6])
+    bench.cache.reserve(0, 8)
+    return bench, SequenceRows([3], bench.cache.slots(0)[:-2], 6, logit_rows=[0])
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
@@ -191,11 +200,7 @@ def test_the_largest_logits_and_their_chances_are_told(target: str) -> None:
     ],
 )
 def test_a_tree_that_cannot_be_is_refused(limits: TreeLimits, words: str) -> None:
-    kind, options = CASES["EAGLE-3.1"]
-    bench = Bench(made(kind, **options), TARGETS["native"]())
-    bench.read([6])
-    bench.cache.reserve(0, 8)
-    part = SequenceRows([3], bench.cache.slots(0)[:-2], 6, logit_rows=[0])
+    bench, part = cramped()
     with pytest.raises(SpecdecError, match=words):
         bench.run.grow(bench.pool, [part], torch.zeros(1, 32), [limits])
 
@@ -210,11 +215,7 @@ def test_a_tree_that_cannot_be_is_refused(limits: TreeLimits, words: str) -> Non
     ],
 )
 def test_a_chain_that_cannot_be_is_refused(draw: ChainDraw, size: int, words: str) -> None:
-    kind, options = CASES["EAGLE-3.1"]
-    bench = Bench(made(kind, **options), TARGETS["native"]())
-    bench.read([6])
-    bench.cache.reserve(0, 8)
-    part = SequenceRows([3], bench.cache.slots(0)[:-2], 6, logit_rows=[0])
+    bench, part = cramped()
     with pytest.raises(SpecdecError, match=words):
         bench.run.draw(bench.pool, [part], torch.zeros(1, 32), [draw], size)
 
