@@ -37,6 +37,8 @@ TITLE = "Trained heads: architectures, answers, vocabularies, training-time test
 VOCABULARIES = (4096, 8192, 16384, 49152)
 """Draft vocabularies; the second is that of all heads where nothing else is said."""
 BASE, FOREIGN, MEDUSA = "block", "block, others' answers", "Medusa"
+TAPS = "taps.*"
+"""Files of what the target saw: gigabytes, which serve all arms that read the same answers at the same layers."""
 STEPS = (1, 2, 4)
 """Of the training-time test. Four tokens are drafted, so that the last are all."""
 NOTE = """
@@ -58,6 +60,11 @@ class Arm:
     head: Mapping[str, Any] = field(default_factory=dict)
     rows: int | None = None
     foreign: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """Of its head."""
+        return str(self.head.get("architecture", "block"))
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,11 @@ def study(base: Settings, vocabularies: Sequence[int]) -> dict[str, Any]:
         base: of all arms; below its folder each arm has one of its own.
         vocabularies: four draft vocabularies, the second the base's.
     """
-    found = {name: outcome(name, arm, base) for name, arm in arms(vocabularies).items()}
+    known = arms(vocabularies)
+    found = {name: outcome(name, arm, base) for name, arm in known.items()}
+    for name in known:
+        for file in _folder(base, name).glob(TAPS):
+            file.unlink()
     return {"arms": found, "vocabularies": list(vocabularies)}
 
 
@@ -158,9 +169,8 @@ def outcome(name: str, arm: Arm, base: Settings) -> dict[str, Any]:
     record = finished(own)
     if record is None:
         _place_answers(own, base, arm)
+        _place_taps(own, base, arm)
         Run(own, lambda line: print(f"{name}: {line}", flush=True)).train()
-        for file in own.folder.glob("taps.*"):
-            file.unlink()
         record = finished(own)
         assert record is not None
     head = load_head(own.folder / "head")
@@ -213,6 +223,19 @@ def _place_answers(own: Settings, base: Settings, arm: Arm) -> None:
         return
     tokenizer = read(own.target.get("path"), DTYPES[own.dtype], **others(own.target)).tokenizer
     replaced(there, here, Template(tokenizer), own.held_out, own.mix.packages, own.seed)
+
+
+def _place_taps(own: Settings, base: Settings, arm: Arm) -> None:
+    """Of an arm that reads the same, if there is one; `TapStore` refuses what other settings have left."""
+    if arm.foreign or any(own.folder.glob(TAPS)):
+        return
+    alike = (name for name, other in arms().items() if not other.foreign and other.architecture == arm.architecture)
+    for folder in (_folder(base, name) for name in alike):
+        if files := list(folder.glob(TAPS)):
+            own.folder.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                (own.folder / file.name).hardlink_to(file)
+            return
 
 
 def table(result: dict[str, Any]) -> str:

@@ -126,7 +126,7 @@ class Run:
         most = int(settings.taps_gib * 2**30)
         if self._state.device.type == "cuda":
             return ResidentTeacher(module, taps, lengths, most)
-        boundaries, told = (*taps, len(self._weights.layers)), [settings.of_head, list(taps)]
+        boundaries, told = (*taps, len(self._weights.layers)), [settings.of_states, list(taps)]
         store = TapStore(settings.folder, lengths, len(boundaries), self._weights.hidden_size, most, told)
         return StoredTeacher(module, taps, store, self._watch(boundaries))
 

@@ -74,7 +74,7 @@ def test_a_copy_that_was_cut_off_ends_as_one_that_was_not(own: Path, tmp_path: P
 def base(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
         str(tmp_path_factory.mktemp("heads")), {"path": str(save_target(tmp_path_factory.mktemp("target")))},
-        held_out=4, writer="batch", head=HeadOptions("block", block_size=4, draft_vocab_size=200, markov_rank=4),
+        held_out=4, writer="batch", taps_gib=1.0, head=HeadOptions("block", block_size=4, draft_vocab_size=200, markov_rank=4),
         mix=Mix(tasks=1.0, passages=0.0, second_turns=0.0, packages=("python",)),
         answers=Answers(tokens=1500, chunk=64, max_tokens=24), batching=Batching(2, 4, 200),
         schedule=Schedule(steps=3), loop=LoopConfig(points=2, evaluations=1),
@@ -87,6 +87,7 @@ def test_every_arm_is_trained_once_on_the_same_answers(base: Settings, monkeypat
     found = heads.study(base, VOCABULARIES)
     monkeypatch.setattr(heads, "Run", None)  # nothing is trained again
     assert heads.study(base, VOCABULARIES) == found
+    assert not list(base.folder.rglob(heads.TAPS))
     arms = found["arms"]
     assert list(arms) == list(heads.arms(VOCABULARIES))
     answers = [folder / "answers" for folder in sorted(base.folder.iterdir())]
@@ -102,6 +103,18 @@ def test_every_arm_is_trained_once_on_the_same_answers(base: Settings, monkeypat
             assert f"| {name} | " in text
     with pytest.raises(ConfigError, match="trained with another loss, seed"):
         heads.study(replace(base, seed=1, loss=replace(base.loss, tv=0.5)), VOCABULARIES)
+
+
+def test_arms_that_read_the_same_share_what_the_target_saw(tmp_path: Path) -> None:
+    base, known = Settings(str(tmp_path)), heads.arms()
+    seen = tmp_path / "block" / "taps.rows"
+    seen.parent.mkdir()
+    seen.write_bytes(b"states")
+    for name, arm in known.items():
+        own = replace(base, output=str(heads._folder(base, name)))
+        heads._place_taps(own, base, arm)
+        shared = own.folder.is_dir() and any(file.samefile(seen) for file in own.folder.iterdir())
+        assert shared == (arm.architecture == "block" and not arm.foreign), name
 
 
 def test_pairs_in_the_published_order_are_counted() -> None:
