@@ -145,7 +145,7 @@ class Settings:
 
     @property
     def of_states(self) -> dict[str, Any]:
-        """What the target's states at the texts of a run depend on: which texts these are, and how far they are read."""
+        """What the target sees of a run depends on: its texts, and how far they are read."""
         sizes = {"answers": asdict(self.answers), "held_out": self.held_out, "max_length": self.batching.max_length}
         found: dict[str, Any] = json.loads(json.dumps(self.of_texts | sizes))
         return found

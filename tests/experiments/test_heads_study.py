@@ -74,7 +74,8 @@ def test_a_copy_that_was_cut_off_ends_as_one_that_was_not(own: Path, tmp_path: P
 def base(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
         str(tmp_path_factory.mktemp("heads")), {"path": str(save_target(tmp_path_factory.mktemp("target")))},
-        held_out=4, writer="batch", taps_gib=1.0, head=HeadOptions("block", block_size=4, draft_vocab_size=200, markov_rank=4),
+        held_out=4, writer="batch", taps_gib=1.0,
+        head=HeadOptions("block", block_size=4, draft_vocab_size=200, markov_rank=4),
         mix=Mix(tasks=1.0, passages=0.0, second_turns=0.0, packages=("python",)),
         answers=Answers(tokens=1500, chunk=64, max_tokens=24), batching=Batching(2, 4, 200),
         schedule=Schedule(steps=3), loop=LoopConfig(points=2, evaluations=1),
