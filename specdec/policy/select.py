@@ -4,13 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 from specdec.models.base import CausalLM
-from specdec.policy.base import Ask, Candidate, Choice, Drafted, Load, Pick
-from specdec.policy.builder import speed
+from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
+from specdec.policy.builder import build, speed
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy, Weighed
+from specdec.policy.survival import on_the_way
 from specdec.policy.worth import Worth
+from specdec.verify.tree import DraftTree
+
+
+class Contest(NamedTuple):
+    """A draft that was chosen before another one.
+
+    Args:
+        gain: by how much it promised more, in multiples of the speed of plain decoding.
+        second: the draft that promised most but for it, with its nodes that pay; None if that was to draft nothing.
+        costs: seconds of the step by rows of drafts.
+    """
+
+    gain: float
+    second: tuple[DraftTree, list[int]] | None
+    costs: Sequence[float]
+
+    def kept(self, rows: int, accepted: int, tokens: Sequence[int]) -> float:
+        """What came of the gain: the chosen draft had so many rows and accepted tokens, and the text went on so."""
+        ours, theirs = (accepted + 1) / self.costs[rows], 1.0 / self.costs[0]
+        if self.second is not None:
+            tree, nodes = self.second
+            right = sum(node in nodes for node in on_the_way(tree, tokens)[1])
+            theirs = (right + 1) / self.costs[len(nodes)]
+        return (ours - theirs) * self.costs[0]
 
 
 class SelectPolicy(ProductPolicy):
@@ -38,19 +64,18 @@ class SelectPolicy(ProductPolicy):
         """Request → the trimmable drafters that were asked in this step."""
         self._drawing: dict[int, list[Candidate]] = {}
         """Request → its candidates that draw, in this step."""
+        self._contests: dict[int, Contest] = {}
+        """Request → what its draft was chosen before, in this step."""
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """The trimmable candidates that are worth asking. A request without any chooses as `ProductPolicy` does."""
         seconds, chosen = self._plain(load), list[list[Choice]]()
         for ask in asks:
-            worth = [
-                one
-                for one in ask.candidates
-                if one.trimmable and self._worth.ask(ask.request_id, one.drafter, load.requests, seconds)
-            ]
-            self._asked[ask.request_id] = [one.drafter for one in worth]
+            depths = {one.drafter: one.depth for one in ask.candidates if one.trimmable}
+            asked = self._worth.asked(ask.request_id, list(depths), load.requests, seconds)
+            self._asked[ask.request_id] = asked
             self._drawing[ask.request_id] = [one for one in ask.candidates if not one.trimmable]
-            chosen.append([Choice(one.drafter, one.depth) for one in worth])
+            chosen.append([Choice(drafter, depths[drafter]) for drafter in asked])
         drawn = {
             ask.request_id: self._best(Ask(ask.request_id, tuple(drawing)), load)
             for ask, own in zip(asks, chosen, strict=True)
@@ -73,9 +98,16 @@ class SelectPolicy(ProductPolicy):
             if favourite and self._promise(one.request_id, costs, favourite) > max(promises.values(), default=0.0):
                 drawn[one.request_id] = favourite
             elif weighed:
-                best[one.request_id] = max(weighed, key=lambda each: promises[each.drafter])
+                best[one.request_id] = self._first(one, weighed, promises, costs)
         self._worth.weighed((self.clock() - began) / max(sum(len(one.drafts) for one in drafted), 1))
         return self._settled(drafted, best, drawn, load, costs)
+
+    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
+        """See `Policy.observe`."""
+        super().observe(request_id, draft, path, tokens)
+        contest = self._contests.pop(request_id, None)
+        if contest is not None and len(draft.tree):
+            self._worth.kept(draft.drafter, contest.gain, contest.kept(len(draft.tree), len(path), tokens))
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
@@ -93,6 +125,21 @@ class SelectPolicy(ProductPolicy):
         self._worth.end(request_id)
         self._asked.pop(request_id, None)
         self._drawing.pop(request_id, None)
+        self._contests.pop(request_id, None)
+
+    def _first(
+        self, drafted: Drafted, weighed: Sequence[Weighed], promises: Mapping[str, float], costs: Sequence[float]
+    ) -> Weighed:
+        """The draft that promises most; what it was chosen before is remembered."""
+        first, *others = sorted(weighed, key=lambda each: promises[each.drafter], reverse=True)
+        second, theirs = None, 1.0 / costs[0]
+        if others and promises[others[0].drafter] > theirs:
+            theirs, wish = promises[others[0].drafter], others[0].wish
+            [tree] = (each.tree for each in drafted.drafts if each.drafter == others[0].drafter)
+            second = tree, build([wish], 1, costs)[0]
+        if promises[first.drafter] > theirs:
+            self._contests[drafted.request_id] = Contest((promises[first.drafter] - theirs) * costs[0], second, costs)
+        return first
 
     def _settled(
         self,

@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
 
 from specdec.policy.trials import Purse
 
 SMOOTHING = 0.9
 """Weight of the old mean beside a new value."""
-SHARE = 0.003
+SHARE = 0.001
 """Of the time of all steps, for asking a drafter that is not worth it."""
 HELD_UP = 3.0
 """A drafter that took more than so many times its mean was held up by something else."""
+PRIOR = 3.0
+"""Promised gains, in multiples of the speed of plain decoding, that are believed before any was seen."""
+MEMORY = 0.999
+"""What a gain keeps of its weight after one more of its drafter. One step tells little: a gain of a twentieth is a
+tenth of what the tokens of a step scatter by."""
+
+
+@dataclass
+class Means:
+    """A smoothed number for each drafter, of each request and of all together for those that begin."""
+
+    pool: dict[str, float] = field(default_factory=dict)
+    own: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def of(self, request_id: int, drafter: str, unknown: float) -> float:
+        """What is known of a drafter."""
+        return self.own.get(request_id, {}).get(drafter, self.pool.get(drafter, unknown))
+
+    def observe(self, request_id: int, drafter: str, value: float) -> None:
+        """One more value."""
+        own = self.own.setdefault(request_id, {})
+        own[drafter] = SMOOTHING * self.of(request_id, drafter, value) + (1 - SMOOTHING) * value
+        self.pool[drafter] = SMOOTHING * self.pool.get(drafter, value) + (1 - SMOOTHING) * value
+
+
+@dataclass
+class Kept:
+    """Gains that a drafter's chosen drafts promised, and what came of them; old ones count less and less."""
+
+    promised: float = PRIOR
+    kept: float = PRIOR
+
+    def observe(self, promised: float, kept: float) -> None:
+        """One more."""
+        self.promised = PRIOR + MEMORY * (self.promised - PRIOR) + promised
+        self.kept = PRIOR + MEMORY * (self.kept - PRIOR) + kept
+
+    @property
+    def share(self) -> float:
+        """Of what is promised."""
+        return max(self.kept / self.promised, 0.0)
 
 
 class Worth:
     """Gains and times of drafters whose drafts can be trimmed.
 
-    A drafter's gain is by how much the speed that its draft promises is above the best that the others promise, plain
-    decoding among them. It is known of each request, and of all together for those that begin.
+    The drafter that promises most alone is asked if it gains more than it takes. Any other is asked for what its draft
+    is better than the best of the others. Of two estimates that scatter one is always the larger, so two drafters that
+    say the same would both promise a gain: what they promise is scaled by what came of it, once the text tells how far
+    the second best draft would have been right.
     """
 
     def __init__(self) -> None:
@@ -26,34 +71,44 @@ class Worth:
         """Drafter → what it takes for one request."""
         self.weighing = 0.0
         """Seconds that it takes to weigh one draft."""
-        self._pool: dict[str, float] = {}
-        self._own: dict[int, dict[str, float]] = {}
+        self._alone, self._beyond = Means(), Means()
+        self._kept: dict[str, Kept] = {}
         self._purses: dict[str, Purse] = {}
 
-    def ask(self, request_id: int, drafter: str, requests: int, seconds: float) -> bool:
-        """Whether to ask a drafter for a request.
+    def asked(self, request_id: int, drafters: Sequence[str], requests: int, seconds: float) -> list[str]:
+        """Those of the drafters that are worth asking for a request.
 
         Args:
             request_id: the request.
-            drafter: name.
+            drafters: names.
             requests: all that wait for the step.
             seconds: of the pass without drafts.
         """
-        gain = self._own.get(request_id, {}).get(drafter, self._pool.get(drafter))
-        price = self.seconds.get(drafter, 0.0) + self.weighing
-        if gain is None or gain * seconds >= requests * price:  # what one request gains, all of them wait for
-            return True
-        return self._purses.setdefault(drafter, Purse(SHARE)).pay(price)
+        alone = {drafter: self._alone.of(request_id, drafter, inf) for drafter in drafters}
+        leader = max(drafters, key=alone.__getitem__, default="")
+        found = []
+        for drafter in drafters:
+            gain = alone[drafter]
+            if drafter != leader and gain < inf:
+                kept = self._kept.get(drafter)
+                gain = self._beyond.of(request_id, drafter, inf) * (kept.share if kept else 1.0)
+            price = self.seconds.get(drafter, 0.0) + self.weighing
+            # what one request gains, all of them wait for
+            if gain * seconds >= requests * price or self._purses.setdefault(drafter, Purse(SHARE)).pay(price):
+                found.append(drafter)
+        return found
 
     def promised(self, request_id: int, speeds: Mapping[str, float], plain: float) -> None:
         """Learns what the drafters that were asked promise, in tokens a second."""
-        own = self._own.setdefault(request_id, {})
         for drafter, speed in speeds.items():
-            rival = max([plain, *(other for name, other in speeds.items() if name != drafter)])
-            gain = max(speed / rival - 1.0, 0.0)
-            known = own.get(drafter, self._pool.get(drafter, gain))
-            own[drafter] = SMOOTHING * known + (1 - SMOOTHING) * gain
-            self._pool[drafter] = SMOOTHING * self._pool.get(drafter, gain) + (1 - SMOOTHING) * gain
+            self._alone.observe(request_id, drafter, speed / plain - 1.0)
+            if others := [other for name, other in speeds.items() if name != drafter]:
+                self._beyond.observe(request_id, drafter, max(speed / max(plain, *others) - 1.0, 0.0))
+
+    def kept(self, drafter: str, promised: float, kept: float) -> None:
+        """Learns by how much a drafter's chosen draft was to be faster than the second best, and was: in multiples of
+        the speed of plain decoding."""
+        self._kept.setdefault(drafter, Kept()).observe(promised, kept)
 
     def took(self, drafter: str, seconds: float) -> None:
         """Learns what a drafter took for one request."""
@@ -70,7 +125,8 @@ class Worth:
 
     def end(self, request_id: int) -> None:
         """Forgets a request."""
-        self._own.pop(request_id, None)
+        self._alone.own.pop(request_id, None)
+        self._beyond.own.pop(request_id, None)
 
 
 def _smoothed(known: float, seconds: float) -> float:

@@ -13,7 +13,7 @@ from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
 from specdec.policy.curve import CostCurve
-from specdec.policy.select import SelectPolicy
+from specdec.policy.select import Contest, SelectPolicy
 from specdec.policy.worth import SHARE, Worth
 from specdec.testing import OracleDrafter, PoisonDrafter
 from specdec.verify.tree import ROOT, DraftTree
@@ -80,12 +80,37 @@ def test_what_is_never_the_best_is_asked_as_often_as_a_share_of_the_time_pays_fo
     worth, asked = Worth(), 0
     worth.took("slow", 0.5)
     for _ in range(10_000):
-        if worth.ask(0, "slow", 1, 1.0):
-            asked += 1
-            worth.promised(0, {"slow": 1.0, "fast": 2.0}, 1.0)
+        names = worth.asked(0, ["slow", "fast"], 1, 1.0)
+        assert "fast" in names
+        asked += "slow" in names
+        worth.promised(0, {name: {"slow": 1.0, "fast": 2.0}[name] for name in names}, 1.0)
         worth.passed(1.0)
     assert asked * 0.5 == pytest.approx(SHARE * 10_000, rel=0.2)
-    assert worth.ask(0, "fast", 1, 1.0)
+
+
+def test_of_two_drafters_that_say_the_same_one_is_asked() -> None:
+    """Each estimate scatters, so one of them always promises more; what comes of it tells that it is no better."""
+    worth, draw, together = Worth(), random.Random(0), 0
+    for name in ("one", "two"):
+        worth.took(name, 0.01)
+    for step in range(4000):
+        names = worth.asked(0, ["one", "two"], 1, 1.0)
+        assert names
+        speeds = {name: draw.uniform(1.5, 2.5) for name in names}
+        worth.promised(0, speeds, 1.0)
+        if len(names) == 2:
+            first, second = sorted(names, key=speeds.__getitem__, reverse=True)
+            worth.kept(first, speeds[first] - speeds[second], draw.gauss(0.0, 0.5))
+            together += step >= 2000
+        worth.passed(1.0)
+    assert together < 0.3 * 2000  # trials are a tenth of the steps; without what was kept it is nearly all
+
+
+def test_a_contest_is_judged_on_the_text_that_came() -> None:
+    costs = [1.0, 1.1, 1.2, 1.3]
+    for second, theirs in ((None, 1.0), ((GOOD, [0, 1, 2]), 3 / 1.3), ((GOOD, [0]), 2 / 1.1), ((BAD, [0, 1]), 1 / 1.2)):
+        contest = Contest(0.5, second, costs)
+        assert contest.kept(2, 2, (1, 2, 5)) == pytest.approx(3 / 1.2 - theirs)
 
 
 def test_what_one_request_gains_all_the_others_wait_for() -> None:
@@ -93,8 +118,8 @@ def test_what_one_request_gains_all_the_others_wait_for() -> None:
     worth.took("d", 0.1)
     for _ in range(60):
         worth.promised(0, {"d": 1.3}, 1.0)
-    assert worth.ask(0, "d", 2, 1.0)
-    assert not worth.ask(0, "d", 8, 1.0)
+    assert worth.asked(0, ["d"], 2, 1.0)
+    assert not worth.asked(0, ["d"], 8, 1.0)
 
 
 def test_requests_that_ended_leave_nothing_behind() -> None:
@@ -107,6 +132,7 @@ def test_requests_that_ended_leave_nothing_behind() -> None:
         policy.end(request)
     held = [value for value in vars(policy).values() if isinstance(value, dict)]
     held += [value for value in vars(policy._worth).values() if isinstance(value, dict)]
+    held += [policy._worth._alone.own, policy._worth._beyond.own]
     assert all(len(each) <= 8 for each in held)
 
 
