@@ -50,8 +50,15 @@ def contender(loaded: LoadedModel, name: str, batch: int, rule: str) -> Contende
     """By its name on the command line."""
     drafters, _, policy = name.partition(":")
     config = EngineConfig(max_num_seqs=batch, num_blocks=160 + 128 * batch, prefix_cache=False)
-    listed = [CascadeDrafter(each.split(">")) if ">" in each else each for each in drafters.split("+")]
+    listed = [_cascade(each) if ">" in each else each for each in drafters.split("+")]
     return Contender(SpeculativeGenerator(loaded, listed, config=config, policy=policy or "always", rule=rule))
+
+
+def _cascade(name: str) -> CascadeDrafter:
+    """A cascade that goes by the names of its stages, so that it may stand beside others."""
+    drafter = CascadeDrafter(name.split(">"))
+    drafter.name = name  # type: ignore[misc]
+    return drafter
 
 
 def measure(
