@@ -3,8 +3,9 @@
 python -m benchmarks.drafters [--data FILE] [--contenders ngram,suffix:product,ngram+suffix:select,…] [--batch 1]
 
 A contender is drafters joined by "+", and a policy behind ":" (left out: "always"); drafters joined by ">" are a
-cascade. Groups of prompts are decoded by one contender after the other, in an order that rotates; plain decoding by the
-same engine is always one of them. There are two ratios to it: of decoding, and of the whole, prefill included.
+cascade, and "poison" drafts what is never right. Groups of prompts are decoded by one contender after the other, in an
+order that rotates; plain decoding by the same engine is always one of them. There are two ratios to it: of decoding,
+and of the whole, prefill included.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from rich.progress import track
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.drafters.base import Drafter
 from specdec.drafters.cascade import CascadeDrafter
 from specdec.engine.outputs import Generation
 from specdec.measure.metrics import drafting_cost, speedup_interval, speedup_with_prefill
@@ -27,6 +29,7 @@ from specdec.prompts import load_prompts
 from specdec.prompts.records import PromptRecord
 from specdec.prompts.subsets import choose
 from specdec.stats import DecodingStats
+from specdec.testing import PoisonDrafter
 from specdec.verify.select import AUTO
 
 PLAIN = "none"
@@ -50,12 +53,17 @@ def contender(loaded: LoadedModel, name: str, batch: int, rule: str) -> Contende
     """By its name on the command line."""
     drafters, _, policy = name.partition(":")
     config = EngineConfig(max_num_seqs=batch, num_blocks=160 + 128 * batch, prefix_cache=False)
-    listed = [_cascade(each) if ">" in each else each for each in drafters.split("+")]
+    listed = [_named(each) for each in drafters.split("+")]
     return Contender(SpeculativeGenerator(loaded, listed, config=config, policy=policy or "always", rule=rule))
 
 
-def _cascade(name: str) -> CascadeDrafter:
-    """A cascade that goes by the names of its stages, so that it may stand beside others."""
+def _named(name: str) -> str | Drafter:
+    """A drafter of the registry, or one that is not there. A cascade goes by the names of its stages, so that it may
+    stand beside others."""
+    if name == PoisonDrafter.name:
+        return PoisonDrafter()
+    if ">" not in name:
+        return name
     drafter = CascadeDrafter(name.split(">"))
     drafter.name = name  # type: ignore[misc]
     return drafter
