@@ -112,7 +112,7 @@ def start_tree(
         return GrowingTree(request, drawn, slots, committed, tail, known=words.map)
     most = _of_size(min(shape.depth, options.nodes), options.nodes)
     tree = LikeliestTree(request, most, slots, committed, tail, known=words.map, width=WIDTH)
-    tree.floor, tree.deepen = options.floor, options.deepen
+    tree.floor, tree.deepen = max(options.floor, request.floor), options.deepen
     return tree
 
 

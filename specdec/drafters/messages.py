@@ -105,6 +105,8 @@ class DraftRequest:
         store: whether anything of this text may outlive the request, or be seen by others.
         prediction: what the user expects the text to be; empty if nothing is expected.
         num_prompt_tokens: how many of the tokens are the prompt's.
+        floor: nodes that are less likely to be accepted, all above them included, will not be verified; a drafter may
+            leave them out. Only where a draft may be trimmed.
     """
 
     request_id: int
@@ -118,6 +120,7 @@ class DraftRequest:
     store: bool = True
     prediction: tuple[int, ...] = ()
     num_prompt_tokens: int = 0
+    floor: float = 0.0
 
     @property
     def by_argmax(self) -> bool:

@@ -184,7 +184,8 @@ class RecyclingDrafter(Drafter):
         chances = tree.chances or (GUESS,) * len(tree)
         tokens, parents, chances_of = self._known.grow(
             text.scope, request.request_id, text.last, text.previous, tree.tokens, tree.parents, chances,
-            len(tree) + self._nodes, min(self.num_draft_tokens, request.max_depth), self._floor,
+            len(tree) + self._nodes, min(self.num_draft_tokens, request.max_depth),
+            max(self._floor, request.floor),
         )  # fmt: skip
         kinds = (*tree.node_kinds, *_kinds(parents, chances_of)[len(tree) :])
         return DraftTree(tuple(tokens), tuple(parents), None, kinds, tuple(chances_of))

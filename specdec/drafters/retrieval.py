@@ -118,7 +118,8 @@ class RetrievalDrafter(Drafter):
         if self._index is None:
             raise ConfigError("The retrieval drafter has no target yet; pass it to a SpeculativeGenerator.")
         depth = min(depth, request.max_depth)
-        limits = Limits(self.min_match, self.max_match, depth, self.most, self.branches, self.floor)
+        floor = max(self.floor, request.floor)
+        limits = Limits(self.min_match, self.max_match, depth, self.most, self.branches, floor)
         chances = tree.chances or (ASSUMED,) * len(tree)
         new = grow(self._index, limits, request.tokens[-self.max_match :], tree.tokens, tree.parents, chances)
         return DraftTree(

@@ -75,7 +75,8 @@ class RowTrees:
             logits, confidences = logits[rows], None if confidences is None else confidences[rows]
         anchors = [self._places[requests[index].tokens[-1]] for index in chosen]
         own, nodes = [counts[index] for index in chosen], self._options.nodes
-        grown = self._term.grow(logits, confidences, own, anchors, nodes, self._options.floor)
+        floor = max(self._options.floor, min((requests[index].floor for index in chosen), default=0.0))
+        grown = self._term.grow(logits, confidences, own, anchors, nodes, floor)
         return [self._tree(each) for each in grown]
 
     def _tree(self, grown: Grown) -> DraftTree:

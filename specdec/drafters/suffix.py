@@ -128,7 +128,8 @@ class SuffixDrafter(Drafter):
             self._answers.add(own.salt, tokens[own.first :])
 
     def _bounds(self, request: DraftRequest) -> Bounds:
-        return Bounds(self.most, min(self.num_draft_tokens, request.max_depth), self.branches, self.floor)
+        depth, floor = min(self.num_draft_tokens, request.max_depth), max(self.floor, request.floor)
+        return Bounds(self.most, depth, self.branches, floor)
 
     def _extended(self, request: DraftRequest, tree: DraftTree) -> DraftTree:
         chances = tree.chances or (ASSUMED,) * len(tree)

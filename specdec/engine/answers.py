@@ -5,10 +5,12 @@ from __future__ import annotations
 from operator import index
 from typing import Any
 
-from specdec.checks import is_integer, shown
+from specdec.checks import is_integer, number, shown, take
 from specdec.errors import SpecdecError
 from specdec.policy.base import Ask, Candidate, Choice, Drafted, Pick
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
+
+FLOOR = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def check_each(answers: Any, count: int, what: str) -> list[Any]:
@@ -41,7 +43,8 @@ def check_choice(choice: Any, ask: Ask) -> Choice:
     for candidate in ask.candidates:
         if candidate.drafter == choice.drafter:
             depth = _check_depth(choice.depth, candidate.depth)
-            return Choice(candidate.drafter, depth, _check_shape(choice.shape, depth, candidate))
+            floor = take("floor", choice.floor, FLOOR, SpecdecError)
+            return Choice(candidate.drafter, depth, _check_shape(choice.shape, depth, candidate), floor)
     named = ", ".join(repr(one.drafter) for one in ask.candidates)
     raise SpecdecError(f"it chose the drafter {shown(choice.drafter)}; give one of {named}")
 

@@ -194,7 +194,7 @@ class Drafting:
     ) -> Iterator[tuple[int, DraftTree]]:
         """What a drafter drafts for those who ask it, all together; empty drafts are left out."""
         began = perf_counter()
-        requests = tuple(plan[index].draft_request(one.depth, one.shape) for index, one in asked.items())
+        requests = tuple(plan[index].draft_request(one.depth, one.shape, one.floor) for index, one in asked.items())
         trees = self._asking.ask(drafter, requests)
         spent = perf_counter() - began
         self.seconds[drafter.name] = self.seconds.get(drafter.name, 0.0) + spent

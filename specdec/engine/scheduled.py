@@ -44,7 +44,7 @@ class Scheduled:
         request = self.request
         return (request.by_argmax or not self.decodes) and not request.scores_prompt
 
-    def draft_request(self, max_depth: int, shape: TreeShape | None = None) -> DraftRequest:
+    def draft_request(self, max_depth: int, shape: TreeShape | None = None, floor: float = 0.0) -> DraftRequest:
         """What a drafter is asked."""
         request = self.request
         return DraftRequest(
@@ -59,6 +59,7 @@ class Scheduled:
             store=request.params.store,
             prediction=request.prediction,
             num_prompt_tokens=len(request.prompt),
+            floor=floor,
         )
 
     def rows(self, tree: DraftTree, cache: PagedCache, all_logits: bool = False) -> SequenceRows:

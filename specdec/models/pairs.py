@@ -146,7 +146,7 @@ class PairModel(NativeModel):
         Args:
             parts, pool, states: see `run_pairs`; of each part the last row alone has logits, and its slots have room
                 for a tree.
-            limits: of each tree; width, floor and deepen are those of the first.
+            limits: of each tree; width and deepen are those of the first, and the floor is the lowest of all.
             ids: int64 [V], the target's tokens that it knows.
 
         Returns:
@@ -157,7 +157,7 @@ class PairModel(NativeModel):
         tokens, parents = np.empty(shape, np.int32), np.empty(shape, np.int32)
         chances, sizes = np.empty(shape, np.float64), np.empty(len(parts), np.int64)
         asked = np.array([[each.nodes for each in limits], [each.depth for each in limits]], np.int64)
-        width, floor, deepen = limits[0].width, limits[0].floor, limits[0].deepen
+        width, floor, deepen = limits[0].width, min(each.floor for each in limits), limits[0].deepen
         trees = interface.PairTrees(
             shape[1], min(width, self.vocab_size), floor, deepen, *(each.ctypes.data for each in asked),
             native.address(ids, torch.int64, (self.vocab_size,)),

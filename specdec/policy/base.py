@@ -52,11 +52,13 @@ class Choice:
         depth: longest branch.
         shape: the tree that is drawn, at most so deep; None is all of the candidate's. Means nothing for a trimmable
             draft.
+        floor: of a trimmable draft, a survival below which no node would be verified: a drafter need not make it.
     """
 
     drafter: str
     depth: int
     shape: TreeShape | None = None
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from math import log, log1p
+from itertools import pairwise
+from math import inf, log, log1p
 from typing import NamedTuple
 
 from specdec.verify.shape import RANKS, ROOT, TreeShape
@@ -69,6 +70,17 @@ def build(
     for _, _, draft, node in kept:
         nodes[draft].append(node)
     return [sorted(each) for each in nodes]
+
+
+def least_survival(requests: int, seconds: Sequence[float]) -> float:
+    """A survival below which no node can be among those that `build` takes, if it takes no more rows than there are
+    seconds of: the last of them gains its request more than the step gets longer, for all that wait for it.
+
+    With s the survival of that node and e the expected tokens of its request, (e + s) / e ≥ (T(n) / T(n - 1))^requests,
+    and e ≥ 1.
+    """
+    growth = min((after / before for before, after in pairwise(seconds)), default=inf)
+    return growth**requests - 1.0
 
 
 def speed(wish: Wish, seconds: Sequence[float], level_seconds: float = 0.0) -> float:

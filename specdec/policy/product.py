@@ -11,7 +11,7 @@ from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 from specdec.paths import cache_dir
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick, Policy
-from specdec.policy.builder import MOST_ROWS, Wish, build, speed
+from specdec.policy.builder import MOST_ROWS, Wish, build, least_survival, speed
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
 from specdec.policy.survival import SurvivalTable, judged, on_the_way, prior_rate
@@ -22,6 +22,10 @@ from specdec.verify.shape import ROOT
 
 SMOOTHING = 0.9
 """Weight of the old estimate of a drafter's time beside a new measurement."""
+DOUBT = 0.5
+"""A draft has nodes down to this part of the survival that pays: the drafter's estimates are not the policy's."""
+MORE = 4
+"""Rows that a step may have beyond twice the usual number, when that survival is worked out."""
 FEW = 4
 """A drafter whose first nodes were tested less often than this is unknown: it drafts for one request at a time."""
 
@@ -66,6 +70,8 @@ class ProductPolicy(Policy):
         self._shown: dict[int, tuple[Draft, ...]] = {}
         """Request → the trimmable drafts that it had in this step."""
         self._tally = Tally()
+        self._usual_rows = float(MORE)
+        """Of drafts that were picked, smoothed."""
         self._turn = 0
         """Trials go from request to request."""
 
@@ -75,14 +81,17 @@ class ProductPolicy(Policy):
             self._curve = LiveCurve(self._source(model))
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
-        """Trimmable drafts are asked for in full; of the others the shape is decided here."""
+        """Trimmable drafts are asked for with all nodes that may pay; of the others the shape is decided here."""
         candidates = {ask.request_id: self._best(ask, load) for ask in asks}
         drawn = {request: one for request, one in candidates.items() if not one.trimmable}
         shapes = self._shapes(drawn, load) if drawn else {}
-        return [
-            shapes[request] if request in shapes else [Choice(one.drafter, one.depth)]
+        floor = self._floor(load) if len(drawn) < len(candidates) else 0.0
+        whole = {
+            request: [Choice(one.drafter, one.depth, floor=floor)] if floor < 1.0 else []
             for request, one in candidates.items()
-        ]
+            if one.trimmable
+        }
+        return [shapes[request] if request in shapes else whole[request] for request in candidates]
 
     def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
         """The nodes that pay. These drafts have been paid for: only their rows count."""
@@ -139,6 +148,11 @@ class ProductPolicy(Policy):
         """Seconds of a step with 0, 1, 2, … rows of drafts."""
         return self._live.costs(load.rows, MOST_ROWS, load.cached, load.requests)
 
+    def _floor(self, load: Load) -> float:
+        """A chance below which no node is worth drafting; 1 or more if none is."""
+        most = int(2 * self._usual_rows) + MORE
+        return DOUBT * least_survival(load.requests, self._costs(load)[: most + 1])
+
     def _best(self, ask: Ask, load: Load) -> Candidate:
         """The candidate that promises the most tokens a second if this request alone drafts; the first of equals."""
         if len(ask.candidates) == 1:
@@ -167,6 +181,8 @@ class ProductPolicy(Policy):
         for (request_id, (drafter, wish, trust)), nodes in zip(drafts.items(), parts, strict=True):
             picks[request_id] = Pick(drafter, tuple(nodes))
             self.trust.promise(request_id, drafter, sum([wish.survivals[node] for node in nodes]) / trust)
+        rows = sum(len(pick.nodes) for pick in picks.values())
+        self._usual_rows = SMOOTHING * self._usual_rows + (1 - SMOOTHING) * rows
         self._tally.note(len(picks), sum(not pick.nodes for pick in picks.values()), costs)
         return picks
 

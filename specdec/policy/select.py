@@ -69,13 +69,13 @@ class SelectPolicy(ProductPolicy):
 
     def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
         """The trimmable candidates that are worth asking. A request without any chooses as `ProductPolicy` does."""
-        seconds, chosen = self._plain(load), list[list[Choice]]()
+        seconds, floor, chosen = self._plain(load), self._floor(load), list[list[Choice]]()
         for ask in asks:
             depths = {one.drafter: one.depth for one in ask.candidates if one.trimmable}
-            asked = self._worth.asked(ask.request_id, list(depths), load.requests, seconds)
+            asked = self._worth.asked(ask.request_id, list(depths), load.requests, seconds) if floor < 1.0 else []
             self._asked[ask.request_id] = asked
             self._drawing[ask.request_id] = [one for one in ask.candidates if not one.trimmable]
-            chosen.append([Choice(drafter, depths[drafter]) for drafter in asked])
+            chosen.append([Choice(drafter, depths[drafter], floor=floor) for drafter in asked])
         drawn = {
             ask.request_id: self._best(Ask(ask.request_id, tuple(drawing)), load)
             for ask, own in zip(asks, chosen, strict=True)

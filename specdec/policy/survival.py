@@ -58,22 +58,26 @@ class SurvivalTable:
         """The survival of every node, never above its parent's."""
         tree = draft.tree
         chances = tree.chances or tuple(map(prior_rate, tree.shape.kinds))
-        own, pool = self._of(request_id, draft.drafter)
-        survivals: list[float] = []
-        for parent, kind, rate in zip(tree.parents, tree.node_kinds, chances, strict=True):
+        rates, survivals = self.rates(request_id, draft.drafter, tree.node_kinds, chances), list[float]()
+        for parent, rate in zip(tree.parents, rates, strict=True):
+            survivals.append(rate if parent == ROOT else rate * survivals[parent])
+        return survivals
+
+    def rates(self, request_id: int, drafter: str, kinds: Sequence[int], priors: Sequence[float]) -> list[float]:
+        """The rate of each kind of node, if nothing but its prior were known beforehand."""
+        own, pool = self._of(request_id, drafter)
+        rates: list[float] = []
+        for kind, rate in zip(kinds, priors, strict=True):
             if (all_seen := pool.get(kind)) is not None:
                 rate = (all_seen.accepted + PRIOR_WEIGHT * rate) / (all_seen.tested + PRIOR_WEIGHT)
             if (seen := own.get(kind)) is not None:
                 rate = (seen.accepted + POOL_WEIGHT * rate) / (seen.tested + POOL_WEIGHT)
-            survivals.append(rate if parent == ROOT else rate * survivals[parent])
-        return survivals
+            rates.append(rate)
+        return rates
 
     def rate(self, request_id: int, drafter: str, kind: int, prior: float) -> float:
-        """The rate of one kind of node, if nothing but `prior` were known beforehand."""
-        [survival] = self.survivals(
-            request_id, Draft(drafter, DraftTree((0,), (ROOT,), kinds=(kind,), chances=(prior,)))
-        )
-        return survival
+        """See `rates`."""
+        return self.rates(request_id, drafter, [kind], [prior])[0]
 
     def tested(self, drafter: str, kind: int) -> float:
         """Weight of the nodes of a kind that were tested, of all requests together."""

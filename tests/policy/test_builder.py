@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specdec.policy.builder import MOST_NODES, MOST_ROWS, Wish, best_shape, build, speed
+from specdec.policy.builder import MOST_NODES, MOST_ROWS, Wish, best_shape, build, least_survival, speed
 from specdec.policy.curve import CostCurve
 from specdec.verify.shape import RANKS, ROOT, TreeShape
 
@@ -41,6 +41,19 @@ def closed_sets(shape: TreeShape) -> list[tuple[int, ...]]:
     """Every set of nodes that has each node's parent."""
     sets = [nodes for size in range(len(shape) + 1) for nodes in combinations(range(len(shape)), size)]
     return [nodes for nodes in sets if all(shape.parents[node] in (ROOT, *nodes) for node in nodes)]
+
+
+@pytest.mark.parametrize("name", CURVES)
+@pytest.mark.parametrize("seed", range(12))
+def test_no_node_that_is_taken_survives_less_than_the_least_that_pays(name: str, seed: int) -> None:
+    draw, requests = random.Random(seed), seed % 4 + 1
+    drafts = [tree(draw, draw.randint(1, 9)) for _ in range(requests)]
+    seconds = step_of(CURVES[name], requests)
+    parts = build([Wish(survivals, shape.depths) for shape, survivals in drafts], requests, seconds, margin=0.0)
+    least = least_survival(requests, seconds[: sum(map(len, parts)) + 1]) if any(parts) else 0.0
+    for (_, survivals), nodes in zip(drafts, parts, strict=True):
+        assert all(survivals[node] >= least - 1e-12 for node in nodes)
+    assert least_survival(requests, [1.0, 1.5, 1.65]) == pytest.approx(1.1**requests - 1)
 
 
 @pytest.mark.parametrize("name", CURVES)

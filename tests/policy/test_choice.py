@@ -10,6 +10,7 @@ import pytest
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Load
 from specdec.policy.curve import CostCurve
 from specdec.policy.product import FEW, ProductPolicy
+from specdec.policy.select import SelectPolicy
 from specdec.policy.survival import PRIOR_RATES
 from specdec.policy.trials import SHARE
 from specdec.verify.shape import RANKS, ROOT
@@ -107,9 +108,20 @@ def test_the_slowest_drafter_of_a_step_is_waited_for() -> None:
     assert depths(policy, both, 2) == [0, 0]
 
 
-def test_what_can_be_trimmed_is_asked_for_in_full() -> None:
+def test_what_can_be_trimmed_is_asked_for_as_deep_as_it_goes() -> None:
     policy = taught(DEAR, {(0, "a"): 0})
-    assert policy.choose([Ask(0, candidates(4, trimmable=True))], Load(1, 1)) == [[Choice("a", 4)]]
+    [[choice]] = policy.choose([Ask(0, candidates(4, trimmable=True))], Load(1, 1))
+    assert choice == Choice("a", 4, floor=choice.floor)
+    assert 0 < choice.floor < 1
+
+
+def test_where_no_node_can_pay_nobody_is_asked() -> None:
+    """64 requests wait for each other: no node gains one of them what its row costs all."""
+    asks = [Ask(request, candidates(4, trimmable=True)) for request in range(64)]
+    for make in (ProductPolicy, SelectPolicy):
+        policy = make(CostCurve((1, 64, 256), (1.0, 1.0, 10.0)))
+        assert policy.choose(asks, Load(64, 64)) == [[]] * 64
+        assert all(policy.choose(asks[:1], Load(1, 1)))
 
 
 def test_a_shape_is_cut_to_the_nodes_that_are_accepted() -> None:
