@@ -32,7 +32,7 @@ class HeadOptions:
         drawn: levels that are drawn at most, if each of them costs a pass.
         nodes: most tokens of a tree at temperature 0.
         floor, deepen: see `LikeliestTree`.
-        weights: form of the head's weights on the CPU's kernels; None takes the target's.
+        weights: form of the head's weights on our kernels; None takes the target's.
         most_rows: rows that a pass of the head should not exceed.
     """
 

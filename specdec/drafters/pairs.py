@@ -74,7 +74,7 @@ class PairDrafts:
         done, pairs = max(cache.filled(seq, self._entries) - 1, 0), len(tokens) - 1
         while pairs - done > most:
             piece = SequenceRows(tokens[done + 1 : done + most + 1], slots, done)
-            self.run.step(self._entries, [piece], self._given(seq, done, done + most), top=1)
+            self.run.step(self._entries, [piece], self._given(seq, done, done + most), top=0)
             done += most
         limit = self.shape.depth if request.rule.by_argmax else self._options.drawn
         shape = self.shape.truncated(min(request.max_depth, limit))
@@ -125,7 +125,7 @@ class PairDrafts:
         growing = list(zip(trees, firsts, strict=True))
         while growing:
             active = [tree for tree, _ in growing]
-            top = WIDTH if any(tree.request.by_argmax for tree in active) else 1
+            top = WIDTH if any(tree.request.by_argmax for tree in active) else 0
             states, counts = joined([own for _, own in growing]), [tree.num_rows for tree in active]
             given = self.run.step(self._entries, [tree.rows() for tree in active], states, top)
             grown = zip(active, given.split(counts), strict=True)

@@ -1,4 +1,7 @@
-"""Medusa heads at work, beside any target: in torch, their output rows on the CPU's kernels where there are such."""
+"""Medusa heads at work, beside any target: in torch, their output rows on the CPU's kernels where there are such.
+
+Beside a target on Triton `tritonmedusa.py` runs them.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,8 @@ class MedusaRun:
         kernels = native.library() if isinstance(target, NativeModel) else None
         self.term = MarkovTerm(head.config.draft_vocab_size, None, None, kernels=kernels)
         """Nothing: no head knows what the one before it says."""
-        kind = (weights or target.kind) if isinstance(target, NativeModel) else None
-        self._products = [_product(rows, kind, device, dtype) for rows in _rows(head, target)]
+        self._kind = (weights or target.kind) if isinstance(target, NativeModel) else None
+        self._products = [self._product(rows) for rows in _rows(head, target)]
 
     @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:
@@ -50,18 +53,17 @@ class MedusaRun:
             return self._products[0](hidden)
         return torch.stack([rows(x) for rows, x in zip(self._products, hidden.unbind(1), strict=True)], 1)
 
+    def _product(self, weight: Tensor) -> Product:
+        """x Wᵀ in float32."""
+        if self._kind is not None:
+            packed = pack(weight, self._kind)
+            return lambda x: packed(x)
+        there = weight.to(self.states.device, self.states.dtype)
+        return lambda x: linear(x, there).float()
+
 
 def _rows(head: MedusaHead, target: CausalLM) -> list[Tensor]:
     """Output rows [Vd, h] of each head, or those that all of them share."""
     if not head.config.own_output:
         return [output_rows(head, target)]
     return [each.weight.detach() for each in head.lm_heads if isinstance(each, nn.Linear)]
-
-
-def _product(weight: Tensor, kind: str | None, device: torch.device | str, dtype: torch.dtype) -> Product:
-    """x Wᵀ in float32, by the CPU's kernels if a `kind` is given."""
-    if kind is not None:
-        packed = pack(weight, kind)
-        return lambda x: packed(x)
-    there = weight.to(device, dtype)
-    return lambda x: linear(x, there).float()

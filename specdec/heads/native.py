@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from specdec.cache import KVPool
-from specdec.heads.base import Head, output_rows
 from specdec.heads.block import BlockHead
 from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, places
-from specdec.heads.layers import DecoderLayer, Norm
+from specdec.heads.weights import block_weights, norm_weight, norm_weights
 from specdec.kernels.attention.native import key_values
 from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack
 from specdec.models.batch import SequenceRows
-from specdec.models.llama import LlamaLayer, LlamaWeights, own_float
+from specdec.models.llama import own_float
 from specdec.models.native import NativeModel
 
 
@@ -40,7 +39,7 @@ class NativeBlock:
         assert head.config.causal, "rows that see later ones do not run natively"
         self.config, self._kernels, kind = head.config, kernels, kind or target.kind
         self._sure = confidence_row(head)
-        self._model = NativeModel.of(_weights(head, target), f"the head of {target.name}", kind)
+        self._model = NativeModel.of(block_weights(head, target), f"the head of {target.name}", kind)
         self.layout = self._model.kv_layout
         self.term = markov_term(head, "float32" if kind == "float32" else "bfloat16", kernels)
         self.places: Sequence[int] = places(head)
@@ -49,10 +48,10 @@ class NativeBlock:
         biases = [None if side.bias is None else side.bias.detach() for side in sides]
         self._fuse = pack(head.fc.weight.detach(), kind)
         self._sides = pack([side.weight.detach() for side in sides], kind, biases)
-        norms = [own_float(norm.weight) for norm in head.fc_norm if isinstance(norm, Norm)]
+        norms = norm_weights(head.fc_norm)
         self._tap_norms = torch.cat(norms) if norms else None
         self._norm, self._frequencies = own_float(head.hidden_norm.weight), own_float(head.config.rotary[0])
-        self._key_norms = [_weight(each.k_norm) for each in attentions]
+        self._key_norms = [norm_weight(each.k_norm) for each in attentions]
         self._bound: WeakKeyDictionary[KVPool, interface.Context] = WeakKeyDictionary()
 
     @property
@@ -89,63 +88,3 @@ class NativeBlock:
                 *norms, layers, self._fuse.struct, self._sides.struct,
             )  # fmt: skip
         return self._bound[pool]
-
-
-def _weights(head: BlockHead, target: NativeModel) -> LlamaWeights:
-    """The head as a Llama with the target's embedding and the head's vocabulary. The confidence head reads what the
-    logits are made of: it is one more of them, the last one."""
-    rows, sure = output_rows(head, target), confidence_row(head)
-    if sure is not None:
-        rows = torch.cat([rows, sure[0]])
-    layers = [layer_weights(each, own_float(each.input_layernorm.weight)) for each in head.decoder]
-    return llama_weights(head, target, layers, own_float(head.norm.weight), rows)
-
-
-def llama_weights(
-    head: Head, target: NativeModel, layers: list[LlamaLayer], final_norm: Tensor, rows: Tensor
-) -> LlamaWeights:
-    """A head as a Llama: its own layers and output rows, and its embedding or the target's."""
-    config = head.config
-    frequencies, factor = config.rotary
-    return LlamaWeights(
-        heads=config.num_heads,
-        kv_heads=config.num_kv_heads,
-        head_size=config.head_dim,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        vocab_size=len(rows),
-        max_context=target.max_context,
-        eps=config.rms_norm_eps,
-        scale=config.head_dim**-0.5,
-        frequencies=own_float(frequencies),
-        rope_factor=factor,
-        layers=layers,
-        embedding=head.embed_tokens.weight.detach() if config.own_embedding else target.embedding,
-        final_norm=final_norm,
-        head=rows,
-    )
-
-
-def layer_weights(layer: DecoderLayer, input_norm: Tensor) -> LlamaLayer:
-    """A head's layer as one of a Llama; `input_norm`: float32 [h], before its attention."""
-    attention, feed = layer.self_attn, layer.mlp
-    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-    return LlamaLayer(
-        qkv=[each.weight.detach() for each in projections],
-        qkv_bias=[None if each.bias is None else each.bias.detach() for each in projections],
-        o=attention.o_proj.weight.detach(),
-        gate=feed.gate_proj.weight.detach(),
-        up=feed.up_proj.weight.detach(),
-        down=feed.down_proj.weight.detach(),
-        norms=(
-            input_norm,
-            own_float(layer.post_attention_layernorm.weight),
-            _weight(attention.q_norm),
-            _weight(attention.k_norm),
-        ),
-        window=0,
-    )
-
-
-def _weight(norm: torch.nn.Module) -> Tensor | None:
-    return own_float(norm.weight) if isinstance(norm, Norm) else None

@@ -8,23 +8,18 @@ import torch
 from torch import Tensor
 
 from specdec.cache import KVPool
-from specdec.heads.base import output_rows
-from specdec.heads.eagle1 import Eagle1Head
 from specdec.heads.eagle3 import Eagle3Head
-from specdec.heads.layers import Norm
-from specdec.heads.mtp import MtpHead
-from specdec.heads.native import layer_weights, llama_weights
 from specdec.heads.pairrun import PairRows, StateLayout
 from specdec.heads.pairs import PairHead
+from specdec.heads.weights import norm_weights, pair_weights
 from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack
 from specdec.kernels.markov import Grown
 from specdec.models.batch import SequenceRows
-from specdec.models.llama import own_float
 from specdec.models.native import NativeModel
-from specdec.models.pairs import ChainDraw, DrawnChain, PairInput, PairModel, TreeLimits
+from specdec.models.pairs import ChainDraw, DrawnChain, PairModel, TreeLimits
 
 
 class NativePairs:
@@ -33,7 +28,7 @@ class NativePairs:
     Rows are computed one by one, as in the target: a draft does not depend on what shares its pass.
 
     Args:
-        head: of one of the architectures that `pair_input` knows, without a bias behind attention; its weights are
+        head: of one of the architectures that `pair_weights` knows, without a bias behind attention; its weights are
             copied.
         target: on the same kernels.
         kind: form of the weights, a name of `specdec.kernels.linear.KINDS`; None takes the target's.
@@ -44,9 +39,7 @@ class NativePairs:
         assert kernels is not None
         assert not head.config.o_bias, "a bias behind attention does not run natively"
         self.config, kind = head.config, kind or target.kind
-        pairs, input_norm, final_norm = pair_input(head)
-        layers = [layer_weights(head.layer, input_norm)]
-        weights = llama_weights(head, target, layers, final_norm, output_rows(head, target))
+        weights, pairs = pair_weights(head, target)
         self._model = PairModel(weights, f"the head of {target.name}", kind, pairs)
         self._ids = head.draft_ids.contiguous()
         self.layout = self._model.kv_layout
@@ -84,29 +77,6 @@ class NativePairs:
         return self._model.draw_pairs(parts, pool, states.float().contiguous(), draws, self._ids, target_size)
 
 
-def pair_input(head: PairHead) -> tuple[PairInput, Tensor, Tensor]:
-    """What a head reads, and its layer's first and its last norm, float32 [h] both.
-
-    Raises:
-        NotImplementedError: for an architecture that is not known here.
-    """
-    ones = torch.ones(head.config.hidden_size)
-    if isinstance(head, Eagle3Head):
-        layer, normed = head.midlayer, head.config.norm_before_residual
-        norms = own_float(layer.input_layernorm.weight), own_float(layer.hidden_norm.weight)
-        pairs = PairInput(*norms, starts_normed=normed, gives_normed=head.config.norm_output)
-        return pairs, ones, own_float(head.norm.weight)
-    if isinstance(head, MtpHead):
-        whole = head.layer
-        norms = own_float(whole.token_layernorm.weight), own_float(whole.hidden_layernorm.weight)
-        pairs = PairInput(*norms, mix=whole.input_proj.weight.detach(), gives_normed=True)
-        return pairs, own_float(whole.input_layernorm.weight), own_float(whole.final_layernorm.weight)
-    if isinstance(head, Eagle1Head):
-        bias = None if head.fc.bias is None else head.fc.bias.detach()
-        return PairInput(None, None, head.fc.weight.detach(), bias, bare=True), ones, ones
-    raise NotImplementedError(f"There is no native pass for heads of the kind {head.config.architecture!r}.")
-
-
 class _Fuse:
     """EAGLE-3's states: fc over the tapped states, with the norms before it."""
 
@@ -114,8 +84,7 @@ class _Fuse:
         config, self._kernels = head.config, kernels
         self._shape = len(config.taps), config.target_hidden_size
         width = self._shape[0] * self._shape[1]
-        modules = head.fc_norm if config.fc_norm else [head.input_norm]
-        norms = [own_float(norm.weight) for norm in modules if isinstance(norm, Norm)]
+        norms = norm_weights(head.fc_norm if config.fc_norm else [head.input_norm])
         self._norms = torch.cat(norms) if norms else None
         bias = None if head.fc.bias is None else head.fc.bias.detach()
         self._product = pack(head.fc.weight.detach(), kind, bias)

@@ -85,7 +85,7 @@ class PairRun(Protocol):
             pool: of the head's layout.
             parts: of each text the tokens of its pairs, counted as the head counts them.
             states: [T, h], one for each row.
-            top: how many of the largest logits of each row are wanted.
+            top: how many of the largest logits of each row are wanted; 0 for none.
         """
 
     def grow(
@@ -121,3 +121,24 @@ class PairRun(Protocol):
         Returns:
             The chains; None where they must be drawn level by level, see `grow`.
         """
+
+
+class LevelByLevel:
+    """What a run says of whole drafts that leaves them to who asks for them: a level is a step."""
+
+    def grow(
+        self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]
+    ) -> list[Grown | None]:
+        """See `PairRun.grow`."""
+        return [None for _ in parts]
+
+    def draw(
+        self,
+        pool: KVPool,
+        parts: Sequence[SequenceRows],
+        states: Tensor,
+        draws: Sequence[ChainDraw],
+        target_size: int,
+    ) -> list[DrawnChain | None]:
+        """See `PairRun.draw`."""
+        return [None for _ in parts]

@@ -10,18 +10,16 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool
 from specdec.heads.base import output_rows
-from specdec.heads.pairrun import PairRows, StateLayout
+from specdec.heads.pairrun import LevelByLevel, PairRows, StateLayout
 from specdec.heads.pairs import PairHead
 from specdec.heads.plain import embedded, working_dtype
 from specdec.kernels.attention.native import kernels_for
-from specdec.kernels.markov import Grown
 from specdec.models.base import CausalLM, PassOutput
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import pass_on
-from specdec.models.pairs import ChainDraw, DrawnChain, TreeLimits
 
 
-class PlainPairs:
+class PlainPairs(LevelByLevel):
     """See `PairRun`. Weights, keys and states are of the dtype in which the target keeps its own, or float32.
 
     Args:
@@ -55,20 +53,3 @@ class PlainPairs:
         attended = attention.attend(0, *sides, scale=self.config.head_dim**-0.5)
         hidden, following = self._head.outputs(layer.after_attention(stream, attended)[batch.logit_rows])
         return PairRows(PassOutput(torch.mm(hidden, self._output.T).float()), following)
-
-    def grow(
-        self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]
-    ) -> list[Grown | None]:
-        """See `PairRun.grow`: level by level."""
-        return [None for _ in parts]
-
-    def draw(
-        self,
-        pool: KVPool,
-        parts: Sequence[SequenceRows],
-        states: Tensor,
-        draws: Sequence[ChainDraw],
-        target_size: int,
-    ) -> list[DrawnChain | None]:
-        """See `PairRun.draw`: level by level."""
-        return [None for _ in parts]

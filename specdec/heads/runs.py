@@ -1,6 +1,8 @@
-"""Who runs a head: the CPU's kernels beside a target that they run, torch everywhere else."""
+"""Who runs a head: the kernels that run its target, or torch."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from specdec.errors import ConfigError
 from specdec.heads.base import Head
@@ -16,7 +18,11 @@ from specdec.heads.plain import PlainBlock
 from specdec.heads.plainpairs import PlainPairs
 from specdec.kernels.attention.native import MAX_HEAD_SIZE
 from specdec.models.base import CausalLM
+from specdec.models.llama import LlamaModel
 from specdec.models.native import NativeModel
+
+if TYPE_CHECKING:
+    from specdec.models.triton import TritonModel
 
 
 def block_run(head: BlockHead, target: CausalLM, weights: str | None = None) -> BlockRun:
@@ -24,28 +30,42 @@ def block_run(head: BlockHead, target: CausalLM, weights: str | None = None) -> 
 
     Args:
         head, target: the two.
-        weights: form of the head's weights on the CPU's kernels; None takes the target's.
+        weights: form of the head's weights on our kernels; None takes the target's.
 
     Raises:
         ConfigError: if it is made for another target.
     """
     check(head, target)
-    if isinstance(target, NativeModel) and head.config.causal and _fits(head):
-        return NativeBlock(head, target, weights)
+    if head.config.causal and _fits(head):
+        if isinstance(target, NativeModel):
+            return NativeBlock(head, target, weights)
+        if (on_triton := _on_triton(target)) is not None:
+            from specdec.heads.triton import TritonBlock
+
+            return TritonBlock(head, on_triton, weights)
     return PlainBlock(head, target)
 
 
 def pair_run(head: PairHead, target: CausalLM, weights: str | None = None) -> PairRun:
     """A head that drafts token by token, ready to draft for a target; see `block_run`."""
     check(head, target)
-    if isinstance(target, NativeModel) and _fits(head):
-        return NativePairs(head, target, weights)
+    if _fits(head):
+        if isinstance(target, NativeModel):
+            return NativePairs(head, target, weights)
+        if (on_triton := _on_triton(target)) is not None:
+            from specdec.heads.tritonpairs import TritonPairs
+
+            return TritonPairs(head, on_triton, weights)
     return PlainPairs(head, target)
 
 
 def medusa_run(head: MedusaHead, target: CausalLM, weights: str | None = None) -> MedusaRun:
     """Medusa heads, ready to draft for a target; see `block_run`."""
     check(head, target)
+    if (on_triton := _on_triton(target)) is not None:
+        from specdec.heads.tritonmedusa import TritonMedusa
+
+        return TritonMedusa(head, on_triton, weights)
     return MedusaRun(head, target, weights)
 
 
@@ -61,6 +81,16 @@ def check(head: Head, target: CausalLM) -> None:
         )
 
 
+def _on_triton(target: CausalLM) -> TritonModel | None:
+    """The target, if Triton's kernels run it. They may be missing: nothing of theirs is imported for other targets."""
+    if not isinstance(target, LlamaModel) or isinstance(target, NativeModel):
+        return None
+    from specdec.models.triton import TritonModel
+
+    assert isinstance(target, TritonModel)
+    return target
+
+
 def _fits(head: Head) -> bool:
-    """Whether the CPU's kernels can run its layers."""
+    """Whether our kernels can run its layers."""
     return head.config.head_dim <= MAX_HEAD_SIZE and not head.config.o_bias

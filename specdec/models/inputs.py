@@ -20,12 +20,14 @@ class PassInputs:
         slots: int32 [rows], where keys and values go; -1 for a row that is only padding.
         logit_rows: int64 [logits], rows whose logits are wanted.
         plan: what the rows attend to; its positions are those of the rows.
+        states: float32 [rows, width], what a model of pairs reads beside the tokens; None for other models.
     """
 
     tokens: Tensor
     slots: Tensor
     logit_rows: Tensor
     plan: AttentionPlan
+    states: Tensor | None = None
 
     @classmethod
     def of(cls, batch: RaggedBatch, rows_per_tile: int) -> PassInputs:
@@ -36,9 +38,9 @@ class PassInputs:
     @property
     def tensors(self) -> list[Tensor]:
         """All of them, in a fixed order."""
-        plan = self.plan
+        plan, states = self.plan, () if self.states is None else (self.states,)
         return [self.tokens, self.slots, self.logit_rows, plan.tiles, plan.positions, plan.path_starts, plan.slots,
-                plan.paths]  # fmt: skip
+                plan.paths, *states]  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,6 +71,7 @@ class PassInputs:
                 paths=up(plan.paths),
                 longest=power_of_two(-(-plan.longest // split)) * split,
             ),
+            states=None if self.states is None else up(self.states),
         )
 
     def copy_from(self, other: PassInputs) -> None:
@@ -78,9 +81,9 @@ class PassInputs:
 
     def clone(self) -> PassInputs:
         """With tensors of its own."""
-        tokens, slots, logit_rows, tiles, positions, starts, held, paths = (tensor.clone() for tensor in self.tensors)
+        tokens, slots, logit_rows, tiles, positions, starts, held, paths, *states = (t.clone() for t in self.tensors)
         plan = AttentionPlan(tiles, positions, starts, held, paths, self.plan.longest)
-        return PassInputs(tokens, slots, logit_rows, plan)
+        return PassInputs(tokens, slots, logit_rows, plan, *states)
 
 
 def power_of_two(number: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -79,21 +79,46 @@ class TritonModel(LlamaModel[TritonLinear]):
         name = name or type(module).__name__
         if reason := why_not_triton(module):
             raise UnsupportedModelError(f"{name} cannot run on Triton: {reason}. Use backend='transformers'.")
+        weights = LlamaWeights.of(module, name)
+        self._take(replace(weights, embedding=weights.embedding.clone()), name, kind, kv_dtype, attention, table)
+
+    @classmethod
+    def of(cls, weights: LlamaWeights, name: str, kind: str = "bfloat16") -> TritonModel:
+        """A model of weights that no module holds, all of them on one device. Its embedding may have more rows than its
+        head: tokens that it reads and never says. It is shared, not copied, if it is dense and of the dtype that the
+        kind asks for.
+
+        Args:
+            weights, name, kind: see the class.
+        """
+        model = cls.__new__(cls)
+        model._take(weights, name, kind)
+        return model
+
+    def _take(
+        self,
+        weights: LlamaWeights,
+        name: str,
+        kind: str,
+        kv_dtype: torch.dtype | None = None,
+        attention: AttentionConfig | None = None,
+        table: LinearTable | None = None,
+    ) -> None:
         if kind not in COMPUTED_IN:
             raise UnsupportedModelError(f"{name}: unknown kind {kind!r}. Valid names: {', '.join(COMPUTED_IN)}.")
         if interpreter.active():
             interpreter.install()
-        weights = LlamaWeights.of(module, name)
         self._dtype, self._table = COMPUTED_IN[kind], table or LinearTable()
-        held = kv_dtype or self._dtype
-        super().__init__(
+        held, device = kv_dtype or self._dtype, weights.embedding.device
+        LlamaModel.__init__(
+            self,
             name,
             kind,
             weights,
             [_stack_layer(layer, kind) for layer in weights.layers],
             TritonLinear.of([weights.head], kind),
-            weights.embedding.to(self._dtype).clone(),
-            KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, module.device),
+            weights.embedding.to(self._dtype).contiguous(),
+            KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, device),
         )
         self._heads, self._kv_heads = weights.heads, weights.kv_heads
         self._scale, self._eps = weights.scale, weights.eps
@@ -108,19 +133,22 @@ class TritonModel(LlamaModel[TritonLinear]):
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`. Where maxima alone are wanted the host waits for them once."""
         wants.check(self.name, self.kv_layout.num_layers)
-        logits, hidden = self._outputs(batch, pool, wants.hidden)
+        inputs = self._inputs(batch)
+        logits, hidden = self._outputs(inputs, pool, wants.hidden)
+        logits, hidden = logits[: len(inputs.logit_rows)], None if hidden is None else hidden[: len(inputs.tokens)]
         if wants.logits == "all":
             return PassOutput(logits, None, hidden)
         return PassOutput(None, row_maxima(logits), hidden, largest(logits, wants.top) if wants.top else None)
 
-    def _outputs(self, batch: RaggedBatch, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
-        inputs = PassInputs.of(batch, self._attention.rows_per_tile(self._heads, self._kv_heads))
-        rows, num_logits = len(inputs.tokens), len(inputs.logit_rows)
-        if rows > MOST_CAPTURED_ROWS or not num_logits:
+    def _inputs(self, batch: RaggedBatch) -> PassInputs:
+        return PassInputs.of(batch, self._attention.rows_per_tile(self._heads, self._kv_heads))
+
+    def _outputs(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...] = ()) -> Outputs:
+        """Of a pass. If it is short there may be rows of padding behind those that were asked for."""
+        if len(inputs.tokens) > MOST_CAPTURED_ROWS or not len(inputs.logit_rows):
             return self._compute(inputs, pool, taps)
         run = self._replay if inputs.tokens.is_cuda else self._compute
-        logits, hidden = run(inputs.padded(self._attention.split), pool, taps)
-        return logits[:num_logits], None if hidden is None else hidden[:rows]
+        return run(inputs.padded(self._attention.split), pool, taps)
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""
@@ -142,25 +170,10 @@ class TritonModel(LlamaModel[TritonLinear]):
         delta: Tensor | None = None
         hidden: list[Tensor] = []
         for index, layer in enumerate(self._layers):
-            before_attention, before_feed_forward, query_norm, key_norm = layer.norms
-            held = pool.layer(index)
-            normed = rms_norm(stream, before_attention, self._eps, self._dtype, delta)
+            normed = rms_norm(stream, layer.norms[0], self._eps, self._dtype, delta)
             if index in taps:
                 hidden.append(stream.clone())  # the norm has added what the layer before gave
-            qkv = layer.qkv(normed, self._dtype, self._table)
-            norms = None if query_norm is None or key_norm is None else (query_norm, key_norm)
-            queries = rope_and_write(
-                qkv, held, inputs.plan.positions, inputs.slots, self._frequencies, self._heads, self._rope_factor,
-                norms, self._eps,
-            )  # fmt: skip
-            attended = triton_attention(
-                queries, held[0], held[1], inputs.plan, self._scale, layer.window or None, None, held[2], held[3],
-                self._attention,
-            )  # fmt: skip
-            delta = layer.o(attended.flatten(1), self._dtype, self._table)
-            normed = rms_norm(stream, before_feed_forward, self._eps, self._dtype, delta)
-            gated = silu_mul(layer.gate_up(normed, self._dtype, self._table))
-            delta = layer.down(gated, self._dtype, self._table)
+            delta = self._fed(index, stream, self._attended(index, normed, inputs, pool))
         assert delta is not None
         wanted = inputs.logit_rows
         normed = rms_norm(stream[wanted], self._final_norm, self._eps, self._dtype, delta[wanted])
@@ -168,6 +181,29 @@ class TritonModel(LlamaModel[TritonLinear]):
         if len(self._layers) in taps:
             hidden.append(rms_norm(stream, self._final_norm, self._eps, torch.float32, delta))
         return logits, torch.stack(hidden, 1) if hidden else None
+
+    def _attended(self, index: int, read: Tensor, inputs: PassInputs, pool: KVPool) -> Tensor:
+        """What a layer's attention adds to the stream, [T, hidden]; `read`: what its qkv multiplies."""
+        layer, held = self._layers[index], pool.layer(index)
+        qkv = layer.qkv(read, self._dtype, self._table)
+        query_norm, key_norm = layer.norms[2:]
+        norms = None if query_norm is None or key_norm is None else (query_norm, key_norm)
+        queries = rope_and_write(
+            qkv, held, inputs.plan.positions, inputs.slots, self._frequencies, self._heads, self._rope_factor, norms,
+            self._eps,
+        )  # fmt: skip
+        attended = triton_attention(
+            queries, held[0], held[1], inputs.plan, self._scale, layer.window or None, None, held[2], held[3],
+            self._attention,
+        )  # fmt: skip
+        return layer.o(attended.flatten(1), self._dtype, self._table)
+
+    def _fed(self, index: int, stream: Tensor, delta: Tensor) -> Tensor:
+        """What a layer's feed-forward part adds to the stream, to which `delta` is added in place; [T, hidden] all."""
+        layer = self._layers[index]
+        normed = rms_norm(stream, layer.norms[1], self._eps, self._dtype, delta)
+        gated = silu_mul(layer.gate_up(normed, self._dtype, self._table))
+        return layer.down(gated, self._dtype, self._table)
 
     def _replay(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
         """The same from a graph that was captured for this shape and these taps, or is now."""

@@ -38,8 +38,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 TARGETS: dict[str, Callable[[], CausalLM]] = {
     "native": lambda: NativeModel(llama_module(0)),
     "transformers": lambda: llama(0),
+    "triton": toys.on_triton,
 }
-every_target = pytest.mark.parametrize("target", TARGETS)
+slow_on_triton = [pytest.param(name, marks=[pytest.mark.slow] * (name == "triton")) for name in TARGETS]
+every_target = pytest.mark.parametrize("target", slow_on_triton)
 every_case = pytest.mark.parametrize("case", CASES)
 LENGTH = 20
 
@@ -58,7 +60,7 @@ class Bench:
 
     def __init__(self, head: PairHead, target: CausalLM, texts: int = 1, length: int = LENGTH) -> None:
         whole = range(target.vocab_size)
-        head.bind(target.embed(whole).double(), target.unembed(whole).double())
+        head.bind(target.embed(whole).double().cpu(), target.unembed(whole).double().cpu())
         self.head, self.run = head, pair_run(head, target)
         self.taps, self.tokens = toys.text(head.config, texts, length)
         self.cache = PagedCache(KVLayout(1, 1, 2), 1 + texts * (length + 8), 1, [self.run.layout])
@@ -96,11 +98,11 @@ class Bench:
             states.update(zip(level, done.states, strict=True))
             logits.update(zip(level, done.output.logits, strict=True))
         self.cache.commit(seq, 0)
-        return torch.stack([logits[node] for node in range(len(tokens))])
+        return torch.stack([logits[node].cpu() for node in range(len(tokens))])
 
 
 def close(got: Tensor, wanted: Tensor, tolerance: float) -> None:
-    assert float((got - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
+    assert float((got.cpu() - wanted).abs().max()) <= tolerance * float(wanted.abs().max())
 
 
 @every_target
@@ -110,7 +112,7 @@ def test_steps_over_a_pool_are_the_training_time_test(case: str, target: str) ->
     draft has written is never read again, and nothing that was not written."""
     kind, options = CASES[case]
     bench = Bench(made(kind, **options), TARGETS[target]())
-    assert isinstance(bench.run, NativePairs if target == "native" else PlainPairs)
+    assert type(bench.run).__name__ == {"native": "NativePairs", "triton": "TritonPairs"}.get(target, "PlainPairs")
     with torch.no_grad():
         wanted = bench.head(bench.taps, bench.tokens, 4).logits[:, 0]
     for count in (1, 1, 3, 5, 2):
@@ -175,7 +177,7 @@ def test_the_largest_logits_and_their_chances_are_told(target: str) -> None:
     kind, options = CASES["EAGLE-3.1"]
     output = Bench(made(kind, **options), TARGETS[target](), texts=3).read([7, 2, 1]).output
     assert output.logits is not None
-    wanted = output.logits.double().softmax(1).sort(descending=True)
+    wanted = output.logits.cpu().double().softmax(1).sort(descending=True)
     assert output.top(2).tolist() == wanted.indices[:, :2].tolist()
     torch.testing.assert_close(output.chances(2).double(), wanted.values[:, :2], rtol=1e-5, atol=0)
 

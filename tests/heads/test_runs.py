@@ -13,8 +13,6 @@ from specdec.cache import KVLayout, KVPool, PagedCache
 from specdec.errors import ConfigError
 from specdec.heads.base import predecessors
 from specdec.heads.block import BlockHead
-from specdec.heads.native import NativeBlock
-from specdec.heads.plain import PlainBlock
 from specdec.heads.runs import block_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
@@ -35,8 +33,10 @@ CASES: dict[str, dict[str, Any]] = {
 TARGETS: dict[str, Callable[[], CausalLM]] = {
     "native": lambda: NativeModel(llama_module(0)),
     "transformers": lambda: llama(0),
+    "triton": toys.on_triton,
 }
-every_target = pytest.mark.parametrize("target", TARGETS)
+slow_on_triton = [pytest.param(name, marks=[pytest.mark.slow] * (name == "triton")) for name in TARGETS]
+every_target = pytest.mark.parametrize("target", slow_on_triton)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -57,7 +57,7 @@ class Bench:
     def __init__(self, head: BlockHead, target: CausalLM, texts: int = 1, length: int = 24) -> None:
         self.target = target
         whole = range(self.target.vocab_size)
-        head.bind(self.target.embed(whole).double(), self.target.unembed(whole).double())
+        head.bind(self.target.embed(whole).double().cpu(), self.target.unembed(whole).double().cpu())
         self.head, self.run = head, block_run(head, self.target)
         self.taps, self.tokens = toys.text(head.config, texts, length)
         self.cache = PagedCache(KVLayout(1, 1, 2), 1 + texts * (length + 8), 1, [self.run.layout])
@@ -96,7 +96,7 @@ class Bench:
         if confidences is not None and self.run.term.weights is not None and self.run.term.before is not None:
             confidences = confidences + self.run.term.before[previous] @ self.run.term.weights
         shape = (len(self.tokens), config.num_drafted)
-        return logits.view(*shape, -1), None if confidences is None else confidences.view(shape)
+        return logits.view(*shape, -1).cpu(), None if confidences is None else confidences.view(shape).cpu()
 
     def anchors(self) -> Tensor:
         return torch.tensor([[self.cache.length(seq)] for seq in range(len(self.tokens))])
@@ -123,7 +123,8 @@ class Bench:
 def test_token_by_token_over_a_pool_is_the_whole_text_at_once(case: str, target: str) -> None:
     """At every length; in pieces of one to seven tokens; nothing is read that was not written."""
     bench = Bench(made(**CASES[case]), TARGETS[target]())
-    assert isinstance(bench.run, NativeBlock if target == "native" and case != "not causal" else PlainBlock)
+    kernels = {"native": "NativeBlock", "triton": "TritonBlock"} if case != "not causal" else {}
+    assert type(bench.run).__name__ == kernels.get(target, "PlainBlock")
     bench.same(2e-5)
     for count in (1, 1, 3, 7, 1, 2):
         bench.remember([count])
@@ -139,7 +140,7 @@ def test_texts_of_a_batch_do_not_see_each_other(case: str, target: str) -> None:
         bench.same(2e-5)
 
 
-@every_target
+@pytest.mark.parametrize("target", ["native", "transformers"])
 def test_far_positions_have_their_own_phase(target: str) -> None:
     """A block that begins one position early or late is right only at the start of a text. Angles are float32, as the
     target's are: at position 4100 the last bit of one turns it by 5e-4 / 2."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from specdec.heads.base import Head
 from specdec.heads.config import HeadConfig
+from specdec.models.base import CausalLM
+from specdec.testing.tiny import llama_module
 
 SIZES: dict[str, Any] = {
     "hidden_size": 24, "target_hidden_size": 24, "intermediate_size": 40, "num_layers": 2, "num_heads": 4,
@@ -41,6 +44,17 @@ def drawn(head: Head, seed: int = 0) -> Head:
     shape = (head.config.vocab_size, head.config.hidden_size)
     head.bind(*(torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)))
     return head
+
+
+def on_triton(kind: str = "float32") -> CausalLM:
+    """The tiny target on Triton's kernels."""
+    pytest.importorskip("triton")
+    from specdec.kernels.attention.triton import AttentionConfig
+    from specdec.models.triton import TritonModel
+    from tests.kernels.gpu import DEVICE
+
+    sizes = AttentionConfig(block_m=16, block_n=16, split=32)
+    return TritonModel(llama_module(0).to(DEVICE), kind=kind, attention=sizes)
 
 
 def weights(head: Head) -> dict[str, np.ndarray]:

@@ -70,7 +70,7 @@ def rope_write_kernel(qkv, queries, keys, values, key_scales, value_scales, posi
                       HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK_H: tl.constexpr,
                       BLOCK_KV: tl.constexpr, BLOCK_HALF: tl.constexpr, QUANTIZED: tl.constexpr, INT8: tl.constexpr,
                       NORMS: tl.constexpr):  # fmt: skip
-    """Rotates one row's queries and keys, and writes keys and values to its slot."""
+    """Rotates one row's queries, if it has any, and keys; writes keys and values to its slot."""
     HALF: tl.constexpr = SIZE // 2
     row = tl.program_id(0).to(tl.int64)
     position, slot = tl.load(positions + row), tl.load(slots + row).to(tl.int64)
@@ -79,13 +79,14 @@ def rope_write_kernel(qkv, queries, keys, values, key_scales, value_scales, posi
     cosine, sine = (tl.cos(angle) * factor)[None, :], (tl.sin(angle) * factor)[None, :]
     own = qkv + row * (HEADS + 2 * KV_HEADS) * SIZE
 
-    head = tl.arange(0, BLOCK_H)
-    there = (head[:, None] < HEADS) & (i[None, :] < HALF)
-    at = head[:, None] * SIZE + i[None, :]
-    a, b = _load_halves(own + at, query_norm, there, i, HALF, SIZE, eps, NORMS)
-    to = queries + row * HEADS * SIZE + at
-    tl.store(to, (a * cosine - b * sine).to(queries.dtype.element_ty), mask=there)
-    tl.store(to + HALF, (b * cosine + a * sine).to(queries.dtype.element_ty), mask=there)
+    if HEADS:
+        head = tl.arange(0, BLOCK_H)
+        there = (head[:, None] < HEADS) & (i[None, :] < HALF)
+        at = head[:, None] * SIZE + i[None, :]
+        a, b = _load_halves(own + at, query_norm, there, i, HALF, SIZE, eps, NORMS)
+        to = queries + row * HEADS * SIZE + at
+        tl.store(to, (a * cosine - b * sine).to(queries.dtype.element_ty), mask=there)
+        tl.store(to + HALF, (b * cosine + a * sine).to(queries.dtype.element_ty), mask=there)
 
     head = tl.arange(0, BLOCK_KV)
     there = (head[:, None] < KV_HEADS) & (i[None, :] < HALF)
@@ -154,6 +155,7 @@ def rope_and_write(
         cache: keys and values [slots, KV heads, size], dense, and float32 scales [slots, KV heads] if they are 8-bit.
         positions, slots: int32 or int64 [T]; rows with a slot below 0 are not written.
         frequencies, factor: as `rotate` in reference.py.
+        heads: of queries; 0 if `qkv` has keys and values alone.
         norms: weights of the norms of single queries and keys, float32 [size] each (Qwen3), or None.
         eps: of those norms.
 
@@ -167,7 +169,7 @@ def rope_and_write(
         rope_write_kernel[(len(qkv),)](
             qkv, queries, keys, values, key_scales, value_scales, positions, slots, frequencies,
             *(norms or (None, None)), factor, eps,
-            HEADS=heads, KV_HEADS=kv_heads, SIZE=size, BLOCK_H=triton.next_power_of_2(heads),
+            HEADS=heads, KV_HEADS=kv_heads, SIZE=size, BLOCK_H=triton.next_power_of_2(max(heads, 1)),
             BLOCK_KV=triton.next_power_of_2(kv_heads), BLOCK_HALF=triton.next_power_of_2(size // 2),
             QUANTIZED=key_scales is not None, INT8=keys.dtype == torch.int8, NORMS=norms is not None,
         )  # fmt: skip

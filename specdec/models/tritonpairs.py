@@ -1,0 +1,90 @@
+"""Models that are fed with states beside their tokens, on the Triton kernels: the twin of `PairModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from specdec.cache import KVPool
+from specdec.errors import SpecdecError
+from specdec.kernels.linear.triton_weights import TritonLinear
+from specdec.kernels.norm.triton import rms_norm
+from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.inputs import PassInputs
+from specdec.models.llama import LlamaWeights
+from specdec.models.pairs import PairInput
+from specdec.models.triton import Outputs, TritonModel
+
+
+class TritonPairModel(TritonModel):
+    """A model of one layer that reads a state beside each token, and gives the states that the next step reads.
+
+    Args:
+        weights, name, kind: see `TritonModel.of`.
+        pairs: how it reads them; its tensors are on the device of the weights.
+    """
+
+    def __init__(self, weights: LlamaWeights, name: str, kind: str, pairs: PairInput) -> None:
+        self._take(weights, name, kind)
+        self._pairs = pairs
+        self._mix = None if pairs.mix is None else TritonLinear.of([pairs.mix], kind, [pairs.mix_bias])
+
+    @torch.inference_mode()
+    def run_pairs(self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor) -> tuple[Tensor, Tensor]:
+        """A pass; a short one is a captured graph, as those of the target are.
+
+        Args:
+            parts: the sequences' rows.
+            pool: of its keys and values.
+            states: float32 [T, H], dense, one for each row.
+
+        Returns:
+            Of the `logit_rows` the logits, float32 [R, V], and the next states, float32 [R, H].
+
+        Raises:
+            SpecdecError: if the states are not one for each row.
+        """
+        batch = RaggedBatch.build(parts, self.kv_layout.device)
+        needed = (len(batch.token_ids), self.hidden_size)
+        if states.shape != needed or states.dtype != torch.float32 or not states.is_contiguous():
+            raise SpecdecError(
+                f"{self.name} was given states {states.dtype} {list(states.shape)}; its rows need dense torch.float32 "
+                f"{list(needed)}."
+            )
+        logits, following = self._outputs(replace(self._inputs(batch), states=states), pool)
+        assert following is not None
+        count = len(batch.logit_rows)
+        return logits[:count], following[:count]
+
+    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
+        """Logits, and in place of hidden states the next states, of the rows with logits alone."""
+        stream, read = self._read(inputs)
+        delta = self._fed(0, stream, self._attended(0, read, inputs, pool))
+        stream, delta = stream[inputs.logit_rows], delta[inputs.logit_rows]
+        if self._pairs.bare:
+            hidden = stream.add_(delta)
+        else:
+            hidden = rms_norm(stream, self._final_norm, self._eps, torch.float32, delta)
+        logits = self._head(hidden.to(self._dtype), torch.float32, self._table)
+        return logits, hidden if self._pairs.gives_normed else stream
+
+    def _read(self, inputs: PassInputs) -> tuple[Tensor, Tensor]:
+        """The stream before the layer, float32 [T, H], and what its attention reads, [T, 2 · H] or [T, H]."""
+        states, pairs, eps = inputs.states, self._pairs, self._eps
+        assert states is not None
+        embedded = self._embedding[inputs.tokens].float()
+        both = torch.cat([self._side(embedded, pairs.token_norm), self._side(states, pairs.state_norm)], 1)
+        if self._mix is not None:
+            stream = self._mix(both, torch.float32, self._table)
+            first = None if pairs.bare else self._layers[0].norms[0]
+            return stream, self._side(stream, first)
+        if pairs.starts_normed and pairs.state_norm is not None:
+            return rms_norm(states, pairs.state_norm, eps, torch.float32), both
+        return states.clone(), both  # norms add to a stream in place
+
+    def _side(self, x: Tensor, norm: Tensor | None) -> Tensor:
+        """float32 [T, H], normed if there is a norm, as products read it."""
+        return x.to(self._dtype) if norm is None else rms_norm(x, norm, self._eps, self._dtype)
