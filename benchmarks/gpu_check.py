@@ -34,7 +34,7 @@ from specdec.measure.results import save
 
 TESTS = ("tests/kernels/test_triton_attention.py", "tests/kernels/test_triton_linear.py",
          "tests/kernels/test_triton_norm.py", "tests/kernels/test_triton_verdicts.py",
-         "tests/models/test_triton_model.py")  # fmt: skip
+         "tests/models/test_triton_model.py", "tests/heads/test_triton_runs.py")  # fmt: skip
 DRAFTERS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ngram", {}), ("ngram", {"branches": 3}), ("recycling", {}), ("suffix", {}), ("early_exit", {}),
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,9 +26,14 @@ class MedusaBlocks(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., h] → the same."""
-        for layer in self.layers:
-            x = x + functional.silu(layer(x))
-        return x
+        return through(self.layers, x)
+
+
+def through(layers: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    """[..., h] → the same, behind one head's residual blocks; the layers say W x + b."""
+    for layer in layers:
+        x = x + functional.silu(layer(x))
+    return x
 
 
 class MedusaHead(ChainHead):

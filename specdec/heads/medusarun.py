@@ -48,10 +48,14 @@ class MedusaRun:
     @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:
         """The target's last states [R, h] → float32 [R, n, Vd], of head i for the token at t + 2 + i."""
-        hidden = self._head.hidden(states[:, None])
+        hidden = self._hidden(states)
         if not self._head.config.own_output:
             return self._products[0](hidden)
         return torch.stack([rows(x) for rows, x in zip(self._products, hidden.unbind(1), strict=True)], 1)
+
+    def _hidden(self, states: Tensor) -> Tensor:
+        """What the logits are made of, [R, h] → [R, n, h]."""
+        return self._head.hidden(states[:, None])
 
     def _product(self, weight: Tensor) -> Product:
         """x Wᵀ in float32."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from specdec.heads.medusa import MedusaBlocks, MedusaHead
+from specdec.heads.medusa import MedusaBlocks, MedusaHead, through
 from specdec.heads.medusarun import MedusaRun, Product
 from specdec.heads.triton import RowProduct
 from specdec.kernels.linear.triton_weights import TritonLinear
@@ -24,9 +25,13 @@ class TritonMedusa(MedusaRun):
     def __init__(self, head: MedusaHead, target: TritonModel, weights: str | None = None) -> None:
         self._form = weights or target.kind
         super().__init__(head, target)
-        for blocks in cast("list[MedusaBlocks]", list(self._head.blocks)):
-            layers = cast("list[nn.Linear]", list(blocks.layers))
-            blocks.layers = nn.ModuleList([RowProduct.of([layer], self._form, self.states.dtype) for layer in layers])
+        self._blocks = [
+            [RowProduct.of([layer], self._form) for layer in cast("list[nn.Linear]", list(blocks.layers))]
+            for blocks in cast("list[MedusaBlocks]", list(self._head.blocks))
+        ]
+
+    def _hidden(self, states: Tensor) -> Tensor:
+        return torch.stack([through(layers, states.float()) for layers in self._blocks], 1)
 
     def _product(self, weight: Tensor) -> Product:
         return RowProduct(TritonLinear.of([weight.to(self.states.device)], self._form))

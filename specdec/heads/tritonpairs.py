@@ -47,7 +47,8 @@ class TritonPairs(LevelByLevel):
     @torch.inference_mode()
     def fuse(self, taps: Tensor) -> Tensor:
         """See `PairRun.fuse`."""
-        return taps[:, 0] if self._fuse is None else self._fuse(taps)
+        there = taps.to(self.layout.device)
+        return there[:, 0] if self._fuse is None else self._fuse(there)
 
     def step(self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, top: int) -> PairRows:
         """See `PairRun.step`."""

@@ -47,7 +47,6 @@ from tests.drafters.headchecks import (
     texts,
 )
 from tests.engines import outputs, run
-from tests.models.test_hidden_states import on_triton
 from tests.pairheads import random_pairs
 
 
@@ -288,14 +287,3 @@ def _chance(module: Any, head: BlockHead, tokens: Any, tree: DraftTree, node: in
     sure = head.confidence_logits(hidden, before)
     assert sure is not None
     return float(law[head.draft_ids.tolist().index(tree.tokens[node])] * sure.sigmoid())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "warm"])
-def test_a_target_on_triton_is_drafted_for_in_torch(params: SamplingParams) -> None:
-    target, params = on_triton("llama"), replace(params, max_tokens=4)
-    rule = "auto" if params.greedy else "gumbel"
-    drafter = HeadDrafter(random_head(target), max_nodes=4)
-    requests = run(engine(target, drafter, rule), PROMPTS[:2], params)
-    assert outputs(requests) == outputs(run(engine(target, NoDrafter(), rule), PROMPTS[:2], params))
-    assert sum(request.stats.drafted_tokens for request in requests)

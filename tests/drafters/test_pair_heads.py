@@ -43,7 +43,6 @@ from tests.drafters.headchecks import (
     told,
 )
 from tests.engines import outputs, run
-from tests.models.test_hidden_states import on_triton
 from tests.pairheads import flat_bigram_module, oracle_pairs, random_pairs
 
 KINDS = {
@@ -244,17 +243,6 @@ def test_a_level_is_run_only_if_it_can_add_enough() -> None:
         texts(target, drafter)
         depths[bound] = max(tree.depth for tree in drafts)
     assert depths[0.9] < depths[0.0] == 5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "warm"])
-def test_a_target_on_triton_is_drafted_for_in_torch(params: SamplingParams) -> None:
-    target, params = on_triton("llama"), replace(params, max_tokens=4)
-    rule = "auto" if params.greedy else "gumbel"
-    drafter = HeadDrafter(random_pairs(target), max_nodes=4)
-    requests = run(engine(target, drafter, rule), PROMPTS[:2], params)
-    assert outputs(requests) == outputs(run(engine(target, NoDrafter(), rule), PROMPTS[:2], params))
-    assert sum(request.stats.drafted_tokens for request in requests)
 
 
 @pytest.mark.parametrize(("floor", "deepen"), [(0.0, 0.0), (0.02, 0.3), (0.2, 0.0)])

@@ -124,14 +124,15 @@ def attention_cases() -> list[Case]:
 def linear_cases() -> list[Case]:
     """Float and 8-bit forms of the flat kernel, and GEMV."""
 
-    def flat(x: str, weight: str, out: str, config: linear.FlatConfig = linear.FLAT) -> Case:
-        types = {"x": f"*{x}", "weight": f"*{weight}", "bias": None, "x_scales": "*fp32" if x == "i8" else None,
+    def flat(x: str, weight: str, out: str, config: linear.FlatConfig = linear.FLAT, biased: bool = False) -> Case:
+        types = {"x": f"*{x}", "weight": f"*{weight}", "bias": "*fp32" if biased else None,
+                 "x_scales": "*fp32" if x == "i8" else None,
                  "weight_scales": "*fp32" if weight == "i8" else None, "out": f"*{out}",
                  **dict.fromkeys(("rows", "N", "K", "x_row", "weight_row", "out_row"), "i32"),
                  "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k,
                  "ACC": tl.int32 if x == "i8" else tl.float32, "X_SCALED": x == "i8",
-                 "W_SCALED": weight == "i8", "BIASED": False}  # fmt: skip
-        name = f"linear, {x} × {weight}{', few rows of weights' * (config is linear.NARROW)}"
+                 "W_SCALED": weight == "i8", "BIASED": biased}  # fmt: skip
+        name = f"linear, {x} × {weight}{', with bias' * biased}{', few rows of weights' * (config is linear.NARROW)}"
         return Case(name, linear.flat_kernel, types, 255, config.num_warps, config.num_stages,
                     16 if config is linear.NARROW else 0, x != "fp32", wide=True)  # fmt: skip
 
@@ -144,6 +145,7 @@ def linear_cases() -> list[Case]:
         flat("fp32", "fp32", "fp32", linear.FLAT_FLOAT32),
         flat("bf16", "i8", "bf16"),
         flat("i8", "i8", "fp32"),
+        flat("bf16", "bf16", "fp32", linear.NARROW, biased=True),
         *(flat(x, weight, "bf16", linear.NARROW) for x, weight in (("bf16", "bf16"), ("bf16", "i8"), ("i8", "i8"))),
         Case("linear, gemv bf16", linear.gemv_kernel, gemv, registers=255, wide=True),
     ]
@@ -154,18 +156,22 @@ def norm_cases() -> list[Case]:
     rms = {"x": "*fp32", "delta": "*bf16", "weight": "*fp32", "out": "*bf16", "eps": "fp32", "WIDTH": 4096,
            "BLOCK": 4096, "ADDS": True}  # fmt: skip
 
-    def rope(kv: str, quantized: bool) -> dict[str, Any]:
+    alone = rms | {"delta": None, "out": "*fp32", "ADDS": False}
+
+    def rope(kv: str, quantized: bool, heads: int = 32) -> dict[str, Any]:
         scales = "*fp32" if quantized else None
         return {"qkv": "*bf16", "queries": "*bf16", "keys": f"*{kv}", "values": f"*{kv}", "key_scales": scales,
                 "value_scales": scales, "positions": "*i32", "slots": "*i64", "frequencies": "*fp32",
-                "query_norm": None, "key_norm": None, "factor": "fp32", "eps": "fp32", "HEADS": 32, "KV_HEADS": 8,
-                "SIZE": 128, "BLOCK_H": 32, "BLOCK_KV": 8, "BLOCK_HALF": 64, "QUANTIZED": quantized,
+                "query_norm": None, "key_norm": None, "factor": "fp32", "eps": "fp32", "HEADS": heads, "KV_HEADS": 8,
+                "SIZE": 128, "BLOCK_H": max(heads, 1), "BLOCK_KV": 8, "BLOCK_HALF": 64, "QUANTIZED": quantized,
                 "INT8": kv == "i8", "NORMS": False}  # fmt: skip
 
     silu = {"gate_up": "*bf16", "out": "*bf16", "WIDTH": 14336, "BLOCK": 2048}
     quantize = {"x": "*bf16", "out": "*i8", "scales": "*fp32", "WIDTH": 4096, "BLOCK": 4096}
     return [
         Case("rms norm with residual", norm.rms_norm_kernel, rms, wide=True),
+        Case("rms norm alone, fp32", norm.rms_norm_kernel, alone, wide=True),
+        Case("rope and write, keys and values alone", norm.rope_write_kernel, rope("bf16", False, 0)),
         Case("rope and write, bf16 cache", norm.rope_write_kernel, rope("bf16", False)),
         Case("rope and write, int8 cache", norm.rope_write_kernel, rope("i8", True)),
         Case("rope and write, fp8 cache", norm.rope_write_kernel, rope("fp8e4nv", True), skip=FP8),
