@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from math import inf, log, log1p
+from math import log, log1p
 from typing import NamedTuple
 
 from specdec.verify.shape import RANKS, ROOT, TreeShape
@@ -72,14 +71,17 @@ def build(
     return [sorted(each) for each in nodes]
 
 
-def least_survival(requests: int, seconds: Sequence[float]) -> float:
-    """A survival below which no node can be among those that `build` takes, if it takes no more rows than there are
-    seconds of: the last of them gains its request more than the step gets longer, for all that wait for it.
+def least_survival(requests: int, growth: float) -> float:
+    """A survival below which no node can be among those that `build` takes: the last of them gains its request more
+    than the step gets longer, for all that wait for it.
 
     With s the survival of that node and e the expected tokens of its request, (e + s) / e ≥ (T(n) / T(n - 1))^requests,
     and e ≥ 1.
+
+    Args:
+        requests: all that wait for the step.
+        growth: the least of T(n) / T(n - 1).
     """
-    growth = min((after / before for before, after in pairwise(seconds)), default=inf)
     return growth**requests - 1.0
 
 

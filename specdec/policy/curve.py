@@ -106,6 +106,8 @@ class LiveCurve:
         self._now = curve
         self._dense: list[float] = []
         """Seconds by rows, as far as they were asked for since the last change."""
+        self._growth: dict[tuple[int, int], float] = {}
+        """What `least_growth` was asked for since then."""
         self._unheeded = 0
         """Passes that were seen since then."""
 
@@ -119,6 +121,14 @@ class LiveCurve:
             self._dense = self._now.up_to(max(rows + most, DENSE))
         first, step = cached * self._now.beside(rows, requests), cached * self._now.per_row_token / requests
         return [seconds + first + more * step for more, seconds in enumerate(self._dense[rows : rows + most + 1])]
+
+    def least_growth(self, rows: int, most: int) -> float:
+        """By what factor a pass of `rows` rows, or of up to `most` more, gets longer at least by one more row."""
+        known = self._growth.get((rows, most))
+        if known is None:
+            costs = self.costs(rows, most)
+            known = self._growth[rows, most] = min(after / before for before, after in pairwise(costs))
+        return known
 
     def observe(self, rows: int, seconds: float, cached: int = SHORT, requests: int = 1) -> None:
         """Learns from one pass. Longer ones than the curve's are left out."""
@@ -153,7 +163,7 @@ class LiveCurve:
             scaled.append(least)
         beside = trend.level * self._prior.per_token, trend.level * self._prior.per_row_token
         self._now = CostCurve(tuple(self._rows), tuple(scaled), *beside)
-        self._dense, self._unheeded = [], 0
+        self._dense, self._growth, self._unheeded = [], {}, 0
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,6 @@ SMOOTHING = 0.9
 """Weight of the old estimate of a drafter's time beside a new measurement."""
 DOUBT = 0.5
 """A draft has nodes down to this part of the survival that pays: the drafter's estimates are not the policy's."""
-MORE = 4
-"""Rows that a step may have beyond twice the usual number, when that survival is worked out."""
 FEW = 4
 """A drafter whose first nodes were tested less often than this is unknown: it drafts for one request at a time."""
 
@@ -70,8 +68,6 @@ class ProductPolicy(Policy):
         self._shown: dict[int, tuple[Draft, ...]] = {}
         """Request → the trimmable drafts that it had in this step."""
         self._tally = Tally()
-        self._usual_rows = float(MORE)
-        """Of drafts that were picked, smoothed."""
         self._turn = 0
         """Trials go from request to request."""
 
@@ -150,8 +146,7 @@ class ProductPolicy(Policy):
 
     def _floor(self, load: Load) -> float:
         """A chance below which no node is worth drafting; 1 or more if none is."""
-        most = int(2 * self._usual_rows) + MORE
-        return DOUBT * least_survival(load.requests, self._costs(load)[: most + 1])
+        return DOUBT * least_survival(load.requests, self._live.least_growth(load.rows, MOST_ROWS))
 
     def _best(self, ask: Ask, load: Load) -> Candidate:
         """The candidate that promises the most tokens a second if this request alone drafts; the first of equals."""
@@ -181,8 +176,6 @@ class ProductPolicy(Policy):
         for (request_id, (drafter, wish, trust)), nodes in zip(drafts.items(), parts, strict=True):
             picks[request_id] = Pick(drafter, tuple(nodes))
             self.trust.promise(request_id, drafter, sum([wish.survivals[node] for node in nodes]) / trust)
-        rows = sum(len(pick.nodes) for pick in picks.values())
-        self._usual_rows = SMOOTHING * self._usual_rows + (1 - SMOOTHING) * rows
         self._tally.note(len(picks), sum(not pick.nodes for pick in picks.values()), costs)
         return picks
 

@@ -116,11 +116,11 @@ def test_what_can_be_trimmed_is_asked_for_as_deep_as_it_goes() -> None:
 
 
 def test_where_no_node_can_pay_nobody_is_asked() -> None:
-    """64 requests wait for each other: no node gains one of them what its row costs all."""
-    asks = [Ask(request, candidates(4, trimmable=True)) for request in range(64)]
+    """256 requests wait for each other: no node gains one of them what its row costs all."""
+    asks = [Ask(request, candidates(4, trimmable=True)) for request in range(256)]
     for make in (ProductPolicy, SelectPolicy):
-        policy = make(CostCurve((1, 64, 256), (1.0, 1.0, 10.0)))
-        assert policy.choose(asks, Load(64, 64)) == [[]] * 64
+        policy = make(CostCurve((1, 256, 512), (1.0, 1.0, 10.0)))
+        assert policy.choose(asks, Load(256, 256)) == [[]] * 256
         assert all(policy.choose(asks[:1], Load(1, 1)))
 
 
