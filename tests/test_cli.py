@@ -76,6 +76,10 @@ def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> No
         ("drafter.num_draft_tokens=0", "num_draft_tokens = 0 cannot work"),
         ("rule=nonesuch", "Available options in 'rule'"),
         ("data.pth=x", "Did you mean data.path?"),
+        ("sampling.grammar=yes", "Give a JSON schema"),
+        ('sampling.grammar={"type":', "is no JSON"),
+        ("sampling.grammar=[]", "at least one non-empty text"),
+        ("sampling.grammar=@nowhere.json", "nowhere.json"),
     ],
 )
 def test_what_cannot_work_is_one_line_on_stderr(
@@ -91,6 +95,7 @@ def test_what_cannot_work_is_one_line_on_stderr(
     [
         ("data.path=nowhere.jsonl", "no prompt file at nowhere.jsonl"),
         ("target.path=nowhere", "'nowhere' from the hub"),
+        ("sampling.grammar=regex:(", "unclosed group"),
     ],
 )
 def test_what_turns_out_later_is_one_line_too(

@@ -10,6 +10,8 @@ from specdec.drafters.base import Drafter, DraftRequest
 from specdec.errors import ConfigError
 from specdec.verify.tree import KINDS, DraftTree
 
+ASSUMED = 0.5
+"""Chance of a node that is copied below another draft, or was given without one."""
 DEPTHS = 64
 """Depths that the kinds of nodes tell apart, beside the length of the match."""
 ENTRY_BYTES = 210
@@ -35,6 +37,7 @@ class NgramDrafter(Drafter):
     """
 
     name = "ngram"
+    extends = True
 
     def __init__(self, num_draft_tokens: int = 5, min_match: int = 1, max_match: int = 4, branches: int = 1) -> None:
         super().__init__(num_draft_tokens, branches)
@@ -48,6 +51,10 @@ class NgramDrafter(Drafter):
         """One chain, or the trie of several, per request; empty where the suffix is new."""
         return [self._propose(request) for request in requests]
 
+    def extend(self, requests: Sequence[DraftRequest], trees: Sequence[DraftTree]) -> list[DraftTree]:
+        """See `Drafter.extend`: copies below every leaf what followed its own suffix before."""
+        return [self._extended(*each) for each in zip(requests, trees, strict=True)]
+
     def memory(self) -> int:
         """See `Drafter.memory`; an estimate."""
         return ENTRY_BYTES * sum(map(len, self._indexes.values()))
@@ -56,16 +63,34 @@ class NgramDrafter(Drafter):
         """Drops the request's index."""
         self._indexes.pop(request_id, None)
 
-    def _propose(self, request: DraftRequest) -> DraftTree:
+    def _index(self, request: DraftRequest) -> _NgramIndex:
+        """The request's, up to its last token."""
         index = self._indexes.get(request.request_id)
         if index is None:
             index = self._indexes[request.request_id] = _NgramIndex(self.min_match, self.max_match, self._branches)
         index.extend(request.tokens)
+        return index
+
+    def _extended(self, request: DraftRequest, tree: DraftTree) -> DraftTree:
+        index, tokens, parents = self._index(request), list(tree.tokens), list(tree.parents)
+        kinds, chances = list(tree.node_kinds), list(tree.chances or (ASSUMED,) * len(tree))
+        for leaf in sorted(set(range(len(tree))) - set(tree.parents)):
+            text = [*request.tokens, *tree.prefix(leaf)]
+            length = min(self.num_draft_tokens, request.max_depth - tree.depths[leaf] - 1)
+            matched, starts = index.lookup(text)
+            for start in starts[:1]:
+                parents += [leaf, *range(len(tokens), len(tokens) + length - 1)][:length]
+                tokens += _copy(text, start, length)
+                kinds += [_kind(matched, depth) for depth in range(length)]
+                chances += [ASSUMED] * length
+        return DraftTree(tuple(tokens), tuple(parents), None, tuple(kinds), tuple(chances))
+
+    def _propose(self, request: DraftRequest) -> DraftTree:
+        index = self._index(request)
         length = min(self.num_draft_tokens, request.max_depth)
         matched, starts = index.lookup(request.tokens)
         tree = DraftTree.from_chains([_copy(request.tokens, start, length) for start in starts])
-        base = DEPTHS * min(matched, KINDS // DEPTHS - 1)
-        return replace(tree, kinds=tuple(base + min(depth, DEPTHS - 1) for depth in tree.depths))
+        return replace(tree, kinds=tuple(_kind(matched, depth) for depth in tree.depths))
 
 
 class _NgramIndex:
@@ -98,6 +123,11 @@ class _NgramIndex:
             if size <= len(tokens) and (ends := self._ends.get(tuple(tokens[-size:]))):
                 return size, ends
         return 0, []
+
+
+def _kind(matched: int, depth: int) -> int:
+    """Of a node at a depth of what follows a match of some length."""
+    return DEPTHS * min(matched, KINDS // DEPTHS - 1) + min(depth, DEPTHS - 1)
 
 
 def _copy(tokens: Sequence[int], start: int, length: int) -> list[int]:

@@ -10,6 +10,7 @@ from specdec.drafters.base import Drafter, DraftRequest
 from specdec.engine.faults import Contained, Faults, check_tree, check_trees
 from specdec.engine.limits import Bounds
 from specdec.engine.scheduled import Scheduled
+from specdec.errors import SpecdecError
 from specdec.foreign import STOPS
 from specdec.verify.tree import DraftTree
 
@@ -35,6 +36,17 @@ class Asking:
         if contained.failed:
             return [self.ask(drafter, (one,))[0] for one in requests] if len(requests) > 1 else [DraftTree()]
         return [self._checked(drafter, one, tree) for one, tree in zip(requests, trees, strict=True)]
+
+    def extend(self, drafter: Drafter, request: DraftRequest, tree: DraftTree) -> DraftTree:
+        """A draft with what a drafter adds to it (`Drafter.extend`), or the draft itself; it may be too large."""
+        with Contained(self._faults, drafter.name, "extend"):
+            [larger] = check_trees(drafter.extend((request,), (tree,)), (request,))
+            most = len(tree) + self._bounds[drafter.name].nodes(request.max_depth)
+            checked = check_tree(larger, request, most, True, self._device)
+            if checked.tokens[: len(tree)] != tree.tokens or checked.parents[: len(tree)] != tree.parents:
+                raise SpecdecError("it changed the draft that it was to extend; give its nodes first, as they are")
+            return checked
+        return tree
 
     def _checked(self, drafter: Drafter, request: DraftRequest, tree: object) -> DraftTree:
         """The tree, or an empty one if it cannot be verified: slots were reserved for no more than was asked for."""

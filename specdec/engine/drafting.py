@@ -16,7 +16,7 @@ from specdec.drafters.base import Drafter, Needs, Outcome
 from specdec.engine.asking import Asking, allowed
 from specdec.engine.choosing import Chooser
 from specdec.engine.faults import Contained, Faults
-from specdec.engine.forcing import FORCED, forced_drafts
+from specdec.engine.forcing import FORCED, Forcing
 from specdec.engine.limits import DraftLimits
 from specdec.engine.loads import load_of, with_rows
 from specdec.engine.scheduled import Scheduled
@@ -60,6 +60,7 @@ class Drafting:
         self.policy = Chooser(policy, self.faults)
         self._bounds = limits.of
         self._asking = Asking(self.faults, limits.of, torch.device(device))
+        self._forcing = Forcing(self.drafters, limits.of, self._asking)
         self._listeners = {name: one for name, one in self.drafters.items() if type(one).observe is not Drafter.observe}
         """Those that would take notice of an outcome."""
         self._known_candidates: dict[tuple[str | None, int], tuple[Candidate, ...]] = {}
@@ -93,10 +94,10 @@ class Drafting:
         """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not. A probe
         brings its own tree."""
         self.seconds, self._load = {}, load_of(plan)
-        began, trees = perf_counter(), forced_drafts(plan, self._most_forced)
-        if trees:
+        began = perf_counter()
+        forced = {index: Proposal(*one) for index, one in self._forcing.drafts(plan, self._first).items()}
+        if forced:
             self.seconds[FORCED] = perf_counter() - began
-        forced = {index: Proposal(tree, FORCED) for index, tree in trees.items()}
         chosen, asks = self._choose(plan, forced)
         drafts = self._drafts(plan, chosen)
         settled = forced | {i: own[0] for i, own in drafts.items() if not (i in asks and self._may_cut(own))}
@@ -122,7 +123,7 @@ class Drafting:
             if contained.failed:
                 self._lose(drafter, (one.request_id for one in views))
         for one in outcomes if self.policy.learns else ():
-            if one.tokens and one.drafter != FORCED:
+            if one.tokens and not one.drafter.startswith(FORCED):
                 self.policy.observe(one.request_id, Draft(one.drafter, one.tree), one.path, one.tokens)
 
     def shown(self, output: PassOutput, prompt: bool = False) -> Tensor | None:
@@ -154,10 +155,8 @@ class Drafting:
         self._tell_all(request_id, lambda drafter: drafter.end(request_id, text))
         self.policy.end(request_id)
 
-    def _most_forced(self, part: Scheduled) -> int:
-        """Tokens of the longest chain for which there is room."""
-        depths = ((one.drafter, one.depth) for one in self._candidates(part)[:1])
-        return next((min(depth, self._bounds[name].nodes(depth)) for name, depth in depths), 0)
+    def _first(self, part: Scheduled) -> Candidate | None:
+        return next(iter(self._candidates(part)), None)
 
     def _choose(
         self, plan: Sequence[Scheduled], settled: Collection[int]

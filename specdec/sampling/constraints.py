@@ -42,6 +42,16 @@ class Constraint(ABC):
         """The longest run of tokens each of which is the only one that may come next, after the committed tokens and
         `path`."""
 
+    def likely(self, depth: int, nodes: int) -> list[list[int]]:
+        """Chains of tokens one of which will probably come next, the likeliest first. They are guesses, to be drafted.
+
+        Args:
+            depth: tokens that a chain may have, 1 or more.
+            nodes: tokens that all of them may have together, what they have in common once.
+        """
+        run = self.forced()[: min(depth, nodes)]
+        return [run] if run else []
+
     @abstractmethod
     def fork(self) -> Constraint:
         """Another one in the same state; the two go on apart."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from specdec.checks import Unfit, several, shown, take, text
 from specdec.errors import ConfigError
 
 GrammarKind = Literal["json", "regex", "choice", "ebnf", "lark"]
+Spelling = Literal["any", "canonical"]
 MOST_BYTES = 1 << 18
 """Of a grammar's text in UTF-8. The largest take about a second to compile."""
 DEEPEST = 64
@@ -30,6 +31,8 @@ class Grammar:
         text: the schema as JSON, the choices as JSON, the expression, or the grammar.
         flexible: JSON may have any whitespace between its parts. Else it is written as `json.dumps` does: ", " and
             ": ". Small models may write whitespace for ever, and fixed separators can be drafted.
+        spelling: of text that the grammar forces, by tokens. "any" leaves it to the model; "canonical" is the
+            tokenizer's own, which models know best and which makes every forced draft right. The texts are the same.
 
     Raises:
         ConfigError: if the text is empty, is no JSON where it must be, or is too large or too deep.
@@ -38,10 +41,13 @@ class Grammar:
     kind: GrammarKind
     text: str
     flexible: bool = False
+    spelling: Spelling = "any"
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(GrammarKind):
             raise ConfigError(f"kind = {shown(self.kind)} cannot work. Give one of {', '.join(get_args(GrammarKind))}.")
+        if self.spelling not in get_args(Spelling):
+            raise ConfigError(f"spelling = {shown(self.spelling)} cannot work. Give one of any, canonical.")
         take(f"The text of a {self.kind} grammar", self.text, text())
         if (size := len(self.text.encode())) > MOST_BYTES:
             raise ConfigError(f"A grammar of {size} bytes is too large. Give at most {MOST_BYTES}.")
@@ -87,6 +93,28 @@ class Grammar:
     def lark(cls, grammar: str) -> Grammar:
         """A grammar in the form of Lark, as llguidance reads it, which begins with the rule `start`."""
         return cls("lark", grammar)
+
+    def spelt(self, spelling: Spelling) -> Grammar:
+        """The same grammar with forced text spelt otherwise; see the class."""
+        return replace(self, spelling=spelling)
+
+    @classmethod
+    def written(cls, words: str) -> Grammar:
+        """What a command line means: a JSON schema, a JSON list of choices, or `regex:…`, `ebnf:…`, `lark:…` with an
+        expression or a grammar behind it.
+
+        Raises:
+            ConfigError: for anything else.
+        """
+        kind, colon, rest = words.partition(":")
+        if colon and kind in ("regex", "ebnf", "lark"):
+            return cls(kind, rest)  # type: ignore[arg-type]
+        if words.lstrip()[:1] not in ("{", "["):
+            raise ConfigError(
+                f'grammar = {shown(words)} cannot be read. Give a JSON schema {{…}}, a list of choices ["…"], '
+                "regex:…, ebnf:…, lark:…, or @FILE with one of them."
+            )
+        return cls.read(_parsed(words))
 
     @classmethod
     def read(cls, value: Any) -> Grammar:

@@ -22,6 +22,7 @@ from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
 from specdec.foreign import LONGEST, described, foreign
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Grammar
+from specdec.sampling.guesses import guesses
 from specdec.sampling.spelling import Vocabulary
 
 KEPT = 64
@@ -45,10 +46,11 @@ class GrammarConstraint(Constraint):
     Args:
         vocabulary: what tokens say.
         matcher: an `llguidance.LLMatcher` after the committed tokens.
+        canonical: whether forced text is spelt as its tokenizer spells it.
     """
 
-    def __init__(self, vocabulary: Vocabulary, matcher: Any) -> None:
-        self._vocabulary, self._matcher = vocabulary, matcher
+    def __init__(self, vocabulary: Vocabulary, matcher: Any, canonical: bool = False) -> None:
+        self.vocabulary, self._matcher, self.canonical = vocabulary, matcher, canonical
         self._path: tuple[int, ...] = ()
         """Where the matcher stands, from the committed tokens on."""
         self._rows: dict[tuple[int, ...], Tensor] = {}
@@ -72,7 +74,7 @@ class GrammarConstraint(Constraint):
         """See `Constraint.advance`."""
         if self._ended:
             return
-        if token in self._vocabulary.ends:
+        if token in self.vocabulary.ends:
             self._ended = True
         else:
             self._stand_at((token,))
@@ -80,44 +82,67 @@ class GrammarConstraint(Constraint):
         self._rows.clear()
 
     def forced(self, path: Sequence[int] = ()) -> list[int]:
-        """See `Constraint.forced`: the tokens that the tokenizer makes of forced text. Others may spell it too, so that
-        they are a good guess and no more. An end token that alone may follow is one of them."""
+        """See `Constraint.forced`: the tokens that the tokenizer makes of forced text. Unless the spelling is canonical
+        others may spell it too, so that they are a good guess and no more. An end token that alone may follow is one
+        of them."""
         run: list[int] = []
         while len(run) < MOST_FORCED and (more := self._forced_after((*path, *run))):
-            run += more
+            run += more[:1] if self.canonical else more
         return run[:MOST_FORCED]
+
+    def likely(self, depth: int, nodes: int) -> list[list[int]]:
+        """See `Constraint.likely`: forced text, and the few texts between which there is a choice then."""
+        return guesses(self, depth, nodes)
+
+    def allowed_after(self, path: Sequence[int]) -> Tensor:
+        """bool [V]: tokens that may follow a path; not to be written to."""
+        return self._row(tuple(path))
+
+    def forced_text(self, path: Sequence[int]) -> bytes:
+        """Bytes that must follow a path that is allowed."""
+        if self._over(tuple(path)):
+            return b""
+        self._stand_at(tuple(path))
+        return bytes(self._matcher.compute_ff_bytes())
+
+    def valid(self, path: Sequence[int], tokens: Sequence[int]) -> int:
+        """How many of some tokens may follow a path one after the other, however they spell it."""
+        if self._over(tuple(path)):
+            return len(tokens)
+        self._stand_at(tuple(path))
+        return int(self._matcher.validate_tokens(list(tokens)))
 
     def fork(self) -> GrammarConstraint:
         """See `Constraint.fork`."""
         if self._path:
             self._stand_at(())
-        other = GrammarConstraint(self._vocabulary, self._matcher.deep_copy())
+        other = GrammarConstraint(self.vocabulary, self._matcher.deep_copy(), self.canonical)
         other._ended = self._ended
         return other
 
     def _row(self, path: tuple[int, ...]) -> Tensor:
         if self._over(path):
-            return torch.ones(self._vocabulary.size, dtype=torch.bool)
+            return torch.ones(self.vocabulary.size, dtype=torch.bool)
         if path not in self._rows:
             allowed = not path or bool(self._row(path[:-1])[path[-1]])
-            self._rows[path] = self._read(path) if allowed else torch.zeros(self._vocabulary.size, dtype=torch.bool)
+            self._rows[path] = self._read(path) if allowed else torch.zeros(self.vocabulary.size, dtype=torch.bool)
         return self._rows[path]
 
     def _over(self, path: tuple[int, ...]) -> bool:
-        return self._ended or not self._vocabulary.ends.isdisjoint(path)
+        return self._ended or not self.vocabulary.ends.isdisjoint(path)
 
     def _read(self, path: tuple[int, ...]) -> Tensor:
-        """What the matcher allows after a path that it allows. Where a text is forced, it allows one way to spell it;
-        here all are."""
+        """What the matcher allows after a path that it allows. Where a text is forced, it allows one way to spell it,
+        the tokenizer's; here all are, unless the spelling is canonical."""
         self._stand_at(path)
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        bits = np.unpackbits(packed, count=self._vocabulary.size, bitorder="little").astype(np.bool_)
-        if self._matcher.compute_ff_tokens():
+        bits = np.unpackbits(packed, count=self.vocabulary.size, bitorder="little").astype(np.bool_)
+        if not self.canonical and self._matcher.compute_ff_tokens():
             forced = self._matcher.compute_ff_bytes()
-            within, beyond = self._vocabulary.spellings(forced)
+            within, beyond = self.vocabulary.spellings(forced)
             bits[[*within, *(token for token in beyond if self._matcher.validate_tokens([token]))]] = True
         check_matcher(self._matcher)
-        return torch.from_numpy(bits) & self._vocabulary.usable
+        return torch.from_numpy(bits) & self.vocabulary.usable
 
     def _forced_after(self, path: tuple[int, ...]) -> list[int]:
         """Tokens that follow a path, as far as one call tells."""
@@ -194,7 +219,7 @@ class GrammarCompiler:
             limits = LLParserLimits(max_lexer_states=MOST_STATES, verbose_errors=False)
             matcher = LLMatcher(vocabulary.for_matchers, _source(grammar), log_level=0, limits=limits)
             check_matcher(matcher)
-            made = GrammarConstraint(vocabulary, matcher)
+            made = GrammarConstraint(vocabulary, matcher, grammar.spelling == "canonical")
             begins = bool(made.fork().masks((), ()).any())
         except SpecdecError as error:
             raise InvalidRequestError(f"grammar, of kind {grammar.kind}: {error}") from error

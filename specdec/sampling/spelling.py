@@ -9,13 +9,17 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.errors import InvalidRequestError
 
 PROBE = '{"a b": [1, "c"]}'
 """Whose tokens have to spell it."""
+END = 256
+"""Stands behind the bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +77,26 @@ class Vocabulary:
         """What tokens say."""
         return b"".join(self.pieces[token] for token in tokens)
 
+    def openings(self, allowed: Tensor) -> list[int]:
+        """The bytes that allowed tokens begin with, ascending; `END` stands for the end of the text.
+
+        Args:
+            allowed: bool [V].
+        """
+        return sorted(set(self._first[allowed.numpy()].tolist()))
+
+    def byte(self, value: int) -> int | None:
+        """The token that says one byte alone; None if there is none."""
+        return next(iter(self._tokens.get(bytes([value]), ())), None)
+
+    def encode_behind(self, before: Sequence[int], text: bytes) -> list[int]:
+        """Tokens that say a text as its tokenizer splits it behind others. Where a token would reach across the
+        border, the text is taken alone. What is left of a character that the text breaks off is left out."""
+        words, said = text.decode("utf-8", errors="ignore"), self.said(before)
+        tokens = self.encode(said.decode("utf-8", errors="ignore") + words) if before else []
+        border = next((at for at in range(len(tokens)) if self.said(tokens[:at]) == said), 0)
+        return tokens[border:] if border else self.encode(words)
+
     def encode(self, text: str) -> list[int]:
         """Tokens that say exactly the text, as its tokenizer splits it. Some put a space before a text: then it is read
         behind something. What no token says ends it."""
@@ -108,6 +132,13 @@ class Vocabulary:
         for token, piece in enumerate(self.pieces):
             tokens.setdefault(piece, []).append(token)
         return tokens
+
+    @cached_property
+    def _first(self) -> NDArray[np.int64]:
+        """[V]: the byte that each token begins with, or `END`."""
+        return np.array(
+            [END if token in self.ends or not piece else piece[0] for token, piece in enumerate(self.pieces)]
+        )
 
     @cached_property
     def _longest(self) -> int:

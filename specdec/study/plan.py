@@ -27,7 +27,7 @@ from specdec.prompts import Chat, PromptRecord
 from specdec.prompts.entry import Prompt
 from specdec.prompts.subsets import fingerprint
 from specdec.proof.certificates import certificate_of
-from specdec.sampling import SamplingParams
+from specdec.sampling import Grammar, SamplingParams
 from specdec.study.axes import axes
 from specdec.study.drafters import beside, check_vocabularies
 from specdec.verify.base import Rule
@@ -149,7 +149,10 @@ def plan(config: DictConfig) -> Plan:
 
 def sampling_params(values: Mapping[str, Any]) -> SamplingParams:
     """Of the settings `sampling`; those that are null were not set."""
-    return SamplingParams(**{name: value for name, value in values["sampling"].items() if value is not None})
+    given = {name: value for name, value in values["sampling"].items() if value is not None}
+    if "grammar" in given:
+        given["grammar"] = Grammar.written(given["grammar"])
+    return SamplingParams(**given)
 
 
 def check_model_path(setting: str, path: Any) -> None:

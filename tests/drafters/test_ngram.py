@@ -35,6 +35,24 @@ def continued(tokens: Sequence[int], start: int, length: int) -> list[int]:
     return text[len(tokens) :]
 
 
+@given(texts, sizes, st.lists(st.integers(0, 2), min_size=1, max_size=4))
+def test_below_a_draft_is_what_followed_its_end_before(
+    tokens: list[int], bounds: tuple[int, int], draft: list[int]
+) -> None:
+    """What is known are the n-grams of the text; those that end in the draft are not."""
+    [larger] = NgramDrafter(3, *bounds).extend([draft_request(tokens, 8)], [DraftTree.chain(draft)])
+    assert larger.tokens[: len(draft)] == tuple(draft)
+    assert larger.is_chain
+    text, expected = [*tokens, *draft], list[int]()
+    for size in range(min(bounds[1], len(text)), bounds[0] - 1, -1):
+        starts = [end for end in range(size, len(tokens)) if tokens[end - size : end] == text[-size:]]
+        if starts:
+            expected = continued(text, starts[-1], 3)
+            break
+    assert list(larger.tokens[len(draft) :]) == expected
+    assert len(larger.kinds) == len(larger.chances) == len(larger)
+
+
 def branches_of(tree: DraftTree) -> list[tuple[int, ...]]:
     return [tree.prefix(node) for node in range(len(tree))]
 

@@ -7,6 +7,7 @@ a list of all texts of the language, in fractions; no grammar engine takes part 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from specdec import DraftTree, Engine, EngineConfig, Grammar, InvalidRequestError, SamplingParams
+from specdec import DraftRequest, DraftTree, Engine, EngineConfig, Grammar, InvalidRequestError, SamplingParams
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.engine.request import Request
@@ -253,6 +254,60 @@ def test_a_forced_text_of_a_model_that_spells_it_otherwise_is_its_own() -> None:
     assert len(plain) == len("unbelievable believers") + 1
     forced = request.stats.of("forced")
     assert forced.drafted_tokens > forced.accepted_tokens
+
+
+@pytest.mark.parametrize("drafter", ["ngram", "nonsense"])
+def test_canonical_forced_text_is_always_accepted(drafter: str) -> None:
+    """However the model would like to spell it; drafts change no text, and what is complete is valid. Chains alone are
+    drafted under a rule that judges no trees, so that every drafted token is a forced one."""
+    letters = {token: 9.0 for token in range(len(TOKENIZER)) if len(TOKENIZER.decode([token])) == 1}
+    grammar = Grammar.json(SCHEMA).spelt("canonical")
+    params = [replace(JSON, grammar=grammar, logit_bias=letters, temperature=1.0, seed=n) for n in range(len(PROMPTS))]
+    plain = served(engine(rule="gumbel"), params)
+    requests = served(engine(drafter, "gumbel"), params)
+    assert outputs(requests) == outputs(plain)
+    assert all(jsonschema.validate(json.loads(text(one)), SCHEMA) is None for one in requests)
+    chains = [one.stats.of("forced") for one in served(engine("ngram", "token"), params)]
+    assert all(one.drafted_tokens == one.accepted_tokens >= 10 for one in chains)
+
+
+def test_a_drafter_goes_on_below_forced_text() -> None:
+    """Behind a key comes the only word that the model likes, which the text has before: key and word are one draft."""
+    keys = {key: {"type": "string", "maxLength": 9} for key in ("a", "b")}
+    schema = {"type": "object", "properties": keys, "required": ["a", "b"], "additionalProperties": False}
+    [fox, *_] = TOKENIZER.encode("fox")
+    params = replace(JSON, grammar=Grammar.json(schema).spelt("canonical"), logit_bias={fox: 40.0})
+    prompt = TOKENIZER.encode('{"a": "fox", "b": "fox')
+    config = EngineConfig(num_blocks=256)
+    [request] = run(
+        Engine(llama(0, vocab_size=V), NgramDrafter(24, 1), "auto", config, TOKENIZER, [EOS]), [prompt], params
+    )
+    assert request.stats.of("forced+ngram").accepted_tokens > 0
+    assert outputs(run(engine(), [prompt], params)) == [request.output]
+
+
+class Changing(NgramDrafter):
+    """Returns another draft than it was given."""
+
+    def extend(self, requests: Sequence[DraftRequest], trees: Sequence[DraftTree]) -> list[DraftTree]:
+        return [DraftTree.chain([1, 2, 3]) for _ in trees]
+
+
+class Failing(NgramDrafter):
+    """Raises."""
+
+    def extend(self, requests: Sequence[DraftRequest], trees: Sequence[DraftTree]) -> list[DraftTree]:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("kind", [Changing, Failing])
+def test_what_a_drafter_makes_of_a_forced_draft_is_checked(kind: type[NgramDrafter]) -> None:
+    """It costs what it would have added, and no text."""
+    made = Engine(llama(0, vocab_size=V), kind(24), "auto", EngineConfig(num_blocks=256), TOKENIZER, [EOS])
+    requests = served(made, JSON)
+    assert outputs(requests) == outputs(served(engine(), JSON))
+    assert "extend" in made.drafting.faults["ngram"]
+    assert all(one.stats.of("forced").accepted_tokens for one in requests)
 
 
 def test_a_draft_of_a_grammar_blind_drafter_loses_what_may_not_follow() -> None:

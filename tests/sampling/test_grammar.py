@@ -74,11 +74,22 @@ def test_schemas_have_a_greatest_depth_and_size() -> None:
         (lambda: Grammar.regex(""), "non-empty text"),
         (lambda: Grammar.ebnf("root ::= \ud800"), "non-empty text"),
         (lambda: Grammar("xml", "<a/>"), "json, regex, choice, ebnf, lark"),  # type: ignore[arg-type]
+        (lambda: Grammar.regex("a").spelt("short"), "any, canonical"),  # type: ignore[arg-type]
+        (lambda: Grammar.written("a+"), "regex:…"),
+        (lambda: Grammar.written("[1]"), "at least one non-empty text"),
     ],
 )
 def test_what_is_no_grammar_is_refused_by_name(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_command_line_writes_every_kind_of_grammar() -> None:
+    assert Grammar.written(' {"type": "object"}') == Grammar.json({"type": "object"})
+    assert Grammar.written('["yes", "no: never"]') == Grammar.choice(["yes", "no: never"])
+    assert Grammar.written("regex:a:[0-9]") == Grammar.regex("a:[0-9]")
+    assert Grammar.written('ebnf:root ::= "a"') == Grammar.ebnf('root ::= "a"')
+    assert Grammar.written('lark:start: "a"') == Grammar.lark('start: "a"')
 
 
 @pytest.mark.parametrize(

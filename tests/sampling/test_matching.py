@@ -139,6 +139,61 @@ def test_forced_runs_are_what_the_tokenizer_makes_of_forced_text() -> None:
     assert len(compiler().compile(Grammar.lark('start: "b" start')).fork().forced()) == MOST_FORCED
 
 
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_canonical_spelling_leaves_all_texts_and_one_token_where_text_is_forced(name: str) -> None:
+    """By brute force: the texts that can be written are those of the language. One token is left only where
+    one byte alone may come next; elsewhere all that the list of texts gives."""
+    grammar, texts = LANGUAGES[name]
+    if name == "lark":
+        texts = {f"{'a' * n},{'b' * n}" for n in range(8)}
+    made, written, whole = compiler().compile(grammar.spelt("canonical")).fork(), set[str](), set[str]()
+    ways: list[tuple[int, ...]] = [()]
+    for path in ways:
+        text = "".join(PIECES[token] for token in path)
+        free, found = following(texts, path), allowed(made, path)
+        written |= {text} if END in found else set()
+        bytes_next = {"".join(PIECES[token] if token != END else "$")[:1] for token in free}
+        assert found == free or (len(bytes_next) == len(found) == 1 and found <= free)
+        forced = made.forced(path)
+        assert all(allowed(made, (*path, *forced[:place])) == {token} for place, token in enumerate(forced))
+        ways += [(*path, token) for token in sorted(found - {END}) if len(path) < 5]
+    whole = {text for text in texts if len(text) <= 5}
+    assert whole <= written <= texts
+
+
+def test_likely_texts_are_the_forced_one_and_the_few_that_it_leaves_a_choice_of() -> None:
+    tokenizer = byte_level()
+    end = tokenizer.eos_token_id
+    made = compiler(512, (end,), tokenizer)
+    schema = {"type": "object", "properties": {"fox": {"enum": ["red", "green", "believer"]}, "n": {"type": "integer"}},
+              "required": ["fox"], "additionalProperties": False}  # fmt: skip
+
+    def said(grammar: Grammar, path: Sequence[int] = ()) -> list[str]:
+        constraint = made.compile(grammar).fork()
+        for token in path:
+            constraint.advance(token)
+        return [made.vocabulary.said(chain).decode() for chain in constraint.likely(64, 64)]
+
+    grammar = Grammar.json(schema).spelt("canonical")
+    first, *choices = said(grammar)
+    assert first == '{"fox": "'
+    assert [text.removeprefix(first)[:1] for text in choices] == ["b", "g", "r"]
+    assert all(any((first + word).startswith(text) for word in ("believer", "green", "red")) for text in choices)
+    brackets = Grammar.choice(["abab,aba", "abab,ab,"])
+    assert (
+        next(compiler().vocabulary.said(chain) for chain in compiler().compile(brackets).fork().likely(2, 2)) == b"abab"
+    )
+    forced = made.compile(grammar).fork().forced()
+    behind = [*forced, *made.vocabulary.encode('red"')]
+    assert {text[:1] for text in said(grammar, behind)} == {",", "}"}
+    assert said(Grammar.choice(["fox", "fo"]), made.vocabulary.encode("fo")) == [
+        "x",
+        tokenizer.convert_ids_to_tokens(end),
+    ]
+    assert said(Grammar.regex("[a-z]+")) == [], "of many there is no guess"
+    assert said(Grammar.regex("[a-z]+"), [end]) == []
+
+
 def test_special_tokens_are_no_text_and_unused_ones_are_nothing() -> None:
     tokenizer = byte_level()
     [user] = tokenizer.convert_tokens_to_ids(["<|user|>"])
