@@ -8,7 +8,7 @@ import torch
 
 from specdec.drafters.base import Drafter, DraftRequest
 from specdec.engine.faults import Contained, Faults, check_tree, check_trees
-from specdec.engine.limits import Bounds
+from specdec.engine.limits import MAX_NODES, Bounds
 from specdec.engine.scheduled import Scheduled
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS
@@ -41,8 +41,7 @@ class Asking:
         """A draft with what a drafter adds to it (`Drafter.extend`), or the draft itself; it may be too large."""
         with Contained(self._faults, drafter.name, "extend"):
             [larger] = check_trees(drafter.extend((request,), (tree,)), (request,))
-            most = len(tree) + self._bounds[drafter.name].nodes(request.max_depth)
-            checked = check_tree(larger, request, most, True, self._device)
+            checked = check_tree(larger, request, MAX_NODES, True, self._device)
             if checked.tokens[: len(tree)] != tree.tokens or checked.parents[: len(tree)] != tree.parents:
                 raise SpecdecError("it changed the draft that it was to extend; give its nodes first, as they are")
             return checked

@@ -1,0 +1,184 @@
+"""What the prefix cache finds, and what it saves, on programs whose requests have beginnings in common.
+
+python -m experiments.prefix [workloads=few-shot,agents] [rounds=3] [dtype=bfloat16] [markdown=FILE]
+
+Every workload runs with the cache and without it, in turns, each time in a new engine. The optimum is that of a cache
+without bounds in which every request finds what any earlier one has run: it is counted from the texts alone.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments._workloads import WORKLOADS
+from specdec import EngineConfig, SpeculativeGenerator
+from specdec.engine.request import Request
+from specdec.errors import ConfigError
+from specdec.models.loading import LoadedModel, load
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured; see the module."""
+
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    rounds: int = 3
+    dtype: str = "bfloat16"
+    markdown: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.workloads:
+            if name not in WORKLOADS:
+                raise ConfigError(f"Unknown workload {name!r}. Valid names: {', '.join(WORKLOADS)}.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One workload.
+
+    Args:
+        name: of the workload.
+        requests, prompt_tokens, cached_tokens: with the cache.
+        optimum: tokens that a cache without bounds would have found.
+        times: seconds of reading prompts with the cache over those without, of each round.
+    """
+
+    name: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    optimum: int
+    times: tuple[float, ...]
+
+    @property
+    def cells(self) -> list[str]:
+        """For the table."""
+        hit, best = self.cached_tokens / self.prompt_tokens, self.optimum / self.prompt_tokens
+        ran = (self.prompt_tokens - self.cached_tokens) / self.prompt_tokens
+        return [
+            self.name, str(self.requests), str(self.prompt_tokens), f"{hit:.1%}", f"{best:.1%}", f"{hit / best:.1%}",
+            f"{ran:.2f}", f"{median(self.times):.2f} ({min(self.times):.2f} to {max(self.times):.2f})",
+        ]  # fmt: skip
+
+
+def found_at_best(requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> int:
+    """Tokens of prompts that earlier requests have run, one after the other and never forgotten.
+
+    Args:
+        requests: prompt and whole text of each, in order. The last token of a text has not run, and the last one of a
+            prompt must run for its logits.
+    """
+    found, earlier = 0, list[Sequence[int]]()
+    for prompt, text in requests:
+        found += max((common(prompt[:-1], other) for other in earlier), default=0)
+        earlier.append(text[:-1])
+    return found
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of their common beginning."""
+    return next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]),
+                min(len(one), len(other)))  # fmt: skip
+
+
+def requests_of(loaded: LoadedModel, name: str, cached: bool) -> list[Request]:
+    """Those of a workload in a new engine, as they were queued."""
+    config = EngineConfig(prefix_cache=cached, max_num_seqs=8)
+    queued: dict[int, Request] = {}
+    with SpeculativeGenerator(loaded, "none", config=config) as generator:
+        add = generator.engine.add
+
+        def noted(request: Request) -> None:
+            queued[request.id] = request
+            add(request)
+
+        generator.engine.add = noted  # type: ignore[method-assign]
+        WORKLOADS[name](generator)
+    return list(queued.values())
+
+
+def measured(loaded: LoadedModel, name: str, rounds: int) -> Row:
+    """One workload; the texts must be the same with the cache and without it."""
+    times: list[float] = []
+    for turn in range(rounds):
+        sides = {cached: requests_of(loaded, name, cached) for cached in ((True, False) if turn % 2 else (False, True))}
+        warm, cold = sides[True], sides[False]
+        if [one.tokens for one in warm] != [one.tokens for one in cold]:
+            raise AssertionError(f"The prefix cache changed a text of {name}.")
+        times.append(_seconds(warm) / _seconds(cold))
+    return Row(
+        name,
+        len(warm),
+        sum(one.stats.prompt_tokens for one in warm),
+        sum(one.stats.cached_tokens for one in warm),
+        found_at_best([(one.prompt, one.tokens) for one in warm]),
+        tuple(times),
+    )
+
+
+def _seconds(requests: Sequence[Request]) -> float:
+    return sum(one.stats.prefill_seconds for one in requests)
+
+
+def report(study: Study, rows: Sequence[Row]) -> str:
+    """The page."""
+    heading = ["workload", "requests", "tokens of prompts", "hit rate", "optimum", "of the optimum", "tokens that ran",
+               "time to read prompts"]  # fmt: skip
+    lines = ["| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * 8, *(row.cells for row in rows))]
+    command = shlex.join(["python", "-m", "experiments.prefix", *sys.argv[1:]])
+    return PAGE.format(command=command, dtype=study.dtype, rounds=study.rounds, table="\n".join(lines))
+
+
+def parsed(words: Sequence[str]) -> Study:
+    """The command line.
+
+    Raises:
+        ConfigError: for an unknown word, or a value that is none.
+    """
+    makers: dict[str, Callable[[str], Any]] = {
+        "workloads": lambda names: tuple(names.split(",")), "rounds": int, "dtype": str, "markdown": Path,
+    }  # fmt: skip
+    given = dict(word.split("=", 1) if "=" in word else (word, "") for word in words)
+    if unknown := [name for name in given if name not in makers]:
+        raise ConfigError(f"Unknown word {unknown[0]!r}. Valid: {', '.join(makers)}, each with =value.")
+    try:
+        return Study(**{name: makers[name](value) for name, value in given.items()})
+    except ValueError as error:
+        raise ConfigError(f"{error}. Give a whole number.") from error
+
+
+def main() -> None:
+    """Measures, prints the page, and writes it."""
+    study = parsed(sys.argv[1:])
+    loaded = load(dtype=study.dtype)
+    page = report(study, [measured(loaded, name, study.rounds) for name in study.workloads])
+    print(page)
+    if study.markdown is not None:
+        study.markdown.write_text(page, encoding="utf-8")
+
+
+PAGE = """# What the prefix cache finds
+
+Made by `{command}`.
+
+SmolLM2-135M-Instruct ({dtype}), no drafts, eight requests at a time, a new engine for every run. Workloads are those of
+SGLang's paper in small (`experiments/_workloads.py`). *Optimum* is the hit rate of a cache without bounds in which
+every request finds all that earlier ones have run. *Tokens that ran* and *time to read prompts* are with the cache over
+without it; the time is the median of {rounds} rounds and their range. Texts are the same with the cache and without it.
+
+{table}
+
+Published beside it (Zheng et al. 2023, arXiv 2312.07104): hit rates of 50 to 99 % on such workloads, 96 % of the
+optimum on average, with models of 7 to 70 billion parameters on GPUs. The hit rates depend on the texts and are not
+comparable one by one; the share of the optimum is.
+"""
+
+
+if __name__ == "__main__":
+    main()
