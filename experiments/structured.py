@@ -55,7 +55,7 @@ class Way:
         name: of the row.
         generator: answers.
         spelling: of forced text; None is no grammar.
-        seconds: of each round.
+        seconds, tokens: of decoding, in each round.
         grammar_seconds: that masks, forced text and the like took, in all rounds.
     """
 
@@ -73,9 +73,8 @@ class Way:
         params = [SamplingParams(max_tokens=max_tokens, grammar=one) for one in grammars]
         chats = [[{"role": "user", "content": one.question}] for one in asked]
         with clocked() as clock:
-            began = perf_counter()
             found = self.generator.generate(chats, params, progress=False)
-            self.seconds.append(perf_counter() - began)
+        self.seconds.append(sum(one.stats.decode_seconds for one in found))
         self.grammar_seconds += clock[0]
         self.tokens.append(sum(one.stats.output_tokens for one in found))
         self.answers += found
@@ -87,12 +86,8 @@ class Way:
 
     def speedup(self, other: Way) -> tuple[float, float, float]:
         """Tokens a second over those of another way: the median of all rounds, the least and the largest."""
-        ratios = [
-            mine / seconds * its_seconds / its
-            for mine, seconds, its, its_seconds in zip(
-                self.tokens, self.seconds, other.tokens, other.seconds, strict=True
-            )
-        ]
+        mine, its = ([n / s for n, s in zip(one.tokens, one.seconds, strict=True)] for one in (self, other))
+        ratios = [ours / theirs for ours, theirs in zip(mine, its, strict=True)]
         return median(ratios), min(ratios), max(ratios)
 
 
@@ -100,7 +95,7 @@ class Way:
 def clocked() -> Iterator[list[float]]:
     """Adds up the time that grammars take inside the block, nested calls once."""
     spent, depth = [0.0], [0]
-    names = ("masks", "advance", "forced", "likely", "fork")
+    names = ("masks", "advance", "forced", "likely")
     before: dict[str, Callable[..., Any]] = {name: getattr(GrammarConstraint, name) for name in names}
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -239,9 +234,9 @@ Made by `{command}`.
 {count} schemas made by code (`experiments/_schemas.py`): records, lists, nested records and unions of strings,
 numbers, booleans and enumerations. Each is one question to SmolLM2-135M-Instruct ({dtype}, greedy, at most {most}
 tokens, one request at a time), with the schema in it. All ways take turns in {rounds} rounds; a ratio is that of
-tokens a second: the median of the rounds, and their range. *Finished* texts end by themselves, the others at the
-limit; *valid* is what `jsonschema` says of the finished ones. *Grammar's share* is the part of the whole time that
-goes to masks, forced text and the following of tokens, without compiling.
+tokens a second of decoding, without reading prompts: the median of the rounds, and their range. *Finished* texts end
+by themselves, the others at the limit; *valid* is what `jsonschema` says of the finished ones. *Grammar's share* is
+the part of that time that goes to masks, forced text and the following of tokens, without compiling.
 
 {table}
 

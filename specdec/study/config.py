@@ -27,18 +27,16 @@ from specdec.training.settings import HeadOptions, Settings
 from specdec.typed import TypedName, TypedPath, TypedText
 
 NOT_SETTINGS: tuple[str, ...] = ("constraint", "grammar", "n", "prediction")
-"""Fields of `SamplingParams` that only a program can give: no config file can hold a constraint or a grammar (which the
-setting of that name has as text), a study has one text of each prompt, and what a text will be differs from prompt to
-prompt."""
+"""Fields of `SamplingParams` that only a program can give. What a text will be differs from prompt to prompt, each has
+one, and of a grammar the config has the text."""
 PRECISION = ("dtype", "kv_dtype", "smoothing", "calibration")
 """Parameters of `load` that are the group `precision`; the group `device` has its device, `target` all others."""
 
 TargetConfig = schema("TargetConfig", load, without=(*PRECISION, "device"))
 PrecisionConfig = schema("PrecisionConfig", load, without=set(signature(load).parameters) - {*PRECISION})
+_Sampling = schema("SamplingFields", SamplingParams, without=NOT_SETTINGS, seed=0)  # a study can be repeated
 SamplingConfig = make_dataclass(
-    "SamplingConfig",
-    [("grammar", TypedText | None, field(default=None))],  # as `Grammar.written` reads it
-    bases=(schema("SamplingFields", SamplingParams, without=NOT_SETTINGS, seed=0),),  # a study can be repeated
+    "SamplingConfig", [("grammar", TypedText | None, field(default=None))], bases=(_Sampling,)
 )
 EngineSettings = schema("EngineSettings", EngineConfig)
 

@@ -36,15 +36,16 @@ def test_the_optimum_is_that_of_a_set_of_all_beginnings() -> None:
     pytest.param(name, marks=pytest.mark.slow) for name in WORKLOADS if name != "self-consistency"
 )])  # fmt: skip
 def test_workloads_run_and_find_what_can_be_found(name: str) -> None:
-    """On a tiny model: the optimum is no more than all, and the cache comes near it."""
+    """On a tiny model: the optimum is no more than all, and the cache comes near it: what a running
+    request has read is found in whole blocks."""
     tokenizer = byte_level()
     tokenizer.chat_template = (
         "{% for m in messages %}<|user|>{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
     )
-    loaded = LoadedModel(llama(0, vocab_size=412, max_position_embeddings=2048), tokenizer, (tokenizer.eos_token_id,))
+    loaded = LoadedModel(llama(0, vocab_size=412, max_context=2048), tokenizer, (tokenizer.eos_token_id,))
     row = prefix.measured(loaded, name, 2)
     assert row.requests >= 10
-    assert 0.75 * row.optimum <= row.cached_tokens <= row.optimum < row.prompt_tokens
+    assert 0.6 * row.optimum <= row.cached_tokens <= row.optimum < row.prompt_tokens
     assert prefix.report(prefix.Study(), [row]).count(f"| {name} | {row.requests} |") == 1
 
 

@@ -50,7 +50,7 @@ def test_a_few_schemas_on_a_tiny_model_give_the_page() -> None:
     """Its chat template aside, the tiny model is as good as any: what it finishes is valid."""
     study = structured.Study(schemas=4, max_tokens=80, drafters=("ngram",), rounds=2)
     TOKENIZER.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    loaded = LoadedModel(llama(0, vocab_size=412), TOKENIZER, (TOKENIZER.eos_token_id,))
+    loaded = LoadedModel(llama(0, vocab_size=412, max_context=2048), TOKENIZER, (TOKENIZER.eos_token_id,))
     ways, asked = structured.measured(study, loaded)
     assert [len(way.answers) for way in ways] == [4] * 5
     for way in ways[1:]:
