@@ -31,8 +31,9 @@ from specdec.testing import PoisonDrafter
 
 CURVE = CostCurve(ROWS, tuple(0.010 * times for times in (1, 1.02, 1.12, 1.3, 1.45, 1.75, 2.5, 3.2, 4.8, 6.3)))
 """SmolLM2-135M in bfloat16 on two cores, about (docs/performance.md)."""
-PRICES = {"ngram": 2e-5, "suffix": 2e-5, "recycling": 5e-5, "poison": 2e-5}
-"""Seconds that a drafter takes for one request on that machine, about: 0.2 to 0.5 % of a pass."""
+PRICES = {"ngram": 1e-4, "suffix": 1.4e-4, "recycling": 1e-4, "poison": 8e-5}
+"""Seconds that a drafter takes for one request on that machine, about, with what it takes to weigh its draft: 0.8 to
+1.4 % of a pass. Much of it is Python between two passes, whose code and data the pass has driven out of the caches."""
 CHOOSERS = ("always", "product", "select", "hedge", "exp4", "ucb", "exp3")
 HEAD = "## Simulation\n"
 SEED = 5
