@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
     from specdec.engine import Engine, EngineConfig, EngineLoop
+    from specdec.engine.goals import Goals
     from specdec.engine.outputs import BatchError, Generation, StreamEvent
     from specdec.errors import (
         ConfigError,
@@ -35,6 +36,7 @@ __all__ = [
     "EngineConfig",
     "EngineLoop",
     "Generation",
+    "Goals",
     "Grammar",
     "InvalidRequestError",
     "Needs",
@@ -56,6 +58,7 @@ __all__ = [
 _MODULES = {
     "specdec.drafters.base": ("Drafter", "DraftRequest", "Needs", "Outcome", "TargetHandle"),
     "specdec.engine": ("Engine", "EngineConfig", "EngineLoop"),
+    "specdec.engine.goals": ("Goals",),
     "specdec.engine.outputs": ("BatchError", "Generation", "StreamEvent"),
     "specdec.errors": ("ConfigError", "InvalidRequestError", "NumericalError", "OutOfBlocksError", "SpecdecError",
                        "UnsupportedModelError"),

@@ -7,28 +7,36 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from typing import Any
 
 import transformers
 from omegaconf import DictConfig
 
 from specdec.commands.application import application
+from specdec.engine.goals import Goals
 from specdec.models.sources import EMBEDDED_NAME
 from specdec.serve.app import Service
 from specdec.serve.server import Server
 from specdec.serve.settings import KINDS, Settings
-from specdec.study.plan import plan, values_of
+from specdec.study.plan import Plan, plan, values_of
 
 
 def _serve(config: DictConfig) -> None:
     """Loads the target and answers until a signal comes."""
     _log_to_stderr()
     transformers.logging.disable_progress_bar()
-    job, settings = plan(config), _settings(config)
+    job, settings = _plan(config), _settings(config)
     job.use_threads()
     with job.generator() as generator:
         name = values_of(config)["target"]["path"] or EMBEDDED_NAME
         Server(Service(generator, name, settings, job.params)).serve_until_told()
+
+
+def _plan(config: DictConfig) -> Plan:
+    """What is served, with the goals."""
+    job = plan(config)
+    return replace(job, engine=replace(job.engine, goals=Goals(**values_of(config)["goals"])))
 
 
 def _settings(config: DictConfig) -> Settings:
@@ -44,7 +52,7 @@ def _log_to_stderr() -> None:
 
 
 def _check(config: DictConfig) -> None:
-    plan(config)
+    _plan(config)
     _settings(config)
 
 

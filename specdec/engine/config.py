@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from specdec.cache import Layout
-from specdec.checks import flag, settle, whole
+from specdec.checks import flag, instance, settle, whole
+from specdec.engine.goals import Goals
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM
 
@@ -18,6 +19,7 @@ KINDS = {
     "max_batch_tokens": whole(1, 2**20),
     "max_num_seqs": whole(1, 2**20),
     "prefix_cache": flag(),
+    "goals": instance(Goals, "Goals(ttft_ms=…, tpot_ms=…)"),
 }
 """What each size may be."""
 
@@ -34,6 +36,7 @@ class EngineConfig:
         max_num_seqs: requests that run at the same time; others wait.
         prefix_cache: keep what earlier texts have left in the cache, in blocks that nothing else wants, for requests
             that begin alike.
+        goals: latency goals that passes are planned for; none by default.
 
     Raises:
         ConfigError: if a size is no integer, or out of range; names it and the remedy.
@@ -44,6 +47,7 @@ class EngineConfig:
     max_batch_tokens: int = 512
     max_num_seqs: int = 8
     prefix_cache: bool = True
+    goals: Goals = field(default_factory=Goals)
 
     def __post_init__(self) -> None:
         settle(self, KINDS)

@@ -90,10 +90,12 @@ class Drafting:
             raise ConfigError(f"This engine has no drafter {name!r}. Valid names: {', '.join(self.drafters)}.")
         return [self.drafters[name]]
 
-    def propose(self, plan: Sequence[Scheduled]) -> list[Proposal]:
+    def propose(
+        self, plan: Sequence[Scheduled], room: Callable[[int], int | None] = lambda rows: None
+    ) -> list[Proposal]:
         """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not. A probe
-        brings its own tree."""
-        self.seconds, self._load = {}, load_of(plan)
+        brings its own tree. `room`: rows of drafts that latency goals leave beside so many others."""
+        self.seconds, self._load = {}, load_of(plan, room)
         began = perf_counter()
         forced = {index: Proposal(*one) for index, one in self._forcing.drafts(plan, self._first).items()}
         if forced:

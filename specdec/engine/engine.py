@@ -18,6 +18,7 @@ from specdec.engine.intake import Intake
 from specdec.engine.limits import DraftLimits
 from specdec.engine.outputs import StepOutput
 from specdec.engine.owner import Owner
+from specdec.engine.pacing import GoalPace
 from specdec.engine.prefixes import Prefixes
 from specdec.engine.request import Request
 from specdec.engine.scheduled import Scheduled
@@ -84,12 +85,13 @@ class Engine:
         self.prefixes = self._attach(bound)
         self.drafting = Drafting(bound, self.policy, limits, model.kv_layout.device)
         sizes = self.config.max_batch_tokens, self.config.max_num_seqs
-        self.scheduler = Scheduler(self.cache, limits, *sizes, lambda r: self.drafting.forget(r.id), self.prefixes)
+        goals, forget = self.config.goals, lambda request: self.drafting.forget(request.id)
+        pace = GoalPace(goals, self.cache, limits, sizes[0]) if goals else None
+        self.scheduler = Scheduler(self.cache, limits, *sizes, forget, self.prefixes, pace)
         self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select, defaults or {})
         self._clock = StepClock()
         self._owner = Owner(self._restore)
-        self._part_takers: list[Request] = []
-        """Those of the last pass."""
+        self._part_takers: list[Request] = []  # of the last pass
         self._settling = Settling(self.cache, self.drafting, model.judges_on_device)
 
     @property
@@ -188,13 +190,14 @@ class Engine:
     def _step(self, deliver: Deliver) -> list[StepOutput]:
         self._part_takers = []
         self.drafting.policy.prepare(self.model)
+        self.scheduler.pace.prepare(self.model)
         self._clock.start()
         plan = self.scheduler.schedule()
         if not plan:
             return []
         self._part_takers = [part.request for part in plan]
         with self._clock.measure("draft"):
-            proposals = self.drafting.propose(plan)
+            proposals = self.drafting.propose(plan, self.scheduler.pace.draft_rows)
         with self._clock.measure("verify"):
             outputs = self._run(plan, proposals)
         seconds = self._clock.spent("verify")
@@ -202,6 +205,7 @@ class Engine:
         gained, outcomes = self._settling.settle(plan, proposals, outputs, seconds, deliver)
         with self._clock.measure("draft"):
             self.drafting.observe(outcomes)
+        self.scheduler.pace.passed(plan, gained)
         self._keep(plan, gained)
         shares = [part.share(one.tree) for part, one in zip(plan, proposals, strict=True)]
         self._clock.divide(shares, self.drafting.seconds)

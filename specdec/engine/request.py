@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Literal
 
 from specdec.engine.text import TextStream
@@ -42,6 +43,8 @@ class Request:
         prediction: token ids that the user expects.
         probe: a tree of tokens below the prompt. The request ends when each of its nodes has its log-probability, and
             no token is emitted; None for a request that generates.
+        made: seconds by the engine's clock: when it came.
+        first_at: when its first token was there, if the engine has goals; None before.
     """
 
     id: int
@@ -65,6 +68,8 @@ class Request:
     stats: DecodingStats = field(default_factory=DecodingStats)
     overtaken: int = 0
     """Younger requests that have begun while it waits."""
+    made: float = field(default_factory=perf_counter)
+    first_at: float | None = None
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 

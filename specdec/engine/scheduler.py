@@ -9,6 +9,7 @@ from specdec.cache.paged import PagedCache
 from specdec.cache.prefix import Match
 from specdec.engine.limits import DraftLimits
 from specdec.engine.order import choose, overtake
+from specdec.engine.pace import UNBOUNDED, Pace
 from specdec.engine.prefixes import Prefixes
 from specdec.engine.request import Request
 from specdec.engine.scheduled import Scheduled
@@ -22,7 +23,7 @@ class Scheduler:
     A request is either scheduled with all the rows that its own state asks for, or not at all: its draft is never
     trimmed because of its neighbours, neither before nor after it was drawn, so its output cannot depend on them.
     When blocks run out, what is kept of earlier texts goes first. Then the request that came last gives its blocks
-    back, waits, and begins with what is still there of them.
+    back, waits, and begins with what is still there of them. Latency goals bound the rows of prompts, and who begins.
 
     Args:
         cache: block tables; slots are reserved here.
@@ -31,6 +32,7 @@ class Scheduler:
         max_num_seqs: requests that run at the same time.
         on_preempt: told of a request that lost its place in the cache.
         prefixes: begins and ends sequences; None shares nothing.
+        pace: bounds passes for the sake of latency goals; None bounds nothing.
 
     Raises:
         ConfigError: if `max_num_seqs` full drafts exceed `max_batch_tokens`.
@@ -44,6 +46,7 @@ class Scheduler:
         max_num_seqs: int,
         on_preempt: Callable[[Request], None] = lambda request: None,
         prefixes: Prefixes | None = None,
+        pace: Pace | None = None,
     ) -> None:
         if max_num_seqs < 1:
             raise ConfigError(f"max_num_seqs={max_num_seqs} must be at least 1.")
@@ -56,6 +59,7 @@ class Scheduler:
         self._cache, self._limits, self._on_preempt = cache, limits, on_preempt
         self._max_batch_tokens, self._max_num_seqs = max_batch_tokens, max_num_seqs
         self._prefixes = prefixes or Prefixes(cache, enabled=False)
+        self.pace = pace or Pace()
         self._live: dict[int, Request] = {}
         """Every request that has not been finished, in order of arrival: what the two below are made from."""
         self.waiting: deque[Request] = deque()
@@ -122,27 +126,37 @@ class Scheduler:
         Raises:
             SpecdecError: if requests wait and none can take part.
         """
+        plan = self._plan(self.pace.prompt_rows(self.running, self.waiting))
+        if not plan and self._live:
+            plan = self._plan(UNBOUNDED)  # whoever decoded had to go, and goals hold nobody up then
+        if self.waiting and not plan:
+            self._refuse_to_spin(choose(self.waiting, self._prefixes.found))
+        return plan
+
+    def _plan(self, room: int) -> list[Scheduled]:
+        """The parts of a pass with at most so many rows of prompts."""
         budget = self._max_batch_tokens
         plan: list[Scheduled] = []
         for request in list(self.running):
             if request not in self.running:
                 continue  # preempted for the sake of an older one
-            part = self._part(request, budget - self._owed_after(request))
+            part = self._part(request, budget - self._owed_after(request), room)
             if part.tail and self._reserve(request, part):
                 plan.append(part)
                 budget -= self._num_rows(part)
-        while (begins := self._admissible(budget)) is not None:
+                room -= len(part.tail) if len(part.tail) > 1 else 0
+        while (begins := self._admissible(budget, room)) is not None:
             request, match = begins
             overtake(self.waiting, request)
             self.waiting.remove(request)
             self.running.append(request)
             self._prefixes.begin(request, match)
-            part = self._part(request, budget)
+            self.pace.begins(request)
+            part = self._part(request, budget, room)
             self._cache.reserve(request.id, self._num_rows(part))
             plan.append(part)
             budget -= self._num_rows(part)
-        if self.waiting and not plan:
-            self._refuse_to_spin(choose(self.waiting, self._prefixes.found))
+            room -= len(part.tail)
         return plan
 
     def finish(self, request: Request) -> bool:
@@ -157,12 +171,14 @@ class Scheduler:
         del self._live[request.id]
         return True
 
-    def _part(self, request: Request, budget: int) -> Scheduled:
-        """The rows that `request` takes next: its whole tail and a draft, or as much of the tail as fits."""
+    def _part(self, request: Request, budget: int, room: int) -> Scheduled:
+        """The rows that `request` takes next: its whole tail and a draft, or as much of the tail as fits. One that has
+        read its prompt needs no room."""
         tail = request.tokens[self._cache.length(request.id) :]
         waits_for_cache = self._limits.whole_prefix and len(tail) > 1 and request.probe is None
-        if waits_for_cache or len(tail) + self._limits.draft_rows(request) > budget:
-            return Scheduled(request, tail[: min(len(tail) - 1, budget)], 0, decodes=False)
+        crowded = 1 < len(tail) > room
+        if waits_for_cache or crowded or len(tail) + self._limits.draft_rows(request) > budget:
+            return Scheduled(request, tail[: max(min(len(tail) - 1, budget, room), 0)], 0, decodes=False)
         return Scheduled(request, tail, self._limits.depth(request), decodes=True)
 
     def _num_rows(self, part: Scheduled) -> int:
@@ -194,13 +210,13 @@ class Scheduler:
         request.stats.preemptions += 1
         self.waiting.appendleft(request)
 
-    def _admissible(self, budget: int) -> tuple[Request, Match] | None:
-        """The next request and what it begins with, if it finds a place, some budget, and blocks for all its tokens and
-        one draft."""
-        if not self.waiting or len(self.running) >= self._max_num_seqs or budget < 1:
+    def _admissible(self, budget: int, room: int) -> tuple[Request, Match] | None:
+        """The next request and what it begins with, if it finds a place, some budget and room, and blocks for all its
+        tokens and one draft."""
+        if not self.waiting or len(self.running) >= self._max_num_seqs or min(budget, room) < 1:
             return None
-        request = choose(self.waiting, self._prefixes.found)
-        if budget <= self._limits.draft_rows(request):
+        request = choose(self.pace.eligible(self.waiting), self._prefixes.found)
+        if budget <= self._limits.draft_rows(request) or not self.pace.admits(self.running, request):
             return None
         match = self._prefixes.find(request, self._limits.rows(request), self.running)
         return None if match is None else (request, match)

@@ -100,11 +100,13 @@ class Load:
         rows: of the pass without the drafts in question.
         requests: all that wait for the pass.
         cached: tokens that they have in the cache, together.
+        room: rows of drafts that latency goals leave; None for no bound.
     """
 
     rows: int
     requests: int
     cached: int = 0
+    room: int | None = None
 
 
 class Policy(ABC):

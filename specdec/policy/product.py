@@ -141,8 +141,9 @@ class ProductPolicy(Policy):
         return self._live(load.rows, load.cached, load.requests)
 
     def _costs(self, load: Load) -> list[float]:
-        """Seconds of a step with 0, 1, 2, … rows of drafts."""
-        return self._live.costs(load.rows, MOST_ROWS, load.cached, load.requests)
+        """Seconds of a step with 0, 1, 2, … rows of drafts, as far as there is room for them."""
+        most = MOST_ROWS if load.room is None else min(load.room, MOST_ROWS)
+        return self._live.costs(load.rows, most, load.cached, load.requests)
 
     def _floor(self, load: Load) -> float:
         """A chance below which no node is worth drafting; 1 or more if none is."""
@@ -202,7 +203,8 @@ class ProductPolicy(Policy):
                 chosen[request] = [Choice(one.drafter, shape.depth, shape)]
         for drafter in dict.fromkeys(one.drafter for one in drawn.values()):
             mine = [request for request, one in drawn.items() if one.drafter == drafter]
-            if not any(chosen[request] for request in mine) and (drafter in unknown or self._may_try(drafter, load)):
+            idle = load.room != 0 and not any(chosen[request] for request in mine)
+            if idle and (drafter in unknown or self._may_try(drafter, load)):
                 request = mine[self._turn % len(mine)]
                 self._turn += 1
                 chosen[request] = [Choice(drafter, 1)]

@@ -29,7 +29,7 @@ class Tally:
         """
         self.offered += offered
         self.left_out += left_out
-        self.row = costs[1] / costs[0]
+        self.row = costs[1] / costs[0] if len(costs) > 1 else self.row
 
     def account(self, policy: str) -> str:
         """A sentence, if most drafts were left out."""

@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from specdec.engine import EngineConfig
+from specdec.engine.goals import Goals
 from specdec.models.loading import load
 from specdec.sampling import SamplingParams
 from specdec.serve.settings import Settings as ServerSettings
@@ -38,7 +39,8 @@ _Sampling = schema("SamplingFields", SamplingParams, without=NOT_SETTINGS, seed=
 SamplingConfig = make_dataclass(
     "SamplingConfig", [("grammar", TypedText | None, field(default=None))], bases=(_Sampling,)
 )
-EngineSettings = schema("EngineSettings", EngineConfig)
+EngineSettings = schema("EngineSettings", EngineConfig, without=("goals",))
+GoalSettings = schema("GoalSettings", Goals)
 
 
 @dataclass
@@ -252,7 +254,11 @@ PROGRAMS = {
     "head_inspect": HeadInspectConfig,
     "train": _train_config(),
     "layers_search": LayersSearchConfig,
-    "serve": make_dataclass("ServeConfig", (), bases=(schema("ServeSettings", ServerSettings), Parts)),
+    "serve": make_dataclass(
+        "ServeConfig",
+        [("goals", Any, field(default_factory=GoalSettings))],
+        bases=(schema("ServeSettings", ServerSettings), Parts),
+    ),
 }
 """Command → its settings."""
 
