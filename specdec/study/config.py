@@ -40,7 +40,7 @@ SamplingConfig = make_dataclass(
     "SamplingConfig", [("grammar", TypedText | None, field(default=None))], bases=(_Sampling,)
 )
 EngineSettings = schema("EngineSettings", EngineConfig, without=("goals",))
-GoalSettings = schema("GoalSettings", Goals)
+GOALS = ("goals", Any, field(default_factory=schema("GoalSettings", Goals)))
 
 
 @dataclass
@@ -254,11 +254,7 @@ PROGRAMS = {
     "head_inspect": HeadInspectConfig,
     "train": _train_config(),
     "layers_search": LayersSearchConfig,
-    "serve": make_dataclass(
-        "ServeConfig",
-        [("goals", Any, field(default_factory=GoalSettings))],
-        bases=(schema("ServeSettings", ServerSettings), Parts),
-    ),
+    "serve": make_dataclass("ServeConfig", [GOALS], bases=(schema("ServeSettings", ServerSettings), Parts)),
 }
 """Command → its settings."""
 
