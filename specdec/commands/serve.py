@@ -26,14 +26,14 @@ def _serve(config: DictConfig) -> None:
     """Loads the target and answers until a signal comes."""
     _log_to_stderr()
     transformers.logging.disable_progress_bar()
-    job, settings = _plan(config), _settings(config)
+    job, settings = served(config), _settings(config)
     job.use_threads()
     with job.generator() as generator:
         name = values_of(config)["target"]["path"] or EMBEDDED_NAME
         Server(Service(generator, name, settings, job.params)).serve_until_told()
 
 
-def _plan(config: DictConfig) -> Plan:
+def served(config: DictConfig) -> Plan:
     """What is served, with the goals."""
     job = plan(config)
     return replace(job, engine=replace(job.engine, goals=Goals(**values_of(config)["goals"])))
@@ -52,7 +52,7 @@ def _log_to_stderr() -> None:
 
 
 def _check(config: DictConfig) -> None:
-    _plan(config)
+    served(config)
     _settings(config)
 
 

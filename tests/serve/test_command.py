@@ -16,10 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
+from hydra import compose, initialize_config_dir
 
-from specdec import ConfigError, SamplingParams, SpeculativeGenerator
+from specdec import ConfigError, Goals, SamplingParams, SpeculativeGenerator
+from specdec.commands.application import config_dir
+from specdec.commands.serve import served
 from specdec.serve.server import bound
 from specdec.serve.settings import Settings
+from specdec.study.config import register
 from tests.serve.services import CHAT, TEMPLATE
 from tests.tiny import llama_module
 from tests.toytokenizers import byte_level
@@ -69,6 +73,15 @@ def test_settings_are_checked() -> None:
         Settings(drain_seconds=0)
 
 
+def test_goals_reach_the_engine() -> None:
+    register()
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        assert not served(compose("serve")).engine.goals
+        assert served(compose("serve", ["goals.tpot_ms=40"])).engine.goals == Goals(tpot_ms=40)
+        with pytest.raises(ConfigError, match=r"ttft_ms = 0\.0 cannot work"):
+            served(compose("serve", ["goals.ttft_ms=0"]))
+
+
 @pytest.mark.slow
 def test_the_official_client_gets_pythons_texts(folder: Path) -> None:
     openai = pytest.importorskip("openai")
@@ -76,7 +89,7 @@ def test_the_official_client_gets_pythons_texts(folder: Path) -> None:
     from specdec.drafters.prediction import PredictionDrafter
 
     alone = SpeculativeGenerator.from_pretrained(str(folder), [NgramDrafter(), PredictionDrafter()])
-    with server(folder, "api_key=secret") as (_, url):
+    with server(folder, "api_key=secret", "goals.ttft_ms=100", "goals.tpot_ms=2") as (_, url):
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0)
         assert [model.id for model in client.models.list()] == ["tiny"]
         with pytest.raises(openai.AuthenticationError):
