@@ -25,6 +25,7 @@ from specdec.serve.meters import Meters
 from specdec.serve.readings import Desk
 from specdec.serve.settings import Settings
 from specdec.serve.tokens import Tokens
+from specdec.serve.tools import ToolForm
 from specdec.serve.worker import EngineThread
 
 
@@ -55,7 +56,8 @@ class Service:
         self.desk = Desk(self.thread, self.meters, places, self.settings.max_unread)
         drafters = tuple(drafter.name for drafter in engine.drafters)
         defaults = generator.loaded.defaults
-        reader = Reader(base or SamplingParams(), defaults, self.context, drafters, self.settings.refuse_unknown)
+        unknown, form = self.settings.refuse_unknown, ToolForm.of(generator.tokenizer)
+        reader = Reader(base or SamplingParams(), defaults, self.context, drafters, unknown, form)
         self.answering = Answering(generator, reader, self.desk, self.name, self.settings.max_choices)
         self.tokens = Tokens(self.answering, generator.tokenizer, self.context)
         self._born = int(time.time())

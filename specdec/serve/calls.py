@@ -16,6 +16,7 @@ from specdec.sampling.params import Unset
 from specdec.serve import fields
 from specdec.serve.errors import ApiError
 from specdec.serve.structure import grammar_of
+from specdec.serve.tools import ToolForm, Tools, told, tools_of
 
 LOG = logging.getLogger("specdec.serve")
 COMPLETION_TOKENS = 16
@@ -41,6 +42,7 @@ class Call:
         usage_always: whether each piece of it has them.
         token_ids: whether token ids are in the answer.
         names_ids: whether tokens are called by their ids.
+        tools: that the model may call; None if there are none.
     """
 
     kind: Literal["chat", "completion"]
@@ -55,6 +57,7 @@ class Call:
     usage_always: bool = False
     token_ids: bool = False
     names_ids: bool = False
+    tools: Tools | None = None
 
 
 class Reader:
@@ -66,6 +69,7 @@ class Reader:
         context: most tokens of a prompt and its text.
         drafters: names of the engine's drafters.
         refuse_unknown: whether a field of which nothing is known is refused.
+        form: how the model calls tools.
     """
 
     def __init__(
@@ -75,10 +79,11 @@ class Reader:
         context: int,
         drafters: tuple[str, ...],
         refuse_unknown: bool = True,
+        form: ToolForm | None = None,
     ) -> None:
         self._base, self._context, self._drafters = base, context, drafters
         self._defaults = {"temperature": 1.0, **defaults}
-        self._refuse_unknown = refuse_unknown
+        self._refuse_unknown, self._form = refuse_unknown, form or ToolForm()
 
     def chat(self, body: Mapping[str, Any]) -> Call:
         """Of /v1/chat/completions.
@@ -95,13 +100,15 @@ class Reader:
         given["logprobs"] = given.pop("top_logprobs", 0) if given.get("logprobs") else None
         if (most := given.pop("max_completion_tokens", None)) is not None:
             given["max_tokens"] = most
+        tools = tools_of(given, self._form)
         chat = Chat(
-            given.pop("messages"),
+            told(given.pop("messages"), tools, self._form),
+            tools=tools.listed if tools and self._form.native else None,
             continue_final_message=given.pop("continue_final_message", False),
             add_generation_prompt=given.pop("add_generation_prompt", None),
             template_kwargs=given.pop("chat_template_kwargs", {}),
         )
-        return self._call("chat", (chat,), given, self._context)
+        return self._call("chat", (chat,), given, self._context, tools)
 
     def completion(self, body: Mapping[str, Any]) -> Call:
         """Of /v1/completions; raises as `chat`."""
@@ -135,7 +142,12 @@ class Reader:
         }
 
     def _call(
-        self, kind: Literal["chat", "completion"], prompts: tuple[Prompt, ...], given: dict[str, Any], longest: int
+        self,
+        kind: Literal["chat", "completion"],
+        prompts: tuple[Prompt, ...],
+        given: dict[str, Any],
+        longest: int,
+        tools: Tools | None = None,
     ) -> Call:
         stream = given.pop("stream", False)
         options = given.pop("stream_options", {})
@@ -154,10 +166,11 @@ class Reader:
             usage_always=always,
             token_ids=given.pop("return_token_ids", False),
             names_ids=given.pop("return_tokens_as_token_ids", False),
-            params=self._params(given, longest),
+            params=self._params(given, longest, tools),
+            tools=tools,
         )
 
-    def _params(self, given: dict[str, Any], longest: int) -> SamplingParams:
+    def _params(self, given: dict[str, Any], longest: int, tools: Tools | None) -> SamplingParams:
         """What was given, over what holds where nothing was."""
         if given.get("top_k") == -1:
             given["top_k"] = 0
@@ -166,8 +179,11 @@ class Reader:
         if "prediction" in given:
             given["prediction"] = _content(given["prediction"])
             given.setdefault("drafter", "prediction" if "prediction" in self._drafters else None)
-        if (grammar := grammar_of(given)) is not None:
-            given["grammar"] = grammar
+        grammar = grammar_of(given)
+        if grammar is not None and tools is not None:
+            raise ApiError(400, "tools and another form of the text exclude each other. Give one of them.", "tools")
+        if (form := tools.grammar() if tools is not None else grammar) is not None:
+            given["grammar"] = form
         if len(given.get("bad_words", ())) > MOST_BAD_WORDS:
             raise ApiError(400, f"bad_words has more than {MOST_BAD_WORDS} entries. Give fewer.", "bad_words")
         if "max_tokens" not in given and isinstance(self._base.max_tokens, Unset):

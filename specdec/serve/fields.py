@@ -47,6 +47,8 @@ COMMON: dict[str, Kind] = {
 CHAT: dict[str, Kind] = {
     **COMMON,
     "messages": ANYTHING,  # Chat looks at them
+    "tools": ANYTHING,  # tools_of looks at them
+    "tool_choice": ANYTHING,
     "max_completion_tokens": whole(1),
     "logprobs": flag(),
     "top_logprobs": whole(0, MOST_TOPS),
@@ -70,10 +72,8 @@ REFUSED: dict[str, tuple[Collection[Any], str]] = {
         (),
         "separators are fixed. Give structured_outputs.disable_any_whitespace=false",
     ),
-    "tools": ((), "tools are not there. Describe them in a message"),
-    "tool_choice": (("none",), "tools are not there. Leave it out, or give 'none'"),
-    "functions": ((), "tools are not there. Describe them in a message"),
-    "function_call": (("none",), "tools are not there. Leave it out"),
+    "functions": ((), "that was its name before. Give tools"),
+    "function_call": (("none",), "that was its name before. Give tool_choice"),
     "best_of": ((1,), "of several texts all are returned. Give n"),
     "suffix": (("",), "models here go on with a prompt. Leave it out"),
     "use_beam_search": ((False,), "there is no beam search. Leave it out"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from specdec.serve.calls import Call
 from specdec.serve.pieces import Choice, Piece, Scored, Tops
+from specdec.serve.tools import CallReader
 from specdec.serve.vocabulary import Vocabulary
 from specdec.stats import DecodingStats
 
@@ -31,6 +32,7 @@ class Shape:
         self.choices, self._call, self._vocabulary = choices, call, vocabulary
         self._chat = call.kind == "chat"
         self._head = {"id": id, "object": "", "created": int(time.time()), "model": model}
+        self._calls = [CallReader(call.tools, f"call_{id}_{n}") for n in range(len(choices))] if call.tools else None
 
     def whole(self, pieces: Sequence[Piece], metrics: Mapping[str, Any]) -> dict[str, Any]:
         """An answer in one body, of one piece for each choice."""
@@ -90,16 +92,28 @@ class Shape:
         choice: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": piece.finish}
         if not self._chat:
             choice["text"] = piece.text
-        elif holder == "message":
-            choice["message"] = {"role": "assistant", "content": piece.text}
         else:
-            choice["delta"] = {"content": piece.text} if piece.text else {}
+            text, calls = self._said(index, piece, choice)
+            choice[holder] = {"tool_calls": calls} if calls else {}
+            if holder == "message":
+                choice[holder] |= {"role": "assistant", "content": text if text or not calls else None}
+            elif text:
+                choice[holder]["content"] = text
         if self._call.params.logprobs is not None:
             choice["logprobs"] = self._chat_scores(piece.scored) if self._chat else self._scores(piece.scored)
         if self._call.token_ids:
             choice["token_ids"] = piece.tokens
             choice["prompt_token_ids"] = self.choices[index].request.prompt
         return choice
+
+    def _said(self, index: int, piece: Piece, choice: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
+        """Content and calls of a piece. A whole call is how its choice ends."""
+        if self._calls is None:
+            return piece.text, []
+        said = self._calls[index].read(piece.text, piece.finish is not None)
+        if self._calls[index].complete and piece.finish == "stop":
+            choice["finish_reason"] = "tool_calls"
+        return said
 
     def _name(self, token: int) -> str:
         return f"token_id:{token}" if self._call.names_ids else self._vocabulary.name(token)
