@@ -109,7 +109,7 @@ class Intake:
         """A rule that can judge the drafts of every drafter that may serve the request."""
         drafters = self._drafters(params.drafter)
         return select_rule(
-            self._rule,
+            self._rule if params.rule is None else params.rule,
             params,
             deterministic_drafter=all(drafter.deterministic for drafter in drafters),
             trees=any(drafter.trees for drafter in drafters),

@@ -87,6 +87,15 @@ class Request:
         return self.finish_reason is not None
 
     @property
+    def stop_reason(self) -> str | int | None:
+        """The stop string that ended the text, or the one of `stop_token_ids` that did; None for any other end."""
+        if self.finish_reason != "stop":
+            return None
+        if self.text is not None and self.text.stopped:
+            return self.text.stopped_by
+        return self.tokens[-1] if self.tokens[-1] in self.params.stop_token_ids else None
+
+    @property
     def by_argmax(self) -> bool:
         """Whether the argmax of each row of logits is all that its next tokens depend on, and all that is reported."""
         plain = self.params.logprobs is None and self.probe is None

@@ -48,7 +48,13 @@ class TextStream:
         """Decoded text that may be the beginning of a stop string."""
         self._early = 0
         """Characters of it in which no stop string may end."""
-        self.stopped = False
+        self.stopped_by: str | None = None
+        """The stop string that was found."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.stopped_by is not None
 
     def append(self, token: int) -> str:
         """Takes one token, returns the text that is now certain. After a stop string was found `stopped` is true."""
@@ -75,8 +81,8 @@ class TextStream:
             early = len(text)
         found = [(at, at + len(stop)) for stop in self._stop if (at := text.find(stop, _first(early, stop))) >= 0]
         if found:
-            self.stopped = True
             start, end = min(found)
+            self.stopped_by = text[start:end]
             return text[: end if self._include_stop else start]
         for size in range(len(text), 0, -1):
             if any(len(stop) > size and stop.startswith(text[-size:]) for stop in self._stop):

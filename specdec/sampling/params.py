@@ -80,6 +80,7 @@ KINDS: dict[str, Kind] = {
     "prompt_logprobs": whole(0, MOST_LISTED).or_none().but(LISTED),
     "num_draft_tokens": whole().but("an integer >= 0 (0 decodes plainly)").or_none(" for no cap"),
     "drafter": text("the name of a drafter").or_none(),
+    "rule": text("the name of a rule").or_none(),
     "prediction": either(text(), several(whole(), "", least=1)).but("a non-empty text, or token ids").or_none(),
     "cache_salt": text().or_none(),
     "store": flag(),
@@ -131,6 +132,7 @@ class SamplingParams:
         prompt_logprobs: the same for the tokens of the prompt, all but the first.
         num_draft_tokens: this request's own cap on the draft length; None is no cap.
         drafter: name of the drafter that serves this request, if the engine has several; None leaves it to the policy.
+        rule: name of the acceptance rule that judges this request's drafts; None is the engine's.
         prediction: what the text will mostly be: a text or token ids (OpenAI's predicted outputs). Drafters may copy
             from it; the text does not change.
         cache_salt: requests of different salts share nothing that drafters or caches keep; None is a salt of its own.
@@ -170,6 +172,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     num_draft_tokens: int | None = None
     drafter: str | None = None
+    rule: str | None = None
     prediction: str | Sequence[int] | None = None
     cache_salt: str | None = None
     store: bool = True

@@ -18,7 +18,7 @@ _NAME = "the name that /v1/models has"
 PASSED = (
     "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "n",
     "stop_token_ids", "ignore_eos", "min_tokens", "include_stop_str_in_output", "skip_special_tokens",
-    "allowed_token_ids", "bad_words", "prompt_logprobs", "cache_salt", "drafter", "num_draft_tokens",
+    "allowed_token_ids", "bad_words", "prompt_logprobs", "cache_salt", "drafter", "rule", "num_draft_tokens",
 )  # fmt: skip
 """Fields of `SamplingParams` that a call may set under the same name."""
 ANYTHING = instance(object, "anything")

@@ -89,7 +89,13 @@ class Shape:
         return chunk if usage is None else {**chunk, "usage": usage}
 
     def _choice(self, index: int, piece: Piece, holder: str) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": piece.finish}
+        reason = self.choices[index].request.stop_reason if piece.finish else None
+        choice: dict[str, Any] = {
+            "index": index,
+            "logprobs": None,
+            "finish_reason": piece.finish,
+            "stop_reason": reason,
+        }
         if not self._chat:
             choice["text"] = piece.text
         else:

@@ -27,9 +27,9 @@ from specdec.training.schedule import LoopConfig, Schedule
 from specdec.training.settings import HeadOptions, Settings
 from specdec.typed import TypedName, TypedPath, TypedText
 
-NOT_SETTINGS: tuple[str, ...] = ("constraint", "grammar", "n", "prediction")
+NOT_SETTINGS: tuple[str, ...] = ("constraint", "grammar", "n", "prediction", "rule")
 """Fields of `SamplingParams` that only a program can give. What a text will be differs from prompt to prompt, each has
-one, and of a grammar the config has the text."""
+one, of a grammar the config has the text, and the rule has a setting of its own."""
 PRECISION = ("dtype", "kv_dtype", "smoothing", "calibration")
 """Parameters of `load` that are the group `precision`; the group `device` has its device, `target` all others."""
 

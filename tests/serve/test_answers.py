@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from specdec import SamplingParams
+from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
+from specdec.drafters.ngram import NgramDrafter
 from specdec.serve.app import Service
 from tests.serve import services
 from tests.serve.services import CHAT, ask, events, generator, get, post, settle
@@ -257,3 +258,34 @@ def test_minus_infinity_is_sent_as_a_number() -> None:
     from specdec.serve.shapes import LEAST, _finite
 
     assert (_finite(-math.inf), _finite(-1.5), _finite(None)) == (LEAST, -1.5, None)
+
+
+@pytest.mark.parametrize("rule", ["gumbel", "traversal"])
+def test_a_call_may_name_its_rule_and_its_drafter(service: Service, rule: str) -> None:
+    """The text is Python's with an engine of that rule."""
+    drafter = NgramDrafter(num_draft_tokens=4, min_match=1)
+    with SpeculativeGenerator(services.loaded(), drafter, rule, config=EngineConfig(num_blocks=64)) as alone:
+        [wanted] = alone.generate(TEXT, SamplingParams(max_tokens=24, num_draft_tokens=2, **SAMPLED))
+    own = {"rule": rule, "drafter": "ngram", "num_draft_tokens": 2}
+    answer = post(service, "/v1/completions", prompt=TEXT, max_tokens=24, **own, **SAMPLED).json()
+    assert answer["choices"][0]["text"] == wanted.text
+    assert answer["metrics"]["speculative_decoding"]["num_draft_tokens"] == wanted.stats.drafted_tokens > 0
+
+
+def test_a_stop_is_named(service: Service) -> None:
+    """By its string, or its token; neither the end token nor the limit has a name."""
+    [text] = python(TEXT, temperature=0, max_tokens=6)
+    string, token = text.text[2:4], text.token_ids[3]
+    cases: list[tuple[dict[str, Any], Any, str]] = [
+        ({"stop": ["nowhere", string]}, string, "stop"),
+        ({"stop_token_ids": [token]}, token, "stop"),
+        ({}, None, "length"),
+    ]
+    for fields, reason, finish in cases:
+        body = {"prompt": TEXT, "temperature": 0, "max_tokens": 6, **fields}
+        [choice] = post(service, "/v1/completions", **body).json()["choices"]
+        assert (choice["stop_reason"], choice["finish_reason"]) == (reason, finish)
+        last = [event for event in events(post(service, "/v1/completions", stream=True, **body)) if event["choices"]][
+            -1
+        ]
+        assert last["choices"][0]["stop_reason"] == reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -122,6 +123,32 @@ def test_the_official_client_gets_pythons_texts(folder: Path) -> None:
         )  # fmt: skip
         assert answer.choices[0].message.content == predicted
         assert answer.usage.completion_tokens_details.accepted_prediction_tokens > 0
+        calls_a_tool(client)
+
+
+def calls_a_tool(client: Any) -> None:
+    """Whole, and as the client's own helper puts a stream together."""
+    schema = {
+        "type": "object",
+        "properties": {"n": {"enum": [1, 22]}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    tool = {"type": "function", "function": {"name": "count", "parameters": schema}}
+    case: dict[str, Any] = {
+        "model": "tiny", "messages": CHAT, "tools": [tool], "tool_choice": "required", "seed": 4, "max_tokens": 99,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**case).choices[0]
+    with client.chat.completions.stream(**case) as stream:
+        for _ in stream:
+            pass
+        streamed = stream.get_final_completion().choices[0]
+    for choice in (whole, streamed):
+        [call] = choice.message.tool_calls
+        assert (choice.finish_reason, choice.message.content or None) == ("tool_calls", None)
+        assert call.function.name == "count"
+        assert json.loads(call.function.arguments)["n"] in (1, 22)
+    assert whole.message.tool_calls[0].function.arguments == streamed.message.tool_calls[0].function.arguments
 
 
 @pytest.mark.slow

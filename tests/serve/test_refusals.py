@@ -41,6 +41,8 @@ WRONG: list[tuple[str, dict[str, Any], str | None]] = [
     (TEXTS, {"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
     (TEXTS, {"prompt": "a", "prediction": {"type": "content", "content": 5}}, "prediction"),
     (TEXTS, {"prompt": "a", "drafter": "nobody"}, None),
+    (TEXTS, {"prompt": "a", "rule": "nobody"}, None),
+    (TEXTS, {"prompt": "a", "rule": "greedy", "temperature": 1}, None),
     (TEXTS, {"prompt": "a", "best_of": 2}, "best_of"),
     (TEXTS, {"prompt": "a", "suffix": "b"}, "suffix"),
     (TEXTS, {"prompt": "a", "temprature": 1}, "temprature"),
