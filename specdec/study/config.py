@@ -28,17 +28,15 @@ from specdec.training.settings import HeadOptions, Settings
 from specdec.typed import TypedName, TypedPath, TypedText
 
 NOT_SETTINGS: tuple[str, ...] = ("constraint", "grammar", "n", "prediction", "rule")
-"""Fields of `SamplingParams` that only a program can give. What a text will be differs from prompt to prompt, each has
-one, of a grammar the config has the text, and the rule has a setting of its own."""
+"""Fields of `SamplingParams` that are each prompt's own, or that a config has in another form."""
 PRECISION = ("dtype", "kv_dtype", "smoothing", "calibration")
 """Parameters of `load` that are the group `precision`; the group `device` has its device, `target` all others."""
 
 TargetConfig = schema("TargetConfig", load, without=(*PRECISION, "device"))
 PrecisionConfig = schema("PrecisionConfig", load, without=set(signature(load).parameters) - {*PRECISION})
 _Sampling = schema("SamplingFields", SamplingParams, without=NOT_SETTINGS, seed=0)  # a study can be repeated
-SamplingConfig = make_dataclass(
-    "SamplingConfig", [("grammar", TypedText | None, field(default=None))], bases=(_Sampling,)
-)
+_GRAMMAR = ("grammar", TypedText | None, field(default=None))
+SamplingConfig = make_dataclass("SamplingConfig", [_GRAMMAR], bases=(_Sampling,))
 EngineSettings = schema("EngineSettings", EngineConfig, without=("goals",))
 GOALS = ("goals", Any, field(default_factory=schema("GoalSettings", Goals)))
 
