@@ -10,7 +10,8 @@ class Linear(Structure):
     """linear/cpu.h"""
 
     _fields_ = [("kind", c_int32), ("gated", c_int32), ("n", c_int64), ("k", c_int64), ("weight", c_void_p),
-                ("scale", c_void_p), ("sums", c_void_p), ("bias", c_void_p)]  # fmt: skip
+                ("scale", c_void_p), ("sums", c_void_p), ("bias", c_void_p), ("runs", c_void_p),
+                ("num_runs", c_int64)]  # fmt: skip
 
 
 class KeyValues(Structure):

@@ -248,3 +248,24 @@ INLINE vf load_bfloat16(const uint16_t* p) {
   return v;
 #endif
 }
+
+// IEEE half precision is exact in float32.
+INLINE float from_half(uint16_t x) {
+  const float sign = x & 0x8000 ? -1.0f : 1.0f, digits = (float)(x & 0x3ff);
+  const int exponent = (x >> 10) & 31;
+  if (exponent == 31) return digits ? NAN : sign * INFINITY;
+  return sign * ldexpf(exponent ? digits + 1024.0f : digits, (exponent ? exponent : 1) - 25);
+}
+
+// W of them as floats.
+INLINE vf load_half(const uint16_t* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  vf v;
+  for (int i = 0; i < W; i++) v[i] = from_half(p[i]);
+  return v;
+#endif
+}

@@ -1,5 +1,5 @@
 """Products with packed weights."""
 
-from specdec.kernels.linear.packed import KINDS, PackedLinear, pack
+from specdec.kernels.linear.packed import KINDS, PackedLinear, pack, pack_blocks
 
-__all__ = ["KINDS", "PackedLinear", "pack"]
+__all__ = ["KINDS", "PackedLinear", "pack", "pack_blocks"]

@@ -2,7 +2,7 @@
 //
 // Weights are packed in panels of 32 output columns, which are contiguous in the order in which they are read:
 // [N/32][K/g][32][g] with g values of k side by side (g = 1 float32 and weight-only int8, 2 bfloat16, 4 int8); K is padded
-// to a multiple of 16 g for the latter two. A panel is
+// to a multiple of 16 g for the latter two. Weights in blocks have an order of their own (blocks.h). A panel is
 // read from memory once; further row tiles find it in the cache. Each output element has one accumulator, added to in
 // the order of k: no split along K, so a row's bits do not depend on the other rows.
 #pragma once
@@ -12,11 +12,10 @@
 #include "../cpu/threads.h"
 #include "../rows/largest.h"
 #include "amx.h"
+#include "blocks.h"
+#include "panel.h"
 
-enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT8_WEIGHT = 3 };
-
-constexpr int PANEL = 32;
-constexpr int NV = PANEL / W;  // vectors across a panel
+enum Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT8_WEIGHT = 3, BLOCKS = 4 };
 
 struct Linear {
   int32_t kind;
@@ -26,11 +25,13 @@ struct Linear {
   const float* scale;    // [n], int8 kinds
   const int32_t* sums;   // [n], Σ_k w, kind INT8
   const float* bias;     // [n] or null
+  const BlockRun* runs;  // [num_runs], kind BLOCKS: the types of the panels, in their order
+  int64_t num_runs;
 };
 
 // Rows in the form that a kind of weights multiplies.
 struct Rows {
-  char* data;
+  char* data;    // of kind BLOCKS: RowBlock [rows, K / 32]
   float* scale;  // [rows], kind INT8: the row's largest magnitude / 127
 };
 
@@ -40,11 +41,15 @@ INLINE int64_t words_of(int32_t kind, int64_t k) {
   if (kind == FLOAT32 || kind == INT8_WEIGHT) return k;
   return (k + 16 * group_of(kind) - 1) / (16 * group_of(kind)) * 16;
 }
-INLINE int64_t row_bytes(int32_t kind, int64_t k) { return 4 * words_of(kind, k); }
+INLINE int64_t row_bytes(int32_t kind, int64_t k) {
+  return kind == BLOCKS ? blocks_of(k) * sizeof(RowBlock) : 4 * words_of(kind, k);
+}
+// Whether rows are rounded with scales, which more numbers than one panel gives decide on.
+INLINE bool rounds_rows(int32_t kind) { return kind == INT8 || kind == BLOCKS; }
 
 // That weights multiply rows of k numbers and give at least `width` columns.
 INLINE void demand_linear(const Linear& linear, int64_t k, int64_t width, bool gated) {
-  DEMAND(linear.kind >= FLOAT32 && linear.kind <= INT8_WEIGHT, "%d is no kind of weights", linear.kind);
+  DEMAND(linear.kind >= FLOAT32 && linear.kind <= BLOCKS, "%d is no kind of weights", linear.kind);
   DEMAND(linear.k == k && k >= 1, "weights for rows of %lld numbers meet rows of %lld", (long long)linear.k, (long long)k);
   const int64_t columns = linear.n / (gated ? 2 : 1);
   DEMAND(bool(linear.gated) == gated && linear.n % PANEL == 0 && width >= 1 && width <= columns && width > columns - PANEL,
@@ -53,10 +58,48 @@ INLINE void demand_linear(const Linear& linear, int64_t k, int64_t width, bool g
   demand_memory(linear.weight, "weights");
   if (linear.kind == INT8 || linear.kind == INT8_WEIGHT) demand_memory(linear.scale, "scales of weights");
   if (linear.kind == INT8) demand_memory(linear.sums, "sums of weights");
+  if (linear.kind == BLOCKS) demand_runs(linear.runs, linear.num_runs, linear.n / PANEL, k);
 }
 
+// Not of blocks, whose panels differ.
 INLINE int64_t bytes_of_panel(const Linear& linear) {
   return words_of(linear.kind, linear.k) * PANEL * (linear.kind == INT8_WEIGHT ? 1 : 4);
+}
+
+// A panel of blocks, and how many bytes it has.
+struct BlockPanel {
+  int64_t type;
+  const char* data;
+  int64_t bytes;
+};
+
+INLINE BlockPanel panel_of_blocks(const Linear& linear, int64_t panel) {
+  const BlockRun* run = linear.runs;
+  for (; panel >= run->panels; run++) panel -= run->panels;
+  const int64_t bytes = blocks_of(linear.k) * bytes_of_block(run->type);
+  return {run->type, (const char*)linear.weight + run->at + panel * bytes, bytes};
+}
+
+INLINE int64_t bytes_of_weights(const Linear& linear) {
+  if (linear.kind != BLOCKS) return linear.n / PANEL * bytes_of_panel(linear);
+  const BlockPanel last = panel_of_blocks(linear, linear.n / PANEL - 1);
+  return last.data + last.bytes - (const char*)linear.weight;
+}
+
+// Calls body(type) with a type of blocks that the compiler knows.
+template <class Body>
+INLINE void for_type(int64_t type, Body body) {
+  switch (type) {
+    case FOUR: body(std::integral_constant<int64_t, FOUR>()); break;
+    case FOUR_MIN: body(std::integral_constant<int64_t, FOUR_MIN>()); break;
+    default: body(std::integral_constant<int64_t, EIGHT>());
+  }
+}
+
+// One column of weights in blocks, as numbers [k].
+INLINE void read_weights(const Linear& linear, int64_t column, float* out) {
+  const BlockPanel panel = panel_of_blocks(linear, column / PANEL);
+  for_type(panel.type, [&](auto type) { read_column<type()>(panel.data, column % PANEL, linear.k, out); });
 }
 
 // One row of x into rows.data; padded with zeros.
@@ -68,6 +111,8 @@ INLINE void prepare_row(int32_t kind, const float* x, int64_t k, int64_t row, co
     uint16_t* o = (uint16_t*)out;
     to_bfloat16(x, k, o);
     memset(o + k, 0, row_bytes(kind, k) - 2 * k);
+  } else if (kind == BLOCKS) {
+    prepare_blocks(x, k, (RowBlock*)out);
   } else {
     const float largest = largest_magnitude(x, k);
     float scale = largest / 127.0f, inverse = largest > 0 ? 127.0f / largest : 0.0f;
@@ -92,9 +137,9 @@ struct RowWriter {
 
 INLINE RowWriter float_rows(float* out, int64_t width) { return {(char*)out, 4 * width, false}; }
 
-// Rows for `linear`: as it multiplies them, but in float32 for INT8, whose scale waits for the whole row.
+// Rows for `linear`: as it multiplies them, but in float32 where scales wait for the whole row.
 INLINE RowWriter rows_for(const Linear& linear, char* data) {
-  if (linear.kind == INT8) return float_rows((float*)data, linear.k);
+  if (rounds_rows(linear.kind)) return float_rows((float*)data, linear.k);
   return {data, row_bytes(linear.kind, linear.k), linear.kind == BFLOAT16};
 }
 
@@ -244,9 +289,45 @@ static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_
   }
 }
 
-INLINE void will_read(Team& team, const Linear& linear) {
-  team.will_read(linear.weight, linear.n / PANEL * bytes_of_panel(linear));
+// Calls finish for the rows from `row` on, R of them at a time, and the last ones together.
+template <int64_t TYPE, int R, class Finish>
+INLINE void block_tiles(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, int64_t count,
+                        const char* ahead, int64_t step, Finish& finish) {
+  const int64_t blocks = blocks_of(linear.k);
+  const char* w = panel_of_blocks(linear, panel).data;
+  for (; row + R <= count; row += R, ahead += step * blocks) {
+    vf out[R][NV];
+    multiply_blocks<TYPE, R>(w, (const RowBlock*)rows.data + row * blocks, blocks, ahead, step, out);
+    for (int r = 0; r < R; r++) {
+      add_bias(linear, panel, out[r]);
+      finish(panel, row + r, out[r]);
+    }
+  }
+  if constexpr (R > 1)
+    if (row < count) block_tiles<TYPE, R - 1>(linear, panel, rows, row, count, ahead, step, finish);
 }
+
+template <class Finish>
+static void panels_of_blocks(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last,
+                             int64_t next, Finish& finish) {
+  const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE, number = linear.n / PANEL;
+  for (int64_t panel = first; panel < last; panel++) {
+    const BlockPanel own = panel_of_blocks(linear, panel);
+    const int64_t following = panel + 1 < last ? panel + 1 : next;
+    const char* ahead = own.data;
+    int64_t step = 0;
+    if (tiles > 1 && following < number) {
+      const BlockPanel other = panel_of_blocks(linear, following);
+      ahead = other.data;
+      step = other.bytes / blocks_of(linear.k) / tiles;
+    }
+    for_type(own.type, [&](auto type) {
+      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, ahead, step, finish);
+    });
+  }
+}
+
+INLINE void will_read(Team& team, const Linear& linear) { team.will_read(linear.weight, bytes_of_weights(linear)); }
 
 // The whole product, shared among the team by columns.
 template <class Finish>
@@ -260,6 +341,7 @@ INLINE void run_linear(Team& team, const Linear& linear, const Rows& rows, int64
       case FLOAT32: panels<FLOAT32>(linear, rows, count, first, last, next, finish); break;
       case BFLOAT16: panels<BFLOAT16>(linear, rows, count, first, last, next, finish); break;
       case INT8: panels<INT8>(linear, rows, count, first, last, next, finish); break;
+      case BLOCKS: panels_of_blocks(linear, rows, count, first, last, next, finish); break;
       default: panels<INT8_WEIGHT>(linear, rows, count, first, last, next, finish);
     }
   });

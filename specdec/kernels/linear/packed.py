@@ -15,12 +15,18 @@ from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import in_huge_pages
 from specdec.kernels.cpu.threads import num_threads
-from specdec.kernels.linear.reference import quantize_rows
+from specdec.kernels.linear.blocks import Blocks
+from specdec.kernels.linear.panels import PANEL, in_panels, rows_of
+from specdec.kernels.linear.reference import BLOCK_KINDS, quantize_rows
+from specdec.kernels.linear.rounding import in_blocks
 
-PANEL, TILE_WORDS = 32, 16
-"""Output columns of a panel; 4-byte words of k that a matrix tile takes."""
-KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_weight": 3}
-"""Names of the kinds of weights: `int8` multiplies 8-bit activations too, `int8_weight` leaves those in float32."""
+TILE_WORDS = 16
+"""4-byte words of k that a matrix tile takes."""
+IN_BLOCKS = 4
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_weight": 3} | dict.fromkeys(BLOCK_KINDS, IN_BLOCKS)
+"""Names of the kinds of weights: `int8` multiplies 8-bit activations too, `int8_weight` leaves those in float32.
+`int4` and `gguf` are blocks of 32 weights, which multiply 8-bit activations: what a GGUF file has in blocks stays as it
+is; other weights are rounded to 4 bits for `int4` and to 8 for `gguf`."""
 GROUPS = {"float32": 1, "bfloat16": 2, "int8": 4, "int8_weight": 1}
 
 
@@ -32,11 +38,13 @@ class PackedLinear:
         width: columns of the output.
         struct: what the C interface takes; points into the tensors.
         tensors: keeps them alive.
+        runs: of blocks, see `in_panels`.
     """
 
     width: int
     struct: interface.Linear
     tensors: tuple[Tensor | None, ...]
+    runs: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -49,6 +57,8 @@ class PackedLinear:
         packed, scale = self.tensors[0], self.tensors[1]
         assert packed is not None
         assert not self.struct.gated
+        if self.runs is not None:
+            return rows_of(packed, self.runs, self.struct.k, ids)
         rows = packed[ids // PANEL, :, ids % PANEL].float().reshape(len(ids), packed.shape[1] * packed.shape[3])
         rows = rows[:, : self.struct.k]
         return rows if scale is None else rows * scale[ids, None]
@@ -87,11 +97,9 @@ def pack(
         SpecdecError: for a gated product with a bias.
     """
     parts = [weights] if isinstance(weights, Tensor) else list(weights)
-    biases = [None] * len(parts) if bias is None else [bias] if isinstance(bias, Tensor) else list(bias)
-    if gated and any(b is not None for b in biases):
-        raise SpecdecError("A gated product has no bias. Leave it out, or pack the two parts one by one.")
-    joined = [b if b is not None else parts[i].new_zeros(len(parts[i])) for i, b in enumerate(biases)]
-    offset = torch.cat(joined).float() if any(b is not None for b in biases) else None
+    if kind in BLOCK_KINDS:
+        return pack_blocks([in_blocks(part, BLOCK_KINDS[kind]) for part in parts], bias, gated)
+    offset = _offset(list(map(len, parts)), bias, gated)
     if gated:
         gate, value = (pad(part.float(), (0, 0, 0, -len(part) % (PANEL // 2))) for part in parts)
         matrix = torch.stack([gate.view(-1, PANEL // 2, gate.shape[1]), value.view(-1, PANEL // 2, gate.shape[1])], 1)
@@ -114,3 +122,35 @@ def pack(
     tensors = (packed, scale, sums, offset)
     addresses = [native.address(tensor) for tensor in tensors]
     return PackedLinear(width, interface.Linear(KINDS[kind], int(gated), len(matrix), k, *addresses), tensors)
+
+
+def pack_blocks(
+    parts: Sequence[Blocks], bias: Tensor | Sequence[Tensor | None] | None = None, gated: bool = False
+) -> PackedLinear:
+    """Packs one or several stacked weight matrices that are in blocks already, in any mixture of types.
+
+    Args:
+        parts: of the same number of inputs.
+        bias, gated: see `pack`.
+
+    Raises:
+        SpecdecError: for a gated product with a bias, or if the types cannot be stacked.
+    """
+    offset = _offset(list(map(len, parts)), bias, gated)
+    packed, runs = in_panels(parts, gated)
+    columns = PANEL * int(runs[:, 1].sum())
+    offset = None if offset is None else pad(offset, (0, columns - len(offset)))
+    addresses = [native.address(packed), None, None, native.address(offset), native.address(runs)]
+    struct = interface.Linear(IN_BLOCKS, int(gated), columns, parts[0].k, *addresses, len(runs))
+    width = len(parts[0]) if gated else sum(map(len, parts))
+    return PackedLinear(width, struct, (packed, None, None, offset), runs)
+
+
+def _offset(sizes: list[int], bias: Tensor | Sequence[Tensor | None] | None, gated: bool) -> Tensor | None:
+    """The biases of stacked products, float32; None if there are none."""
+    biases = [None] * len(sizes) if bias is None else [bias] if isinstance(bias, Tensor) else list(bias)
+    if all(b is None for b in biases):
+        return None
+    if gated:
+        raise SpecdecError("A gated product has no bias. Leave it out, or pack the two parts one by one.")
+    return torch.cat([torch.zeros(n) if b is None else b.float() for n, b in zip(sizes, biases, strict=True)])

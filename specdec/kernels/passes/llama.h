@@ -28,9 +28,9 @@ struct Pairs {
 struct Model {
   int64_t num_layers, hidden, heads, kv_heads, head_size, intermediate, vocab_size;
   float eps, scale;
-  int32_t embedding_kind, unused;            // FLOAT32 or BFLOAT16
+  int32_t embedding_kind, unused;            // FLOAT32, BFLOAT16 or BLOCKS
   int64_t embedding_rows;                    // tokens that can be read; a draft model's head may give fewer
-  const void* embedding;                     // [embedding_rows, hidden]
+  const void* embedding;                     // [embedding_rows, hidden]; of kind BLOCKS a Linear with such columns
   const float* final_norm;
   const float* frequencies;                  // [head_size / 2], radians per position
   float rope_scale, unused2;                 // factor on cosines and sines
@@ -85,12 +85,17 @@ constexpr int64_t POSITIONS = 1 << 24;
 
 INLINE void demand_model(const Model& model) {
   const int64_t heads = model.heads * model.head_size, kv = model.kv_heads * model.head_size;
-  DEMAND(model.embedding_kind == FLOAT32 || model.embedding_kind == BFLOAT16, "%d is no kind of embedding",
-         model.embedding_kind);
+  DEMAND(model.embedding_kind == FLOAT32 || model.embedding_kind == BFLOAT16 || model.embedding_kind == BLOCKS,
+         "%d is no kind of embedding", model.embedding_kind);
   demand_size(model.num_layers, 1, "layers");
   demand_size(model.vocab_size, 1, "vocabulary");
   demand_size(model.embedding_rows, 1, "rows of the embedding");
   demand_memory(model.embedding, "the embedding");
+  if (model.embedding_kind == BLOCKS) {
+    const Linear& held = *(const Linear*)model.embedding;
+    DEMAND(held.kind == BLOCKS, "%d is no kind of an embedding in blocks", held.kind);
+    demand_linear(held, model.hidden, model.embedding_rows, false);
+  }
   demand_memory(model.final_norm, "the last norm");
   demand_memory(model.frequencies, "frequencies");
   demand_memory(model.layers, "layers");
@@ -164,6 +169,8 @@ INLINE void prepare_normed(Team& team, const Linear& linear, const float* x, con
 INLINE void embed(const Model& model, int64_t token, float* out) {
   if (model.embedding_kind == FLOAT32) {
     memcpy(out, (const float*)model.embedding + token * model.hidden, 4 * model.hidden);
+  } else if (model.embedding_kind == BLOCKS) {
+    read_weights(*(const Linear*)model.embedding, token, out);
   } else {
     const uint16_t* from = (const uint16_t*)model.embedding + token * model.hidden;
     for (int64_t i = 0; i < model.hidden; i++) out[i] = from_bfloat16(from[i]);
@@ -232,7 +239,7 @@ INLINE void write_keys_and_values(const Model& model, const Layer& layer, const 
 
 // Rows that were written for `linear`, as it multiplies them.
 INLINE Rows finished(Team& team, const Linear& linear, char* written, int64_t count, const Rows& spare) {
-  if (linear.kind == INT8) {
+  if (rounds_rows(linear.kind)) {
     prepare_rows(team, linear, (const float*)written, count, spare);
     return spare;
   }

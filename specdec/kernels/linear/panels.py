@@ -1,0 +1,100 @@
+"""Blocks in the order in which the native kernel reads them (linear/blocks.h), and single rows read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from specdec.errors import SpecdecError
+from specdec.kernels.cpu.memory import huge
+from specdec.kernels.linear.blocks import BLOCK, TYPES, Blocks, BlockType, decoded, joined
+
+PANEL = 32
+"""Output columns of a panel."""
+AT_ONCE = 64
+"""Panels that are put in order together."""
+REMEDY = "Load the model with dtype='bfloat16' or 'int4'."
+
+
+def in_panels(parts: Sequence[Blocks], gated: bool) -> tuple[Tensor, Tensor]:
+    """Puts stacked matrices in order.
+
+    Args:
+        parts: of the same number of inputs.
+        gated: they are a gate and its values: half a panel of one stands before half a panel of the other.
+
+    Returns:
+        All panels, uint8, in huge pages; and int64 [runs, 3]: the type of neighbouring panels, how many they are, and
+        where they begin.
+
+    Raises:
+        SpecdecError: if a panel would hold more than one type.
+    """
+    whole = [interleaved(*parts)] if gated else [joined(list(same)) for _, same in groupby(parts, lambda p: p.kind)]
+    if any(len(part) % PANEL for part in whole[:-1]):
+        raise SpecdecError(
+            f"Matrices of {', '.join(str(len(part)) for part in whole)} rows in {', '.join(p.kind for p in whole)} "
+            f"cannot be stacked: only multiples of {PANEL} can be followed by another type. {REMEDY}"
+        )
+    runs, at = [], 0
+    for part in whole:
+        runs.append([part.type.number, -(-len(part) // PANEL), at])
+        at += runs[-1][1] * part.data.shape[1] * PANEL * part.type.num_bytes
+    out = huge(at)
+    for part, (_, panels, start) in zip(whole, runs, strict=True):
+        size = part.data.shape[1] * PANEL * part.type.num_bytes
+        _fill(out[start : start + panels * size].view(panels, part.data.shape[1], -1), part)
+    return out, torch.tensor(runs, dtype=torch.int64)
+
+
+def interleaved(gate: Blocks, value: Blocks) -> Blocks:
+    """16 rows of a gate, then 16 of its values, and so on.
+
+    Raises:
+        SpecdecError: if they are of different types.
+    """
+    if gate.kind != value.kind:
+        raise SpecdecError(f"A gate in {gate.kind} and its values in {value.kind} cannot be stacked. {REMEDY}")
+    halves = [_filled(part.data, PANEL // 2).view(-1, PANEL // 2, *part.data.shape[1:]) for part in (gate, value)]
+    return Blocks(gate.kind, torch.stack(halves, 1).flatten(0, 2), gate.k)
+
+
+def _filled(rows: Tensor, multiple: int) -> Tensor:
+    """With rows of zeros behind, up to a multiple. Scales and minima of zero make their weights zero."""
+    missing = -len(rows) % multiple
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
+
+
+def _fill(out: Tensor, part: Blocks) -> None:
+    """Panels, uint8 [panels, K / 32, bytes], some at a time."""
+    codes = PANEL * part.type.num_codes
+    for first in range(0, len(out), AT_ONCE):
+        some = Blocks(part.kind, _filled(part.data[PANEL * first : PANEL * (first + AT_ONCE)], PANEL), part.k)
+        rows, to = some.data.shape[1], out[first : first + AT_ONCE]
+        words = some.codes().view(-1, PANEL, rows, part.type.num_codes // 4, 4)
+        to[..., :codes].view(-1, rows, part.type.num_codes // 4, PANEL, 4).copy_(words.permute(0, 2, 3, 1, 4))
+        halves = some.halves().view(-1, PANEL, rows, part.type.num_halves).permute(0, 2, 3, 1).contiguous()
+        to[..., codes:].copy_(halves.view(torch.uint8).flatten(2))
+
+
+def rows_of(panels: Tensor, runs: Tensor, k: int, ids: Tensor) -> Tensor:
+    """Rows of the matrix as numbers, float32 [n, K].
+
+    Args:
+        panels, runs: what `in_panels` gives; one run.
+        k: inputs.
+        ids: int64 [n].
+    """
+    kinds = {kind.number: name for name, kind in TYPES.items()}
+    [[number, count, _]] = runs.tolist()
+    name, blocks = kinds[number], -(-k // BLOCK)
+    kind: BlockType = TYPES[name]
+    held, lanes = panels.view(count, blocks, -1)[ids // PANEL], torch.arange(len(ids))
+    words, halves = held.split([PANEL * kind.num_codes, 2 * PANEL * kind.num_halves], 2)
+    codes = words.reshape(len(ids), blocks, -1, PANEL, 4)[lanes, :, :, ids % PANEL].flatten(2)
+    numbers = halves.reshape(len(ids), blocks, -1, PANEL, 2)[lanes, :, :, ids % PANEL].flatten(2)
+    codes = codes ^ 128 if kind.bits == 8 else codes
+    return decoded(Blocks(name, torch.cat([numbers, codes], 2), k), torch.float32)
