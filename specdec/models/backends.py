@@ -12,7 +12,7 @@ from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.kernels.attention.native import CACHE_KINDS
 from specdec.kernels.cpu import library as native
 from specdec.kernels.device import triton_runs
-from specdec.kernels.linear import KINDS
+from specdec.kernels.linear import BLOCK_KINDS, KINDS
 from specdec.models.base import CausalLM
 from specdec.models.llama import why_not_llama
 from specdec.models.native import NativeModel, why_not
@@ -57,11 +57,12 @@ class Wish:
     def cache(self) -> torch.dtype | None:
         """What the cache holds; None leaves it to the model.
 
-        8-bit weights leave it at bfloat16 unless another is asked for by name: it is small, and its errors add up.
+        Weights of 8 bits or less leave it at bfloat16 unless another is asked for by name: it is small, and its errors
+        add up.
         """
         if self.kv_dtype is None and not self.packs:
             return None
-        return KV_DTYPES[self.kv_dtype or ("bfloat16" if self.dtype.startswith("int8") else self.dtype)]
+        return KV_DTYPES[self.kv_dtype or (self.dtype if self.dtype in DTYPES else "bfloat16")]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def _make_native(wish: Wish, module: PreTrainedModel) -> CausalLM:
 def _why_not_triton(wish: Wish, module: PreTrainedModel | None) -> str | None:
     if not triton_runs(wish.device):
         return f"its kernels need a GPU and Triton, and {wish.device!r} has none"
+    if wish.dtype in BLOCK_KINDS:
+        return f"{wish.dtype} weights need the CPU's kernels; use int8 or bfloat16"
     return None if module is None else why_not_llama(module)
 
 
@@ -111,6 +114,8 @@ def _make_triton(wish: Wish, module: PreTrainedModel) -> CausalLM:
 
 
 def _why_not_transformers(wish: Wish, module: PreTrainedModel | None) -> str | None:
+    if wish.dtype == "gguf":
+        return "a file's own blocks need the native kernels; use int4"
     if not wish.packs:
         return None if wish.dtype in DTYPES else f"{wish.dtype} weights need the CPU's kernels; use bfloat16"
     return _why_not_held(wish)

@@ -12,7 +12,7 @@ from specdec.errors import UnsupportedModelError
 from specdec.foreign import foreign
 from specdec.kept import kept_folder
 from specdec.models.gguf import gguf_header
-from specdec.models.reading import GGUF_REMEDY, read_gguf
+from specdec.models.reading import GGUF_REMEDY, read_gguf, read_gguf_tokenizer, read_tokenizer
 from specdec.paths import cache_dir, entry_name
 
 FORMAT = "2"
@@ -31,9 +31,7 @@ def converted(gguf: Path) -> Path | None:
         UnsupportedModelError: if the file is missing or cannot be read.
     """
     gguf_header(gguf)
-    stat = gguf.stat()
-    name = entry_name(gguf.stem, FORMAT, str(gguf.resolve()), str(stat.st_size), str(stat.st_mtime_ns))
-    return kept_folder(cache_dir() / name, lambda folder: _save(*decoded(gguf), folder))
+    return kept_folder(_place(gguf), lambda folder: _save(*decoded(gguf), folder))
 
 
 def decoded(gguf: Path) -> tuple[PreTrainedModel, Any]:
@@ -48,6 +46,28 @@ def decoded(gguf: Path) -> tuple[PreTrainedModel, Any]:
         plain.load_state_dict(loaded.state_dict())  # what was read from GGUF refuses to be saved
     plain.generation_config = loaded.generation_config
     return plain.eval(), tokenizer
+
+
+def tokenizer_of(gguf: Path) -> Any:
+    """The tokenizer of a GGUF file, without its weights. Its files are kept: to make one takes seconds.
+
+    Raises:
+        UnsupportedModelError: if the file is missing or cannot be read.
+    """
+    folder = kept_folder(_place(gguf, "tokenizer"), lambda folder: _save_tokenizer(gguf, folder))
+    return read_gguf_tokenizer(gguf, str(gguf)) if folder is None else read_tokenizer(folder, str(gguf))
+
+
+def _place(gguf: Path, *what: str) -> Path:
+    """Where something of a file is kept: another place once the file is another."""
+    stat = gguf.stat()
+    return cache_dir() / entry_name(
+        gguf.stem, FORMAT, *what, str(gguf.resolve()), str(stat.st_size), str(stat.st_mtime_ns)
+    )
+
+
+def _save_tokenizer(gguf: Path, folder: Path) -> None:
+    read_gguf_tokenizer(gguf, str(gguf)).save_pretrained(folder)
 
 
 def _save(module: PreTrainedModel, tokenizer: Any, folder: Path) -> None:

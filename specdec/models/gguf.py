@@ -42,10 +42,12 @@ class Header:
     Args:
         values: by key; of an array of strings or a long one, its length as `Length`.
         tensors: by name, their shapes as the file has them (the fastest index first).
+        places: by name, the byte of the file at which each begins.
     """
 
     values: dict[str, Any]
     tensors: dict[str, Stored]
+    places: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class _Reader:
             if name in tensors:
                 raise Damaged(f"it has the tensor {name!r} twice")
             tensors[name] = self._tensor(name)
-        self._check_places(values.get("general.alignment", ALIGNMENT), tensors)
-        return Header(values, {name: stored for name, (stored, _) in tensors.items()})
+        places = self._places(values.get("general.alignment", ALIGNMENT), tensors)
+        return Header(values, {name: stored for name, (stored, _) in tensors.items()}, places)
 
     def _number(self, layout: str) -> Any:
         size = struct.calcsize(layout)
@@ -194,8 +196,8 @@ class _Reader:
             raise Damaged(f"tensor {name!r} of shape {list(shape)} cannot be {dtype.name}")
         return Stored(dtype.name, shape, prod(shape) // block * size * 8), offset
 
-    def _check_places(self, alignment: Any, tensors: dict[str, tuple[Stored, int]]) -> None:
-        """Every tensor lies in the file, in a place of its own."""
+    def _places(self, alignment: Any, tensors: dict[str, tuple[Stored, int]]) -> dict[str, int]:
+        """Where the tensors begin. Every one lies in the file, in a place of its own."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise Damaged(f"its alignment is {alignment!r}, and a power of two is needed")
         end = -(-self._place // alignment) * alignment
@@ -206,3 +208,4 @@ class _Reader:
             end = start + offset + stored.bits // 8
             if end > len(self._data):
                 raise Damaged(f"tensor {name!r} ends at byte {end} of {len(self._data)}")
+        return {name: start + offset for name, (_, offset) in tensors.items()}

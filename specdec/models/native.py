@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from ctypes import addressof
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -17,11 +18,11 @@ from specdec.kernels.attention.native import SequenceTable, key_values
 from specdec.kernels.cpu import interface
 from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.threads import num_threads
-from specdec.kernels.linear import KINDS, PackedLinear, pack
+from specdec.kernels.linear import HEAD_KINDS, KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+from specdec.models.llama import LlamaLayer, LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 from specdec.models.rows import PassRows
 
@@ -86,6 +87,31 @@ class NativeModel(LlamaModel[PackedLinear]):
         model._take(weights, name, kind, kv_dtype, kernels)
         return model
 
+    @classmethod
+    def of_products(
+        cls,
+        sizes: LlamaSizes,
+        layers: list[LayerProducts[PackedLinear]],
+        head: PackedLinear,
+        embedding: PackedLinear,
+        name: str,
+        kind: str,
+        kv_dtype: torch.dtype | None = None,
+    ) -> NativeModel:
+        """A model of products that are packed already, in blocks. Its embedding is read from them and may be the head.
+
+        Args:
+            sizes: all but the matrices.
+            layers, head, embedding: the matrices.
+            name, kind, kv_dtype: see the class.
+
+        Raises:
+            UnsupportedModelError: if there are no native kernels.
+        """
+        model = cls.__new__(cls)
+        model._hold(sizes, layers, head, embedding, name, kind, kv_dtype or torch.bfloat16, None)
+        return model
+
     def _take(
         self,
         weights: LlamaWeights,
@@ -94,39 +120,47 @@ class NativeModel(LlamaModel[PackedLinear]):
         kv_dtype: torch.dtype | None,
         kernels: native.Library | None,
     ) -> None:
+        plain = torch.float32 if kind == "float32" else torch.bfloat16
+        layers = [_pack_layer(layer, kind) for layer in weights.layers]
+        head = pack(weights.head, HEAD_KINDS.get(kind, kind))
+        embedding = weights.embedding.to(plain).contiguous()
+        self._hold(weights, layers, head, embedding, name, kind, kv_dtype or plain, kernels)
+
+    def _hold(
+        self,
+        sizes: LlamaSizes,
+        layers: list[LayerProducts[PackedLinear]],
+        head: PackedLinear,
+        embedding: Tensor | PackedLinear,
+        name: str,
+        kind: str,
+        kv_dtype: torch.dtype,
+        kernels: native.Library | None,
+    ) -> None:
         library = kernels or native.library()
         if library is None:
             raise UnsupportedModelError(f"{name}: there are no native kernels. Use backend='transformers'.")
-        plain = "float32" if kind == "float32" else "bfloat16"
-        held = kv_dtype or getattr(torch, plain)
-        LlamaModel.__init__(
-            self,
-            name,
-            kind,
-            weights,
-            [_pack_layer(layer, kind) for layer in weights.layers],
-            pack(weights.head, kind),
-            weights.embedding.to(getattr(torch, plain)).contiguous(),
-            KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, heads_first=True),
-        )
-        self._kernels, self._tensors = library, (weights.final_norm, weights.frequencies)
+        layout = KVLayout(len(layers), sizes.kv_heads, sizes.head_size, kv_dtype, heads_first=True)
+        LlamaModel.__init__(self, name, kind, sizes, layers, head, embedding, layout)
+        self._kernels, self._tensors = library, (sizes.final_norm, sizes.frequencies)
+        dense = isinstance(embedding, Tensor)
         self._struct = interface.Model(
-            num_layers=len(self._layers),
-            hidden=weights.hidden_size,
-            heads=weights.heads,
-            kv_heads=weights.kv_heads,
-            head_size=weights.head_size,
-            intermediate=weights.intermediate_size,
-            vocab_size=weights.vocab_size,
-            eps=weights.eps,
-            scale=weights.scale,
-            embedding_kind=KINDS[plain],
-            embedding_rows=len(self._embedding),
-            embedding=self._embedding.data_ptr(),
-            final_norm=weights.final_norm.data_ptr(),
-            frequencies=weights.frequencies.data_ptr(),
-            rope_scale=weights.rope_factor,
-            head=self._head.struct,
+            num_layers=len(layers),
+            hidden=sizes.hidden_size,
+            heads=sizes.heads,
+            kv_heads=sizes.kv_heads,
+            head_size=sizes.head_size,
+            intermediate=sizes.intermediate_size,
+            vocab_size=sizes.vocab_size,
+            eps=sizes.eps,
+            scale=sizes.scale,
+            embedding_kind=KINDS[str(embedding.dtype).removeprefix("torch.")] if dense else embedding.struct.kind,
+            embedding_rows=len(embedding) if dense else embedding.width,
+            embedding=embedding.data_ptr() if dense else addressof(embedding.struct),
+            final_norm=sizes.final_norm.data_ptr(),
+            frequencies=sizes.frequencies.data_ptr(),
+            rope_scale=sizes.rope_factor,
+            head=head.struct,
         )
         self._bound: WeakKeyDictionary[KVPool, interface.Model] = WeakKeyDictionary()
 

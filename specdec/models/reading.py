@@ -94,6 +94,17 @@ def read_gguf(path: Path, name: str) -> tuple[PreTrainedConfig, PreTrainedModel,
         return config, module, AutoTokenizer.from_pretrained(place.parent, **options)
 
 
+def read_gguf_tokenizer(path: Path, name: str) -> Any:
+    """The tokenizer of a GGUF file. Files beside it are not read.
+
+    Raises:
+        UnsupportedModelError: if the file is missing or broken.
+    """
+    gguf_header(path)
+    with foreign(UnsupportedModelError, f"Cannot read the tokenizer of {name}", GGUF_REMEDY), _alone(path) as place:
+        return AutoTokenizer.from_pretrained(place.parent, gguf_file=str(place), **_options(trust_remote_code=False))
+
+
 def check_folder(folder: Path, allow_pickle: bool = False, trust_remote_code: bool = False) -> list[int] | None:
     """Checks which files there are, and that they can be true, before a library opens one.
 

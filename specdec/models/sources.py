@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from specdec.checks import either, instance, take, text
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.models.adapters import adapter_in, merged
-from specdec.models.converted import converted, decoded
+from specdec.models.converted import converted, decoded, tokenizer_of
 from specdec.models.hub import fetched, repository
 from specdec.models.reading import read_folder, read_tokenizer
 from specdec.models.words import Words
@@ -90,6 +90,31 @@ def _whole(source: Path, name: str, dtype: torch.dtype, *, allow_pickle: bool, t
             folder, name, dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
         )
     return Files(module, tokenizer, Words.of_gguf(source) if _is_gguf(source) else Words.of_folder(source))
+
+
+def gguf_file(path: str | None, revision: str | None = None) -> Path:
+    """The GGUF file that a name stands for.
+
+    Args:
+        path, revision: as for `specdec.models.loading.load`.
+
+    Raises:
+        ConfigError: if it stands for a folder.
+        UnsupportedModelError: if nothing is there.
+    """
+    found = located(path, revision)
+    if not _is_gguf(found):
+        raise ConfigError(f"dtype='gguf' keeps the blocks of a GGUF file, and {found} is none. Use dtype='int4'.")
+    return found
+
+
+def gguf_words(path: Path) -> tuple[Any, Words]:
+    """A GGUF file's tokenizer, and what it says of generating.
+
+    Raises:
+        UnsupportedModelError: if the file cannot be read.
+    """
+    return tokenizer_of(path), Words.of_gguf(path)
 
 
 def located(

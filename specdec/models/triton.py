@@ -166,7 +166,7 @@ class TritonModel(LlamaModel[TritonLinear]):
 
     def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
         """The pass, launch by launch, with hidden states at the boundaries `taps`."""
-        stream = self._embedding[inputs.tokens].float()
+        stream = self.embedding[inputs.tokens].float()
         delta: Tensor | None = None
         hidden: list[Tensor] = []
         for index, layer in enumerate(self._layers):

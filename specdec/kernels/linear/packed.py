@@ -27,6 +27,8 @@ KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int8_weight": 3} | dict.fromke
 """Names of the kinds of weights: `int8` multiplies 8-bit activations too, `int8_weight` leaves those in float32.
 `int4` and `gguf` are blocks of 32 weights, which multiply 8-bit activations: what a GGUF file has in blocks stays as it
 is; other weights are rounded to 4 bits for `int4` and to 8 for `gguf`."""
+HEAD_KINDS = {"int4": "gguf"}
+"""Kind of a model's weights → that of its head, where it is another: a head of 4 bits costs the most in quality."""
 GROUPS = {"float32": 1, "bfloat16": 2, "int8": 4, "int8_weight": 1}
 
 
