@@ -1,6 +1,6 @@
 """What a pass costs, beside the floor: reading the weights once at the bandwidth that this machine has just now.
 
-python -m benchmarks.passes [--json FILE] [--dtypes float32,bfloat16,int8] [--context 256] [--repeats 15]
+python -m benchmarks.passes [--json FILE] [--dtypes float32,bfloat16,int8,int4,gguf] [--context 256] [--repeats 15]
 
 Reading speed and passes of every row count take turns within a repetition, so that what else the machine does falls on
 all of them alike; ratios are formed within a repetition, and their median is reported. The weights of two copies of the
@@ -27,8 +27,9 @@ from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import huge
 from specdec.measure.environment import command, machine
 from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.blockfile import read_blocks
 from specdec.models.native import NativeModel
-from specdec.models.sources import embedded_folder
+from specdec.models.sources import embedded_folder, embedded_gguf
 
 ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 COPIES = 2
@@ -62,6 +63,14 @@ def passer(models: list[NativeModel], context: int) -> Callable[[int], None]:
     return lambda rows: _run(*ready[next(turn) % len(ready)], rows)
 
 
+def copies(dtype: str) -> list[NativeModel]:
+    """The embedded model, so often that its weights take turns."""
+    if dtype == "gguf":
+        return [read_blocks(embedded_gguf(), dtype) for _ in range(COPIES)]
+    module = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
+    return [NativeModel(module, dtype, dtype) for _ in range(COPIES)]
+
+
 def _run(model: NativeModel, cache: PagedCache, rows: int) -> None:
     cache.reserve(0, rows)
     tokens = [100 + row for row in range(rows)]
@@ -82,10 +91,9 @@ Round = tuple[float, dict[int, float]]
 
 def measure(dtypes: Sequence[str], context: int, repeats: int) -> dict[str, dict[str, object]]:
     """What there is to say of every dtype; they take turns within a repetition."""
-    module = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
     ready = {}
     for dtype in dtypes:
-        models = [NativeModel(module, dtype, dtype) for _ in range(COPIES)]
+        models = copies(dtype)
         ready[dtype] = models[0].num_bytes, reader(models[0].num_bytes), passer(models, context)
     rounds: dict[str, list[Round]] = {dtype: [] for dtype in dtypes}
     for _ in range(repeats + 2):
@@ -141,7 +149,7 @@ def main() -> None:
     """Measures and prints; writes what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--dtypes", default="float32,bfloat16,int8")
+    parser.add_argument("--dtypes", default="float32,bfloat16,int8,int4,gguf")
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()

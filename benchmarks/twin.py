@@ -13,15 +13,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from transformers import AutoModelForCausalLM
 
-from benchmarks.passes import COPIES, passer, seconds
+from benchmarks.passes import copies, passer, seconds
 from specdec.analysis.devices import this_cpu
 from specdec.analysis.roofline import SMOLLM2_135M, Workload
 from specdec.measure.environment import machine
 from specdec.measure.results import save
-from specdec.models.native import NativeModel
-from specdec.models.sources import embedded_folder
 
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 GOAL = 0.15
@@ -30,8 +27,7 @@ GOAL = 0.15
 
 def measure(dtype: str, context: int, repeats: int) -> dict[int, dict[str, float]]:
     """Rows → milliseconds measured and predicted, and the median of their ratio."""
-    module = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
-    run = passer([NativeModel(module, dtype, dtype) for _ in range(COPIES)], context)
+    run = passer(copies(dtype), context)
     kv = "float32" if dtype == "float32" else "bfloat16"
     rounds: list[dict[int, tuple[float, float]]] = []
     for _ in range(repeats + 1):
@@ -70,7 +66,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
-    results = {dtype: measure(dtype, args.context, args.repeats) for dtype in ("float32", "bfloat16", "int8")}
+    results = {dtype: measure(dtype, args.context, args.repeats) for dtype in ("float32", "bfloat16", "int8", "gguf")}
     print(f"SmolLM2-135M, {args.context} cached tokens, {machine()}", "", table(results), sep="\n")
     save(args.json, "benchmarks.twin", results, context=args.context)
 

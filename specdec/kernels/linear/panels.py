@@ -14,6 +14,7 @@ from specdec.kernels.linear.blocks import BLOCK, TYPES, Blocks, BlockType, decod
 
 PANEL = 32
 """Output columns of a panel."""
+HALF = 16
 AT_ONCE = 64
 """Panels that are put in order together."""
 REMEDY = "Load the model with dtype='bfloat16' or 'int4'."
@@ -46,7 +47,7 @@ def in_panels(parts: Sequence[Blocks], gated: bool) -> tuple[Tensor, Tensor]:
     out = huge(at)
     for part, (_, panels, start) in zip(whole, runs, strict=True):
         size = part.data.shape[1] * PANEL * part.type.num_bytes
-        _fill(out[start : start + panels * size].view(panels, part.data.shape[1], -1), part)
+        _fill(out[start : start + panels * size].view(panels, 2, -1), part)
     return out, torch.tensor(runs, dtype=torch.int64)
 
 
@@ -69,15 +70,16 @@ def _filled(rows: Tensor, multiple: int) -> Tensor:
 
 
 def _fill(out: Tensor, part: Blocks) -> None:
-    """Panels, uint8 [panels, K / 32, bytes], some at a time."""
-    codes = PANEL * part.type.num_codes
+    """Panels, uint8 [panels, 2, bytes], some at a time."""
+    blocks = part.data.shape[1]
+    codes = HALF * blocks * part.type.num_codes
     for first in range(0, len(out), AT_ONCE):
         some = Blocks(part.kind, _filled(part.data[PANEL * first : PANEL * (first + AT_ONCE)], PANEL), part.k)
-        rows, to = some.data.shape[1], out[first : first + AT_ONCE]
-        words = some.codes().view(-1, PANEL, rows, part.type.num_codes // 4, 4)
-        to[..., :codes].view(-1, rows, part.type.num_codes // 4, PANEL, 4).copy_(words.permute(0, 2, 3, 1, 4))
-        halves = some.halves().view(-1, PANEL, rows, part.type.num_halves).permute(0, 2, 3, 1).contiguous()
-        to[..., codes:].copy_(halves.view(torch.uint8).flatten(2))
+        to = out[first : first + AT_ONCE]
+        words = some.codes().view(-1, 2, HALF, blocks, part.type.num_codes // 4, 4).permute(0, 1, 3, 4, 2, 5)
+        to[..., :codes].unflatten(2, words.shape[2:]).copy_(words)
+        numbers = some.halves().view(-1, 2, HALF, blocks, part.type.num_halves).permute(0, 1, 3, 4, 2).contiguous()
+        to[..., codes:].copy_(numbers.view(torch.uint8).flatten(2))
 
 
 def rows_of(panels: Tensor, runs: Tensor, k: int, ids: Tensor) -> Tensor:
@@ -92,9 +94,9 @@ def rows_of(panels: Tensor, runs: Tensor, k: int, ids: Tensor) -> Tensor:
     [[number, count, _]] = runs.tolist()
     name, blocks = kinds[number], -(-k // BLOCK)
     kind: BlockType = TYPES[name]
-    held, lanes = panels.view(count, blocks, -1)[ids // PANEL], torch.arange(len(ids))
-    words, halves = held.split([PANEL * kind.num_codes, 2 * PANEL * kind.num_halves], 2)
-    codes = words.reshape(len(ids), blocks, -1, PANEL, 4)[lanes, :, :, ids % PANEL].flatten(2)
-    numbers = halves.reshape(len(ids), blocks, -1, PANEL, 2)[lanes, :, :, ids % PANEL].flatten(2)
+    held, lanes = panels.view(2 * count, -1)[ids // HALF], torch.arange(len(ids))
+    words, halves = held.split([HALF * blocks * kind.num_codes, 2 * HALF * blocks * kind.num_halves], 1)
+    codes = words.reshape(len(ids), blocks, -1, HALF, 4)[lanes, :, :, ids % HALF].flatten(2)
+    numbers = halves.reshape(len(ids), blocks, -1, HALF, 2)[lanes, :, :, ids % HALF].flatten(2)
     codes = codes ^ 128 if kind.bits == 8 else codes
     return decoded(Blocks(name, torch.cat([numbers, codes], 2), k), torch.float32)

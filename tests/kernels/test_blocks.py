@@ -1,0 +1,111 @@
+"""Weights in blocks: read as the format says, multiplied as the reference multiplies them, and rounded well."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, dequantize, quantize
+from torch import Tensor
+
+from specdec.errors import SpecdecError
+from specdec.kernels.linear import pack, pack_blocks
+from specdec.kernels.linear.blocks import TYPES, Blocks, decoded
+from specdec.kernels.linear.reference import linear_blocks
+from specdec.kernels.linear.rounding import in_blocks
+from tests.kernels.test_linear import assert_within, block_error, draw
+from tests.kernels.variants import every_architecture, kernels, threads
+
+every_type = pytest.mark.parametrize("kind", TYPES)
+NONE = torch.zeros(1).double()
+
+
+def written(kind: str, weight: Tensor) -> Blocks:
+    """A matrix as the gguf package writes it."""
+    data = torch.from_numpy(quantize(weight.numpy(), GGMLQuantizationType[kind]))
+    return Blocks(kind, data.view(len(weight), weight.shape[1] // 32, -1), weight.shape[1])
+
+
+@every_type
+def test_blocks_stand_for_the_numbers_that_the_gguf_package_reads(kind: str) -> None:
+    blocks = written(kind, draw(5, 96))
+    expected = dequantize(blocks.data.flatten(1).numpy(), GGMLQuantizationType[kind])
+    assert np.array_equal(decoded(blocks, torch.float32).numpy(), expected)
+
+
+def test_a_block_of_four_bits_by_hand() -> None:
+    """Scale 0.5 and minimum -2: the byte 0xf3 holds code 3 for place 0 and code 15 for place 16."""
+    halves = torch.tensor([0.5, -2.0], dtype=torch.float16).view(torch.uint8)
+    data = torch.cat([halves, torch.tensor([0xF3, *[0] * 15], dtype=torch.uint8)])
+    numbers = decoded(Blocks("Q4_1", data[None, None], 32))[0].tolist()
+    assert numbers == [-0.5, *[-2.0] * 15, 5.5, *[-2.0] * 15]
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (33, 64), (64, 576), (97, 96)])
+@every_type
+@every_architecture
+def test_products_with_blocks_agree_with_float64(architecture: str, kind: str, n: int, k: int) -> None:
+    x, blocks, bias = draw(19, k), written(kind, draw(n, k, seed=1)), draw(n, seed=2)
+    out = pack_blocks([blocks], bias)(x, kernels(architecture))
+    assert_within(out, linear_blocks(x, blocks, bias), block_error(x, blocks, bias.double().abs()))
+
+
+@every_type
+@every_architecture
+def test_a_rows_bits_are_its_own(architecture: str, kind: str) -> None:
+    packed, x, library = pack_blocks([written(kind, draw(577, 96, seed=1))]), draw(70, 96), kernels(architecture)
+    whole = packed(x, library)
+    for number in (1, 2, 3):
+        with threads(number):
+            for count in (1, 2, 3, 7, 8, 9, 17, 64):
+                assert torch.equal(packed(x[3 : 3 + count], library), whole[3 : 3 + count])
+
+
+@every_architecture
+def test_types_may_be_mixed_in_a_stack(architecture: str) -> None:
+    """As files have them that give the values more bits. The last part may end inside of a panel."""
+    x, library = draw(11, 64), kernels(architecture)
+    parts = [written(kind, draw(n, 64, seed=n)) for kind, n in (("Q4_1", 64), ("Q4_1", 32), ("Q8_0", 64), ("Q4_0", 9))]
+    out = pack_blocks(parts)(x, library)
+    assert torch.equal(out, torch.cat([pack_blocks([part])(x, library) for part in parts], 1))
+
+
+def test_what_cannot_be_stacked_is_refused_by_name() -> None:
+    small, other = written("Q4_1", draw(9, 32)), written("Q8_0", draw(9, 32))
+    with pytest.raises(SpecdecError, match=r"Q4_1, Q8_0 cannot be stacked.*dtype='bfloat16'"):
+        pack_blocks([small, other])
+    with pytest.raises(SpecdecError, match="A gate in Q4_1 and its values in Q8_0"):
+        pack_blocks([small, other], gated=True)
+    with pytest.raises(SpecdecError, match=r"Rows of 64 numbers in Q4_1 are uint8 \[9, 2, 20\]"):
+        Blocks("Q4_1", small.data, 64)
+
+
+@every_type
+def test_rows_are_read_back_as_they_are(kind: str) -> None:
+    blocks = written(kind, draw(70, 96))
+    ids = torch.tensor([0, 69, 31, 32, 16, 15, 69])
+    assert torch.equal(pack_blocks([blocks]).rows(ids), decoded(blocks, torch.float32)[ids])
+
+
+@pytest.mark.parametrize("shape", [(6, 64), (3, 33)])
+def test_four_bits_are_no_worse_than_those_of_the_range(shape: tuple[int, int]) -> None:
+    """The gguf package spreads the codes over each block's range; ours have the least error that was found."""
+    weight = torch.nn.functional.pad(draw(*shape), (0, -shape[1] % 32))
+    ours, plain = (decoded(made) for made in (in_blocks(weight, "Q4_1"), written("Q4_1", weight)))
+    errors = [(made - weight.double()).square().view(-1, 32).sum(1) for made in (ours, plain)]
+    assert (errors[0] <= errors[1] * (1 + 1e-6)).all()
+    assert errors[0].sum() < 0.95 * errors[1].sum()
+
+
+def test_weights_that_four_bits_can_hold_are_held_exactly() -> None:
+    """0 to 15 times 1/8, less 1; all alike; all zero."""
+    weight = torch.stack([torch.arange(32) % 16 / 8.0 - 1.0, torch.full((32,), 0.75), torch.zeros(32)])
+    assert torch.equal(pack(weight, "int4").rows(torch.arange(3)), weight)
+
+
+def test_eight_bits_are_those_of_the_gguf_package_but_for_ties() -> None:
+    weight = draw(7, 64)
+    ours, theirs = (decoded(made) for made in (in_blocks(weight, "Q8_0"), written("Q8_0", weight)))
+    step = weight.view(7, 2, 32).abs().amax(2).double() / 127
+    assert ((ours - weight.double()).abs().view(7, 2, 32) <= 0.55 * step[..., None]).all()
+    assert (ours == theirs).double().mean() > 0.98
