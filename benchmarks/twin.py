@@ -12,8 +12,6 @@ import argparse
 from pathlib import Path
 from statistics import median
 
-import torch
-
 from benchmarks.passes import copies, passer, seconds
 from specdec.analysis.devices import this_cpu
 from specdec.analysis.roofline import SMOLLM2_135M, Workload

@@ -229,7 +229,7 @@ class LlamaModel(Generic[P]):
         held = self._embedding
         if isinstance(held, Tensor):
             return held
-        parts = torch.arange(held.width).split(ROWS_AT_ONCE)
+        parts = torch.split(torch.arange(held.width), ROWS_AT_ONCE)
         return torch.cat([held.rows(ids).bfloat16() for ids in parts])
 
     def embed(self, tokens: Sequence[int]) -> Tensor:

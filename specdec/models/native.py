@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from ctypes import addressof
 from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -143,7 +144,6 @@ class NativeModel(LlamaModel[PackedLinear]):
         layout = KVLayout(len(layers), sizes.kv_heads, sizes.head_size, kv_dtype, heads_first=True)
         LlamaModel.__init__(self, name, kind, sizes, layers, head, embedding, layout)
         self._kernels, self._tensors = library, (sizes.final_norm, sizes.frequencies)
-        dense = isinstance(embedding, Tensor)
         self._struct = interface.Model(
             num_layers=len(layers),
             hidden=sizes.hidden_size,
@@ -154,9 +154,7 @@ class NativeModel(LlamaModel[PackedLinear]):
             vocab_size=sizes.vocab_size,
             eps=sizes.eps,
             scale=sizes.scale,
-            embedding_kind=KINDS[str(embedding.dtype).removeprefix("torch.")] if dense else embedding.struct.kind,
-            embedding_rows=len(embedding) if dense else embedding.width,
-            embedding=embedding.data_ptr() if dense else addressof(embedding.struct),
+            **_read_from(embedding),
             final_norm=sizes.final_norm.data_ptr(),
             frequencies=sizes.frequencies.data_ptr(),
             rope_scale=sizes.rope_factor,
@@ -228,6 +226,15 @@ class NativeModel(LlamaModel[PackedLinear]):
             model.layers = layers
             self._bound[pool] = model
         return self._bound[pool]
+
+
+def _read_from(embedding: Tensor | PackedLinear) -> dict[str, Any]:
+    """The fields of the C interface that say of an embedding where it is."""
+    if isinstance(embedding, PackedLinear):
+        kind, rows, place = embedding.struct.kind, embedding.width, addressof(embedding.struct)
+    else:
+        kind, rows, place = KINDS[str(embedding.dtype).removeprefix("torch.")], len(embedding), embedding.data_ptr()
+    return {"embedding_kind": kind, "embedding_rows": rows, "embedding": place}
 
 
 def _pack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[PackedLinear]:

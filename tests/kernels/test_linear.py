@@ -50,8 +50,9 @@ def error(x: Tensor, weight: Tensor, kind: str, bias: Tensor | None = None) -> T
 
 
 def block_error(x: Tensor, weight: Blocks, offset: Tensor) -> Tensor:
-    """As `error`, of B blocks. An exact sum of products is below 2^20 and rounded no more; the product of two scales is, and
-    every addition: B + 3 of them with the bias, and as many of the minima, whose factor has two roundings of its own.
+    """As `error`, of B blocks. An exact sum of products is below 2^20 and rounded no more; the product of two scales
+    is, and every addition: B + 3 of them with the bias, and as many of the minima, whose factor has two roundings of
+    its own.
     """
     rows = rounded_blocks(x)
     codes = decoded(weight).abs()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, quantize
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 WORDS = ["<s>", "</s>", "<|endoftext|>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "ab", "Ġ"]
@@ -40,10 +42,16 @@ def make_tokenizer(eos: str | None = "</s>") -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token=eos, unk_token="<unk>")
 
 
-def write_gguf(path: Path, module: PreTrainedModel, without: str = "") -> None:
-    """The model in llama.cpp's format, whose rows of q and k are in another order; one tensor may be left out."""
+def write_gguf(path: Path, module: PreTrainedModel, without: str = "", kinds: Mapping[str, str] | None = None) -> None:
+    """The model in llama.cpp's format, whose rows of a Llama's q and k are in another order.
+
+    Args:
+        path, module: where, and what.
+        without: name of a tensor that is left out, without its suffix.
+        kinds: types of the matrices by the last part of their names; float32 for the others.
+    """
     config = module.config
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, config.model_type)
     writer.add_name("tiny")
     writer.add_vocab_size(config.vocab_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -52,7 +60,9 @@ def write_gguf(path: Path, module: PreTrainedModel, without: str = "") -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_rope_dimension_count(head_size)
+    writer.add_key_length(head_size)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_tokenizer_model("gpt2")
@@ -73,26 +83,36 @@ def write_gguf(path: Path, module: PreTrainedModel, without: str = "") -> None:
         "mlp.gate_proj": "ffn_gate",
         "mlp.up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
     }
     weights = {
-        "token_embd": module.model.embed_tokens.weight,
-        "output_norm": module.model.norm.weight,
-        "output": module.lm_head.weight,
+        "token_embd.weight": module.model.embed_tokens.weight,
+        "output_norm.weight": module.model.norm.weight,
+        "output.weight": module.lm_head.weight,
     }
     for index, layer in enumerate(module.model.layers):
         for theirs, ours in names.items():
-            weights[f"blk.{index}.{ours}"] = layer.get_submodule(theirs).weight
-    weights.pop(without, None)
+            for what, weight in layer.get_submodule(theirs).named_parameters() if has(layer, theirs) else ():
+                weights[f"blk.{index}.{ours}.{what}"] = weight
+    weights.pop(f"{without}.weight", None)
     for name, weight in weights.items():
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-1])
+        part = name.split(".")[-2]
+        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(part)
         array = weight.detach()
-        if heads is not None:
-            array = array.view(heads, 2, -1, array.shape[1]).transpose(1, 2).reshape(array.shape)
-        writer.add_tensor(f"{name}.weight", array.numpy().astype(np.float32))
+        if heads is not None and config.model_type == "llama":
+            array = array.view(heads, 2, -1, *array.shape[1:]).transpose(1, 2).reshape(array.shape)
+        kind = GGMLQuantizationType[(kinds or {}).get(part, "F32") if array.dim() > 1 else "F32"]
+        writer.add_tensor(name, quantize(array.numpy().astype(np.float32), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def has(layer: nn.Module, name: str) -> bool:
+    """Whether it has such a part."""
+    return any(name == own for own, _ in layer.named_modules())
 
 
 def edit_json(path: Path, **changes: Any) -> None:

@@ -77,7 +77,7 @@ def _fill(out: Tensor, part: Blocks) -> None:
         some = Blocks(part.kind, _filled(part.data[PANEL * first : PANEL * (first + AT_ONCE)], PANEL), part.k)
         to = out[first : first + AT_ONCE]
         words = some.codes().view(-1, 2, HALF, blocks, part.type.num_codes // 4, 4).permute(0, 1, 3, 4, 2, 5)
-        to[..., :codes].unflatten(2, words.shape[2:]).copy_(words)
+        to[..., :codes].view(words.shape).copy_(words)
         numbers = some.halves().view(-1, 2, HALF, blocks, part.type.num_halves).permute(0, 1, 3, 4, 2).contiguous()
         to[..., codes:].copy_(numbers.view(torch.uint8).flatten(2))
 
@@ -95,7 +95,7 @@ def rows_of(panels: Tensor, runs: Tensor, k: int, ids: Tensor) -> Tensor:
     name, blocks = kinds[number], -(-k // BLOCK)
     kind: BlockType = TYPES[name]
     held, lanes = panels.view(2 * count, -1)[ids // HALF], torch.arange(len(ids))
-    words, halves = held.split([HALF * blocks * kind.num_codes, 2 * HALF * blocks * kind.num_halves], 1)
+    words, halves = torch.split(held, [HALF * blocks * kind.num_codes, 2 * HALF * blocks * kind.num_halves], 1)
     codes = words.reshape(len(ids), blocks, -1, HALF, 4)[lanes, :, :, ids % HALF].flatten(2)
     numbers = halves.reshape(len(ids), blocks, -1, HALF, 2)[lanes, :, :, ids % HALF].flatten(2)
     codes = codes ^ 128 if kind.bits == 8 else codes

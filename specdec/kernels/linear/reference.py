@@ -68,7 +68,7 @@ def linear_blocks(x: Tensor, weight: Blocks, bias: Tensor | None = None, dtype: 
     Returns:
         `dtype` [T, N].
     """
-    codes, scale = quantize_rows(pad(x, (0, -x.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK)))
+    codes, scale = quantize_rows(pad(x, (0, -x.shape[1] % BLOCK)).reshape(len(x), -1, BLOCK))
     rounded = (codes.to(dtype) * scale.to(dtype)[..., None]).flatten(1)[:, : x.shape[1]]
     out = rounded @ decoded(weight, dtype).T
     return out if bias is None else out + bias.to(dtype)

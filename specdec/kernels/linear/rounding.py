@@ -26,7 +26,7 @@ def in_blocks(weight: Tensor, kind: str) -> Blocks:
             weights are those of the least squared error that is found.
     """
     groups = pad(weight.float(), (0, -weight.shape[1] % BLOCK)).reshape(-1, BLOCK)
-    rounded = torch.cat([_ROUNDED[kind](part) for part in groups.split(GROUPS_AT_ONCE)])
+    rounded = torch.cat([_ROUNDED[kind](part) for part in torch.split(groups, GROUPS_AT_ONCE)])
     return Blocks(kind, rounded.view(len(weight), -1, rounded.shape[1]), weight.shape[1])
 
 
