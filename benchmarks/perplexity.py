@@ -49,6 +49,8 @@ VARIANTS = (
     Variant(REFERENCE, "bfloat16"),
     Variant("bfloat16, int8 cache", "bfloat16", "int8"),
     Variant("int8, weights alone", "int8_weight"),
+    Variant("int4", "int4"),
+    Variant("gguf, the file's own blocks", "gguf"),
     Variant("int8, no smoothing", "int8", smoothing=None),
     *(Variant(f"int8, α = {alpha}", "int8", smoothing=alpha) for alpha in (0.3, 0.5, 0.7)),
     Variant("int8, α = 0.5, int8 cache", "int8", "int8"),

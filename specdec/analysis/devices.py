@@ -18,6 +18,8 @@ from specdec.kernels.linear import pack
 
 COMPUTES = {"int8_weight": "bfloat16"}
 """What multiplies a form of weights on a GPU, where that is not the form's own name."""
+MEASURED_AS = {"gguf": "int4"}
+"""Whose products stand for those of a form of weights that float weights cannot be brought into."""
 COLD = 96 << 20
 """Bytes of weights that take turns, so that none is found in a last-level cache."""
 
@@ -99,8 +101,9 @@ def _products(dtype: str, bandwidth: float, call: float) -> tuple[float, float]:
     """Operations per second on weights in the cache, and how far that and reading them from memory overlap."""
     rows, k, n = 64, 576, 3072
     weight = torch.randn(n, k)
-    layers = [pack(weight, dtype)]
-    layers += [pack(weight, dtype) for _ in range(COLD // layers[0].num_bytes)]
+    form = MEASURED_AS.get(dtype, dtype)
+    layers = [pack(weight, form)]
+    layers += [pack(weight, form) for _ in range(COLD // layers[0].num_bytes)]
     x, few = torch.randn(rows, k), torch.randn(8, k)
     peak = 2 * rows * k * n / (_least(lambda: layers[0](x), 15) - call)
     cold = _least(lambda: [layer(few) for layer in layers], 3) / len(layers) - call

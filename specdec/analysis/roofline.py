@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 from specdec.analysis.devices import COMPUTES, Device
 from specdec.analysis.theory import expected_tokens
 
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "float8": 1.0, "int8_weight": 1.0}
-"""Of one weight, or one number in the cache."""
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "float8": 1.0, "int8_weight": 1.0,
+         "int4": 20 / 32, "gguf": 20 / 32}  # fmt: skip
+"""Of one weight, or one number in the cache. A file's own blocks are taken to be Q4_1, as the embedded model's are."""
+HEAD_BYTES = {"int4": 34 / 32, "gguf": 34 / 32}
+"""Of one weight of the head, where that is held otherwise."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def pass_work(
     seen = [count * context + count * (count + 1) / 2 for count, context in zip(rows, contexts, strict=True)]
     read = sum(context + count for count, context in zip(rows, contexts, strict=True))
 
-    def product(name: str, k: int, n: int, count: int, launches: int) -> Work:
+    def product(name: str, k: int, n: int, count: int, launches: int, weight: float = weight) -> Work:
         moved = k * n * weight + count * (k + n) * activation
         return Work(name, launches * moved, launches * 2.0 * count * k * n, kind, launches)
 
@@ -126,7 +129,7 @@ def pass_work(
              "vector" if dtype == "float32" else "attention", model.layers, model.layers * read * entry),
         Work("norms, rotation, gates", model.layers * between * activation, model.layers * 12.0 * between, "vector",
              4 * model.layers),
-        product("head", model.hidden, model.vocab, wanted, 1),
+        product("head", model.hidden, model.vocab, wanted, 1, HEAD_BYTES.get(dtype, weight)),
         Work("verdict", wanted * model.vocab * 4.0, 4.0 * wanted * model.vocab, "vector", 2),
     ]  # fmt: skip
 
