@@ -16,13 +16,16 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from specdec import Engine, EngineConfig, SamplingParams
 from specdec.errors import ConfigError, UnsupportedModelError
-from specdec.kernels.linear import KINDS
+from specdec.kernels.linear import BLOCK_KINDS, HEAD_KINDS, KINDS
+from specdec.kernels.linear.blocks import decoded as decoded_blocks
 from specdec.kernels.linear.reference import quantize_rows
+from specdec.kernels.linear.rounding import in_blocks
 from specdec.kernels.rows import RowMaxima, reference
 from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.native import NativeModel, why_not
 from tests.engines import DRAFTERS, outputs, run
+from tests.kernels.test_linear import rounded_blocks
 from tests.kernels.variants import ARCHITECTURES, kernels, threads
 from tests.models.bench import (
     LLAMA,
@@ -113,8 +116,18 @@ def rounded(x: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
         return x
     if kind == "bfloat16":
         return x.bfloat16().to(dtype)
+    if kind in BLOCK_KINDS:
+        return rounded_blocks(x.flatten(0, -2).float()).to(dtype).view(x.shape)
     codes, scale = quantize_rows(x.flatten(0, -2))
     return (codes.to(dtype) * scale.to(dtype)[:, None]).view(x.shape)
+
+
+def rounded_weight(layer: nn.Linear, kind: str, dtype: torch.dtype, head: bool) -> Tensor:
+    """A weight matrix as `kind` holds it."""
+    weight, kind = layer.weight.data.float(), HEAD_KINDS.get(kind, kind) if head else kind
+    if kind in BLOCK_KINDS:
+        return decoded_blocks(in_blocks(weight, BLOCK_KINDS[kind])).to(dtype)
+    return rounded(weight, kind, dtype).to(dtype)
 
 
 class Emulation:
@@ -132,7 +145,8 @@ class Emulation:
         )
         for layer in module.modules():
             if isinstance(layer, nn.Linear):
-                layer.weight = nn.Parameter(rounded(layer.weight.data.float(), weights, dtype).to(dtype))
+                head = layer is module.get_output_embeddings()
+                layer.weight = nn.Parameter(rounded_weight(layer, weights, dtype, head))
                 layer.register_forward_pre_hook(lambda _, args: (rounded(args[0], inputs, dtype), *args[1:]))
 
         def attend(caller: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
@@ -192,7 +206,7 @@ def test_rounded_models_are_off_by_what_is_rounded_and_no_more(
     assert size(native - emulated) <= 0.5 * noise + 1e-6
     assert float(off[:15].median()) <= 1e-5
     assert (noise > 0) == ((kind, held) != ("float32", "float32"))
-    assert noise < 0.05 * size(plain)
+    assert noise < (0.4 if kind == "int4" else 0.05) * size(plain)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
