@@ -22,7 +22,9 @@ SIZES = [(1, 1), (7, 33), (33, 7), (49, 100), (100, 49), (64, 576), (576, 64), (
 """Columns and inputs: below, on and above the borders of panels (32), tiles (32 or 64 inputs) and vectors."""
 ROWS = 19
 
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "gguf" else ()) for kind in KINDS]
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
