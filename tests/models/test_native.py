@@ -65,6 +65,8 @@ NARROW = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 2}
 KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 every_member = pytest.mark.parametrize("name", FAMILY)
+FIRST_ROWS = {"int4": 4}
+"""Rows before the first in which a number falls on the other side of a border, where they are less than 15."""
 MOST_NOISE = {"int4": 0.6}
 """Of a random model's logits, in parts of their size, where it is more than 0.05."""
 every_kind = pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_rounded_models_are_off_by_what_is_rounded_and_no_more(
     plain = Emulation(own[name].module, "float32", "float32").all(long)
     noise, off = size(emulated - plain), (native - emulated).abs().amax(-1)
     assert size(native - emulated) <= 0.5 * noise + 1e-6
-    assert float(off[:15].median()) <= 1e-5
+    assert float(off[: FIRST_ROWS.get(kind, 15)].median()) <= 1e-5
     assert (noise > 0) == ((kind, held) != ("float32", "float32"))
     assert noise < MOST_NOISE.get(kind, 0.05) * size(plain)
 
@@ -230,7 +232,7 @@ def test_rounded_hidden_states_are_off_by_what_is_rounded_and_no_more(
         noise = size(emulated[boundary] - plain[boundary])
         off = (native[boundary] - emulated[boundary]).abs().amax(-1)
         assert size(native[boundary] - emulated[boundary]) <= 0.5 * noise + 1e-6
-        assert float(off[:15].median()) <= 1e-5
+        assert float(off[: FIRST_ROWS.get(kind, 15)].median()) <= 1e-5
         assert noise < MOST_NOISE.get(kind, 0.05) * size(plain[boundary])
 
 
