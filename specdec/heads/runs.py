@@ -17,6 +17,7 @@ from specdec.heads.pairs import PairHead
 from specdec.heads.plain import PlainBlock
 from specdec.heads.plainpairs import PlainPairs
 from specdec.kernels.attention.native import MAX_HEAD_SIZE
+from specdec.kernels.linear import BLOCK_KINDS
 from specdec.models.base import CausalLM
 from specdec.models.llama import LlamaModel
 from specdec.models.native import NativeModel
@@ -39,7 +40,7 @@ def block_run(head: BlockHead, target: CausalLM, weights: str | None = None) -> 
     if head.config.causal and _fits(head):
         if isinstance(target, NativeModel):
             return NativeBlock(head, target, weights)
-        if (on_triton := _on_triton(target)) is not None:
+        if (on_triton := _on_triton(target, weights)) is not None:
             from specdec.heads.triton import TritonBlock
 
             return TritonBlock(head, on_triton, weights)
@@ -52,7 +53,7 @@ def pair_run(head: PairHead, target: CausalLM, weights: str | None = None) -> Pa
     if _fits(head):
         if isinstance(target, NativeModel):
             return NativePairs(head, target, weights)
-        if (on_triton := _on_triton(target)) is not None:
+        if (on_triton := _on_triton(target, weights)) is not None:
             from specdec.heads.tritonpairs import TritonPairs
 
             return TritonPairs(head, on_triton, weights)
@@ -62,7 +63,7 @@ def pair_run(head: PairHead, target: CausalLM, weights: str | None = None) -> Pa
 def medusa_run(head: MedusaHead, target: CausalLM, weights: str | None = None) -> MedusaRun:
     """Medusa heads, ready to draft for a target; see `block_run`."""
     check(head, target)
-    if (on_triton := _on_triton(target)) is not None:
+    if (on_triton := _on_triton(target, weights)) is not None:
         from specdec.heads.tritonmedusa import TritonMedusa
 
         return TritonMedusa(head, on_triton, weights)
@@ -81,10 +82,16 @@ def check(head: Head, target: CausalLM) -> None:
         )
 
 
-def _on_triton(target: CausalLM) -> TritonModel | None:
-    """The target, if Triton's kernels run it. They may be missing: nothing of theirs is imported for other targets."""
+def _on_triton(target: CausalLM, weights: str | None) -> TritonModel | None:
+    """The target, if Triton's kernels run it. They may be missing: nothing of theirs is imported for other targets.
+
+    Raises:
+        ConfigError: if the head's weights are to be of a form that they do not know.
+    """
     if not isinstance(target, LlamaModel) or isinstance(target, NativeModel):
         return None
+    if weights in BLOCK_KINDS:
+        raise ConfigError(f"weights={weights!r} needs the CPU's kernels, and {target.name} is on a GPU. Use 'int8'.")
     from specdec.models.triton import TritonModel
 
     assert isinstance(target, TritonModel)
