@@ -125,7 +125,7 @@ def test_the_dtype_is_honoured(
 
 @pytest.mark.parametrize("dtype", ["float64", "fp16", "torch.float32", "", "Float32"])
 def test_an_unknown_dtype_is_refused_with_the_valid_names(saved: Path, dtype: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{dtype}'.*float32, bfloat16, int8, int8_weight, float16"):
+    with pytest.raises(ConfigError, match=f"'{dtype}'.*float32, bfloat16, int8, int8_weight, int4, gguf, float16"):
         load(str(saved), dtype=dtype)
 
 
