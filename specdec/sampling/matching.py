@@ -6,8 +6,6 @@ limit, so that no grammar, however it is written, holds up a step for long.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Sequence
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
@@ -19,11 +17,12 @@ import torch
 from torch import Tensor
 
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
-from specdec.foreign import LONGEST, described, foreign
+from specdec.foreign import LONGEST, foreign
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Grammar
 from specdec.sampling.guesses import guesses
-from specdec.sampling.spelling import Vocabulary
+from specdec.sampling.sources import source
+from specdec.sampling.spelling import END, Vocabulary
 
 KEPT = 64
 """Grammars that stay compiled: those that were asked for last."""
@@ -34,7 +33,6 @@ MOST_ROWS = 1024
 MOST_STATES = 20_000
 """Of one grammar's lexer, at about 2 KB each. llguidance's own limits on its time hold beside it: 1 M units of work to
 build a lexer (20 ms), 50,000 items a mask (a few ms, up to 0.2 s where they are the worst)."""
-SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class GrammarConstraint(Constraint):
@@ -138,11 +136,29 @@ class GrammarConstraint(Constraint):
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         bits = np.unpackbits(packed, count=self.vocabulary.size, bitorder="little").astype(np.bool_)
         if not self.canonical and self._matcher.compute_ff_tokens():
-            forced = self._matcher.compute_ff_bytes()
-            within, beyond = self.vocabulary.spellings(forced)
-            bits[[*within, *(token for token in beyond if self._matcher.validate_tokens([token]))]] = True
+            forced = bytes(self._matcher.compute_ff_bytes())
+            longer = (forced + bytes([value]) for value in self._bytes_after(path, forced))
+            beyond = [token for text in longer for token in self.vocabulary.beginning_with(text)]
+            valid = [token for token in beyond if self._matcher.validate_tokens([token])]
+            bits[[*self.vocabulary.within(forced), *valid]] = True
         check_matcher(self._matcher)
         return torch.from_numpy(bits) & self.vocabulary.usable
+
+    def _bytes_after(self, path: tuple[int, ...], forced: bytes) -> list[int]:
+        """Bytes that may come behind forced text: of all tokens that begin with a space, few go on by one of them.
+        Bytes that no token says alone are not looked at, and are among them."""
+        if not self.vocabulary.has_longer(forced):
+            return []
+        byte = self.vocabulary.byte
+        said = [byte(value) for value in forced]
+        if None in said:
+            return list(range(END))
+        self._stand_at((*path, *(token for token in said if token is not None)))
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        bits = np.unpackbits(packed, count=self.vocabulary.size, bitorder="little").astype(np.bool_)
+        self._stand_at(path)
+        following = set(self.vocabulary.openings(torch.from_numpy(bits)))
+        return [value for value in range(END) if value in following or byte(value) is None]
 
     def _forced_after(self, path: tuple[int, ...]) -> list[int]:
         """Tokens that follow a path, as far as one call tells."""
@@ -217,7 +233,7 @@ class GrammarCompiler:
 
         try:
             limits = LLParserLimits(max_lexer_states=MOST_STATES, verbose_errors=False)
-            matcher = LLMatcher(vocabulary.for_matchers, _source(grammar), log_level=0, limits=limits)
+            matcher = LLMatcher(vocabulary.for_matchers, source(grammar), log_level=0, limits=limits)
             check_matcher(matcher)
             made = GrammarConstraint(vocabulary, matcher, grammar.spelling == "canonical")
             begins = bool(made.fork().masks((), ()).any())
@@ -226,39 +242,3 @@ class GrammarCompiler:
         if not begins:
             raise InvalidRequestError(f"grammar, of kind {grammar.kind}: no token may begin the text. Mend it.")
         return made
-
-
-def _source(grammar: Grammar) -> str:
-    """As llguidance reads it."""
-    from llguidance import LLMatcher
-    from llguidance.gbnf_to_lark import gbnf_to_lark
-
-    if grammar.kind == "json":
-        separators: Any = None if grammar.flexible else SEPARATORS
-        source = LLMatcher.grammar_from_json_schema(grammar.text, overrides=separators)
-    elif grammar.kind == "regex":
-        source = LLMatcher.grammar_from_regex(grammar.text)
-    elif grammar.kind == "ebnf":
-        try:
-            source = LLMatcher.grammar_from_lark(gbnf_to_lark(_with_characters(grammar.text)))
-        except Exception as error:
-            raise InvalidRequestError(f"it cannot be read: {described(error)} Mend it.") from error
-    else:
-        lark = grammar.text
-        if grammar.kind == "choice":
-            lark = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(lark))
-        source = LLMatcher.grammar_from_lark(lark)
-    return str(source)
-
-
-def _with_characters(ebnf: str) -> str:
-    r"""Writes `\u0041` as the character itself, unless that has a meaning of its own: the reader below loses zeros."""
-
-    def character(found: re.Match[str]) -> str:
-        escaped = found.group()
-        if escaped[1] not in "uU":
-            return escaped
-        made = chr(int(escaped[2:], 16))
-        return made if made.isalnum() or ord(made) > 127 else f"\\x{ord(made):02X}"
-
-    return re.sub(r"\\(?:u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", character, ebnf, flags=re.DOTALL)

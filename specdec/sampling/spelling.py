@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -109,22 +108,29 @@ class Vocabulary:
 
     def _longest_first(self, text: bytes) -> list[int]:
         tokens: list[int] = []
-        while text and (within := self.spellings(text)[0]):
+        while text and (within := self.within(text)):
             tokens.append(within[-1])
             text = text[len(self.pieces[within[-1]]) :]
         return tokens
 
-    def spellings(self, text: bytes) -> tuple[list[int], list[int]]:
-        """Tokens that a text begins with, and longer ones that begin with the text."""
-        within = [
-            token for size in range(1, min(len(text), self._longest) + 1) for token in self._tokens.get(text[:size], ())
-        ]
-        beyond: list[int] = []
-        for piece in islice(self._sorted, bisect_right(self._sorted, text), None):
-            if not piece.startswith(text):
+    def within(self, text: bytes) -> list[int]:
+        """Tokens that a text begins with, the shortest first."""
+        sizes = range(1, min(len(text), self._longest) + 1)
+        return [token for size in sizes for token in self._tokens.get(text[:size], ())]
+
+    def has_longer(self, text: bytes) -> bool:
+        """Whether any token begins with a text and goes on."""
+        place = bisect_right(self._sorted, text)
+        return place < len(self._sorted) and self._sorted[place].startswith(text)
+
+    def beginning_with(self, text: bytes) -> list[int]:
+        """Tokens that begin with a text, or are that text."""
+        found: list[int] = []
+        for place in range(bisect_left(self._sorted, text), len(self._sorted)):
+            if not (piece := self._sorted[place]).startswith(text):
                 break
-            beyond += self._tokens[piece]
-        return within, beyond
+            found += self._tokens[piece]
+        return found
 
     @cached_property
     def _tokens(self) -> dict[bytes, list[int]]:

@@ -12,7 +12,7 @@ from specdec.checks import shown
 from specdec.prompts import templates
 from specdec.prompts.plain import plain
 from specdec.sampling import Grammar
-from specdec.sampling.matching import SEPARATORS
+from specdec.sampling.sources import SEPARATORS
 from specdec.serve.errors import ApiError
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -1,0 +1,53 @@
+"""The texts of grammars, as llguidance reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from specdec.errors import InvalidRequestError
+from specdec.foreign import described
+from specdec.sampling.grammar import Grammar
+
+SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def source(grammar: Grammar) -> str:
+    """A grammar as llguidance reads it.
+
+    Raises:
+        InvalidRequestError: if it cannot be translated.
+    """
+    from llguidance import LLMatcher
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    if grammar.kind == "json":
+        separators: Any = None if grammar.flexible else SEPARATORS
+        text = LLMatcher.grammar_from_json_schema(grammar.text, overrides=separators)
+    elif grammar.kind == "regex":
+        text = LLMatcher.grammar_from_regex(grammar.text)
+    elif grammar.kind == "ebnf":
+        try:
+            text = LLMatcher.grammar_from_lark(gbnf_to_lark(_with_characters(grammar.text)))
+        except Exception as error:
+            raise InvalidRequestError(f"it cannot be read: {described(error)} Mend it.") from error
+    else:
+        lark = grammar.text
+        if grammar.kind == "choice":
+            lark = "start: " + " | ".join(json.dumps(one, ensure_ascii=False) for one in json.loads(lark))
+        text = LLMatcher.grammar_from_lark(lark)
+    return str(text)
+
+
+def _with_characters(ebnf: str) -> str:
+    r"""Writes `\u0041` as the character itself, unless that has a meaning of its own: the reader below loses zeros."""
+
+    def character(found: re.Match[str]) -> str:
+        escaped = found.group()
+        if escaped[1] not in "uU":
+            return escaped
+        made = chr(int(escaped[2:], 16))
+        return made if made.isalnum() or ord(made) > 127 else f"\\x{ord(made):02X}"
+
+    return re.sub(r"\\(?:u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", character, ebnf, flags=re.DOTALL)
