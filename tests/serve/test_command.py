@@ -35,8 +35,10 @@ OPTIONS = ["drafter=ngram", "policy=always", "engine.block_size=4", "engine.num_
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    llama_module(vocab_size=400, max_context=512).save_pretrained(folder)
-    byte_level().save_pretrained(folder)
+    model, tokenizer = llama_module(vocab_size=400, max_context=512), byte_level()
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     return folder
 
