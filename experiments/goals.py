@@ -20,6 +20,7 @@ from typing import Any
 from experiments._rivals import BatchPace, GoodputPolicy
 from experiments._serving import Arrival, MakePace, Served, Server
 from experiments._texts import Text, read
+from experiments._words import Makers, parsed, several
 from experiments.policies import CURVE
 from specdec import EngineConfig, Goals
 from specdec.drafters.ngram import NgramDrafter
@@ -191,35 +192,14 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-WORDS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("texts", "arrivals", "results", "markdown"), Path),
-    **dict.fromkeys(("requests", "seeds"), int),
-}
-
-
-def parsed(words: Sequence[str]) -> dict[str, Any]:
-    """`name=value` words.
-
-    Raises:
-        ConfigError: for another name, a number that is none, or without texts.
-    """
-    options = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in WORDS:
-            raise ConfigError(f"Unknown option {name!r}. Valid names: {', '.join(WORDS)}.")
-        try:
-            options[name] = WORDS[name](value)
-        except ValueError:
-            raise ConfigError(f"{name} = {value!r} cannot work. Give an integer.") from None
-    if "texts" not in options:
-        raise ConfigError("Give texts=FILE of recorded texts; python -m experiments.policies record=FILE makes some.")
-    return options
+WORDS: Makers = several(("texts", "arrivals", "results", "markdown")) | several(("requests", "seeds"), int)
 
 
 def main(words: Sequence[str]) -> None:
     """Simulates, prints, writes what was asked for."""
-    options = parsed(words)
+    options = parsed(words, WORDS)
+    if "texts" not in options:
+        raise ConfigError("Give texts=FILE of recorded texts; python -m experiments.policies record=FILE makes some.")
     times = _seconds(options["arrivals"]) if "arrivals" in options else ()
     found = compare(read(options["texts"]), options.get("requests", 400), options.get("seeds", 3), times)
     told = table(found)

@@ -11,7 +11,7 @@ Texts come in two orders: mixed, and one category after another. In a third run 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from experiments._simulation import Simulation, Step
 from experiments._texts import Text, read, record, save
+from experiments._words import Makers, parsed, several
 from specdec.drafters.base import Drafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.errors import ConfigError
@@ -158,35 +159,17 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
-WORDS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("texts", "record", "data", "results", "markdown", "plot"), Path),
-    **dict.fromkeys(("limit", "batch"), int),
+WORDS: Makers = {
+    **several(("texts", "record", "data", "results", "markdown", "plot")),
+    **several(("limit", "batch"), int),
 }
-
-
-def parsed(words: Sequence[str]) -> dict[str, Any]:
-    """`name=value` words.
-
-    Raises:
-        ConfigError: for another name, or a number that is none.
-    """
-    options = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in WORDS:
-            raise ConfigError(f"Unknown option {name!r}. Valid names: {', '.join(WORDS)}.")
-        try:
-            options[name] = WORDS[name](value)
-        except ValueError:
-            raise ConfigError(f"{name} = {value!r} cannot work. Give an integer.") from None
-    if ("texts" in options) == ("record" in options):
-        raise ConfigError("Give texts=FILE of recorded texts to simulate, or record=FILE to make some.")
-    return options
 
 
 def main(words: Sequence[str]) -> None:
     """Records or simulates, prints, writes what was asked for."""
-    options = parsed(words)
+    options = parsed(words, WORDS)
+    if ("texts" in options) == ("record" in options):
+        raise ConfigError("Give texts=FILE of recorded texts to simulate, or record=FILE to make some.")
     limit = options.get("limit", 240)
     if "record" in options:
         from specdec.models.loading import load

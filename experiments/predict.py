@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from experiments._words import Makers, or_none, parsed, several
 from specdec.analysis.devices import DEVICES
 from specdec.analysis.roofline import MODELS, Workload, predicted_speedup
 from specdec.analysis.theory import expected_tokens
@@ -58,17 +58,12 @@ class Study:
         return predicted_speedup(workload, acceptance, self.gamma, drafter) if workload.fits() else None
 
 
-def parsed(words: list[str]) -> Study:
-    """`name=value` words."""
-    options: dict[str, Any] = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in Study.__dataclass_fields__:
-            raise ConfigError(f"Unknown option {name!r}. Valid names: {', '.join(Study.__dataclass_fields__)}.")
-        options[name] = None if value == "null" else int(value) if name == "gamma" else value
-        if name in ("markdown", "plot") and options[name] is not None:
-            options[name] = Path(value)
-    return Study(**options)
+WORDS: Makers = {
+    **several(("device", "model", "dtype"), str),
+    "draft": or_none(str),
+    "gamma": int,
+    **several(("markdown", "plot"), or_none(Path)),
+}
 
 
 def table(study: Study, acceptance: float = 0.8) -> str:
@@ -121,7 +116,7 @@ def draw(study: Study, path: Path) -> None:
 def main() -> None:
     """Predicts, prints, writes what was asked for."""
     try:
-        study = parsed(sys.argv[1:])
+        study = Study(**parsed(sys.argv[1:], WORDS))
     except ConfigError as error:
         sys.exit(str(error))
     about = f"{study.model} in {study.dtype}, γ = {study.gamma}, draft: {study.draft or 'costs nothing'}"

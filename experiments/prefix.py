@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from experiments._words import Makers, listed, parsed
 from experiments._workloads import WORKLOADS
 from specdec import EngineConfig, SpeculativeGenerator
 from specdec.engine.request import Request
@@ -135,27 +135,12 @@ def report(study: Study, rows: Sequence[Row]) -> str:
     return PAGE.format(command=command, dtype=study.dtype, rounds=study.rounds, table="\n".join(lines))
 
 
-def parsed(words: Sequence[str]) -> Study:
-    """The command line.
-
-    Raises:
-        ConfigError: for an unknown word, or a value that is none.
-    """
-    makers: dict[str, Callable[[str], Any]] = {
-        "workloads": lambda names: tuple(names.split(",")), "rounds": int, "dtype": str, "markdown": Path,
-    }  # fmt: skip
-    given = dict(word.split("=", 1) if "=" in word else (word, "") for word in words)
-    if unknown := [name for name in given if name not in makers]:
-        raise ConfigError(f"Unknown word {unknown[0]!r}. Valid: {', '.join(makers)}, each with =value.")
-    try:
-        return Study(**{name: makers[name](value) for name, value in given.items()})
-    except ValueError as error:
-        raise ConfigError(f"{error}. Give a whole number.") from error
+WORDS: Makers = {"workloads": listed, "rounds": int, "dtype": str, "markdown": Path}
 
 
 def main() -> None:
     """Measures, prints the page, and writes it."""
-    study = parsed(sys.argv[1:])
+    study = Study(**parsed(sys.argv[1:], WORDS))
     loaded = load(dtype=study.dtype)
     page = report(study, [measured(loaded, name, study.rounds) for name in study.workloads])
     print(page)

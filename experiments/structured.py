@@ -24,8 +24,8 @@ from typing import Any
 import jsonschema
 
 from experiments._schemas import Task, tasks
+from experiments._words import Makers, listed, parsed, several
 from specdec import EngineConfig, Generation, Grammar, SamplingParams, SpeculativeGenerator
-from specdec.errors import ConfigError
 from specdec.models.loading import LoadedModel, load
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Spelling
@@ -198,28 +198,17 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (heading, ["---"] * len(heading), *rows))
 
 
-def parsed(words: Sequence[str]) -> Study:
-    """The command line.
-
-    Raises:
-        ConfigError: for an unknown word, or a value that is none.
-    """
-    makers: dict[str, Callable[[str], Any]] = {
-        "schemas": int, "max_tokens": int, "seed": int, "rounds": int, "dtype": str, "markdown": Path,
-        "drafters": lambda names: tuple(names.split(",")),
-    }  # fmt: skip
-    given = dict(word.split("=", 1) if "=" in word else (word, "") for word in words)
-    if unknown := [name for name in given if name not in makers]:
-        raise ConfigError(f"Unknown word {unknown[0]!r}. Valid: {', '.join(makers)}, each with =value.")
-    try:
-        return Study(**{name: makers[name](value) for name, value in given.items()})
-    except ValueError as error:
-        raise ConfigError(f"{error}. Give whole numbers.") from error
+WORDS: Makers = {
+    **several(("schemas", "max_tokens", "seed", "rounds"), int),
+    "drafters": listed,
+    "dtype": str,
+    "markdown": Path,
+}
 
 
 def main() -> None:
     """Measures, prints the page, and writes it."""
-    study = parsed(sys.argv[1:])
+    study = Study(**parsed(sys.argv[1:], WORDS))
     loaded = load(dtype=study.dtype)
     page = report(study, loaded, *measured(study, loaded))
     print(page)

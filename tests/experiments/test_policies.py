@@ -195,4 +195,4 @@ def test_texts_are_recorded_as_the_target_says_them(tmp_path: Path) -> None:
 )
 def test_unknown_words_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        policies.parsed(words)
+        policies.main(words)

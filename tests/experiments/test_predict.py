@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import predict
+from experiments._words import parsed
 from specdec.errors import ConfigError
 
 
@@ -37,8 +38,8 @@ def test_it_writes_a_page_and_a_plot_that_say_that_they_are_predictions(
 )
 def test_unknown_words_are_refused_with_the_valid_ones(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        predict.parsed([word])
+        predict.Study(**parsed([word], predict.WORDS))
 
 
 def test_null_means_none() -> None:
-    assert predict.parsed(["draft=null", "gamma=7"]) == predict.Study(gamma=7)
+    assert predict.Study(**parsed(["draft=null", "gamma=7"], predict.WORDS)) == predict.Study(gamma=7)

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from experiments import prefix
+from experiments._words import parsed
 from experiments._workloads import WORKLOADS
 from specdec.errors import ConfigError
 from specdec.models.loading import LoadedModel
@@ -51,6 +52,6 @@ def test_workloads_run_and_find_what_can_be_found(name: str) -> None:
 
 def test_unknown_words_are_refused() -> None:
     with pytest.raises(ConfigError, match="Valid names: few-shot"):
-        prefix.parsed(["workloads=poems"])
-    with pytest.raises(ConfigError, match="Valid: workloads"):
-        prefix.parsed(["count=3"])
+        prefix.Study(**parsed(["workloads=poems"], prefix.WORDS))
+    with pytest.raises(ConfigError, match="Valid names: workloads"):
+        parsed(["count=3"], prefix.WORDS)

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import structured
 from experiments._schemas import tasks
+from experiments._words import parsed
 from specdec import Grammar
 from specdec.errors import ConfigError
 from specdec.models.loading import LoadedModel
@@ -65,8 +66,8 @@ def test_a_few_schemas_on_a_tiny_model_give_the_page() -> None:
 
 
 def test_unknown_words_are_refused() -> None:
-    with pytest.raises(ConfigError, match="Valid: schemas, max_tokens"):
-        structured.parsed(["schema=3"])
-    with pytest.raises(ConfigError, match="whole numbers"):
-        structured.parsed(["schemas=many"])
-    assert structured.parsed(["drafters=ngram"]).drafters == ("ngram",)
+    with pytest.raises(ConfigError, match="Valid names: schemas, max_tokens"):
+        parsed(["schema=3"], structured.WORDS)
+    with pytest.raises(ConfigError, match="schemas = 'many'"):
+        parsed(["schemas=many"], structured.WORDS)
+    assert parsed(["drafters=ngram,suffix"], structured.WORDS) == {"drafters": ("ngram", "suffix")}
