@@ -208,7 +208,7 @@ def test_a_heads_bounds_are_chances(option: str, value: Any) -> None:
         HeadDrafter(**{option: value})
 
 
-@pytest.mark.parametrize("weights", [3, "", "int4", True, ["int8"]])
+@pytest.mark.parametrize("weights", [3, "", "int3", True, ["int8"]])
 def test_a_heads_weights_have_a_form_that_is_known(weights: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"weights = .* cannot work. Give one of float32, bfloat16, int8, int8_weight"

@@ -12,7 +12,7 @@ from torch import Tensor
 from specdec.errors import SpecdecError
 from specdec.kernels.cpu.library import Library
 from specdec.kernels.markov import Grown, MarkovTerm
-from tests.kernels.variants import ARCHITECTURES, kernels, threads
+from tests.kernels.variants import ARCHITECTURES, kernels, marked, threads
 
 EXACT = 3e-6
 """Relative: exponentials to 2 ulp and sums of some hundred float32 numbers."""
@@ -68,15 +68,15 @@ def paths(grown: Grown) -> list[tuple[int, ...]]:
     return found
 
 
-def libraries() -> list[str]:
-    return ["torch", *ARCHITECTURES]
+NATIVE = [pytest.param(name, marks=marked(name)) for name in ARCHITECTURES]
+LIBRARIES = ["torch", *NATIVE]
 
 
 def library(name: str) -> Library | None:
     return None if name == "torch" else kernels(name)
 
 
-@pytest.mark.parametrize("name", libraries())
+@pytest.mark.parametrize("name", LIBRARIES)
 @pytest.mark.parametrize("seed", range(6))
 def test_a_tree_holds_the_paths_of_largest_value_best_first(seed: int, name: str) -> None:
     """Of all there are; each has the chance that the formulas give."""
@@ -91,7 +91,7 @@ def test_a_tree_holds_the_paths_of_largest_value_best_first(seed: int, name: str
             assert chance == pytest.approx(values[path] / above, rel=EXACT)
 
 
-@pytest.mark.parametrize("name", libraries())
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_nothing_below_the_floor_is_a_node(name: str) -> None:
     block = Block(3, vocab=9)
     values = sorted(block.values().values(), reverse=True)
@@ -99,7 +99,7 @@ def test_nothing_below_the_floor_is_a_node(name: str) -> None:
     assert block.grow(library(name), 100, 1.0) == Grown([], [], [])
 
 
-@pytest.mark.parametrize("name", libraries())
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_all_paths_are_nodes_if_there_is_room(name: str) -> None:
     block = Block(5, vocab=3, rows=3)
     assert sorted(paths(block.grow(library(name), 100))) == sorted(
@@ -107,7 +107,7 @@ def test_all_paths_are_nodes_if_there_is_room(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", NATIVE)
 @pytest.mark.parametrize("vocab", [1, 31, 33, 260])
 def test_native_trees_are_those_of_torch(vocab: int, name: str) -> None:
     """Sizes around the width of a panel and of a vector, blocks of a batch, on any number of threads."""
@@ -122,7 +122,7 @@ def test_native_trees_are_those_of_torch(vocab: int, name: str) -> None:
                 assert got.chances == pytest.approx(want.chances, rel=EXACT)
 
 
-@pytest.mark.parametrize("name", libraries())
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_logits_that_are_no_numbers_give_no_nodes(name: str) -> None:
     block = Block(0, vocab=8)
     block.logits[0, 3] = math.nan

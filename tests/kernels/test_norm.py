@@ -84,6 +84,7 @@ def test_rotation_agrees_with_float64(architecture: str, size: int) -> None:
     assert ((inside(buffer, x).double() - expected).abs() <= 2.01 * UNIT * sizes).all()
 
 
+@pytest.mark.slow
 def test_rotation_has_the_same_bits_on_every_machine() -> None:
     x, angles = draw(4, 3, 40), 100 * draw(4, 20, seed=1)
     results = []

@@ -13,7 +13,7 @@ from specdec.kernels import rows
 from specdec.kernels.cpu import library as native
 from specdec.kernels.rows import reference
 from specdec.randomness import RandomSource
-from tests.kernels.variants import ARCHITECTURES, kernels, threads
+from tests.kernels.variants import ARCHITECTURES, every_architecture, kernels, marked, threads
 
 SIZES = [1, 2, 7, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4099, 49152]
 
@@ -26,7 +26,7 @@ def random_row(seed: int, size: int, scale: float = 3.0) -> Tensor:
     return row
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(params=[pytest.param(name, marks=marked(name)) for name in ARCHITECTURES])
 def _library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", lambda: kernels(request.param))
 
@@ -81,7 +81,7 @@ def test_scores_are_divided_as_torch_does(size: int, number: int) -> None:
             assert torch.equal(rows.divided(scores.T, by), scores.T / by)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@every_architecture
 def test_nothing_beyond_the_row_is_read(architecture: str) -> None:
     library = kernels(architecture)
     for size in (1, 17, 100):

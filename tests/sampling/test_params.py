@@ -131,7 +131,7 @@ def test_nothing_is_on_unless_it_is_asked_for() -> None:
         "n": 1, "stop": (), "stop_token_ids": (), "ignore_eos": False, "include_stop_str_in_output": False,
         "skip_special_tokens": True, "logprobs": None, "prompt_logprobs": None, "num_draft_tokens": None,
         "drafter": None, "prediction": None, "cache_salt": None, "store": True, "prefix_cache": True,
-        "constraint": None, "grammar": None,
+        "constraint": None, "grammar": None, "rule": None,
     }  # fmt: skip
 
 
