@@ -22,6 +22,7 @@ from specdec.errors import ConfigError
 from specdec.study import preflight
 from specdec.study.config import register
 from specdec.study.plan import Plan, plan
+from tests.fewer import every
 
 ROOT = Path(__file__).parents[2]
 SENTENCES = [
@@ -76,7 +77,7 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return reached
 
 
-@pytest.mark.parametrize("sentence", [*SENTENCES, "???", ""], ids=lambda text: text[:12])
+@pytest.mark.parametrize("sentence", every(3, [*SENTENCES, "???", ""]), ids=lambda text: text[:12])
 def test_a_sentence_is_decoded_as_it_was_typed(sentence: str, prompts: list[str]) -> None:
     assert run("generate", f"prompt={sentence}") is None
     assert prompts == [sentence]
@@ -194,7 +195,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", every(2, PATHS))
 def test_a_path_is_read_as_it_was_typed(path: str, prompts: list[str], tmp_path: Path) -> None:
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -239,28 +240,31 @@ TEXT = "a, 'b' (c) ${x} = {d}"
 
 @pytest.mark.parametrize(
     ("name", "words", "setting"),
-    [
-        ("study", [], "runs"),
-        ("study", [], "study"),
-        ("study", [], "data.path"),
-        ("study", [], "precision.calibration"),
-        ("study", ["drafter=model"], "drafter.draft"),
-        ("study", ["drafter=custom", "drafter._target_=specdec.drafters.model.ModelDrafter"], "+drafter.draft"),
-        ("study", ["tracking=wandb_offline"], "tracking.project"),
-        ("study", ["tracking=trackio"], "tracking.project"),
-        ("study", ["data=file", "data.prompt=x"], "data.path"),
-        ("report", ["study=x"], "output"),
-        ("report", ["study=x"], "screenshots"),
-        ("report", [], "study"),
-        ("replay", [], "trace"),
-        ("replay", ["trace=x"], "json"),
-        ("profile", [], "target.path"),
-        ("profile", [], "json"),
-        ("certify", [], "json"),
-        ("certify", [], "markdown"),
-        ("layers_search", [], "target.path"),
-        ("layers_search", [], "yaml"),
-    ],
+    every(
+        2,
+        [
+            ("study", [], "runs"),
+            ("study", [], "study"),
+            ("study", [], "data.path"),
+            ("study", [], "precision.calibration"),
+            ("study", ["drafter=model"], "drafter.draft"),
+            ("study", ["drafter=custom", "drafter._target_=specdec.drafters.model.ModelDrafter"], "+drafter.draft"),
+            ("study", ["tracking=wandb_offline"], "tracking.project"),
+            ("study", ["tracking=trackio"], "tracking.project"),
+            ("study", ["data=file", "data.prompt=x"], "data.path"),
+            ("report", ["study=x"], "output"),
+            ("report", ["study=x"], "screenshots"),
+            ("report", [], "study"),
+            ("replay", [], "trace"),
+            ("replay", ["trace=x"], "json"),
+            ("profile", [], "target.path"),
+            ("profile", [], "json"),
+            ("certify", [], "json"),
+            ("certify", [], "markdown"),
+            ("layers_search", [], "target.path"),
+            ("layers_search", [], "yaml"),
+        ],
+    ),
 )
 def test_every_command_takes_paths_and_names_as_typed(name: str, words: list[str], setting: str) -> None:
     configs = values(name, *words, f"{setting}={TEXT}")

@@ -173,11 +173,13 @@ def test_an_interrupt_anywhere_costs_the_stream_that_ran(drafter: str, mode: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["calls", "lines"])
-@pytest.mark.parametrize("drafter", ["none", "model", "model tree", "ngram tree", "early exit"])
-def test_a_thousand_interrupts(drafter: str, mode: str, plain: list[list[int]]) -> None:
+@pytest.mark.parametrize(
+    ("drafter", "count"), [("none", 200), ("model", 80), ("model tree", 80), ("ngram tree", 200), ("early exit", 120)]
+)
+def test_a_thousand_interrupts(drafter: str, count: int, mode: str, plain: list[list[int]]) -> None:
     """The neighbour of an interrupted stream ends with an error only if its own tokens were being written."""
-    ends = interrupts(drafter, mode, 200, plain)
-    assert ends["length"] >= 150
+    ends = interrupts(drafter, mode, count, plain)
+    assert ends["length"] >= 0.75 * count
     assert set(ends) <= {"length", "error"}
 
 

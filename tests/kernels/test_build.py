@@ -256,7 +256,7 @@ def test_where_nothing_can_be_compiled_a_kept_library_serves(
 @pytest.fixture
 def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCompiler:
     """A compiler that hands out kernels which were compiled before, and an empty cache."""
-    (tmp_path / "real.so").write_bytes(kernels("portable").code)
+    (tmp_path / "real.so").write_bytes(kernels("native").code)
     compiler = FakeCompiler(tmp_path, monkeypatch)
     compiler.install(work=f'while [ "$1" != -o ]; do shift; done; cp "{tmp_path}/real.so" "$2"')
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

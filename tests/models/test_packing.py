@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 from specdec.kernels.linear import KINDS
 from specdec.models.packing import AlignedActivation, PackedLayer, make_row_invariant
 from specdec.models.transformers import TransformersModel
+from tests.fewer import every
 from tests.kernels.variants import threads
 from tests.models.bench import LLAMA, MAX_CONTEXT, WINDOW, Bench, Own, assert_close, make_module
 from tests.models.scenes import PROMPT, SCENES, Decoded
@@ -50,7 +51,7 @@ def assert_same_bits(name: str, arguments: tuple[str, dict[str, Any]], kind: str
     assert torch.equal(logits, decoded.last(texts))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", every(3, MODELS))
 def test_a_rows_bits_are_those_of_plain_decoding(name: str) -> None:
     assert_same_bits(name, MODELS[name], "float32", torch.float32)
 
@@ -58,7 +59,7 @@ def test_a_rows_bits_are_those_of_plain_decoding(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "held"), [("bfloat16", torch.bfloat16), ("int8", torch.int8), ("int8_weight", torch.float32)]
 )
-@pytest.mark.parametrize("name", ["qwen3", "gemma2", "gpt2"])
+@pytest.mark.parametrize("name", every(3, ["qwen3", "gemma2", "gpt2"]))
 def test_a_rows_bits_are_those_of_plain_decoding_when_rounded(name: str, kind: str, held: torch.dtype) -> None:
     assert_same_bits(name, MODELS[name], kind, held)
 

@@ -21,6 +21,7 @@ from specdec.models.loading import load
 from specdec.models.words import FIELDS, UNKNOWN, Words
 from specdec.sampling.params import Unset
 from specdec.testing.tiny import llama_module
+from tests.fewer import every
 from tests.models.test_loading import make_tokenizer
 
 PROMPTS = [[5], [9, 7, 3, 9, 7, 3, 9], list(range(4, 26)), [7, 7, 7, 7]]
@@ -137,7 +138,7 @@ GREEDY: dict[str, dict[str, Any]] = {
         *(pytest.param("config.json", drafter, marks=pytest.mark.slow) for drafter in ("ngram", "early_exit")),
     ],
 )
-@pytest.mark.parametrize("case", GREEDY)
+@pytest.mark.parametrize("case", every(2, GREEDY))
 def test_greedy_texts_are_those_of_generate_with_the_models_own_file(
     folder: Path, case: str, where: str, drafter: str
 ) -> None:

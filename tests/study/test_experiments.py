@@ -8,6 +8,7 @@ import pytest
 
 from specdec.commands.application import config_dir
 from specdec.study import choices, preflight, sweep
+from tests.fewer import every
 
 EXPERIMENTS = sorted(path.stem for path in (Path(config_dir()) / "experiment").glob("*.yaml"))
 TINY = ("sampling.max_tokens=3", "data.limit=1", "certified=false", "trace.prompts=0", "report=false")
@@ -15,7 +16,7 @@ FEWER = {"leaderboard": ["drafter=none,ngram"]}
 """Of the drafters."""
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", every(2, EXPERIMENTS))
 def test_every_experiment_runs(name: str, tiny: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sweep, "_job_number", lambda: 1)  # Hydra is not running here
     words = ["-m", f"experiment={name}", *tiny, *TINY, *FEWER.get(name, ())]
