@@ -144,6 +144,7 @@ def desk(tmp_path: Path) -> Path:
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
     (tmp_path / "question.txt").write_text("Why?\n", encoding="utf-8")
+    (tmp_path / "schema.json").write_text('{"enum": ["Rome", "Oslo"]}', encoding="utf-8")
     (tmp_path / "my" / "notes").mkdir(parents=True)
     (tmp_path / "my" / "notes" / "a.txt").write_text("A note. " * 50, encoding="utf-8")
     shutil.copy(STOCK, tmp_path / "mine.store")

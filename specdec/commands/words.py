@@ -123,12 +123,12 @@ def in_quotes(text: str) -> str:
 
 def _typed_value(word: str, value: str, mark: Typed, multirun: bool) -> str:
     if multirun and value.startswith("choice(") and value.endswith(")"):
-        return f"choice({','.join(_meant(element, mark) for element in _elements(word))})"
-    return _meant(value, mark)
+        return f"choice({','.join(_meant(word, element, mark) for element in _elements(word))})"
+    return _meant(word, value, mark)
 
 
-def _meant(value: str, mark: Typed) -> str:
-    """What a typed value stands for, for Hydra."""
+def _meant(word: str, value: str, mark: Typed) -> str:
+    """What a typed value of a word `key=…` stands for, for Hydra."""
     if mark.kind == "path":
         return "null" if value == "null" else literal(_at_home(value))
     if mark.kind == "text" and value == "-":
@@ -136,7 +136,7 @@ def _meant(value: str, mark: Typed) -> str:
     if mark.kind == "text" and value.startswith("@@"):
         return literal(value[1:])
     if mark.kind == "text" and value.startswith("@"):
-        return literal(_text(read_text(Path(_at_home(value[1:])), "prompt=@FILE")))
+        return literal(_text(read_text(Path(_at_home(value[1:])), f"{word.partition('=')[0]}=@FILE")))
     return literal(value)
 
 

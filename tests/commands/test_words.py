@@ -161,6 +161,7 @@ def test_bare_words_options_and_files(
         (["promt=x"], "Did you mean prompt?"),
         (["-5 + 3?"], "A text that begins with a dash follows its key (prompt=-…) or stands behind --"),
         (["prompt=@nowhere/file.txt"], f"The nearest folder that exists is {ROOT}"),
+        (["a", "sampling.grammar=@no.json"], "sampling.grammar=@FILE: there is no file at no.json"),
         (["prompt=@README.m"], f"Did you mean {ROOT / 'README.md'}?"),
         (["prompt=@docs"], f"{ROOT / 'docs'} is a folder"),
         (["prompt=\udce4"], "is not UTF-8"),
