@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments._judges import FATES, RULE_SECONDS
+from experiments._results import table
 from experiments._rooms import BY_HAND, ROOMS, RULE_FILES
 
 REASONS: dict[str, list[str]] = json.loads(Path(__file__).with_name("explained.json").read_text(encoding="utf-8"))
@@ -77,7 +78,7 @@ def document(rows: Sequence[Row], before: Sequence[Row]) -> str:
     told: dict[str, str] = {}
     for kind, names in kinds.items():
         mine = [row for row in rows if row.part in names]
-        told[kind] = _markdown(list(_table(mine, before))) + f"\n\n{rate(mine)}." if mine else "Not in this run."
+        told[kind] = table(list(_table(mine, before))) + f"\n\n{rate(mine)}." if mine else "Not in this run."
     lived: dict[str, list[Row]] = {}
     for row in rows:
         if row.fate == "survived":
@@ -111,11 +112,6 @@ def _killed(rows: Sequence[Row]) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "none"
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])
 
 
 DOCUMENT = """# Small mistakes

@@ -17,6 +17,7 @@ from random import Random
 from statistics import fmean, quantiles
 from typing import Any
 
+from experiments._results import publish
 from experiments._rivals import BatchPace, GoodputPolicy
 from experiments._serving import Arrival, MakePace, Served, Server
 from experiments._texts import Text, read
@@ -28,7 +29,6 @@ from specdec.engine.pace import Pace
 from specdec.engine.pacing import GoalPace
 from specdec.engine.request import Request
 from specdec.errors import ConfigError
-from specdec.measure import results
 from specdec.policy.always import AlwaysPolicy
 from specdec.policy.base import Policy
 from specdec.policy.product import ProductPolicy
@@ -41,7 +41,6 @@ CALM, BURST = 0.8, 4.0
 CALM_SECONDS, BURST_SECONDS = 20.0, 6.0
 """How long each lasts, on average."""
 GOALS = (Goals(1000, 40), Goals(2000, 30), Goals(4000, 60))
-HEAD = "## Simulation\n"
 
 
 @dataclass(frozen=True)
@@ -204,12 +203,7 @@ def main(words: Sequence[str]) -> None:
     found = compare(read(options["texts"]), options.get("requests", 400), options.get("seeds", 3), times)
     told = table(found)
     print(told)
-    command = "python -m experiments.goals " + " ".join(words)
-    if "results" in options:
-        results.save(options["results"], "experiments.goals", found, command=command)
-    if "markdown" in options:
-        page = options["markdown"].read_text(encoding="utf-8").partition(HEAD)[0]
-        options["markdown"].write_text(f"{page}{HEAD}\n`{command}`\n\n{told}", encoding="utf-8")
+    publish("experiments.goals", words, options, found, told)
 
 
 def _seconds(file: Path) -> list[float]:

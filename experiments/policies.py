@@ -18,13 +18,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from experiments._results import publish
 from experiments._simulation import Simulation, Step
 from experiments._texts import Text, read, record, save
 from experiments._words import Makers, parsed, several
 from specdec.drafters.base import Drafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.errors import ConfigError
-from specdec.measure import results
 from specdec.policy.base import Policy
 from specdec.policy.curve import ROWS, CostCurve
 from specdec.registry import DRAFTERS, POLICIES
@@ -36,7 +36,6 @@ PRICES = {"ngram": 1e-4, "suffix": 1.4e-4, "recycling": 1e-4, "poison": 8e-5}
 """Seconds that a drafter takes for one request on that machine, about, with what it takes to weigh its draft: 0.8 to
 1.4 % of a pass. Much of it is Python between two passes, whose code and data the pass has driven out of the caches."""
 CHOOSERS = ("always", "product", "select", "hedge", "exp4", "ucb", "exp3")
-HEAD = "## Simulation\n"
 SEED = 5
 
 
@@ -180,14 +179,9 @@ def main(words: Sequence[str]) -> None:
     found = Study(read(options["texts"]), limit, options.get("batch", 1)).run()
     told = table(found)
     print(told)
-    command = "python -m experiments.policies " + " ".join(words)
-    if "results" in options:
-        results.save(options["results"], "experiments.policies", found, command=command)
+    publish("experiments.policies", words, options, found, told)
     if "plot" in options:
         draw(found, options["plot"])
-    if "markdown" in options:
-        page = options["markdown"].read_text(encoding="utf-8").partition(HEAD)[0]
-        options["markdown"].write_text(f"{page}{HEAD}\n`{command}`\n\n{told}", encoding="utf-8")
 
 
 if __name__ == "__main__":

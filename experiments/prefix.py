@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from experiments._results import table
 from experiments._words import Makers, listed, parsed
 from experiments._workloads import WORKLOADS
 from specdec import EngineConfig, SpeculativeGenerator
@@ -130,9 +131,10 @@ def report(study: Study, rows: Sequence[Row]) -> str:
     """The page."""
     heading = ["workload", "requests", "tokens of prompts", "hit rate", "optimum", "of the optimum", "tokens that ran",
                "time to read prompts"]  # fmt: skip
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heading, ["---"] * 8, *(row.cells for row in rows))]
     command = shlex.join(["python", "-m", "experiments.prefix", *sys.argv[1:]])
-    return PAGE.format(command=command, dtype=study.dtype, rounds=study.rounds, table="\n".join(lines))
+    return PAGE.format(
+        command=command, dtype=study.dtype, rounds=study.rounds, table=table([heading, *(row.cells for row in rows)])
+    )
 
 
 WORDS: Makers = {"workloads": listed, "rounds": int, "dtype": str, "markdown": Path}

@@ -23,6 +23,7 @@ from typing import Any
 
 import jsonschema
 
+from experiments._results import table
 from experiments._schemas import Task, tasks
 from experiments._words import Makers, listed, parsed, several
 from specdec import EngineConfig, Generation, Grammar, SamplingParams, SpeculativeGenerator
@@ -184,18 +185,14 @@ def report(study: Study, loaded: LoadedModel, ways: Sequence[Way], asked: Sequen
     return PAGE.format(
         command=shlex.join(["python", "-m", "experiments.structured", *sys.argv[1:]]),
         count=len(asked), most=study.max_tokens, dtype=study.dtype, rounds=len(ways[0].seconds),
-        table=_table(["drafts", "spelling", "finished", "valid", "τ", "× constrained plain", "× unconstrained",
-                      "grammar's share"], rows),
-        forced=_table(["spelling", "forced tokens accepted", "tokens a pass"], forced),
+        table=table([["drafts", "spelling", "finished", "valid", "τ", "× constrained plain", "× unconstrained",
+                      "grammar's share"], *rows]),
+        forced=table([["spelling", "forced tokens accepted", "tokens a pass"], *forced]),
     )  # fmt: skip
 
 
 def _ratio(way: Way, base: Way) -> str:
     return "1" if way is base else "{:.2f} ({:.2f} to {:.2f})".format(*way.speedup(base))
-
-
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (heading, ["---"] * len(heading), *rows))
 
 
 WORDS: Makers = {

@@ -99,9 +99,10 @@ class PairRun(Protocol):
             limits: of each tree; all but nodes and depth are the same for all.
 
         Returns:
-            Of each tree the nodes in the target's tokens. None where it must be grown level by level: here a level is
-            a step, or a score was no number.
+            Of each tree the nodes in the target's tokens. None where it must be grown level by level: a level is a
+            step unless a run says otherwise, or a score was no number.
         """
+        return [None for _ in parts]
 
     def draw(
         self,
@@ -121,24 +122,4 @@ class PairRun(Protocol):
         Returns:
             The chains; None where they must be drawn level by level, see `grow`.
         """
-
-
-class LevelByLevel:
-    """What a run says of whole drafts that leaves them to who asks for them: a level is a step."""
-
-    def grow(
-        self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]
-    ) -> list[Grown | None]:
-        """See `PairRun.grow`."""
-        return [None for _ in parts]
-
-    def draw(
-        self,
-        pool: KVPool,
-        parts: Sequence[SequenceRows],
-        states: Tensor,
-        draws: Sequence[ChainDraw],
-        target_size: int,
-    ) -> list[DrawnChain | None]:
-        """See `PairRun.draw`."""
         return [None for _ in parts]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool
 from specdec.heads.base import output_rows
-from specdec.heads.pairrun import LevelByLevel, PairRows, StateLayout
+from specdec.heads.pairrun import PairRows, PairRun, StateLayout
 from specdec.heads.pairs import PairHead
 from specdec.heads.plain import embedded, working_dtype
 from specdec.kernels.attention.native import kernels_for
@@ -19,7 +19,7 @@ from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.paged_attention import pass_on
 
 
-class PlainPairs(LevelByLevel):
+class PlainPairs(PairRun):
     """See `PairRun`. Weights, keys and states are of the dtype in which the target keeps its own, or float32.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.cache import KVPool
 from specdec.heads.eagle3 import Eagle3Head
-from specdec.heads.pairrun import LevelByLevel, PairRows, StateLayout
+from specdec.heads.pairrun import PairRows, PairRun, StateLayout
 from specdec.heads.pairs import PairHead
 from specdec.heads.triton import FusedTaps
 from specdec.heads.weights import pair_weights
@@ -22,7 +22,7 @@ from specdec.models.triton import TritonModel
 from specdec.models.tritonpairs import TritonPairModel
 
 
-class TritonPairs(LevelByLevel):
+class TritonPairs(PairRun):
     """See `PairRun`. The embedding is shared with the target.
 
     Rows are computed one by one, as in the target: a draft does not depend on what shares its pass.

@@ -26,22 +26,41 @@ class Promise(NamedTuple):
 
 
 @dataclass
-class _Record:
+class Record:
+    """What was promised, and what came of it; old promises count less and less.
+
+    Args:
+        prior: what is believed to have been promised, and kept, before any was seen.
+        memory: what a promise keeps of its weight after one more.
+    """
+
+    prior: float
+    memory: float
     promised: float = 0.0
     kept: float = 0.0
+
+    def observe(self, promised: float, kept: float) -> None:
+        """One more."""
+        self.promised = self.memory * self.promised + promised
+        self.kept = self.memory * self.kept + kept
+
+    @property
+    def ratio(self) -> float:
+        """What was kept to what was promised."""
+        return (self.kept + self.prior) / (self.promised + self.prior)
 
 
 class Trust:
     """The ratio of accepted tokens to promised ones, by drafter. It holds two numbers a drafter, and one a request."""
 
     def __init__(self) -> None:
-        self._records: dict[str, _Record] = {}
+        self._records: dict[str, Record] = {}
         self._promises: dict[int, Promise] = {}
 
     def of(self, drafter: str) -> float:
         """What a drafter's survivals are to be multiplied by."""
         record = self._records.get(drafter)
-        return 1.0 if record is None else min((record.kept + PRIOR) / (record.promised + PRIOR), MOST)
+        return 1.0 if record is None else min(record.ratio, MOST)
 
     def promise(self, request_id: int, drafter: str, tokens: float) -> None:
         """A draft was chosen, of which so many accepted tokens are expected by the survivals of its nodes alone."""
@@ -51,9 +70,7 @@ class Trust:
         """So many tokens of a drafter's draft were accepted; "" if none was verified."""
         promise = self._promises.pop(request_id, None)
         if promise is not None and promise.drafter == drafter:
-            record = self._records.setdefault(drafter, _Record())
-            record.promised = MEMORY * record.promised + promise.tokens
-            record.kept = MEMORY * record.kept + accepted
+            self._records.setdefault(drafter, Record(PRIOR, MEMORY)).observe(promise.tokens, accepted)
 
     def end(self, request_id: int) -> None:
         """The request ended."""

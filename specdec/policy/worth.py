@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from specdec.policy.trials import Purse
+from specdec.policy.trust import Record
 
 SMOOTHING = 0.9
 """Weight of the old mean beside a new value."""
@@ -39,24 +40,6 @@ class Means:
         self.pool[drafter] = SMOOTHING * self.pool.get(drafter, value) + (1 - SMOOTHING) * value
 
 
-@dataclass
-class Kept:
-    """Gains that a drafter's chosen drafts promised, and what came of them; old ones count less and less."""
-
-    promised: float = PRIOR
-    kept: float = PRIOR
-
-    def observe(self, promised: float, kept: float) -> None:
-        """One more."""
-        self.promised = PRIOR + MEMORY * (self.promised - PRIOR) + promised
-        self.kept = PRIOR + MEMORY * (self.kept - PRIOR) + kept
-
-    @property
-    def share(self) -> float:
-        """Of what is promised."""
-        return max(self.kept / self.promised, 0.0)
-
-
 class Worth:
     """Gains and times of drafters whose drafts can be trimmed.
 
@@ -72,7 +55,7 @@ class Worth:
         self.weighing = 0.0
         """Seconds that it takes to weigh one draft."""
         self._alone, self._beyond = Means(), Means()
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, Record] = {}
         self._purses: dict[str, Purse] = {}
 
     def asked(self, request_id: int, drafters: Sequence[str], requests: int, seconds: float) -> list[str]:
@@ -91,7 +74,7 @@ class Worth:
             gain = alone[drafter]
             if drafter != leader and gain < inf:
                 kept = self._kept.get(drafter)
-                gain = self._beyond.of(request_id, drafter, inf) * (kept.share if kept else 1.0)
+                gain = self._beyond.of(request_id, drafter, inf) * (max(kept.ratio, 0.0) if kept else 1.0)
             price = self.seconds.get(drafter, 0.0) + self.weighing
             # what one request gains, all of them wait for
             if gain * seconds >= requests * price or self._purses.setdefault(drafter, Purse(SHARE)).pay(price):
@@ -108,7 +91,7 @@ class Worth:
     def kept(self, drafter: str, promised: float, kept: float) -> None:
         """Learns by how much a drafter's chosen draft was to be faster than the second best, and was: in multiples of
         the speed of plain decoding."""
-        self._kept.setdefault(drafter, Kept()).observe(promised, kept)
+        self._kept.setdefault(drafter, Record(PRIOR, MEMORY)).observe(promised, kept)
 
     def took(self, drafter: str, seconds: float) -> None:
         """Learns what a drafter took for one request."""

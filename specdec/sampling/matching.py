@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
@@ -133,8 +134,7 @@ class GrammarConstraint(Constraint):
         """What the matcher allows after a path that it allows. Where a text is forced, it allows one way to spell it,
         the tokenizer's; here all are, unless the spelling is canonical."""
         self._stand_at(path)
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        bits = np.unpackbits(packed, count=self.vocabulary.size, bitorder="little").astype(np.bool_)
+        bits = self._bits()
         if not self.canonical and self._matcher.compute_ff_tokens():
             forced = bytes(self._matcher.compute_ff_bytes())
             longer = (forced + bytes([value]) for value in self._bytes_after(path, forced))
@@ -143,6 +143,11 @@ class GrammarConstraint(Constraint):
             bits[[*self.vocabulary.within(forced), *valid]] = True
         check_matcher(self._matcher)
         return torch.from_numpy(bits) & self.vocabulary.usable
+
+    def _bits(self) -> NDArray[np.bool_]:
+        """[V]: what the matcher allows where it stands."""
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(packed, count=self.vocabulary.size, bitorder="little").astype(np.bool_)
 
     def _bytes_after(self, path: tuple[int, ...], forced: bytes) -> list[int]:
         """Bytes that may come behind forced text: of all tokens that begin with a space, few go on by one of them.
@@ -154,10 +159,8 @@ class GrammarConstraint(Constraint):
         if None in said:
             return list(range(END))
         self._stand_at((*path, *(token for token in said if token is not None)))
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        bits = np.unpackbits(packed, count=self.vocabulary.size, bitorder="little").astype(np.bool_)
+        following = set(self.vocabulary.openings(torch.from_numpy(self._bits())))
         self._stand_at(path)
-        following = set(self.vocabulary.openings(torch.from_numpy(bits)))
         return [value for value in range(END) if value in following or byte(value) is None]
 
     def _forced_after(self, path: tuple[int, ...]) -> list[int]:

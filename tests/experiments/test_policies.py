@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from experiments import policies
+from experiments._results import HEAD
 from experiments._simulation import Simulation, Step
 from experiments._texts import Text, read, record, save
 from specdec import Drafter, DraftRequest, DraftTree, Outcome, SamplingParams, SpeculativeGenerator
@@ -145,7 +146,7 @@ def test_it_writes_figures_a_page_and_a_plot(
     monkeypatch.setattr(policies, "arms", small_arms)
     save(repetitive(6, length=20), tmp_path / "texts.jsonl")
     page = tmp_path / "policies.md"
-    page.write_text(f"# Policies\n\nWords.\n\n{policies.HEAD}\nold figures\n", encoding="utf-8")
+    page.write_text(f"# Policies\n\nWords.\n\n{HEAD}\nold figures\n", encoding="utf-8")
     files = {"texts": "texts.jsonl", "results": "results.json", "markdown": "policies.md", "plot": "policies.svg"}
     policies.main([*(f"{name}={tmp_path / file}" for name, file in files.items()), "limit=4"])
     told = page.read_text(encoding="utf-8")
