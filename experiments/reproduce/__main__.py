@@ -1,6 +1,6 @@
 """Runs the reproductions, and makes docs/reproductions.md of what they found.
 
-python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--output docs] [--kept runs/reproduce]
+python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--tokens 200000] [--output docs] [--kept runs/reproduce]
 
 Without names all but `heads`, which trains for hours on two cores. Each writes OUTPUT/results/reproduce-NAME.json.
 """
@@ -72,12 +72,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few prompts and tokens, to see that everything works")
     parser.add_argument("--data", type=Path, help="prompt file; our own prompts if left out")
     parser.add_argument("--limit", type=int, default=Options.limit, help="prompts of the studies that decode, at most")
+    parser.add_argument("--tokens", type=int, default=Options.tokens, help="of answers that each head learns from")
     parser.add_argument("--output", type=Path, default=Path("docs"))
     parser.add_argument("--kept", type=Path, default=Options.kept, help="folder of what is trained")
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(STUDIES)):
         parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
-    options, console = Options(args.quick, args.data, args.limit, args.kept), Console()
+    options, console = Options(args.quick, args.data, args.limit, args.tokens, args.kept), Console()
     results = args.output / "results"
     for name in args.names or [name for name in STUDIES if name not in LONG]:
         with console.status(name):

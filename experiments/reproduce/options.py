@@ -28,12 +28,14 @@ class Options:
         quick: few prompts and tokens, to see that everything works.
         data: prompt file; our own prompts if left out.
         limit: prompts of the studies that decode, at most.
+        tokens: of answers that each head learns from, in each of its epochs.
         kept: folder of what is trained, with which an interrupted study goes on.
     """
 
     quick: bool = False
     data: Path | None = None
     limit: int = 12
+    tokens: int = 200_000
     kept: Path = Path("runs/reproduce")
 
     @property
@@ -42,6 +44,7 @@ class Options:
         words = ["--quick"] if self.quick else []
         words += [] if self.data is None else ["--data", self.data.name]
         words += [] if self.limit == Options.limit else ["--limit", str(self.limit)]
+        words += [] if self.tokens == Options.tokens else ["--tokens", str(self.tokens)]
         return shlex.join(words)
 
     @property
