@@ -70,6 +70,7 @@ SAYS = {
     "README.md": r"^ 1 2 3 1 ",
     "add-a-drafter.md": r"^passed  memory",
     "add-a-rule.md": r"^False True False$",
+    "experiments.md": r"^ngram (None|\d)",
     "drafters.md": r"^accepted_prediction_tokens [1-9]\d",
     "traces.md": r"^traversal 4 \d",
     "goals.md": r"^$",

@@ -1,6 +1,7 @@
 """Runs the reproductions, and makes docs/reproductions.md of what they found.
 
-python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--tokens 200000] [--output docs] [--kept runs/reproduce]
+python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--tokens 200000]
+    [--output docs] [--kept runs/reproduce]
 
 Without names all but `heads`, which trains for hours on two cores. Each writes OUTPUT/results/reproduce-NAME.json.
 """

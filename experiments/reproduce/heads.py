@@ -135,8 +135,9 @@ def settings(options: Options) -> Settings:
         )  # fmt: skip
     return Settings(
         folder, dtype="bfloat16", deny=denied, taps_gib=8.0, head=head, loss=loss,
-        answers=Answers(tokens=options.tokens, chunk=64, max_tokens=256, prompt_tokens=512), batching=Batching(2, 512, 512),
-        schedule=Schedule(epochs=3, lr=2e-3), loop=LoopConfig(bfloat16=True, evaluations=1),
+        answers=Answers(tokens=options.tokens, chunk=64, max_tokens=256, prompt_tokens=512),
+        batching=Batching(2, 512, 512), schedule=Schedule(epochs=3, lr=2e-3),
+        loop=LoopConfig(bfloat16=True, evaluations=1),
     )  # fmt: skip
 
 
