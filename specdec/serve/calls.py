@@ -42,6 +42,7 @@ class Call:
         usage_always: whether each piece of it has them.
         token_ids: whether token ids are in the answer.
         names_ids: whether tokens are called by their ids.
+        steps: whether the answer says who made which token.
         tools: that the model may call; None if there are none.
     """
 
@@ -57,6 +58,7 @@ class Call:
     usage_always: bool = False
     token_ids: bool = False
     names_ids: bool = False
+    steps: bool = False
     tools: Tools | None = None
 
 
@@ -166,6 +168,7 @@ class Reader:
             usage_always=always,
             token_ids=given.pop("return_token_ids", False),
             names_ids=given.pop("return_tokens_as_token_ids", False),
+            steps=given.pop("return_steps", False),
             params=self._params(given, longest, tools),
             tools=tools,
         )

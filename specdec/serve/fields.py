@@ -37,6 +37,7 @@ COMMON: dict[str, Kind] = {
     "stream_options": mapping(text(), flag(), "include_usage and continuous_usage_stats, each true or false"),
     "return_token_ids": flag(),
     "return_tokens_as_token_ids": flag(),
+    "return_steps": flag(),
     "add_special_tokens": flag(),
     "prediction": mapping(text(), ANYTHING, '{"type": "content", "content": the text}'),
     "response_format": mapping(text(), ANYTHING, '{"type": "json_schema", "json_schema": {"schema": the schema}}'),

@@ -40,12 +40,14 @@ class Piece:
         tokens: ids that were generated.
         scored: the same tokens with their log-probabilities, if they are wanted; before them those of an echoed prompt.
         finish: "stop" or "length" in the last one.
+        steps: in which it was gained, if they are wanted.
     """
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     scored: list[Scored] = field(default_factory=list)
     finish: str | None = None
+    steps: list[StepOutput] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether there is anything to tell."""
@@ -59,6 +61,7 @@ class Piece:
             [token for piece in pieces for token in piece.tokens],
             [one for piece in pieces for one in piece.scored],
             pieces[-1].finish if pieces else None,
+            [step for piece in pieces for step in piece.steps],
         )
 
 
@@ -100,7 +103,8 @@ class Choice:
         if wanted:
             tops = output.top_logprobs or [[]] * len(output.token_ids)
             scored += self._scored(output.token_ids, output.logprobs, tops)
-        return Piece(text, output.token_ids, scored, output.finish_reason)
+        steps = [output] if self._call.steps and output.token_ids else []
+        return Piece(text, output.token_ids, scored, output.finish_reason, steps)
 
     def _prompt(self) -> list[Scored]:
         """Of an echo. The prompt was read before the first token was there, and so are its scores."""

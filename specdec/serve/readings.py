@@ -11,7 +11,7 @@ from functools import partial
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.serve.errors import ApiError
-from specdec.serve.meters import Meters
+from specdec.serve.meters import Meters, Times
 from specdec.serve.worker import EngineThread
 
 
@@ -102,7 +102,7 @@ class Reading:
         """Whether it was aborted because nobody read."""
         self._desk, self._bounded = desk, bounded
         self._queue: asyncio.Queue[tuple[int, StepOutput]] = asyncio.Queue()
-        self._last = [self.began] * len(self.requests)
+        self._times = [Times(self.began, self.began) for _ in self.requests]
         loop = asyncio.get_running_loop()
         for index, request in enumerate(self.requests):
             desk.thread.submit(request, partial(self._from_engine, loop, index))
@@ -133,11 +133,10 @@ class Reading:
     def _take(self, index: int, output: StepOutput) -> None:
         now = time.monotonic()
         if output.token_ids:
-            first = self._last[index] == self.began
-            self._desk.meters.gained(output, now - self._last[index], first)
-            self.first, self._last[index] = self.first or now, now
+            self._desk.meters.gained(output, self._times[index], now)
+            self.first = self.first or now
         if output.finish_reason is not None:
-            self._desk.meters.ended(output, now - self.began)
+            self._desk.meters.ended(output, self._times[index], now)
             self._desk.give_back()
         self._queue.put_nowait((index, output))
         if self._bounded and not self.unread and self._queue.qsize() > self._desk.most_unread:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from specdec.engine.outputs import StepOutput
 from specdec.serve.calls import Call
 from specdec.serve.pieces import Choice, Piece, Scored, Tops
 from specdec.serve.tools import CallReader
@@ -110,6 +111,8 @@ class Shape:
         if self._call.token_ids:
             choice["token_ids"] = piece.tokens
             choice["prompt_token_ids"] = self.choices[index].request.prompt
+        if self._call.steps:
+            choice["steps"] = [_step(output) for output in piece.steps]
         return choice
 
     def _said(self, index: int, piece: Piece, choice: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
@@ -186,6 +189,17 @@ def speculation(stats: DecodingStats) -> dict[str, Any]:
         "num_accepted_draft_tokens": accepted,
         "num_draft_tokens": stats.drafted_tokens,
         "num_spec_tokens": len(stats.accepted_at),
+    }
+
+
+def _step(output: StepOutput) -> dict[str, Any]:
+    """Who drafted in a step, what became of the draft, and which parts of the text it had proposed."""
+    return {
+        "drafter": output.drafter,
+        "draft_tokens": len(output.draft),
+        "accepted_tokens": len(output.path),
+        "tokens": len(output.token_ids),
+        "pieces": [{"text": piece.text, "drafted": piece.drafted} for piece in output.pieces],
     }
 
 
