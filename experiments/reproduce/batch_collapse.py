@@ -1,8 +1,9 @@
-"""Where batches make speculation stop paying, and where the controller stops drafting.
+"""The batch size at which speculation stops paying, and at which the controller stops drafting.
 
-A pass of B · (γ + 1) rows costs more than one of B as soon as arithmetic binds; published systems lose what they gained
-at batch 1. Every batch size decodes the same mixture of prompts, plainly and speculatively in turns; medians over
-repetitions, with the least and the most. The poor drafter is the target's own first layers, which seldom guess right.
+A pass of B · (γ + 1) rows costs more than one of B rows as soon as arithmetic is the limit. Published systems lose what
+they gained at batch 1. Every batch size decodes the same mixture of prompts, plainly and with speculation, in turns.
+Figures are medians over repetitions, with the least and the most. The poor drafter is the target's own first layers,
+which seldom guess right.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _reading(name: str, result: dict[str, Any]) -> str:
     first, last = controlled[0], controlled[-1]
     return (
         f"{name}: always drafting, it is slower than plain decoding at batch {', '.join(losing) or 'none'}, and its "
-        f"lowest ratio is {min(one['ratio'] for one in always):.2f}; with the controller the lowest is "
+        f"lowest ratio is {min(one['ratio'] for one in always):.2f}. With the controller the lowest ratio is "
         f"{min(one['ratio'] for one in controlled):.2f}, at {first['drafted']:.2f} draft tokens a step at batch "
         f"{first['batch']} and {last['drafted']:.2f} at batch {last['batch']}.\n"
     )

@@ -1,6 +1,7 @@
 """Block against token verification (Sun et al., ICLR 2025, abstract: 5 to 8 % faster by the clock).
 
-On the same recorded drafts, at every position of the target's own texts, for two drafters: its own first layers.
+Both rules judge the same recorded drafts, at every position of the target's own texts. The two drafters are the
+target's own first layers.
 """
 
 from __future__ import annotations
@@ -127,9 +128,9 @@ def _reading(result: dict[str, Any]) -> str:
     lines = [(one["gain"], one["gamma"], layers) for layers, of in result["drafters"].items() for one in of["gains"]]
     reached, (gain, gamma, layers) = sum(line[0] >= LEAST for line in lines), max(lines)
     return (
-        f"{first['positions']} positions of {first['texts']} texts a drafter. τ is the rules' mean given the drafts, "
-        f"in brackets that of {result['replays']} replays, which has the chance of verdicts in it. {reached} of "
-        f"{len(lines)} lines gain enough in τ for the published gain by the clock, which is of other models, tasks and "
-        f"drafters; the largest gain is {gain:.1%}, for γ = {gamma} and {layers} layers. α is "
-        "that of the first draft token, and the 95 % are over texts."
+        f"{first['positions']} positions of {first['texts']} texts a drafter. τ is the exact mean given the drafts. "
+        f"In brackets is the mean of {result['replays']} replays, which also has the chance of verdicts. {reached} of "
+        f"{len(lines)} lines gain enough in τ for the published gain by the clock, which is for other models, tasks "
+        f"and drafters. The largest gain is {gain:.1%}, for γ = {gamma} and {layers} layers. α is that of the first "
+        "draft token. The 95 % intervals are over texts."
     )

@@ -1,7 +1,7 @@
-"""What drafter-invariance costs (Daliri et al. 2025): shared Gumbel noise matches less often than rejection accepts.
+"""The cost of drafter-invariance (Daliri et al. 2025): shared Gumbel noise matches less often than rejection accepts.
 
-On the rows of a recorded trace, where a draft begins: 1 - TV is rejection's rate, the optimum; the match of shared
-noise is at least (1 - TV) / (1 + TV). Beside each formula stands what its rule did on these rows.
+Measured on the rows of a recorded trace where a draft begins. Rejection accepts with probability 1 - TV, the optimum.
+Shared noise matches with probability at least (1 - TV) / (1 + TV). The table compares each formula with its rule.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def table(result: dict[str, Any]) -> str:
                 f"| its bound: (1 - TV) / (1 + TV) | {result['bound']:.3f} | |",
                 "",
                 f"{result['positions']} positions at temperature 1, drafted by the first {result['layers']} layers, "
-                f"{result['draws']} draws at each; the match is outside of its two limits at {result['violations']} of "
+                f"{result['draws']} draws at each. The match is outside of its two limits at {result['violations']} of "
                 f"them. A text that does not depend on the drafter costs {price:.0%} of acceptance here, where the "
                 f"bound allows {most:.0%}. For deterministic drafts it costs nothing.",
             ]

@@ -1,6 +1,6 @@
 """Theoretical speed and operations, and the T5-XXL predictions (Leviathan et al. 2023, tables 1 and 2).
 
-Closed forms: ours must equal the paper's printed digits.
+These are closed forms. Our values must equal the paper's printed digits.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{above} of {len(result['t5_xxl'])} measured speedups are above the formula's with the paper's own α and c. "
-        "The formula is reproduced, the measurements are not: we have neither the model nor its machine, and cannot "
-        "tell whether the implementation or the assumption of independent acceptances makes the difference.",
+        "We reproduce the formula, not the measurements: we have neither the model nor its machine. So we cannot say "
+        "whether the implementation or the assumption of independent acceptances makes the difference.",
     ]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,8 @@
-"""Several candidates for one token: rules, and what optimal transport allows any of them.
+"""Rules with several candidates for one token, compared with the optimal-transport bound for all rules.
 
-Mean acceptance over 200 pairs of Dirichlet(1) distributions over three tokens, two candidates, in exact fractions. The
-pairs are ours, not the published ones: with as many pairs on both sides, a difference has √2 times the standard error
-of one mean, and is given in those.
+Mean acceptance over 200 pairs of Dirichlet(1) distributions over three tokens, with two candidates, in exact fractions.
+The pairs are ours, not the published ones. Both sides have the same number of pairs, so a difference has √2 times the
+standard error of one mean. Differences are given in these units.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join([*cells, *gain])} |")
     lines += [
         "",
-        f"{result['pairs']} pairs, every number an exact law; on {result['violations']} of them a rule exceeds its "
-        "bound. All lines share their pairs and so are off together; what is gained over one candidate varies less.",
+        f"{result['pairs']} pairs, every number computed exactly; on {result['violations']} of them a rule exceeds its "
+        "bound. All lines use the same pairs, so their errors go together. The gain over one candidate varies less.",
         "",
         f"On the embedded target's rows, drafted by its first {result['layers']} layers, at temperature 1:",
         "",
@@ -122,9 +122,9 @@ def table(result: dict[str, Any]) -> str:
     for one in result["real"]:
         shares = [f"{share['mean']:.3f} ± {share['error']:.3f}" for share in one["rules"].values()]
         lines.append(f"| {one['candidates']} | {' | '.join(shares)} | {one['bound']:.3f} |")
-    lines += ["", f"{result['positions']} positions; shares were drawn, with the standard error of the draws, and the "
-              "bound is computed. It does not hold for `rrs`, whose candidates are all different: the bound for those "
-              "takes time exponential in the vocabulary."]  # fmt: skip
+    lines += ["", f"{result['positions']} positions. Shares are sampled, with the standard error of the samples. The "
+              "bound is computed. It does not hold for `rrs`, whose candidates are all different: that bound would "
+              "take time exponential in the vocabulary."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 """N-gram drafts by kind of text (Spec-Bench, Xia et al. 2024; Vicuna-7B: prompt lookup has τ 1.75, speedup 1.66).
 
-Plain and speculative decoding of each prompt in turns, bfloat16, greedy, with the controller; the median of the rounds,
-with the least and the most.
+Each prompt is decoded plainly and with speculation, in turns: bfloat16, greedy, with the controller. Figures are
+medians of the rounds, with the least and the most.
 """
 
 from __future__ import annotations
@@ -45,6 +45,6 @@ def table(result: dict[str, Any]) -> str:
     first, second = PUBLISHED["speedup"]
     lines += ["", f"Published for all of Spec-Bench: τ {PUBLISHED['tau']}, speedup {first} (A100) and {second} (RTX "
               f"3090); summaries highest, translation lowest. Here {order[0][0]} is highest and {order[-1][0]} lowest. "
-              "Another target and, by default, our own prompts, without translation: the order of the categories is "
-              "what can be compared, not the means."]  # fmt: skip
+              "Our target is another one, and by default the prompts are our own, without translation. So compare the "
+              "order of the categories, not the means."]  # fmt: skip
     return "\n".join(lines) + "\n"

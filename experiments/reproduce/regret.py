@@ -1,8 +1,9 @@
-"""What algorithms that choose among drafters lose to the best one, by length: what is proven (BanditSpec, Hou et al.
-2025, takes UCB and EXP3; HedgeSpec, Liu et al. 2025, an algorithm that is told every drafter's loss), and what it is.
+"""How much an algorithm that chooses among drafters loses to the best drafter, by length: the proven bound and the
+measured loss. BanditSpec (Hou et al. 2025) uses UCB and EXP3. HedgeSpec (Liu et al. 2025) uses an algorithm that is
+told every drafter's loss.
 
-Losses are 0 or 1, of four arms; regret is the loss above that of the arm that was best in hindsight. One best: each
-arm keeps its mean. Against it: the arm that the algorithm favours loses, and no other.
+There are four arms, with losses 0 or 1. Regret is the loss above that of the arm that was best in hindsight. *One
+best*: the mean of each arm stays the same. *Against it*: only the arm that the algorithm favours loses.
 """
 
 from __future__ import annotations

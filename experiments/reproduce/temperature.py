@@ -1,6 +1,6 @@
-"""Acceptance by temperature, for a deterministic drafter and one that draws.
+"""Acceptance by temperature, for a deterministic drafter and one that samples.
 
-Published with most methods: acceptance falls as the target's law gets flatter, unless the drafter's flattens with it
+As most papers report, acceptance falls as the target's distribution gets flatter, unless the drafter's does too
 (Leviathan et al. 2023, T5-XXL, small drafter: α .75 → .62 on translation, .65 → .53 on summaries, from T = 0 to 1).
 """
 
@@ -45,11 +45,11 @@ def table(result: dict[str, Any]) -> str:
     for name, line in result["methods"].items():
         lines.append(f"| {name} | {' | '.join(_cell(**one) for one in line.values())} |")
     fallen = sum(_first(line)["alpha"] > _last(line)["alpha"] for line in result["methods"].values())
-    lines += ["", "τ; α ± its standard error as if draft tokens were independent. At T = 0 every lossless rule is the "
-              f"exact match. α is lower at the highest temperature than at T = 0 for {fallen} of "
-              f"{len(result['methods'])} methods. `token` and `gumbel` sample other texts ({result['texts']} of "
-              f"{result['tokens']} tokens), so that their n-gram lines differ by chance: one-hot drafts are accepted "
-              "with p(x) by both."]  # fmt: skip
+    lines += ["", "τ; α ± its standard error, computed as if draft tokens were independent. At T = 0 every lossless "
+              f"rule is the exact match. α is lower at the highest temperature than at T = 0 for {fallen} of "
+              f"{len(result['methods'])} methods. `token` and `gumbel` sample different texts ({result['texts']} of "
+              f"{result['tokens']} tokens each), so their n-gram lines differ by chance: both accept one-hot drafts "
+              "with probability p(x)."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

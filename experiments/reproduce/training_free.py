@@ -1,8 +1,8 @@
-"""Methods without training, beside published tables: Spec-Bench's leaderboard (Xia et al. 2024), SAM decoding (Hu et
-al. 2024) and SuffixDecoding (Oliaro et al. 2025), all of models of 7B or more on a GPU.
+"""Methods without training, compared with published tables: Spec-Bench's leaderboard (Xia et al. 2024), SAM decoding
+(Hu et al. 2024) and SuffixDecoding (Oliaro et al. 2025). All are for models of 7B or more on a GPU.
 
-Each of our drafters decodes the same prompts as plain decoding, in turns, bfloat16, greedy, always with its own draft;
-the last one lets `select` choose. Medians of the rounds, with the least and the most.
+Each of our drafters and plain decoding decode the same prompts, in turns: bfloat16, greedy, always with the drafter's
+own draft. In the last line `select` chooses. Figures are medians of the rounds, with the least and the most.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ TABLES: Mapping[str, Mapping[str, Published]] = {
 """Each of one machine and model, so that its lines may be compared with each other. The last one is a ratio of tokens
 per second over a mixture of prompts."""
 
-NOTE = """Drafting is a step's drafting time over a plain step's. Published only as limits: LogitSpec to 2.61, τ 3.28;
-RACER over 2. The published trees have 25 to 80 nodes, which a GPU verifies for the price of one; ours have those that
-pay on a CPU, so that τ is lower where breadth brings it."""
+NOTE = """Drafting is a step's drafting time over a plain step's. Published only as limits: LogitSpec up to 2.61, τ
+3.28; RACER over 2. The published trees have 25 to 80 nodes, which a GPU verifies at the cost of one. Ours have the
+nodes that pay on a CPU. So our τ is lower where a broad tree helps."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -146,9 +146,9 @@ def _reading(name: str, methods: Mapping[str, Any]) -> str:
     of = TABLES[name]
     speedups = in_order({m: one.speedup for m, one in of.items()}, {m: one["ratio"] for m, one in methods.items()})
     taus = in_order({m: one.tau for m, one in of.items() if one.tau}, {m: one["tau"] for m, one in methods.items()})
-    parts = [f"by speedup {speedups[0]} of {speedups[1]} pairs stand in its order"]
+    parts = [f"by speedup {speedups[0]} of {speedups[1]} pairs are in the published order"]
     if taus[1]:
         parts.append(f"by τ {taus[0]} of {taus[1]}")
     gained = [(one["ratio"] - 1) / (of[method].speedup - 1) for method, one in methods.items() if method in of]
-    share = f"; of its gains over plain decoding we have {min(gained):.0%} to {max(gained):.0%}" if gained else ""
+    share = f"; our gains are {min(gained):.0%} to {max(gained):.0%} of the published ones" if gained else ""
     return f"{name}: {', '.join(parts)}{share}.\n"

@@ -230,7 +230,7 @@ def test_methods_without_training_stand_beside_their_published_lines(
     found = {training_free.LOOKUP: told, training_free.LOOKAHEAD: {**told, "ratio": 0.5, "least": 0.5, "tau": 1.6}}
     table = training_free.table({**result, "methods": found})
     assert table.splitlines()[2].startswith("| prompt lookup | ngram | 1.50 | 1.20 (1.20 to 1.20) |")
-    assert "Spec-Bench, A100: by speedup 1 of 1 pairs stand in its order, by τ 0 of 1" in table
+    assert "Spec-Bench, A100: by speedup 1 of 1 pairs are in the published order, by τ 0 of 1" in table
     assert "Left out: retrieval (REST). Unknown drafter" in table
 
 
