@@ -114,27 +114,28 @@ def _percent(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "none"
 
 
-DOCUMENT = """# Small mistakes
+DOCUMENT = """# Mutation tests
 
 Made by `{command}`.
 
-Source is changed mechanically, one operator, number, index, name, stream, call or statement at a time
-(`experiments/_mutants.py`). Every result is judged in a process of its own. What survives is listed below with the
-reason why no check can tell it from the original, or as UNEXPLAINED.
+Do the tests notice small mistakes? A program changes the source by one operator, number, index, name, stream, call or
+statement at a time (`experiments/_mutants.py`). Each changed source, a *mutant*, is tested in a process of its own. If
+no test fails, the mutant survives. Survivors are listed below, with the reason why no test can tell them from the
+original, or as UNEXPLAINED.
 
-*Killed* counts every mutant, those that do the same as the original too. *Before* is what the checks found of the same
-mutants before the last round of tests, as far as those mutants were there to be judged.
+*Killed* is the share of all mutants, including those that do the same as the original. *Before* is the share that the
+tests killed before the last round of new tests, of the mutants that existed then.
 
 ## Rules
 
-Both faces are changed: what a rule does and the law that it states. The quick certificate of the rules that use the
-file must reject the result.
+A mutant changes the code of a rule, or the distribution that it states. The quick certificate of the rules that use the
+file must reject it.
 
 {rules}
 
-*Law*: the exact law is not the target's. *Faces*: the tensors do not do what the law states. *Exception*, *timeout*
+*Law*: the stated distribution is not the target's. *Faces*: the code does not follow it. *Exception*, *timeout*
 ({seconds} s of processor time): instead of either. *Acceptance*: lossless, but another mean number of accepted tokens.
-*Tests*: the certificate sees nothing, the rules' unit tests do.
+*Tests*: only the rules' unit tests notice it, the certificate does not.
 
 ## Rooms
 
@@ -146,8 +147,8 @@ The tests of the room must fail (`experiments/_rooms.py` says which).
 
 ## By hand
 
-Mistakes that people make (`experiments/by_hand.json`): more than one operator, and chosen to be hard to see. The tests
-that are named with each must fail.
+These are mistakes that people make (`experiments/by_hand.json`). They change more than one operator, and are chosen to
+be hard to see. The tests that are named with each must fail.
 
 {hand}
 

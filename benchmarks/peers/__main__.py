@@ -78,7 +78,8 @@ def main() -> None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.markdown is not None:
         args.markdown.write_text(
-            f"## Beside other engines\n\n`{report['command']}`; {report['machine']}.\n\n{text}", encoding="utf-8"
+            f"## Comparison with other engines\n\n`{report['command']}`; {report['machine']}.\n\n{text}",
+            encoding="utf-8",
         )
 
 

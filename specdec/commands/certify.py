@@ -179,12 +179,14 @@ Made by `{command}`.
 
 {table}
 
-*Distribution equal*: in every setting the joint distribution of the emitted text equals the target's with no tolerance.
-It is computed in fractions over all drafts, verdicts and continuations. *Code matches the proof*: the tensor code does
-what the rule states. It is run for every combination of its random numbers (`specdec/proof/explore.py`; for `gumbel`,
-whose randomness is a vector, by a sequential test with error rate 1e-6). *Settings*: exact + explored. *Share of the
-bound*: accepted tokens over what optimal transport allows any lossless rule, where that is known (one node, or one
-chain).
+- *Distribution equal*: in every setting the joint distribution of the emitted text equals the target's, with no
+  tolerance. It is computed in exact fractions over all drafts, verdicts and continuations.
+- *Code matches the proof*: the tensor code does what the rule states. It is run for every combination of its random
+  numbers (`specdec/proof/explore.py`). The randomness of `gumbel` is a vector; there a sequential test with error rate
+  1e-6 decides.
+- *Settings*: exact + explored.
+- *Share of the bound*: accepted tokens over the most that optimal transport allows any lossless rule, where that bound
+  is known (one node, or one chain).
 
 {first}
 
@@ -192,14 +194,15 @@ chain).
 
 {means}
 
-Under a constraint or a grammar the target's law is p, restricted at each step to what may follow and normalised, and
-so certified (`tests/engine/test_constraints.py`, `tests/engine/test_grammars.py`). That is not the law of the model's
-texts *given that they are valid*, which no mask gives ([grammars.md](grammars.md)).
+Under a constraint or a grammar the target's distribution is p, restricted at each step to the tokens that may follow,
+and normalised. The rules are certified for it (`tests/engine/test_constraints.py`, `tests/engine/test_grammars.py`).
+This is not the distribution of the model's texts *given that they are valid*: no mask gives that one
+([grammars.md](grammars.md)).
 
 ## Mutants
 
-Rules broken on purpose (`tests/mutants/`), and what rejected them. For mistakes made mechanically in the rules' source
-see [mutation.md](mutation.md).
+These rules are broken on purpose (`tests/mutants/`). The last column says what rejected them.
+[mutation.md](mutation.md) has mechanical mistakes in the source of the rules.
 
 {mutants}
 """

@@ -25,7 +25,7 @@ def test_a_section_for_each_result_file_with_its_command(tmp_path: Path, monkeyp
     assert "`python -m benchmarks.split --data prompts.jsonl --limit 8`" in page  # nothing of this machine's folders
     assert "| int8, ngram, batch 8 | 90.0% | 1.00% | 9.00% | 10.00% | ≤ 10%: met |" in page
     assert "| int8, temperature 0 | ngram:3 | 8 | 1.50 | 7/8 |" in page
-    assert "## Beside other engines" not in page
+    assert "## Comparison with other engines" not in page
 
 
 def test_passes_are_read_back_with_numbers_as_keys(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_batches_are_measured_with_and_without_the_controller(
     ]
     assert all(one["least"] <= one["ratio"] <= one["most"] and 0 <= one["drafted"] <= 4 for one in found)
     assert all(one["drafted"] > 1 for one in found if one["drafter"] == "poor" and not one["adaptive"])
-    assert "with the controller the lowest" in batch_collapse.table({"settings": found})
+    assert "With the controller the lowest" in batch_collapse.table({"settings": found})
 
 
 @pytest.mark.usefixtures("no_curves_kept")
