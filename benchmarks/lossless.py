@@ -38,7 +38,8 @@ def decode(
     options = {"branches": int(branches)} if branches else {}
     rule = "auto" if params[0].greedy else "gumbel"
     size = EngineConfig(num_blocks=BLOCKS, max_num_seqs=batch)
-    generations = SpeculativeGenerator(loaded, name, rule, options, size).generate(prompts, params)
+    with SpeculativeGenerator(loaded, name, rule, options, size) as generator:
+        generations = generator.generate(prompts, params)
     return [g.token_ids for g in generations], DecodingStats.total(g.stats for g in generations)
 
 

@@ -85,14 +85,15 @@ class Engine:
         self.prefixes = self._attach(bound)
         self.drafting = Drafting(bound, self.policy, limits, model.kv_layout.device)
         sizes = self.config.max_batch_tokens, self.config.max_num_seqs
-        goals, forget = self.config.goals, lambda request: self.drafting.forget(request.id)
+        goals = self.config.goals
         pace = GoalPace(goals, self.cache, limits, sizes[0]) if goals else None
-        self.scheduler = Scheduler(self.cache, limits, *sizes, forget, self.prefixes, pace)
+        # Nothing below may hold the engine itself: the cache is to go with it, not when cycles are looked for.
+        self.scheduler = Scheduler(self.cache, limits, *sizes, partial(_forget, self.drafting), self.prefixes, pace)
         self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select, defaults or {})
         self._clock = StepClock()
-        self._owner = Owner(self._restore)
         self._part_takers: list[Request] = []  # of the last pass
         self._settling = Settling(self.cache, self.drafting, model.judges_on_device)
+        self._owner = Owner(partial(_restore, self._settling, self.scheduler, self.drafting))
 
     @property
     def has_work(self) -> bool:
@@ -230,7 +231,7 @@ class Engine:
                 self.prefixes.share(part.request)
         for output in gained:
             if output.finish_reason is not None:
-                self._finish(output.request)
+                _finish(self.scheduler, self.drafting, output.request)
 
     def _run(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal]) -> list[PassOutput]:
         """One target pass; each request's part of what it gave."""
@@ -250,21 +251,27 @@ class Engine:
         if request.finished:
             return None
         pieces = request.abort() if error is None else request.fail(error)
-        self._finish(request)
+        _finish(self.scheduler, self.drafting, request)
         return StepOutput(request, pieces, finish_reason=request.finish_reason)
 
-    def _finish(self, request: Request) -> None:
-        """Frees everything that a request holds."""
-        self.scheduler.finish(request)
-        self.drafting.end(request.id, request.tokens)
 
-    def _restore(self) -> None:
-        """Requests begin anew from their tokens; the one that was being written ends, and those that had ended go."""
-        end_blocks()
-        self._settling.restore()
-        self.scheduler.restart()
-        for request in self.scheduler.live:
-            if request.finished:
-                self._finish(request)
-            else:
-                self.drafting.forget(request.id)
+def _forget(drafting: Drafting, request: Request) -> None:
+    drafting.forget(request.id)
+
+
+def _finish(scheduler: Scheduler, drafting: Drafting, request: Request) -> None:
+    """Frees everything that a request holds."""
+    scheduler.finish(request)
+    drafting.end(request.id, request.tokens)
+
+
+def _restore(settling: Settling, scheduler: Scheduler, drafting: Drafting) -> None:
+    """Requests begin anew from their tokens; the one that was being written ends, and those that had ended go."""
+    end_blocks()
+    settling.restore()
+    scheduler.restart()
+    for request in scheduler.live:
+        if request.finished:
+            _finish(scheduler, drafting, request)
+        else:
+            drafting.forget(request.id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -261,6 +263,20 @@ def test_banning_every_token_fails_its_own_request_only(greedy_reference: list[l
     assert good.output == greedy_reference[0]
     assert bad.output == [11]
     assert isinstance(bad.error, NumericalError)
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_an_engine_and_its_cache_go_with_their_last_reference(drafter: str) -> None:
+    gc.collect()
+    gc.disable()  # a cache is gigabytes, which nobody should have to wait for until cycles are looked for
+    try:
+        engine = small_engine(DRAFTERS[drafter]())
+        run(engine, PROMPTS[:2], SamplingParams(max_tokens=LENGTH))
+        gone = [weakref.ref(part) for part in (engine, engine.cache, engine.cache.target)]
+        del engine
+        assert [ref() for ref in gone] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_an_aborted_request_gives_everything_back() -> None:
