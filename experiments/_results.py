@@ -7,8 +7,10 @@ from typing import Any
 
 from specdec.measure import results
 
+NEXT = "\n## "
+"""Where the next part of a page begins."""
 HEAD = "## Simulation\n"
-"""Of that part; what stands before it stays."""
+"""Of that part."""
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -17,8 +19,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def publish(study: str, words: Sequence[str], options: Mapping[str, Any], found: Any, told: str) -> None:
-    """Writes the figures of a simulation to `results`, and tells them on the page `markdown`, if those are given.
+def publish(
+    study: str, words: Sequence[str], options: Mapping[str, Any], found: Any, told: str, head: str = HEAD
+) -> None:
+    """Writes the figures of a study to `results`, and tells them on the page `markdown`, if those are given.
 
     Args:
         study: module that made them.
@@ -26,10 +30,12 @@ def publish(study: str, words: Sequence[str], options: Mapping[str, Any], found:
         options: what they mean.
         found: the figures.
         told: the same, in Markdown.
+        head: of the part of the page that tells them; all other parts stay.
     """
     command = " ".join([f"python -m {study}", *words])
     if "results" in options:
         results.save(options["results"], study, found, command=command)
     if "markdown" in options:
-        page = options["markdown"].read_text(encoding="utf-8").partition(HEAD)[0]
-        options["markdown"].write_text(f"{page}{HEAD}\n`{command}`\n\n{told}", encoding="utf-8")
+        before, _, old = options["markdown"].read_text(encoding="utf-8").partition(head)
+        after = old[old.find(NEXT) :] if NEXT in old else ""
+        options["markdown"].write_text(f"{before}{head}\n`{command}`\n\n{told}{after}", encoding="utf-8")

@@ -53,7 +53,10 @@ class ApiError(SpecdecError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Whether and when a client may try again; openai's obeys them."""
+        """Whether and when a client may try again; openai's obeys them. The rest of a body that is too large is not
+        read, so that its connection cannot be used again."""
+        if self.status == 413:
+            return {"connection": "close"}
         if self.status == 429:
             return {"retry-after": str(RETRY_AFTER)}
         if self.status == 401:

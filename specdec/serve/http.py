@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -17,6 +18,10 @@ from specdec.serve.errors import ApiError
 T = TypeVar("T")
 KEEP_ALIVE = 15.0
 """Seconds of silence after which a stream gets a comment, which clients skip and which keeps proxies waiting."""
+
+DROPPED = 4
+"""A body so many times too large is read to its end, and dropped: many clients read no answer before they have sent
+all. After that the connection is closed."""
 
 
 class Json(Response):
@@ -40,12 +45,16 @@ async def body_of(request: Request, most: int) -> dict[str, Any]:
     Raises:
         ApiError: 413 if it has more than `most` bytes, 400 if it is none.
     """
-    data = bytearray()
+    data, size = bytearray(), 0
     with suppress(ClientDisconnect):
         async for part in request.stream():
-            data += part
-            if len(data) > most:
-                raise ApiError(413, f"The body has more than {most} bytes. Send less.")
+            size += len(part)
+            if size <= most:
+                data += part
+            elif size > DROPPED * most:
+                break
+    if size > most:
+        raise ApiError(413, f"The body has more than {most} bytes. Send less.")
     try:
         body = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -79,19 +88,24 @@ async def _left(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events, until they end or the client leaves.
+    """Server-sent events, until they end or the client leaves; comments where nothing comes for a while.
 
     Args:
         events: are closed then.
         ended: is called then.
+        silence: seconds after which there is a comment.
     """
 
-    def __init__(self, events: AsyncGenerator[str, None], ended: Callable[[], None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[str, None], ended: Callable[[], None], silence: float = KEEP_ALIVE
+    ) -> None:
         super().__init__(
             media_type="text/event-stream", headers={"cache-control": "no-cache", "x-accel-buffering": "no"}
         )
         del self.headers["content-length"]
-        self._events, self._ended = events, ended
+        self._events, self._ended, self._silence = events, ended, silence
+        self._last = 0.0
+        """When something was sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends all of them."""
@@ -101,32 +115,27 @@ class EventStream(Response):
             self._ended()
 
     async def _send(self, send: Send) -> None:
+        comments = None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for text in kept_alive(self._events):
+            self._last = time.monotonic()
+            comments = asyncio.ensure_future(self._comment(send))
+            async for text in self._events:
+                self._last = time.monotonic()
                 await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
+            if comments is not None:
+                comments.cancel()
+                await asyncio.gather(comments, return_exceptions=True)
             await self._events.aclose()
 
-
-async def kept_alive(events: AsyncGenerator[str, None], silence: float = KEEP_ALIVE) -> AsyncIterator[str]:
-    """The same events, and comments where nothing comes for so many seconds."""
-    pending: asyncio.Future[str] | None = None
-    try:
+    async def _comment(self, send: Send) -> None:
+        """One task beside the events: a timer for each of them would cost more than the event."""
         while True:
-            pending = pending or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait((pending,), timeout=silence)
-            if not done:
-                yield ": keep-alive\n\n"
-                continue
-            try:
-                text = pending.result()
-            except StopAsyncIteration:
-                return
-            pending = None
-            yield text
-    finally:
-        if pending is not None and not pending.done():
-            pending.cancel()
-            await asyncio.gather(pending, return_exceptions=True)
+            silent = time.monotonic() - self._last
+            if silent >= self._silence:
+                self._last = time.monotonic()
+                await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+            else:
+                await asyncio.sleep(self._silence - silent)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from specdec.models.transformers import TransformersModel
 
@@ -48,3 +50,17 @@ def llama_module(
 def llama(seed: int = 0, **options: int | float) -> TransformersModel:
     """`llama_module` under our attention."""
     return TransformersModel(llama_module(seed, **options), f"tiny-{seed}")  # type: ignore[arg-type]
+
+
+def save(folder: Path, tokenizer: PreTrainedTokenizerBase, **options: int | float) -> None:
+    """Writes `llama_module` and a tokenizer, as transformers reads them.
+
+    Args:
+        folder: is made.
+        tokenizer: its end token ends texts.
+        options: of `llama_module`; the vocabulary is the tokenizer's.
+    """
+    model = llama_module(vocab_size=len(tokenizer), **options)  # type: ignore[arg-type]
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

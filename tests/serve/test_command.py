@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +22,9 @@ from specdec.commands.serve import served
 from specdec.serve.server import bound
 from specdec.serve.settings import Settings
 from specdec.study.config import register
+from specdec.testing.server import ServerProcess
+from specdec.testing.tiny import save
 from tests.serve.services import CHAT, TEMPLATE
-from tests.tiny import llama_module
 from tests.toytokenizers import byte_level
 
 OPTIONS = ["drafter=ngram", "policy=always", "engine.block_size=4", "engine.num_blocks=512"]
@@ -35,31 +33,16 @@ OPTIONS = ["drafter=ngram", "policy=always", "engine.block_size=4", "engine.num_
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    model, tokenizer = llama_module(vocab_size=400, max_context=512), byte_level()
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(folder, byte_level(), max_context=512)
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     return folder
 
 
 @contextmanager
-def server(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address, once it listens."""
-    command = [sys.executable, "-m", "specdec", "serve", str(folder), "port=0", "name=tiny", *OPTIONS, *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
-        try:
-            assert process.stderr is not None
-            lines = []
-            for line in process.stderr:
-                lines.append(line)
-                if found := re.search(r"listening at (http://\S+)", line):
-                    break
-            else:
-                pytest.fail("".join(lines))
-            yield process, found[1]
-        finally:
-            process.kill()
+def server(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The process and its address."""
+    with ServerProcess(str(folder), "name=tiny", *OPTIONS, *options) as server:
+        yield server.process, server.url
 
 
 def test_an_address_that_is_taken_is_refused() -> None:

@@ -137,6 +137,28 @@ def test_refused_calls_leave_no_place_taken() -> None:
         assert post(service, TEXTS, prompt="a", max_tokens=1).status_code == 200
 
 
+@pytest.mark.parametrize("parts", [5, 10**9])
+def test_a_body_that_is_too_large_is_read_to_its_end_unless_that_is_far(parts: int) -> None:
+    """A client that sends before it reads gets its answer; one that sends for ever loses its connection."""
+    with services.service(Settings(max_body_bytes=1024)) as service:
+        caller = Caller(TEXTS, {})
+        left = [parts]
+
+        async def receive() -> dict[str, Any]:
+            left[0] -= 1
+            return {"type": "http.request", "body": b"a" * 256, "more_body": left[0] > 0}
+
+        headers: dict[bytes, bytes] = {}
+
+        async def send(message: dict[str, Any]) -> None:
+            headers.update(message.get("headers", []))
+            await caller.send(message)
+
+        asyncio.run(asyncio.wait_for(service.app(caller.scope, receive, send), 60))
+        assert (caller.status, headers[b"connection"]) == (413, b"close")
+        assert left[0] == max(0, parts - 17)
+
+
 def break_passes(service: Service, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """The target fails so many times."""
     model, left = service.generator.engine.model, [times]
@@ -226,7 +248,16 @@ def test_silence_is_filled_with_comments() -> None:
         yield "data: 2\n\n"
 
     async def collect() -> list[str]:
-        return [text async for text in http.kept_alive(slow(), silence=0.01)]
+        caller = Caller(TEXTS, {})
+        sent = list[str]()
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message.get("body", b"").decode())
+
+        ended = asyncio.Event()
+        await http.EventStream(slow(), ended.set, silence=0.01)(caller.scope, caller.receive, send)
+        assert ended.is_set()
+        return sent[1:-1]
 
     found = asyncio.run(collect())
     assert (found[0], found[-1]) == ("data: 1\n\n", "data: 2\n\n")
@@ -237,7 +268,7 @@ def test_the_log_has_a_line_a_call_and_no_text_of_it(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.INFO, "specdec.serve.access"), services.service() as service:
         secret = "unbelievable Gipfeln"
         for stream in (False, True):
-            post(service, TEXTS, prompt=secret, max_tokens=5, stream=stream)
+            post(service, TEXTS, prompt=secret, max_tokens=5, ignore_eos=True, stream=stream)
     lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "specdec.serve.access"]
     assert [line["stream"] for line in lines] == [False, True]
     for line in lines:

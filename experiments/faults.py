@@ -1,0 +1,197 @@
+"""What goes wrong around a server, tried again and again: who loses what, and does it answer afterwards as before?
+
+python -m experiments.faults [tries=20] [requests=10000] [model=FOLDER] [results=docs/results/faults.json]
+    [markdown=docs/serving.md]
+
+`specdec serve` runs in a process of its own on a tiny random model, or on `model`. Beside every fault requests
+run whose tokens and log-probabilities are known from the Python API. Then the server must hold nothing, and give the
+same answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from transformers import AutoTokenizer
+
+from experiments._faults import Fault, crowd, harm, leave_a_stream, leave_before_the_answer, nothing, overflow
+from experiments._guests import Fate, Guest, Known, known
+from experiments._memory import memory
+from experiments._results import publish, table
+from experiments._words import Makers, parsed, several
+from specdec.errors import ConfigError
+from specdec.models.sources import embedded_folder
+from specdec.testing.server import POLL, ServerProcess
+from specdec.testing.tiny import save
+
+HEAD = "## Faults\n"
+TOKENS = 12
+"""Of the shortest known text."""
+LATE_TOKENS = 200
+"""Of those that a signal interrupts."""
+BLOCKS = 2048
+SECONDS = 600
+"""That an answer may take on a busy machine."""
+OPTIONS = ("name=tiny", "device.threads=1", "policy=always", f"engine.num_blocks={BLOCKS}", "max_waiting=24")
+FULL = Path("/dev/full")
+"""A file to which nothing can be written, since its disk is full."""
+FAULTS: dict[str, tuple[Fault, Path | None]] = {
+    "clients leave their streams": (leave_a_stream, None),
+    "clients leave before their answer": (leave_before_the_answer, None),
+    "more calls than places (429)": (crowd, None),
+    "bodies, prompts and lists too large": (overflow, None),
+    "hostile neighbours: huge biases, bad grammars, broken UTF-8": (harm, None),
+    "the disk of the log is full": (nothing, FULL),
+}
+"""Name → what is done, and the file that the log goes to."""
+SIGNALS = {"SIGTERM under load": signal.SIGTERM, "SIGKILL under load": signal.SIGKILL}
+Tally = Counter[str]
+"""Counts: tries, beside, lost, other, broken, leaked, after."""
+
+
+@contextmanager
+def guest(server: ServerProcess) -> Iterator[Callable[[Callable[[Guest], Awaitable[Any]]], Any]]:
+    """Runs coroutines that are given a client of the server."""
+    with asyncio.Runner() as runner:
+        limits = httpx.Limits(max_connections=None)
+        http = httpx.AsyncClient(base_url=server.url, timeout=SECONDS, limits=limits)
+        yield lambda do: runner.run(do(Guest(http)))  # type: ignore[arg-type] - they are coroutines
+        runner.run(http.aclose())
+
+
+async def all_fates(guest: Guest, texts: Sequence[Known], turn: int) -> list[Fate]:
+    """Of all known requests at once; every other one is a stream."""
+    return await asyncio.gather(*(guest.fate(one, bool((place + turn) % 2)) for place, one in enumerate(texts)))
+
+
+async def settled(guest: Guest, server: ServerProcess) -> int:
+    """Waits until nothing runs; blocks that requests hold all the same."""
+    while True:
+        found = await asyncio.to_thread(server.metrics)
+        if not found["vllm:num_requests_running"] + found["vllm:num_requests_waiting"]:
+            return round(found["vllm:kv_cache_usage_perc"] * BLOCKS)
+        await asyncio.sleep(POLL)
+
+
+def tried(fault: Fault, server: ServerProcess, texts: Sequence[Known], tries: int) -> Tally:
+    """A fault that the server outlives."""
+    tally = Tally()
+
+    async def once(guest: Guest, turn: int) -> None:
+        broken, fates = await asyncio.gather(fault(guest, turn), all_fates(guest, texts, turn))
+        tally.update(tries=1, broken=broken, leaked=await settled(guest, server))
+        _count(tally, fates)
+        again = await all_fates(guest, texts, turn)
+        tally["after"] += sum(fate is not Fate.SAME for fate in again)
+        tally["broken"] += (await guest.http.get("/health")).status_code != 200
+
+    with guest(server) as run:
+        for turn in range(tries):
+            run(lambda one, turn=turn: once(one, turn))
+    return tally
+
+
+def _count(tally: Tally, fates: Sequence[Fate]) -> None:
+    tally.update(beside=len(fates), lost=fates.count(Fate.LOST), other=fates.count(Fate.OTHER))
+
+
+def signalled(model: Path, number: signal.Signals, texts: Sequence[Known], tries: int) -> Tally:
+    """A signal while all texts are streamed; then another server at the same address, which must give them again."""
+    tally = Tally()
+    server = ServerProcess(str(model), *OPTIONS)
+    for turn in range(tries):
+        with server, guest(server) as run:
+            fates = run(lambda one, server=server: interrupted(one, server, number, texts))
+            status = server.process.wait(SECONDS)
+        tally["tries"] += 1
+        tally["broken"] += status not in (0, -number)
+        _count(tally, fates)
+        server = ServerProcess(str(model), *OPTIONS, port=server.port)
+        with guest(server) as run:
+            again = run(lambda one, turn=turn: all_fates(one, texts, turn))
+            tally["leaked"] += run(lambda one, server=server: settled(one, server))
+        tally["after"] += sum(fate is not Fate.SAME for fate in again)
+    server.kill()
+    return tally
+
+
+async def interrupted(
+    guest: Guest, server: ServerProcess, number: signal.Signals, texts: Sequence[Known]
+) -> list[Fate]:
+    """Fates of requests that have begun when the signal comes."""
+    begun = [asyncio.Event() for _ in texts]
+    running = asyncio.gather(*(guest.fate(one, True, event) for one, event in zip(texts, begun, strict=True)))
+    await asyncio.gather(*(event.wait() for event in begun))
+    server.process.send_signal(number)
+    return await running
+
+
+def study(model: Path, tries: int, requests: int) -> Iterator[dict[str, Any]]:
+    """The memory after so many requests, and all faults, each so many times.
+
+    Yields:
+        memory: see `experiments._memory`; faults: name → tally, of those that have been tried.
+    """
+    texts, late = known(model, TOKENS), known(model, LATE_TOKENS)
+    faults: dict[str, Tally] = {}
+    with ServerProcess(str(model), *OPTIONS) as server:
+        found = {"memory": memory(server, requests), "faults": faults}
+    for log in (None, FULL):
+        with ServerProcess(str(model), *OPTIONS, log=log) as server:
+            for name, (fault, where) in FAULTS.items():
+                if where == log:
+                    faults[name] = tried(fault, server, texts, tries)
+                    yield found
+    for name, number in SIGNALS.items():
+        faults[name] = signalled(model, number, late, tries)
+        yield found
+
+
+def told(found: Mapping[str, Any]) -> str:
+    """Markdown."""
+    rows = [
+        ["fault", "tries", "requests beside it", "lost", "other bits", "other answers than promised", "blocks leaked",
+         "other bits afterwards"],
+    ]  # fmt: skip
+    keys = ("tries", "beside", "lost", "other", "broken", "leaked", "after")
+    rows += [[name, *(str(tally.get(key, 0)) for key in keys)] for name, tally in found["faults"].items()]
+    memory = found["memory"]
+    return (
+        f"{table(rows)}\n\nWhat SIGKILL loses is what ran at that moment; nothing else may be lost. After a signal the "
+        f"next server at the same address is asked.\n\n{memory['requests']} short requests: the server's memory is "
+        f"{memory['mebibytes'][0]:.0f} MiB after the first {memory['every']} and {memory['mebibytes'][-1]:.0f} MiB at "
+        f"the end. Over the second half it grows by {memory['slope']:.0f} ± {memory['error']:.0f} bytes a request "
+        f"(least squares, standard error).\n"
+    )
+
+
+WORDS: Makers = several(("model", "results", "markdown")) | several(("tries", "requests"), int)
+
+
+def main(words: Sequence[str]) -> None:
+    """Tries all, prints, writes what was asked for."""
+    options = parsed(words, WORDS)
+    with tempfile.TemporaryDirectory() as folder:
+        if (model := options.get("model")) is None:
+            model = Path(folder) / "model"
+            save(model, AutoTokenizer.from_pretrained(embedded_folder()), max_context=2048)
+        for found in study(model, options.get("tries", 20), options.get("requests", 10_000)):
+            text = told(found)
+            print(text, flush=True)
+            publish("experiments.faults", words, options, found, text, HEAD)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(str(error))

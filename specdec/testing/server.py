@@ -1,0 +1,98 @@
+"""A `specdec serve` process, for tests and studies that need a real socket."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from socket import create_connection
+from types import TracebackType
+
+from specdec.errors import SpecdecError
+from specdec.serve.server import bound
+
+HOST = "127.0.0.1"
+POLL = 0.02
+"""Seconds between two looks."""
+
+
+def free_port() -> int:
+    """A port that nobody listens at now."""
+    with closing(bound(HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+class ServerProcess:
+    """A server that listens once this is made, and is killed at the end of the `with` block.
+
+    Args:
+        words: of the command line behind `specdec serve`, but for host and port.
+        port: to listen at; None takes a free one.
+        log: gets what it writes on its standard error; None is a temporary file.
+        seconds: that it may take to listen.
+
+    Raises:
+        SpecdecError: if it does not listen in time; with the end of its log.
+    """
+
+    def __init__(self, *words: str, port: int | None = None, log: Path | None = None, seconds: float = 300.0) -> None:
+        self.port = port or free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="specdec-server-")
+        self.log = log or Path(self._folder.name) / "log"
+        command = [sys.executable, "-m", "specdec", "serve", *words, f"host={HOST}", f"port={self.port}"]
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            self._wait(time.monotonic() + seconds)
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def metrics(self) -> Counter[str]:
+        """What /metrics shows, by name; figures that differ in their labels alone are added up."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        found = Counter[str]()
+        for line in lines:
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                found[name.partition("{")[0]] += float(value)  # type: ignore[assignment] - counts are floats there
+        return found
+
+    def terminate(self) -> None:
+        """SIGTERM: it takes nothing in any more, and ends when what runs has ended."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        self._folder.cleanup()
+
+    def _wait(self, until: float) -> None:
+        """Until it takes connections."""
+        while True:
+            try:
+                create_connection((HOST, self.port), timeout=1).close()
+                return
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > until:
+                    end = self.log.read_text(errors="replace")[-2000:] if self.log.is_file() else ""
+                    raise SpecdecError(f"The server does not listen at {self.url}. Its log ends: {end}") from None
+                time.sleep(POLL)
