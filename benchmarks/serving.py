@@ -99,7 +99,7 @@ def study(options: argparse.Namespace) -> list[dict[str, Any]]:
         with alone, ServerProcess(*words) as server, asyncio.Runner() as runner:
             http = httpx.AsyncClient(base_url=server.url, timeout=600)
             ways: dict[str, Way] = {
-                PYTHON: lambda some, alone=alone: [one.text for one in alone.generate(list(some), params)],  # type: ignore[misc]
+                PYTHON: lambda some, alone=alone: [one.text for one in alone.generate(list(some), params)],
                 WHOLE: Served(http, runner, body).texts,
                 STREAM: Served(http, runner, {**body, "stream": True}).texts,
             }

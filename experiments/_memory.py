@@ -16,6 +16,8 @@ from specdec.testing.server import ServerProcess
 
 CLIENTS = 8
 SAMPLES = 40
+FRESH = httpx.Limits(max_keepalive_connections=0)
+"""A connection for each request."""
 
 
 def memory(server: ServerProcess, requests: int) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def memory(server: ServerProcess, requests: int) -> dict[str, Any]:
     places, samples = list(range(every, requests + 1, every)), list[int]()
 
     async def run() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=FRESH) as http:
             for start in range(0, len(places) * every, every):
                 await asyncio.gather(
                     *(_ask(http, range(start + one, start + every, CLIENTS)) for one in range(CLIENTS))

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from experiments._faults import Fault, crowd, harm, leave_a_stream, leave_before_the_answer, nothing, overflow
 from experiments._guests import Fate, Guest, Known, known
@@ -29,7 +30,6 @@ from experiments._memory import memory
 from experiments._results import publish, table
 from experiments._words import Makers, parsed, several
 from specdec.errors import ConfigError
-from specdec.models.sources import embedded_folder
 from specdec.testing.server import POLL, ServerProcess
 from specdec.testing.tiny import save
 
@@ -58,13 +58,22 @@ Tally = Counter[str]
 """Counts: tries, beside, lost, other, broken, leaked, after."""
 
 
+def of_bytes() -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are the bytes, and an end token."""
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|end|>"]
+    made = Tokenizer(models.BPE(vocab={piece: token for token, piece in enumerate(pieces)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=pieces[-1])
+
+
 @contextmanager
 def guest(server: ServerProcess) -> Iterator[Callable[[Callable[[Guest], Awaitable[Any]]], Any]]:
     """Runs coroutines that are given a client of the server."""
     with asyncio.Runner() as runner:
-        limits = httpx.Limits(max_connections=None)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         http = httpx.AsyncClient(base_url=server.url, timeout=SECONDS, limits=limits)
-        yield lambda do: runner.run(do(Guest(http)))  # type: ignore[arg-type] - they are coroutines
+        yield lambda do: runner.run(do(Guest(http)))
         runner.run(http.aclose())
 
 
@@ -136,24 +145,24 @@ async def interrupted(
 
 
 def study(model: Path, tries: int, requests: int) -> Iterator[dict[str, Any]]:
-    """The memory after so many requests, and all faults, each so many times.
+    """All faults, each so many times, and the memory after so many requests.
 
     Yields:
-        memory: see `experiments._memory`; faults: name → tally, of those that have been tried.
+        faults: name → tally, of those that have been tried; memory: see `experiments._memory`, None before the end.
     """
     texts, late = known(model, TOKENS), known(model, LATE_TOKENS)
     faults: dict[str, Tally] = {}
-    with ServerProcess(str(model), *OPTIONS) as server:
-        found = {"memory": memory(server, requests), "faults": faults}
     for log in (None, FULL):
         with ServerProcess(str(model), *OPTIONS, log=log) as server:
             for name, (fault, where) in FAULTS.items():
                 if where == log:
                     faults[name] = tried(fault, server, texts, tries)
-                    yield found
+                    yield {"faults": faults, "memory": None}
     for name, number in SIGNALS.items():
         faults[name] = signalled(model, number, late, tries)
-        yield found
+        yield {"faults": faults, "memory": None}
+    with ServerProcess(str(model), *OPTIONS) as server:
+        yield {"faults": faults, "memory": memory(server, requests)}
 
 
 def told(found: Mapping[str, Any]) -> str:
@@ -164,14 +173,17 @@ def told(found: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     keys = ("tries", "beside", "lost", "other", "broken", "leaked", "after")
     rows += [[name, *(str(tally.get(key, 0)) for key in keys)] for name, tally in found["faults"].items()]
-    memory = found["memory"]
-    return (
+    text = (
         f"{table(rows)}\n\nWhat SIGKILL loses is what ran at that moment; nothing else may be lost. After a signal the "
-        f"next server at the same address is asked.\n\n{memory['requests']} short requests: the server's memory is "
-        f"{memory['mebibytes'][0]:.0f} MiB after the first {memory['every']} and {memory['mebibytes'][-1]:.0f} MiB at "
-        f"the end. Over the second half it grows by {memory['slope']:.0f} ± {memory['error']:.0f} bytes a request "
-        f"(least squares, standard error).\n"
+        "next server at the same address is asked.\n"
     )
+    if (grown := found["memory"]) is None:
+        return text
+    return text + (
+        "\n{requests} short requests: the server's memory is {first:.0f} MiB after the first {every} and {last:.0f} "
+        "MiB at the end. Over the second half it grows by {slope:.0f} ± {error:.0f} bytes a request (least squares, "
+        "standard error).\n"
+    ).format(first=grown["mebibytes"][0], last=grown["mebibytes"][-1], **grown)
 
 
 WORDS: Makers = several(("model", "results", "markdown")) | several(("tries", "requests"), int)
@@ -183,7 +195,7 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if (model := options.get("model")) is None:
             model = Path(folder) / "model"
-            save(model, AutoTokenizer.from_pretrained(embedded_folder()), max_context=2048)
+            save(model, of_bytes(), max_context=2048)
         for found in study(model, options.get("tries", 20), options.get("requests", 10_000)):
             text = told(found)
             print(text, flush=True)

@@ -15,6 +15,9 @@ from specdec.serve.app import Service
 LOG = logging.getLogger("specdec.serve")
 BACKLOG = 2048
 """Connections that wait to be taken."""
+IDLE_SECONDS = 75
+"""After which a connection without a call is closed. Clients close theirs sooner (httpx after 5 s); with the same time
+on both sides, a call may be sent on a connection that is just being closed."""
 
 
 class Server(uvicorn.Server):
@@ -35,6 +38,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 lifespan="off",
                 server_header=False,
+                timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
             )
         )

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from socket import create_connection
@@ -64,15 +63,16 @@ class ServerProcess:
     ) -> None:
         self.kill()
 
-    def metrics(self) -> Counter[str]:
+    def metrics(self) -> dict[str, float]:
         """What /metrics shows, by name; figures that differ in their labels alone are added up."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
-        found = Counter[str]()
+        found = dict[str, float]()
         for line in lines:
             if not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
-                found[name.partition("{")[0]] += float(value)  # type: ignore[assignment] - counts are floats there
+                name = name.partition("{")[0]
+                found[name] = found.get(name, 0.0) + float(value)
         return found
 
     def terminate(self) -> None:

@@ -11,7 +11,6 @@ from experiments._guests import Known
 from experiments._memory import line
 from experiments._results import publish
 from specdec.testing.tiny import save
-from tests.toytokenizers import byte_level
 
 
 def test_the_line_of_least_squares_by_hand() -> None:
@@ -43,7 +42,7 @@ def test_a_part_of_a_page_is_written_anew_and_the_others_stay(tmp_path: Path) ->
 @pytest.mark.slow
 def test_no_fault_costs_others_anything(tmp_path: Path) -> None:
     """Each is tried once against servers of their own; SIGKILL alone loses what ran."""
-    save(tmp_path / "model", byte_level(), max_context=2048)
+    save(tmp_path / "model", faults.of_bytes(), max_context=2048)
     *_, found = faults.study(tmp_path / "model", tries=1, requests=80)
     assert set(found["faults"]) == {*faults.FAULTS, *faults.SIGNALS}
     for name, tally in found["faults"].items():

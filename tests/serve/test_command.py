@@ -19,12 +19,12 @@ from hydra import compose, initialize_config_dir
 from specdec import ConfigError, Goals, SamplingParams, SpeculativeGenerator
 from specdec.commands.application import config_dir
 from specdec.commands.serve import served
-from specdec.serve.server import bound
+from specdec.serve.server import Server, bound
 from specdec.serve.settings import Settings
 from specdec.study.config import register
 from specdec.testing.server import ServerProcess
 from specdec.testing.tiny import save
-from tests.serve.services import CHAT, TEMPLATE
+from tests.serve.services import CHAT, TEMPLATE, service
 from tests.toytokenizers import byte_level
 
 OPTIONS = ["drafter=ngram", "policy=always", "engine.block_size=4", "engine.num_blocks=512"]
@@ -57,6 +57,12 @@ def test_settings_are_checked() -> None:
         Settings(port=70_000)
     with pytest.raises(ConfigError, match="drain_seconds"):
         Settings(drain_seconds=0)
+
+
+def test_a_client_closes_an_idle_connection_before_the_server_does() -> None:
+    """Else a call may be sent on a connection that is just being closed."""
+    with service() as made:
+        assert Server(made).config.timeout_keep_alive > (httpx.Limits().keepalive_expiry or 0) > 0
 
 
 def test_goals_reach_the_engine() -> None:
