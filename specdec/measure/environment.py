@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from specdec.kernels.cpu.build import BuildError, build
+
 PACKAGES = ("specdec-lab", "torch", "triton", "transformers", "hydra-core", "numpy")
-"""Whose versions a run keeps."""
+"""Whose versions a page shows; a run keeps all."""
 
 
 def cpu_name() -> str:
@@ -46,12 +49,39 @@ def environment(side_by_side: bool = False) -> dict[str, Any]:
         "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "load": load(),
+        "kernels": kernels(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "packages": packages(),
         "git": git_state(Path.cwd()),
         "command": command(pasteable=True),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "side_by_side": side_by_side,
     }
+
+
+def packages() -> dict[str, str]:
+    """Every installed package and its version, by name."""
+    found = {one.metadata["Name"]: one.version for one in distributions() if one.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def load() -> float | None:
+    """How many processes ran or waited for a processor, as the system's mean of the last minute; None where it does
+    not count them."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):
+        return None
+
+
+def kernels() -> dict[str, str]:
+    """Which build of the native kernels serves: its name, digest and compiler, or why there is none."""
+    try:
+        built = build()
+    except BuildError as error:
+        return {"missing": str(error)}
+    return {"name": built.path.stem, "sha256": hashlib.sha256(built.code).hexdigest(), "compiler": built.compiler}
 
 
 def command(module: str | None = None, pasteable: bool = False) -> str:

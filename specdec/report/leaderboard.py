@@ -128,13 +128,53 @@ class Origin:
     def started(self) -> str:
         """When, or from when to when."""
         times = [str(method.run.environment.get("started", "unknown")) for method in self.methods]
-        return min(times) if min(times) == max(times) else f"{min(times)} to {max(times)}"
+        return _span(times)
+
+    @property
+    def load(self) -> str:
+        """Processes that ran or waited as jobs began; "" where no run says."""
+        told = [method.run.environment.get("load") for method in self.methods]
+        return _span([f"{one:.2f}" for one in told if one is not None])
+
+    @property
+    def kernels(self) -> str:
+        """The build of the native kernels, or why there is none; "" where no run says."""
+        told = self.environment.get("kernels", {})
+        return str(told.get("missing") or ", ".join(part for part in map(told.get, ("name", "compiler")) if part))
+
+    @property
+    def packages(self) -> str:
+        """All that was installed, as `pip freeze` writes it."""
+        return "\n".join(f"{name}=={version}" for name, version in self.environment.get("packages", {}).items())
+
+    @property
+    def digests(self) -> list[tuple[str, str]]:
+        """Of the prompts, and of files of data and weights: what, and its digest."""
+        found: dict[tuple[str, str], None] = {}
+        for told in (method.run.environment for method in self.methods):
+            data = told.get("data", {})
+            if data:
+                found[f"{data['prompts']} prompts", data["fingerprint"]] = None
+            if "file" in data:
+                found["their file", data["file"]] = None
+            for option, files in told.get("weights", {}).items():
+                found |= {(f"{option}: {name}", digest): None for name, digest in files.items()}
+        return [*found]
+
+
+def _span(values: Sequence[str]) -> str:
+    """One value, or the least and the largest."""
+    return "" if not values else min(values) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+OF_A_JOB = frozenset({"started", "load", "data", "weights"})
+"""Entries of an environment that differ between jobs of one command."""
 
 
 def origins(methods: Iterable[Method]) -> list[Origin]:
     """Runs put together by what made them."""
     groups: dict[str, list[Method]] = {}
     for method in methods:
-        maker = {k: v for k, v in method.run.environment.items() if k != "started"}
+        maker = {k: v for k, v in method.run.environment.items() if k not in OF_A_JOB}
         groups.setdefault(json.dumps(maker, sort_keys=True), []).append(method)
     return [Origin(group, group[0].run.environment) for group in groups.values()]

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from specdec.errors import ConfigError, SpecdecError
 from specdec.measure.environment import environment
 from specdec.measure.folders import RunFolder
+from specdec.measure.inputs import inputs
 from specdec.measure.runs import Run, load_run, load_runs
 from specdec.places import BusyError, UnwritableError, check_folder
 from specdec.prompts import PromptRecord
@@ -91,7 +92,7 @@ def run(config: DictConfig) -> Run | None:
 def _run_claimed(config: DictConfig, job: Plan, records: Sequence[PromptRecord], folder: RunFolder, label: str) -> Run:
     options = JobOptions(config.batch, config.baseline, config.certified, config.profile, TraceConfig(**config.trace))
     values = values_of(config)
-    surroundings = environment(config.side_by_side)
+    surroundings = environment(config.side_by_side) | inputs(values, records)
     surroundings["command"] = config.command or surroundings["command"]
     anew = config.rerun or any(
         each.shares for each in job.drafters

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from specdec.measure.environment import command
+from specdec.kept import unseal
+from specdec.kernels.cpu.build import cache_folder
+from specdec.measure.environment import command, environment
 
 
 @pytest.mark.parametrize("module", [None, "benchmarks.decode"])
@@ -40,6 +46,21 @@ def test_a_pasteable_command_keeps_its_folders(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", ["specdec study", *words])
     told = ["data.path=data/x.jsonl", "target.path=~/model", "runs=/elsewhere/runs", "drafter.store=."]
     assert shlex.split(command(pasteable=True)) == ["specdec", "study", *told]
+
+
+def test_the_environment_keeps_what_pip_lists_the_load_and_the_build_of_the_kernels() -> None:
+    told = environment()
+    listed = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, check=False)
+    if listed.returncode == 0:
+        known = {re.sub(r"[-_.]+", "-", one["name"].lower()): one["version"] for one in json.loads(listed.stdout)}
+        kept = {re.sub(r"[-_.]+", "-", name.lower()): version for name, version in told["packages"].items()}
+        assert kept == known
+    assert told["packages"]["torch"] == told["versions"]["torch"] == torch.__version__
+    assert told["load"] is None or 0 <= told["load"] < 10_000
+    kernels = told["kernels"]
+    if "missing" not in kernels:
+        [file] = cache_folder().glob(f"{kernels['name']}*.so")
+        assert hashlib.sha256(unseal(file.read_bytes())[0]).hexdigest() == kernels["sha256"]
 
 
 def test_what_a_parent_holds_is_no_memory_of_ours() -> None:

@@ -47,11 +47,13 @@ class Built:
         code: the bytes of the file.
         path: where it is kept, or would be if it could.
         found: whether it was there already.
+        compiler: what it calls itself; "" where there is none now.
     """
 
     code: bytes
     path: Path
     found: bool
+    compiler: str = ""
 
 
 def build(architecture: str = "native", folder: Path | None = None, anew: bool = False) -> Built:
@@ -73,13 +75,14 @@ def build(architecture: str = "native", folder: Path | None = None, anew: bool =
     stem = f"kernels-{architecture}-{_fingerprint(flags)}"
     try:
         compiler = find_compiler()
-        version = hashlib.sha256(f"{compiler} {_run([compiler, '--version'])}".encode()).hexdigest()[:8]
+        told = _run([compiler, "--version"])
+        version, name = hashlib.sha256(f"{compiler} {told}".encode()).hexdigest()[:8], told.partition("\n")[0]
         path = folder / f"{stem}-{version}.so"
         if not anew and (code := _kept(path)) is not None:
-            return Built(code, path, found=True)
+            return Built(code, path, found=True, compiler=name)
         code = _compiled(compiler, flags, path)
         store(path, code)
-        return Built(code, path, found=False)
+        return Built(code, path, found=False, compiler=name)
     except BuildError:
         for path in () if anew else sorted(folder.glob(f"{stem}-*.so")):
             if (code := _kept(path)) is not None:
