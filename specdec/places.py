@@ -162,6 +162,27 @@ def claimed(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_claimed(path: Path) -> bool:
+    """Whether a process is inside of `claimed` now.
+
+    Args:
+        path: the lock's file.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def _holder(handle: int) -> str:
     try:
         told = json.loads(os.pread(handle, 1000, 0))

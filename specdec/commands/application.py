@@ -39,6 +39,7 @@ def application(
     told: Collection[str] = (),
     word: str | None = None,
     second: str | None = None,
+    begin: Callable[[list[DictConfig]], object] = lambda configs: None,
 ) -> Callable[[], None]:
     """A Hydra program whose jobs are all checked before the first one begins.
 
@@ -50,6 +51,7 @@ def application(
             other command has) the config takes.
         word: the key that a word without a key is the value of.
         second: the key that the second of two such words is the value of.
+        begin: gets all configurations once they are checked, before the first job.
     """
 
     @wraps(job)
@@ -62,7 +64,7 @@ def application(
         register_help(config_dir())
         if not any(argument.startswith(("-sc", "--shell")) for argument in sys.argv[1:]):
             with exit_on_user_error():
-                sys.argv[1:] = _prepared(name, check, told, word, second)
+                sys.argv[1:] = _prepared(name, check, told, word, second, begin)
         with exit_on_user_error():
             hydra.main(version_base=None, config_path=config_dir(), config_name=name)(guarded)()
 
@@ -70,7 +72,12 @@ def application(
 
 
 def _prepared(
-    name: str, check: Callable[[DictConfig], object], told: Collection[str], word: str | None, second: str | None
+    name: str,
+    check: Callable[[DictConfig], object],
+    told: Collection[str],
+    word: str | None,
+    second: str | None,
+    begin: Callable[[list[DictConfig]], object],
 ) -> list[str]:
     """This process's words as Hydra reads them, once every job that they stand for is found to be possible."""
     typed_line = command(pasteable=True)
@@ -86,6 +93,8 @@ def _prepared(
             jobs = preflight.jobs(folder, name, settings, words.multirun, checks, flags.config_dir)
         except ConfigError as error:
             raise ConfigError(f"{error}{_equals_hint(str(error), word)}") from error
+        if flags.cfg is None:
+            begin([own_options(job) for job in jobs])
         values = {"jobs": str(len(jobs)), "command": literal(typed_line), "ledger": literal(uuid4().hex[:12])}
         settings += [f"{key}={values[key]}" for key in values if key in told and flags.cfg is None]
     return [*words.options, *(["--config-path", folder] if flags.config_path else []), *settings]

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from specdec.commands.application import application
 from specdec.errors import ConfigError
+from specdec.measure.planned import load_study
 from specdec.measure.runs import load_runs
 from specdec.places import check_folder, check_writable
 from specdec.report.changes import changes, together
@@ -92,7 +93,7 @@ def _report(config: DictConfig) -> None:
     if is_training(study):
         print(write_curves(study, path, title))
         return
-    page = _compare(study, Path(config.after), path) if config.after else write_report(load_runs(study), path, title)
+    page = _compare(study, Path(config.after), path) if config.after else write_report(load_study(study), path, title)
     print(page)
     if config.screenshots is not None:
         with browser() as chromium:

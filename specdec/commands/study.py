@@ -10,4 +10,4 @@ Each job leaves a folder in runs/<study>/; one that is done is not run again, on
 from specdec.commands.application import application
 from specdec.study import sweep
 
-main = application("study", sweep.job, sweep.check, told=("jobs", "command", "ledger"))
+main = application("study", sweep.job, sweep.check, told=("jobs", "command", "ledger"), begin=sweep.plan_all)

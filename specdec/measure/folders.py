@@ -36,13 +36,11 @@ from specdec.measure.runs import (
     DamagedRunError,
     Run,
     load_run,
+    lock_of,
     read,
     seal,
 )
 from specdec.prompts import PromptRecord
-
-HIDDEN = ".specdec"
-"""Beside the run folders: their locks."""
 
 
 class RunFolder:
@@ -69,7 +67,7 @@ class RunFolder:
             UnwritableError: if nothing can be written there.
         """
         try:
-            with places.claimed(self.path.parent / HIDDEN / "locks" / self.path.name):
+            with places.claimed(lock_of(self.path)):
                 yield
         except places.BusyError as error:
             raise places.BusyError(f"{self.path}: {error}") from None

@@ -29,6 +29,7 @@ import yaml
 
 from specdec.errors import ConfigError
 from specdec.foreign import described
+from specdec.places import is_claimed
 
 CONFIG, AXES, ENVIRONMENT, SUMMARY, ERROR = "config.yaml", "axes.json", "environment.json", "summary.json", "error.txt"
 LINES, ROWS, STEPS, TRACE = "rows.jsonl", "rows.parquet", "steps.parquet", "trace.safetensors"
@@ -38,6 +39,8 @@ SEAL, FIGURES, VERSION = "files", "figures", 2
 """The summary's entry for them, in it the one for the summary itself, and the version of such folders."""
 DAMAGED = ".damaged-"
 """In the name of a folder that was set aside."""
+HIDDEN = ".specdec"
+"""Beside the run folders: their locks, and what was planned."""
 
 
 class DamagedRunError(ConfigError):
@@ -50,7 +53,7 @@ class Run:
 
     Args:
         folder: where it is.
-        status, error: of the job; the error is its traceback.
+        status, error: of the job; the error is its traceback. A planned job has no folder yet.
         config, environment: as the job began.
         axes: what may differ between the study's jobs, by name: drafter, rule, policy, temperature, …
         summary: the figures (see `specdec.measure.summary`).
@@ -58,7 +61,7 @@ class Run:
     """
 
     folder: Path
-    status: Literal["done", "failed", "unfinished"]
+    status: Literal["done", "failed", "unfinished", "running", "planned"]
     error: str | None
     config: dict[str, Any]
     environment: dict[str, Any]
@@ -103,7 +106,7 @@ def load_run(folder: Path) -> Run:
     summary, sealed = _checked_summary(folder) if done else ({}, False)
     run = Run(
         folder=folder,
-        status="done" if done else "unfinished" if error is None else "failed",
+        status="done" if done else "failed" if error is not None else _still(folder),
         error=error,
         config=read(folder / CONFIG, lambda path: yaml.safe_load(_text(path))),
         environment=read(folder / ENVIRONMENT, lambda path: json.loads(_text(path))),
@@ -118,6 +121,16 @@ def load_run(folder: Path) -> Run:
     if done and not sealed and summary["metrics"].get("prompts") != len(run.rows):
         raise DamagedRunError(f"{folder / ROWS} has not the rows of {SUMMARY}.")
     return run
+
+
+def _still(folder: Path) -> Literal["running", "unfinished"]:
+    """Whether a process is at a job that is not done."""
+    return "running" if is_claimed(lock_of(folder)) else "unfinished"
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that a run folder's writer holds."""
+    return folder.parent / HIDDEN / "locks" / folder.name
 
 
 def _checked_summary(folder: Path) -> tuple[dict[str, Any], bool]:

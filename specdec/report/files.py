@@ -87,11 +87,15 @@ def standalone(figure: Figure, records: Sequence[dict[str, Any]], width: int) ->
     """A Vega-Lite specification that needs no page: data, colours and legend are in it."""
     shown = list(dict.fromkeys(record["method"] for record in records))
     text = json.dumps({**figure.spec, "config": {**CONFIG, "font": FONT}})
-    palette = _light_colors()
+    palette = light_colors()
     spec: dict[str, Any] = json.loads(VARIABLE.sub(lambda match: palette[match[1]], text))
     if not figure.titled:
         _add_legends(spec, shown)
-    return {**spec, "width": width, "background": "white", "datasets": {**spec.get("datasets", {}), "records": records}}
+    if "facet" in spec:
+        spec["spec"]["width"] = width // spec["columns"]
+    else:
+        spec["width"] = width
+    return {**spec, "background": "white", "datasets": {**spec.get("datasets", {}), "records": records}}
 
 
 def _add_legends(part: Any, shown: Sequence[str]) -> None:
@@ -106,7 +110,7 @@ def _add_legends(part: Any, shown: Sequence[str]) -> None:
             _add_legends(each, shown)
 
 
-def _light_colors() -> dict[str, str]:
+def light_colors() -> dict[str, str]:
     """CSS variable → colour, of light pages."""
     style = (files("specdec.report") / "style.css").read_text(encoding="utf-8")
     return dict(re.findall(r"(--[\w-]+): (#\w+);", style.partition("@media")[0]))

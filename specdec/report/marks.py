@@ -10,7 +10,9 @@ import altair as alt
 
 from specdec.report.methods import Look, Method
 
-HEIGHT = 260
+HEIGHT, FACET_HEIGHT = 260, 180
+FACETS = 3
+"""Charts side by side at most."""
 REFERENCE: dict[str, Any] = {"color": "var(--muted)", "strokeDash": [4, 4], "strokeWidth": 1}
 
 CONFIG: dict[str, Any] = {
@@ -76,12 +78,13 @@ def base_chart() -> alt.Chart:
     return alt.Chart(alt.NamedData(name="records"))
 
 
-def lines(methods: Sequence[Look], x: alt.X, y: alt.Y) -> alt.LayerChart | alt.FacetChart:
-    """A line and marks for every method, or for whatever else the records' field `method` names."""
+def lines(methods: Sequence[Look], x: alt.X, y: alt.Y, *below: alt.Chart) -> alt.LayerChart | alt.FacetChart:
+    """A line and marks for every method, or for whatever else the records' field `method` names; other marks below."""
     value = alt.Tooltip(y.shorthand, format=".3f")
     base = base_chart().encode(x=x, y=y, color=color(methods), tooltip=["method:N", x.shorthand, value])
     dash = alt.StrokeDash("method:N", scale=_scale(methods, [list(m.dash) for m in methods]), legend=None)
     return alt.layer(
+        *below,
         base.mark_line(strokeWidth=2).encode(strokeDash=dash),
         base.mark_point(filled=True, size=60, opacity=1).encode(shape=shape(methods)),
     )
@@ -116,3 +119,19 @@ def spec_of(chart: Any, height: Any = HEIGHT) -> dict[str, Any]:
     """Without the configuration, which the page keeps once. Its channels were validated as they were made."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict(validate=False)
     return {name: value for name, value in spec.items() if name not in ("config", "$schema")}
+
+
+def faceted(spec: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+    """A chart for each value of the records' field `part`, side by side with the same axes.
+
+    Args:
+        spec: of one of them, all of whose layers are drawn from the records.
+        parts: the values, in their order; with a single one the chart stays alone.
+    """
+    if len(parts) < 2:
+        return spec
+    header = {"labelColor": "var(--ink)", "labelFontSize": 12, "title": None}
+    layers = [{name: value for name, value in layer.items() if name != "data"} for layer in spec["layer"]]
+    one = {"layer": layers, "width": spec["width"], "height": FACET_HEIGHT}
+    facet = {"field": "part", "type": "nominal", "sort": [*parts], "header": header}
+    return {"data": {"name": "records"}, "facet": facet, "columns": min(len(parts), FACETS), "spec": one}

@@ -36,6 +36,14 @@ SHAPES = (
 )
 """Paths in a square from -1 to 1. Five shapes and eight colours repeat together only after forty methods."""
 
+STATES = {
+    "done": "It is done.",
+    "unfinished": "It was stopped; the same command goes on where it was.",
+    "running": "A process is at it now.",
+    "planned": "It has not begun.",
+}
+"""What is said of a run without an error."""
+
 DASHES = ((1, 0), (6, 3), (2, 2))
 
 
@@ -87,14 +95,30 @@ class Method(Look):
         return self.run.status == "done"
 
     @property
+    def coming(self) -> bool:
+        """Whether it may still get figures without another command."""
+        return self.run.status in ("running", "planned")
+
+    @property
+    def reason(self) -> str:
+        """Why it has no figures, in a sentence."""
+        return STATES[self.run.status] if self.run.error is None else self.run.error.strip().splitlines()[-1]
+
+    @property
     def evidence(self) -> bool:
         """Whether its times were taken with the machine to itself."""
         return not self.run.environment.get("side_by_side", False)
 
 
-def condition(method: Method) -> str:
-    """Under which a method was measured, in words; "" if all runs share it."""
-    return ", ".join(f"{axis_name(axis)} {method.axes[axis]}" for axis in CONDITIONS if axis in method.axes)
+def condition(method: Method, but: str = "") -> str:
+    """Under which a method was measured, in words; "" if all runs share it.
+
+    Args:
+        method: any.
+        but: an axis that is left out.
+    """
+    axes = [axis for axis in CONDITIONS if axis in method.axes and axis != but]
+    return ", ".join(f"{axis_name(axis)} {method.axes[axis]}" for axis in axes)
 
 
 def name_without(method: Method, *axes: str) -> str:
@@ -117,6 +141,15 @@ def axis_name(axis: str) -> str:
     return SHORT.get(axis, axis.replace("_", " "))
 
 
+def common_axes(runs: Sequence[Run]) -> dict[str, str]:
+    """Axes that all runs have and share, with their values; those that name a method or a condition come first."""
+    first, *others = [run.axes for run in runs]
+    shared = [axis for axis in first if all(axis in one and one[axis] == first[axis] for one in others)]
+    chief = (*ALWAYS_NAMED, *CONDITIONS)
+    shared.sort(key=lambda axis: chief.index(axis) if axis in chief else len(chief))
+    return {axis: as_text(first[axis]) for axis in shared}
+
+
 def varying_axes(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Axes in which the runs that have them differ, with their values: numbers by size, then everything else by name,
     then `NOT_GIVEN` if some runs lack the axis."""
@@ -124,7 +157,7 @@ def varying_axes(runs: Sequence[Run]) -> dict[str, list[str]]:
     values_of = {axis: {run.axes[axis] for run in runs if axis in run.axes} for axis in axes}
     lacking = {axis: [NOT_GIVEN] if any(axis not in run.axes for run in runs) else [] for axis in axes}
     return {
-        axis: [*map(as_text, sorted(values, key=_numbers_first)), *lacking[axis]]
+        axis: [*map(as_text, sorted(values, key=numbers_first)), *lacking[axis]]
         for axis, values in values_of.items()
         if len(values) > 1
     }
@@ -153,6 +186,7 @@ def _label(run: Run, varying: dict[str, list[str]]) -> str:
     return " · ".join([*named, *(f"{axis_name(axis)} {as_text(run.axes[axis])}" for axis in others)]) or run.name
 
 
-def _numbers_first(value: Any) -> tuple[bool, float, str]:
+def numbers_first(value: Any) -> tuple[bool, float, str]:
+    """A key by which values of an axis are sorted."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return not number, float(value) if number else 0.0, as_text(value)

@@ -7,6 +7,7 @@ const one = (selector, root = document) => root.querySelector(selector);
 const boxes = all("#filters input");
 const controls = all("[data-state]");
 const charts = {};
+const FACET = 220, FACET_GAP = 20, FACET_AXIS = 48; // pixels: of one of several parts at least, between two, of an axis
 
 function control(name) {
   return document.getElementById(name);
@@ -80,19 +81,34 @@ function showStandings(visible) {
 
 function showFigure(figure, visible) {
   const key = figure.dataset.figure;
-  const kind = one("input[type=radio]:checked", figure)?.value;
-  const records = data.figures[key].records.filter((r) => visible.has(r.run) && (!kind || r.kind === kind));
+  const records = shownRecords(figure, visible);
   figure.hidden = records.length === 0;
   if (records.length) charts[key] = draw(charts[key], figure, data.figures[key].spec, records);
   return charts[key];
 }
 
+function shownRecords(figure, visible) {
+  const kind = one("input[type=radio]:checked", figure)?.value;
+  const { records } = data.figures[figure.dataset.figure];
+  return records.filter((record) => visible.has(record.run) && (!kind || record.kind === kind));
+}
+
+// A chart takes the width that there is; parts side by side share it, as many as have room.
+function sized(spec, width) {
+  if (!spec.facet) return { ...spec, width };
+  const columns = Math.max(1, Math.min(spec.columns, Math.floor(width / FACET)));
+  return { ...spec, columns, spec: { ...spec.spec, width: Math.floor((width - FACET_AXIS) / columns) - FACET_GAP } };
+}
+
 async function draw(before, figure, spec, records) {
   const view = await before;
-  if (view) return view.data("records", records).resize().runAsync();
+  if (view && !spec.facet) return view.data("records", records).resize().runAsync();
+  view?.finalize();
+  const place = one(".chart", figure);
   // `ast`: expressions are interpreted, as the page's policy forbids to evaluate them.
   const options = { ast: true, renderer: "svg", actions: false, config: data.config };
-  const chart = await vegaEmbed(one(".chart", figure), { ...spec, datasets: { ...spec.datasets, records } }, options);
+  const shaped = spec.facet ? sized(spec, place.clientWidth) : spec;
+  const chart = await vegaEmbed(place, { ...shaped, datasets: { ...spec.datasets, records } }, options);
   return chart.view;
 }
 

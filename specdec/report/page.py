@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -28,9 +30,18 @@ from specdec.report.changes import Change
 from specdec.report.charts import figures
 from specdec.report.choices import chosen, drafters
 from specdec.report.differences import COLUMNS, EXPLAINED, contests
+from specdec.report.files import FONT, LEGEND, light_colors
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
 from specdec.report.marks import CONFIG, Figure
-from specdec.report.methods import Method, axis_name, methods, varying_axes
+from specdec.report.methods import (
+    ALWAYS_NAMED,
+    CONDITIONS,
+    Method,
+    axis_name,
+    common_axes,
+    methods,
+    varying_axes,
+)
 from specdec.report.seeds import COLUMNS as SEED_COLUMNS
 from specdec.report.seeds import across_seeds
 from specdec.report.text import ACROSS_SEEDS
@@ -39,6 +50,8 @@ from specdec.verify.shape import RANKS
 
 PACKAGE = files("specdec.report")
 VEGA_LITE = "6.4"
+WIDTH = 480
+"""Of the drawing area of a chart's file, in pixels."""
 
 
 def write_report(runs: Sequence[Run], path: str | Path, title: str, changed: Sequence[Change] = ()) -> Path:
@@ -61,7 +74,7 @@ def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> s
     """The dashboard as HTML; see `write_report`."""
     named, varying = methods(runs), varying_axes(runs)
     charts, rows, tokens = figures(named), standings(named), token_view(named)
-    scripts = [Markup(_vega()), Markup(_own("page.js"))]
+    scripts = [Markup(_vega()), *(Markup(_own(name)) for name in ("page.js", "pdf.js", "downloads.js"))]
     template = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -71,10 +84,14 @@ def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> s
         policy=_policy(scripts),
         style=Markup(_own("style.css")),
         scripts=scripts,
-        data=_embedded(_data(named, charts, tokens)),
+        data=_embedded(_data(named, charts, tokens, title)),
         methods=named,
         done=[method for method in named if method.done],
-        ended_early=[method for method in named if not method.done],
+        ended_early=[method for method in named if not method.done and not method.coming],
+        coming=[method for method in named if method.coming],
+        states=Counter(method.run.status for method in named if method.coming),
+        common=common_axes(runs),
+        chief={*ALWAYS_NAMED, *CONDITIONS},
         axes=varying,
         figures=charts,
         standings=rows,
@@ -96,15 +113,19 @@ def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> s
     )
 
 
-def _data(named: Sequence[Method], charts: Sequence[Figure], tokens: dict[str, Any]) -> dict[str, Any]:
-    """What the page's script works on."""
+def _data(named: Sequence[Method], charts: Sequence[Figure], tokens: dict[str, Any], title: str) -> dict[str, Any]:
+    """What the page's scripts work on."""
     return {
-        "runs": [{"key": method.key, "axes": method.axes} for method in named],
+        "name": re.sub(r"\W+", "-", title).strip("-") or "study",
+        "paper": {"colors": light_colors(), "font": FONT, "legend": LEGEND, "width": WIDTH},
+        "runs": [{"key": method.key, "name": method.run.name, "axes": method.axes} for method in named],
         "config": CONFIG,
         "figures": {
             figure.key: {
                 "spec": figure.spec | {"description": f"{figure.title}. Its data is in the table below."},
                 "records": figure.records,
+                "columns": figure.columns,
+                "titled": figure.titled,
             }
             for figure in charts
         },

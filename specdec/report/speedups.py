@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 
 from specdec.report.leaderboard import ALL, Standing, standings
-from specdec.report.marks import REFERENCE, Figure, Record, base_chart, color, lines, shape, spec_of
-from specdec.report.methods import SEED, Look, Method, axis_name, name_without
+from specdec.report.marks import REFERENCE, Figure, Record, base_chart, color, faceted, lines, shape, spec_of
+from specdec.report.methods import CONDITIONS, SEED, Look, Method, axis_name, condition, name_without, numbers_first
 
 MEASURES = {"speedup": "Speedup", "tau": "τ", "alpha": "α"}
 """What a curve can show."""
+OF_SEEDS = ", through the mean over its seeds; upright bars: ± their standard deviation"
+MAX_TICKS = 8
+"""Numbers of an axis that are all named."""
 
 
 def intervals(methods: Sequence[Method]) -> Figure:
@@ -66,7 +70,8 @@ def _interval(one: Standing) -> Record:
 
 
 def curves(methods: Sequence[Method]) -> list[Figure]:
-    """A figure for each axis with two numbers or more: a line for every method, the mean over its seeds."""
+    """A figure for each axis with two numbers or more: a line for every method, the mean over its seeds, and a part
+    for every condition."""
     found = [one for one in standings(methods) if one.category == ALL]
     axes = dict.fromkeys(axis for one in found for axis in one.method.axes if axis != SEED)
     return [figure for axis in axes if (figure := _curve(axis, found)).records]
@@ -74,33 +79,48 @@ def curves(methods: Sequence[Method]) -> list[Figure]:
 
 def _curve(axis: str, found: Sequence[Standing]) -> Figure:
     """Without records unless a method has two numbers on the axis."""
-    swept: dict[str, list[Standing]] = {}
+    swept: dict[tuple[str, str], list[Standing]] = {}
     for one in found:
         if _number(one, axis) is not None:
-            swept.setdefault(name_without(one.method, SEED, axis), []).append(one)
-    kept = {name: group for name, group in swept.items() if len({_number(one, axis) for one in group}) > 1}
-    series = [Look(key, name) for key, name in enumerate(kept)]
+            name = name_without(one.method, SEED, axis, *CONDITIONS)
+            swept.setdefault((name, condition(one.method, but=axis)), []).append(one)
+    kept = {place: group for place, group in swept.items() if len({_number(one, axis) for one in group}) > 1}
+    looks = {name: Look(key, name) for key, name in enumerate(dict.fromkeys(name for name, _ in kept))}
+    series = [*looks.values()]
+    parts = [*dict.fromkeys(part for _, part in sorted(kept, key=lambda place: _order(kept[place])))]
+    columns = {"part": "Condition"} if len(parts) > 1 else {}
+    seeds = any(SEED in one.method.axes for one in found)
     records = [
-        {"run": one.method.key, "method": line.label, "series": line.key, "kind": kind, "at": _number(one, axis),
-         "value": value}
-        for line in series
-        for one in kept[line.label]
+        {"run": one.method.key, "method": name, "series": looks[name].key, "part": part, "kind": kind,
+         "at": _number(one, axis), "value": value}
+        for (name, part), group in kept.items()
+        for one in group
         for kind in MEASURES
         if (value := one.speedup if kind == "speedup" else one.figures[kind]) is not None
     ]  # fmt: skip
-    x = alt.X("at:Q", title=axis_name(axis), scale=alt.Scale(zero=False, nice=True, padding=14))
+    numbers = sorted({at for group in kept.values() for one in group if (at := _number(one, axis)) is not None})
+    ticks = alt.Axis(values=numbers) if len(numbers) <= MAX_TICKS else alt.Axis()
+    x = alt.X("at:Q", title=axis_name(axis), scale=alt.Scale(zero=False, padding=14), axis=ticks)
     y = alt.Y("mean(value):Q", title="", scale=alt.Scale(zero=False))
+    bars = base_chart().mark_errorbar(extent="stdev").encode(x=x, y=alt.Y("value:Q", title=""), color=color(series))
+    drawn = lines(series, x, y, *([bars] if seeds else []))
     return Figure(
         f"over-{axis.replace('.', '-').replace('_', '-')}",
         f"Over {axis_name(axis)}",
-        f"Speedup, τ or α by {axis_name(axis)}: one line a method, through the mean over its seeds. Speedups above τ "
-        "are left out.",
-        {"kind": "Figure", "at": axis_name(axis), "value": "Value"},
+        f"Speedup, τ or α by {axis_name(axis)}: one line a method{OF_SEEDS if seeds else ''}. "
+        "Speedups above τ are left out.",
+        {"kind": "Figure"} | columns | {"at": axis_name(axis), "value": "Value"},
         records,
-        spec_of(lines(series, x, y)),
+        faceted(spec_of(drawn), parts),
         choices={kind: title for kind, title in MEASURES.items() if any(record["kind"] == kind for record in records)},
         series=series,
     )
+
+
+def _order(group: Sequence[Standing]) -> list[Any]:
+    """Of conditions: by their values."""
+    method = group[0].method
+    return [numbers_first(method.run.axes.get(axis)) for axis in CONDITIONS if axis in method.axes]
 
 
 def _number(one: Standing, axis: str) -> float | None:

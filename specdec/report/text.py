@@ -61,8 +61,7 @@ def markdown(runs: Sequence[Run], title: str) -> str:
         lines += ["", note]
     for method in methods(runs):
         if not method.done:
-            reason = method.run.error or "was interrupted; the same command goes on"
-            lines += ["", f"{method.run.status.capitalize()}: {method.label}: {reason.strip().splitlines()[-1]}"]
+            lines += ["", f"{method.run.status.capitalize()}: {method.label}: {method.reason}"]
     machines = dict.fromkeys(str(run.environment.get("machine", "an unknown machine")) for run in runs)
     commands = dict.fromkeys(str(run.environment.get("command", "")) for run in runs)
     lines += ["", *(f"Measured on {machine}." for machine in machines), "", *(f"`{command}`" for command in commands)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from specdec.measure.folders import HIDDEN
+from specdec.measure.runs import HIDDEN
 from specdec.places import append, writing
 
 

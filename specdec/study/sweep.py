@@ -21,6 +21,7 @@ from specdec.errors import ConfigError, SpecdecError
 from specdec.measure.environment import environment
 from specdec.measure.folders import RunFolder
 from specdec.measure.inputs import inputs
+from specdec.measure.planned import load_study, note_planned
 from specdec.measure.runs import Run, load_run, load_runs
 from specdec.places import BusyError, UnwritableError, check_folder
 from specdec.prompts import PromptRecord
@@ -55,6 +56,18 @@ def check(config: DictConfig) -> None:
         )
     check_folder("runs", Path(config.runs) / config.study)
     instantiate(config.tracking, "tracking")
+
+
+def plan_all(configs: Sequence[DictConfig]) -> None:
+    """Notes the jobs of a command, for pages that are made while it runs; equal ones count once."""
+    studies: dict[Path, list[dict[str, Any]]] = {}
+    for config in configs:
+        job = plan(config)
+        if simplest(config, job):
+            job = plan(config)
+        studies.setdefault(Path(config.runs) / config.study, []).append(job.axes)
+    for folder, axes in studies.items():
+        note_planned(folder, axes)
 
 
 def run(config: DictConfig) -> Run | None:
@@ -178,7 +191,7 @@ def finish(folder: Path, report: bool, asked: set[str] | None = None) -> bool:
     if report:
         from specdec.report.page import write_report  # brings a charting library, which jobs do without
 
-        write_report(runs, folder / "index.html", title)
+        write_report(load_study(folder), folder / "index.html", title)
         console.print(f"{folder / 'index.html'}, {folder / 'leaderboard.md'}", soft_wrap=True, markup=False)
     lacking = [run for run in runs if run.status != "done" and (asked is None or run.name in asked)]
     for one in lacking:

@@ -24,7 +24,19 @@ from specdec.report.methods import methods, varying_axes
 from specdec.report.page import write_report
 from specdec.report.tokens import token_view
 from specdec.stats import DecodingStats
-from tests.measure.studies import PROMPTS, STEPS, axes, choices, environment, places, run, scalars, study, summary
+from tests.measure.studies import (
+    PROMPTS,
+    STEPS,
+    axes,
+    choices,
+    environment,
+    places,
+    run,
+    scalars,
+    study,
+    summary,
+    unfinished,
+)
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -204,6 +216,54 @@ def test_charts_without_data_are_left_out(show: Open) -> None:
     assert "not certified" in page.locator("#losslessness").inner_text()
 
 
+def test_jobs_that_run_or_are_planned_are_no_failures(show: Open) -> None:
+    done = run("done", axes("ngram", "token", 3), summary(scalars(1.5, 2.0, 0.5), 0.8))
+    coming = [
+        replace(unfinished(state, axes("ngram", "token", gamma), None), status=state)
+        for gamma, state in ((5, "running"), (7, "planned"))
+    ]
+    page = show([done, *coming])
+    assert "1 of 3 runs done, 1 running, 1 planned" in page.locator("header").inner_text()
+    assert page.locator("#coming li").all_inner_texts() == [
+        "ngram · token · γ 5 running",
+        "ngram · token · γ 7 planned",
+    ]
+    assert page.locator("#ended-early").count() == 0
+    assert page.get_by_text("did not finish").count() == 0
+
+
+def test_what_all_runs_share_is_said_once(page: Any) -> None:
+    assert "In all runs: temperature 0.8" in page.locator("header").inner_text()
+
+
+def swept() -> list[Run]:
+    """γ at two temperatures and for two seeds; a speedup grows by 0.1 with each of the three."""
+    return [
+        run(f"{temperature}-{gamma}-{seed}",
+            {**axes("ngram", "token", gamma), "temperature": temperature, "seed": seed},
+            summary(scalars(1.0 + 0.1 * temperature + 0.1 * gamma + 0.1 * seed, 3.0, 0.5), 0.8))
+        for temperature in (0, 1) for gamma in (2, 4, 8) for seed in (1, 2)
+    ]  # fmt: skip
+
+
+def test_a_curve_has_a_part_for_each_condition_and_the_mean_and_spread_of_its_seeds(show: Open) -> None:
+    page = show(swept())
+    figure = page.locator("#figure-over-num-draft-tokens")
+    parts = figure.locator("svg.marks text").all_text_contents()
+    assert [text for text in parts if text.startswith("temperature")] == ["temperature 0", "temperature 1"]
+    told = figure.locator(".mark-symbol path").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+    means = sorted(float(re.findall(r"Mean of value: ([\d.]+)", text)[0]) for text in told)
+    assert means == pytest.approx([1.35, 1.45, 1.55, 1.65, 1.95, 2.05])  # (1 + 0.1 γ + 0.15) and 0.1 more
+    assert figure.locator(".legend li").all_inner_texts() == ["ngram · token"]
+    ticks = {text for text in parts if re.fullmatch(r"\d", text)}
+    assert {"2", "4", "8"} <= ticks
+    assert figure.locator(".mark-rule.role-mark line").count() == 6  # from a standard deviation below to one above
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    settled(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def chooser() -> list[Run]:
     """A run whose policy chose among three drafters, one of which never drafted, and one with a single drafter."""
     who = choices(None, suffix=(60, 2.5), recycling=(30, 1.75), none=(10, 1.0), ngram=(0, 0.0))
@@ -368,7 +428,7 @@ def test_no_data_can_break_out_of_the_page(show: Open) -> None:
     assert EVIL in page.locator("#ended-early").inner_text()
     page.get_by_role("group", name="drafter").get_by_label(EVIL).uncheck()
     assert standings(page) == []
-    assert page.evaluate("[document.images.length, document.scripts.length, 'broken' in window]") == [0, 3, False]
+    assert page.evaluate("[document.images.length, document.scripts.length, 'broken' in window]") == [0, 5, False]
 
 
 def test_the_page_forbids_requests_and_scripts_that_are_not_its_own(chromium: Any, rivers: Path) -> None:

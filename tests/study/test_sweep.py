@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from specdec import cli
-from specdec.measure import folders
-from specdec.measure.runs import LINES, Run, load_runs
+from specdec import cli, places
+from specdec.measure.runs import HIDDEN, LINES, Run, load_runs
 from specdec.places import UnwritableError, claimed
 
 QUICK = ("sampling.max_tokens=3", "certified=false", "trace.prompts=0", "report=false", "baseline=false")
@@ -49,7 +48,7 @@ def test_a_failure_of_an_earlier_command_decides_nothing(
     assert "done before" in capsys.readouterr().out
     assert study(*tiny, *QUICK, *FAILING) == 1
     assert sorted(run.status for run in runs(tmp_path)) == ["done", "failed"]
-    assert not list((tmp_path / "runs" / folders.HIDDEN / "asked").iterdir())
+    assert not list((tmp_path / "runs" / HIDDEN / "asked").iterdir())
 
 
 def test_one_job_of_a_sweep_that_cannot_be_does_not_end_the_others(
@@ -110,7 +109,7 @@ def test_a_job_that_another_process_runs_is_refused_by_name(
     assert study(*tiny, *QUICK, *FAILING) == 1
     [run] = runs(tmp_path)
     capsys.readouterr()
-    with claimed(tmp_path / "runs" / "benchmark" / folders.HIDDEN / "locks" / run.name):
+    with claimed(tmp_path / "runs" / "benchmark" / HIDDEN / "locks" / run.name):
         assert study(*tiny, *QUICK, *FAILING) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith(f"specdec: {run.folder}: Process ")
@@ -122,7 +121,7 @@ def test_a_job_that_another_process_runs_is_refused_by_name(
 def test_a_full_disk_ends_the_study_in_a_line_and_loses_nothing(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    append, count = folders.places.append, 0
+    append, count = places.append, 0
 
     def full(path: Path, text: str) -> None:
         nonlocal count
@@ -131,7 +130,7 @@ def test_a_full_disk_ends_the_study_in_a_line_and_loses_nothing(
             raise UnwritableError(f"Cannot write {path}: No space left on device. Make room.")
         append(path, text)
 
-    monkeypatch.setattr(folders.places, "append", full)
+    monkeypatch.setattr(places, "append", full)
     assert study("-m", *tiny, *QUICK, "drafter=none,ngram") == 2
     assert "No space left on device" in capsys.readouterr().err
     [unfinished] = runs(tmp_path)
