@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from specdec.sampling.spelling import END, Vocabulary
 
@@ -27,8 +28,8 @@ class Following(Protocol):
     def forced(self, path: Sequence[int] = ()) -> list[int]:
         """See `Constraint.forced`."""
 
-    def allowed_after(self, path: Sequence[int]) -> Tensor:
-        """bool [V]: tokens that may follow a path."""
+    def allowed_after(self, path: Sequence[int]) -> NDArray[np.bool_]:
+        """[V]: tokens that may follow a path."""
 
     def forced_text(self, path: Sequence[int]) -> bytes:
         """Bytes that must follow a path that is allowed."""
@@ -66,8 +67,8 @@ def _choices(constraint: Following, run: Sequence[int]) -> Iterator[list[int]]:
     """Chains that may follow a run, if the grammar leaves a choice between a few texts there. Each of them goes on as
     far as its first byte forces it, but for a last token that may turn out longer."""
     vocabulary = constraint.vocabulary
-    openings = vocabulary.openings(constraint.allowed_after(run))
-    if not 1 < len(openings) <= MOST_CHOICES:
+    openings = vocabulary.openings(constraint.allowed_after(run), MOST_CHOICES)
+    if len(openings) < 2:
         return
     for opening in openings:
         if opening == END:

@@ -23,7 +23,7 @@ from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Grammar
 from specdec.sampling.guesses import guesses
 from specdec.sampling.sources import source
-from specdec.sampling.spelling import END, Vocabulary
+from specdec.sampling.spelling import Vocabulary
 
 KEPT = 64
 """Grammars that stay compiled: those that were asked for last."""
@@ -40,11 +40,13 @@ class GrammarConstraint(Constraint):
     """A text keeps to a grammar. Made by `GrammarCompiler`.
 
     One matcher serves the committed tokens and the whole draft tree: it goes down a path and is taken back. What it
-    allows is a function of the tokens alone.
+    allows is a function of the tokens alone, so no mask is worked out twice: those of drafted tokens stay when they are
+    committed.
 
     Args:
         vocabulary: what tokens say.
-        matcher: an `llguidance.LLMatcher` after the committed tokens.
+        matcher: an `llguidance.LLMatcher` after the committed tokens. It allows every spelling, or one where text is
+            forced.
         canonical: whether forced text is spelt as its tokenizer spells it.
     """
 
@@ -52,8 +54,8 @@ class GrammarConstraint(Constraint):
         self.vocabulary, self._matcher, self.canonical = vocabulary, matcher, canonical
         self._path: tuple[int, ...] = ()
         """Where the matcher stands, from the committed tokens on."""
-        self._rows: dict[tuple[int, ...], Tensor] = {}
-        """Masks after paths that were asked for since the last committed token."""
+        self._rows: dict[tuple[int, ...], NDArray[np.bool_]] = {}
+        """Masks after paths that were asked for, from the committed tokens on; not to be written to."""
         self._ended = False
 
     def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
@@ -67,7 +69,7 @@ class GrammarConstraint(Constraint):
             paths.append((*paths[parent + 1], token))
         if len(self._rows) > MOST_ROWS:
             self._rows.clear()
-        return torch.stack([self._row(path) for path in paths])
+        return torch.from_numpy(np.stack([self._row(path) for path in paths]))
 
     def advance(self, token: int) -> None:
         """See `Constraint.advance`."""
@@ -78,7 +80,7 @@ class GrammarConstraint(Constraint):
         else:
             self._stand_at((token,))
             self._path = ()
-        self._rows.clear()
+        self._rows = {path[1:]: row for path, row in self._rows.items() if path[:1] == (token,)}
 
     def forced(self, path: Sequence[int] = ()) -> list[int]:
         """See `Constraint.forced`: the tokens that the tokenizer makes of forced text. Unless the spelling is canonical
@@ -86,15 +88,15 @@ class GrammarConstraint(Constraint):
         of them."""
         run: list[int] = []
         while len(run) < MOST_FORCED and (more := self._forced_after((*path, *run))):
-            run += more[:1] if self.canonical else more
+            run += more
         return run[:MOST_FORCED]
 
     def likely(self, depth: int, nodes: int) -> list[list[int]]:
         """See `Constraint.likely`: forced text, and the few texts between which there is a choice then."""
         return guesses(self, depth, nodes)
 
-    def allowed_after(self, path: Sequence[int]) -> Tensor:
-        """bool [V]: tokens that may follow a path; not to be written to."""
+    def allowed_after(self, path: Sequence[int]) -> NDArray[np.bool_]:
+        """[V]: tokens that may follow a path; not to be written to."""
         return self._row(tuple(path))
 
     def forced_text(self, path: Sequence[int]) -> bytes:
@@ -116,65 +118,40 @@ class GrammarConstraint(Constraint):
         if self._path:
             self._stand_at(())
         other = GrammarConstraint(self.vocabulary, self._matcher.deep_copy(), self.canonical)
-        other._ended = self._ended
+        other._rows, other._ended = dict(self._rows), self._ended
         return other
 
-    def _row(self, path: tuple[int, ...]) -> Tensor:
+    def _row(self, path: tuple[int, ...]) -> NDArray[np.bool_]:
         if self._over(path):
-            return torch.ones(self.vocabulary.size, dtype=torch.bool)
+            return self.vocabulary.everything
         if path not in self._rows:
-            allowed = not path or bool(self._row(path[:-1])[path[-1]])
-            self._rows[path] = self._read(path) if allowed else torch.zeros(self.vocabulary.size, dtype=torch.bool)
+            allowed = not path or self._row(path[:-1])[path[-1]]
+            self._rows[path] = self._read(path) if allowed else self.vocabulary.nothing
         return self._rows[path]
 
     def _over(self, path: tuple[int, ...]) -> bool:
         return self._ended or not self.vocabulary.ends.isdisjoint(path)
 
-    def _read(self, path: tuple[int, ...]) -> Tensor:
-        """What the matcher allows after a path that it allows. Where a text is forced, it allows one way to spell it,
-        the tokenizer's; here all are, unless the spelling is canonical."""
+    def _read(self, path: tuple[int, ...]) -> NDArray[np.bool_]:
+        """What the matcher allows after a path that it allows."""
         self._stand_at(path)
-        bits = self._bits()
-        if not self.canonical and self._matcher.compute_ff_tokens():
-            forced = bytes(self._matcher.compute_ff_bytes())
-            longer = (forced + bytes([value]) for value in self._bytes_after(path, forced))
-            beyond = [token for text in longer for token in self.vocabulary.beginning_with(text)]
-            valid = [token for token in beyond if self._matcher.validate_tokens([token])]
-            bits[[*self.vocabulary.within(forced), *valid]] = True
+        usable = self.vocabulary.usable
+        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8, count=len(usable))
         check_matcher(self._matcher)
-        return torch.from_numpy(bits) & self.vocabulary.usable
-
-    def _bits(self) -> NDArray[np.bool_]:
-        """[V]: what the matcher allows where it stands."""
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-        return np.unpackbits(packed, count=self.vocabulary.size, bitorder="little").astype(np.bool_)
-
-    def _bytes_after(self, path: tuple[int, ...], forced: bytes) -> list[int]:
-        """Bytes that may come behind forced text: of all tokens that begin with a space, few go on by one of them.
-        Bytes that no token says alone are not looked at, and are among them."""
-        if not self.vocabulary.has_longer(forced):
-            return []
-        byte = self.vocabulary.byte
-        said = [byte(value) for value in forced]
-        if None in said:
-            return list(range(END))
-        self._stand_at((*path, *(token for token in said if token is not None)))
-        following = set(self.vocabulary.openings(torch.from_numpy(self._bits())))
-        self._stand_at(path)
-        return [value for value in range(END) if value in following or byte(value) is None]
+        return np.unpackbits(packed & usable, count=self.vocabulary.size, bitorder="little").view(np.bool_)
 
     def _forced_after(self, path: tuple[int, ...]) -> list[int]:
-        """Tokens that follow a path, as far as one call tells."""
-        if self._over(path) or not (row := self._row(path)).any():
+        """Tokens that follow a path, as far as one look tells."""
+        if self._over(path) or not (count := np.count_nonzero(row := self._row(path))):
             return []
-        self._stand_at(path)
+        if count == 1:
+            return [int(row.argmax())]
+        if self.canonical or not self.forced_text(path):
+            return []
         tokens = self._matcher.compute_ff_tokens()
         tokens = tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
         check_matcher(self._matcher)
-        if tokens:
-            return [int(token) for token in tokens]
-        only = row.nonzero().flatten().tolist()
-        return only if len(only) == 1 else []
+        return [int(token) for token in tokens]
 
     def _stand_at(self, path: tuple[int, ...]) -> None:
         """Brings the matcher to a path that it allows."""

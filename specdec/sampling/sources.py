@@ -11,6 +11,8 @@ from specdec.foreign import described
 from specdec.sampling.grammar import Grammar
 
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+EVERY_SPELLING = '%llguidance {"no_forcing": true}\n'
+"""Else where a text is forced one token alone may come, the first of those that its tokenizer makes of it."""
 
 
 def source(grammar: Grammar) -> str:
@@ -19,25 +21,31 @@ def source(grammar: Grammar) -> str:
     Raises:
         InvalidRequestError: if it cannot be translated.
     """
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, regex_to_lark
     from llguidance.gbnf_to_lark import gbnf_to_lark
 
     if grammar.kind == "json":
         separators: Any = None if grammar.flexible else SEPARATORS
-        text = LLMatcher.grammar_from_json_schema(grammar.text, overrides=separators)
-    elif grammar.kind == "regex":
-        text = LLMatcher.grammar_from_regex(grammar.text)
+        made = json.loads(LLMatcher.grammar_from_json_schema(grammar.text, overrides=separators))
+        [schema] = made["grammars"]
+        made["grammars"] = [{"lark_grammar": _spelt(grammar, f"start: @{schema['name']}")}, schema]
+        return json.dumps(made)
+    if grammar.kind == "regex":
+        lark = f"start: /{regex_to_lark(grammar.text)}/"
+    elif grammar.kind == "choice":
+        lark = "start: " + " | ".join(json.dumps(one, ensure_ascii=False) for one in json.loads(grammar.text))
     elif grammar.kind == "ebnf":
         try:
-            text = LLMatcher.grammar_from_lark(gbnf_to_lark(_with_characters(grammar.text)))
+            lark = gbnf_to_lark(_with_characters(grammar.text))
         except Exception as error:
             raise InvalidRequestError(f"it cannot be read: {described(error)} Mend it.") from error
     else:
         lark = grammar.text
-        if grammar.kind == "choice":
-            lark = "start: " + " | ".join(json.dumps(one, ensure_ascii=False) for one in json.loads(lark))
-        text = LLMatcher.grammar_from_lark(lark)
-    return str(text)
+    return _spelt(grammar, lark)
+
+
+def _spelt(grammar: Grammar, lark: str) -> str:
+    return lark if grammar.spelling == "canonical" else EVERY_SPELLING + lark
 
 
 def _with_characters(ebnf: str) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from specdec.errors import InvalidRequestError
 
@@ -19,6 +16,8 @@ PROBE = '{"a b": [1, "c"]}'
 """Whose tokens have to spell it."""
 END = 256
 """Stands behind the bytes."""
+KEPT = 8192
+"""Texts whose tokens stay known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +64,40 @@ class Vocabulary:
         return len(self.pieces)
 
     @cached_property
-    def usable(self) -> Tensor:
-        """bool [V]: tokens that are text, or end one. Special tokens have names, which a grammar might allow as text.
-        Without bytes there would be no progress."""
-        return torch.tensor([
+    def usable(self) -> NDArray[np.uint8]:
+        """[⌈V / 8⌉], bit t % 8 of byte t // 8: tokens that are text, or end one. Special tokens have names, which a
+        grammar might allow as text. Without bytes there would be no progress."""
+        usable = [
             token in self.ends or (bool(piece) and token not in self.special) for token, piece in enumerate(self.pieces)
-        ])  # fmt: skip
+        ]
+        return np.packbits(usable, bitorder="little")
+
+    @cached_property
+    def everything(self) -> NDArray[np.bool_]:
+        """[V]: a mask that allows every token."""
+        return np.ones(self.size, dtype=np.bool_)
+
+    @cached_property
+    def nothing(self) -> NDArray[np.bool_]:
+        """[V]: a mask that allows no token."""
+        return np.zeros(self.size, dtype=np.bool_)
 
     def said(self, tokens: Sequence[int]) -> bytes:
         """What tokens say."""
         return b"".join(self.pieces[token] for token in tokens)
 
-    def openings(self, allowed: Tensor) -> list[int]:
-        """The bytes that allowed tokens begin with, ascending; `END` stands for the end of the text.
+    def openings(self, allowed: NDArray[np.bool_], most: int) -> list[int]:
+        """The bytes that allowed tokens begin with, ascending; `END` stands for the end of the text. None if there are
+        more than `most`: each byte that a token says alone counts, so that a look at few tokens settles most cases.
 
         Args:
-            allowed: bool [V].
+            allowed: [V], the mask of a grammar. Where it allows a token, it allows the token's first byte alone.
+            most: openings that are of interest.
         """
-        return sorted(set(self._first[allowed.numpy()].tolist()))
+        if np.count_nonzero(allowed[self._single]) > most:
+            return []
+        found: list[int] = np.unique(self._first[allowed]).tolist()
+        return found if len(found) <= most else []
 
     def byte(self, value: int) -> int | None:
         """The token that says one byte alone; None if there is none."""
@@ -98,13 +113,21 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Tokens that say exactly the text, as its tokenizer splits it. Some put a space before a text: then it is read
-        behind something. What no token says ends it."""
+        behind something. What no token says ends it. The same few texts, such as keys, are asked for again and again:
+        the last `KEPT` stay known."""
+        return list(self._encoded(text))
+
+    @cached_property
+    def _encoded(self) -> Callable[[str], tuple[int, ...]]:
+        return lru_cache(KEPT)(self._encode)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
         for before in ("", "\n", ","):
             tokens = self.tokenizer.encode(before + text, add_special_tokens=False)
             for start in range(min(len(tokens), 4)):
                 if self.said(tokens[start:]) == text.encode():
-                    return list(tokens[start:])
-        return self._longest_first(text.encode())
+                    return tuple(tokens[start:])
+        return tuple(self._longest_first(text.encode()))
 
     def _longest_first(self, text: bytes) -> list[int]:
         tokens: list[int] = []
@@ -117,20 +140,6 @@ class Vocabulary:
         """Tokens that a text begins with, the shortest first."""
         sizes = range(1, min(len(text), self._longest) + 1)
         return [token for size in sizes for token in self._tokens.get(text[:size], ())]
-
-    def has_longer(self, text: bytes) -> bool:
-        """Whether any token begins with a text and goes on."""
-        place = bisect_right(self._sorted, text)
-        return place < len(self._sorted) and self._sorted[place].startswith(text)
-
-    def beginning_with(self, text: bytes) -> list[int]:
-        """Tokens that begin with a text, or are that text."""
-        found: list[int] = []
-        for place in range(bisect_left(self._sorted, text), len(self._sorted)):
-            if not (piece := self._sorted[place]).startswith(text):
-                break
-            found += self._tokens[piece]
-        return found
 
     @cached_property
     def _tokens(self) -> dict[bytes, list[int]]:
@@ -151,8 +160,9 @@ class Vocabulary:
         return max(map(len, self._tokens))
 
     @cached_property
-    def _sorted(self) -> list[bytes]:
-        return sorted(self._tokens)
+    def _single(self) -> NDArray[np.int64]:
+        """Tokens that say one byte alone."""
+        return np.array([token for token, piece in enumerate(self.pieces) if len(piece) == 1], dtype=np.int64)
 
     @cached_property
     def for_matchers(self) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.errors import ConfigError, NumericalError
 from specdec.kernels.filters.reference import keep_min_p, keep_top_k, keep_top_p
-from specdec.kernels.rows import argmax, divided
+from specdec.kernels.rows import argmax, divided, forbid
 from specdec.sampling.constraints import Constraint, below_banned
 from specdec.sampling.params import SamplingParams
 
@@ -140,7 +140,7 @@ class LogitsTransform:
             scores[:, self._bias_ids.to(scores.device)] += self._bias.to(scores.device)
         self._ban(scores, paths)
         if self.constraint is not None:
-            scores.masked_fill_(~self._allowed(self.constraint, paths, parents).to(scores.device), -math.inf)
+            forbid(scores, self._allowed(self.constraint, paths, parents))
         if edits and parents is not None:
             scores[below_banned(scores, paths, parents)] = 0.0
         self.require_mass(largest for _, largest in map(argmax, scores))

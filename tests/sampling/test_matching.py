@@ -12,6 +12,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -226,7 +227,8 @@ def test_masks_of_schemas_are_those_of_another_implementation(name: str, kind: s
         Grammar.json(SCHEMAS[name]).text, any_whitespace=False, separators=(", ", ": ")
     )
     delete = [token for token, piece in enumerate(made.vocabulary.pieces) if b"\x7f" in piece]
-    usable, draw = made.vocabulary.usable, random.Random(3)
+    usable = torch.from_numpy(np.unpackbits(made.vocabulary.usable, count=size, bitorder="little")).bool()
+    draw = random.Random(3)
     for _ in range(6):
         constraint, matcher = made.compile(Grammar.json(SCHEMAS[name])).fork(), xgrammar.GrammarMatcher(other)
         for _ in range(24):

@@ -167,6 +167,13 @@ EXPORT int specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, 
   });
 }
 
+EXPORT int specdec_forbid(float* x, const uint8_t* allowed, int64_t size, int threads) {
+  return guarded([&] {
+    demand_size(size, 0, "scores");
+    forbid(x, allowed, size, threads);
+  });
+}
+
 EXPORT int specdec_divide(const float* x, int64_t size, float by, float* out, int threads) {
   return guarded([&] {
     demand_size(size, 0, "numbers");

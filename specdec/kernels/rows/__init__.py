@@ -84,6 +84,16 @@ def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
     return at.value
 
 
+def forbid(rows: Tensor, allowed: Tensor) -> None:
+    """Takes all mass, in place, from the tokens of float32 [R, V] that bool [R, V] does not allow: -inf."""
+    kernels = _kernels(rows)
+    if kernels is None or not rows.is_contiguous():
+        reference.forbid(rows, allowed)
+        return
+    mask = native.address(allowed.contiguous(), torch.bool, rows.shape)
+    kernels.forbid(native.address(rows, torch.float32), mask, rows.numel(), num_threads())
+
+
 def divided(rows: Tensor, by: float) -> Tensor:
     """rows / by, float [R, V]."""
     kernels = _kernels(rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,11 @@ def argmax(row: Tensor) -> tuple[int, float]:
 def largest(rows: Tensor, count: int) -> Tensor:
     """See `specdec.kernels.rows.largest`."""
     return rows.sort(dim=1, descending=True, stable=True).indices[:, :count].to(torch.int32)
+
+
+def forbid(rows: Tensor, allowed: Tensor) -> None:
+    """See `specdec.kernels.rows.forbid`."""
+    rows.masked_fill_(~allowed.to(rows.device), -math.inf)
 
 
 def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
