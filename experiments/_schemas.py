@@ -1,4 +1,5 @@
-"""JSON schemas made by code, and what is asked with each: records, lists and unions of words, numbers and choices."""
+"""JSON schemas made by code, and what is asked with each: records, lists, unions and references, of words, patterns,
+numbers and choices, up to three levels deep."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ CHOICES = (
     ("low", "medium", "high"), ("red", "green", "blue"), ("open", "closed", "pending"), ("EUR", "USD", "GBP", "JPY"),
     ("small", "large"), ("north", "south", "east", "west"),
 )  # fmt: skip
+PATTERNS = ("^[A-Z]{2}-[0-9]{3}$", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "^[a-z]{3,8}$", "^#[0-9a-f]{6}$")
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,29 @@ def tasks(count: int, seed: int = 0) -> list[Task]:
 
 
 def _shaped(draw: Random, subject: str) -> Schema:
-    """A record; or a list of records, a record with one inside, or one of two records."""
+    """A record; or a list of records, one with others inside, one or a word, or one that refers to another."""
     shape = draw.random()
     if shape < 0.15:
         return {"type": "array", "items": _record(draw, subject, 2), "minItems": 1, "maxItems": 2}
+    other = draw.choice([name for name in SUBJECTS if name != subject])
     if shape < 0.3:
-        other = draw.choice([name for name in SUBJECTS if name != subject])
-        outer = _record(draw, subject, 2)
-        outer["properties"][other] = _record(draw, other, 2)
-        outer["required"].append(other)
-        return outer
-    if shape < 0.4:
+        return _with(_record(draw, subject, 2), other, _record(draw, other, 2))
+    if shape < 0.35:
+        inner = _with(_record(draw, other, 1), "part", _record(draw, draw.choice(list(SUBJECTS)), 1))
+        return _with(_record(draw, subject, 1), other, inner)
+    if shape < 0.45:
         return {"anyOf": [_record(draw, subject, 2), {"enum": [f"no {subject}", "unknown"]}]}
+    if shape < 0.55:
+        outer = _with(_record(draw, subject, 1), f"first_{other}", {"$ref": f"#/$defs/{other}"})
+        outer = _with(outer, f"other_{other}", {"$ref": f"#/$defs/{other}"}, required=draw.random() < 0.5)
+        return {"$defs": {other: _record(draw, other, 1)}, **outer}
     return _record(draw, subject, draw.randint(2, 5))
+
+
+def _with(record: Schema, key: str, value: Schema, required: bool = True) -> Schema:
+    """The record with one more key."""
+    keys = [*record["required"], key] if required else record["required"]
+    return {**record, "properties": {**record["properties"], key: value}, "required": keys}
 
 
 def _record(draw: Random, subject: str, most: int) -> Schema:
@@ -76,9 +88,13 @@ def _record(draw: Random, subject: str, most: int) -> Schema:
 KINDS: tuple[Callable[[Random], Schema], ...] = (
     lambda draw: {"type": "string", "maxLength": draw.choice((8, 12, 16))},
     lambda draw: {"type": "string", "maxLength": 12},
+    lambda draw: {"type": "string", "pattern": draw.choice(PATTERNS)},
     lambda draw: {"type": "integer", "minimum": 0, "maximum": draw.choice((9, 100, 9999))},
+    lambda draw: {"type": "number", "minimum": 0, "maximum": draw.choice((1, 50))},
     lambda draw: {"type": "boolean"},
     lambda draw: {"enum": list(draw.choice(CHOICES))},
+    lambda draw: {"const": draw.choice(("v1", 7, True))},
     lambda draw: {"type": ["integer", "null"], "minimum": 0, "maximum": 99},
+    lambda draw: {"type": "array", "items": {"enum": list(draw.choice(CHOICES))}, "minItems": 1, "maxItems": 3},
 )
 """Makers of a value's schema."""

@@ -28,6 +28,7 @@ from experiments._schemas import Task, tasks
 from experiments._words import Makers, listed, parsed, several
 from specdec import EngineConfig, Generation, Grammar, SamplingParams, SpeculativeGenerator
 from specdec.models.loading import LoadedModel, load
+from specdec.sampling import transform
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Spelling
 from specdec.sampling.matching import GrammarCompiler, GrammarConstraint
@@ -57,7 +58,7 @@ class Way:
         generator: answers.
         spelling: of forced text; None is no grammar.
         seconds, tokens: of decoding, in each round.
-        grammar_seconds: that masks, forced text and the like took, in all rounds.
+        grammar_seconds: that masks, putting them on scores, forced text and the like took, in all rounds.
     """
 
     name: str
@@ -97,7 +98,10 @@ def clocked() -> Iterator[list[float]]:
     """Adds up the time that grammars take inside the block, nested calls once."""
     spent, depth = [0.0], [0]
     names = ("masks", "advance", "forced", "likely")
-    before: dict[str, Callable[..., Any]] = {name: getattr(GrammarConstraint, name) for name in names}
+    before: list[tuple[Any, str, Callable[..., Any]]] = [
+        *((GrammarConstraint, name, getattr(GrammarConstraint, name)) for name in names),
+        (transform, "forbid", transform.forbid),
+    ]
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
@@ -111,13 +115,13 @@ def clocked() -> Iterator[list[float]]:
 
         return call
 
-    for name, method in before.items():
-        setattr(GrammarConstraint, name, timed(method))
+    for owner, name, method in before:
+        setattr(owner, name, timed(method))
     try:
         yield spent
     finally:
-        for name, method in before.items():
-            setattr(GrammarConstraint, name, method)
+        for owner, name, method in before:
+            setattr(owner, name, method)
 
 
 def valid(answer: Generation, schema: dict[str, Any]) -> bool:
@@ -217,12 +221,14 @@ PAGE = """# Structured output
 
 Made by `{command}`.
 
-{count} schemas made by code (`experiments/_schemas.py`): records, lists, nested records and unions of strings,
-numbers, booleans and enumerations. Each is one question to SmolLM2-135M-Instruct ({dtype}, greedy, at most {most}
-tokens, one request at a time), with the schema in it. All ways take turns in {rounds} rounds; a ratio is that of
+{count} schemas made by code (`experiments/_schemas.py`): records up to three levels deep, lists, unions and references,
+of strings with and without patterns, numbers, booleans, constants, enumerations and lists, with optional keys.
+Each is one question to SmolLM2-135M-Instruct ({dtype}, greedy, at most {most} tokens, one request at a time), with the
+schema in it. All ways take turns in {rounds} rounds; a ratio is that of
 tokens a second of decoding, without reading prompts: the median of the rounds, and their range. *Finished* texts end
 by themselves, the others at the limit; *valid* is what `jsonschema` says of the finished ones. *Grammar's share* is
-the part of that time that goes to masks, forced text and the following of tokens, without compiling.
+the part of that time that goes to masks, to putting them on scores, to forced text and to the following of tokens,
+without compiling.
 
 {table}
 

@@ -120,8 +120,11 @@ class PagedCache:
         if n < 0:
             raise SpecdecError(f"Cannot reserve {n} rows.")
         kept, wanted = self.blocks(sequence.length), self.blocks(sequence.length + n)
-        copies = n > 0 and self._must_copy(sequence)
         spare = sequence.table[kept:]
+        copies = n > 0 and self._must_copy(sequence)
+        if copies and wanted - kept + 1 - len(spare) > self.num_free_blocks:
+            self.prefixes.evict(self.num_blocks)  # all of it: what the tree alone shares need not be copied then
+            copies = self._must_copy(sequence)
         missing = wanted - kept + copies - len(spare)
         if missing > 0:
             fresh = [*spare, *self._allocate(missing)]

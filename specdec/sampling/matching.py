@@ -203,7 +203,7 @@ class GrammarCompiler:
                 raise ConfigError(f"grammar needs {package}. Install it: pip install 'specdec-lab[grammar]'.")
         with foreign(InvalidRequestError, "Cannot read the tokenizer for grammars", "Leave grammar out."):
             made = Vocabulary.of(self._tokenizer, self._vocab_size, self._ends)
-            _ = made.for_matchers  # it reads the vocabulary, and may not understand it
+            made.prepare()  # llguidance reads the vocabulary, and may not understand it
         return made
 
     def _compile(self, grammar: Grammar) -> GrammarConstraint:

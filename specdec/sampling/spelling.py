@@ -58,6 +58,11 @@ class Vocabulary:
             )
         return made
 
+    def prepare(self) -> None:
+        """Works out all that is looked up later: no step of an engine shall wait for it."""
+        _ = self.usable, self.everything, self.nothing, self.for_matchers
+        _ = self._tokens, self._first, self._single, self._longest
+
     @property
     def size(self) -> int:
         """V."""

@@ -208,7 +208,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "remember": [POINTER(Context), c_void_p, c_void_p, c_void_p, c_int64, c_int],
     "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],
     "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],
-    "forbid": [c_void_p, c_void_p, c_int64, c_int],
+    "forbid": [c_void_p, c_void_p, c_int64],
     "divide": [c_void_p, c_int64, c_float, c_void_p, c_int],
     "retrieve": [
         POINTER(RetrievalTexts),

@@ -167,10 +167,10 @@ EXPORT int specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, 
   });
 }
 
-EXPORT int specdec_forbid(float* x, const uint8_t* allowed, int64_t size, int threads) {
+EXPORT int specdec_forbid(float* x, const uint8_t* allowed, int64_t size) {
   return guarded([&] {
     demand_size(size, 0, "scores");
-    forbid(x, allowed, size, threads);
+    forbid(x, allowed, size);
   });
 }
 

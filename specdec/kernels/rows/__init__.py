@@ -91,7 +91,7 @@ def forbid(rows: Tensor, allowed: Tensor) -> None:
         reference.forbid(rows, allowed)
         return
     mask = native.address(allowed.contiguous(), torch.bool, rows.shape)
-    kernels.forbid(native.address(rows, torch.float32), mask, rows.numel(), num_threads())
+    kernels.forbid(native.address(rows, torch.float32), mask, rows.numel())
 
 
 def divided(rows: Tensor, by: float) -> Tensor:
