@@ -60,8 +60,8 @@ class Vocabulary:
 
     def prepare(self) -> None:
         """Works out all that is looked up later: no step of an engine shall wait for it."""
-        _ = self.usable, self.everything, self.nothing, self.for_matchers
-        _ = self._tokens, self._first, self._single, self._longest
+        for name in ("usable", "everything", "nothing", "_tokens", "_first", "_single", "_longest", "for_matchers"):
+            getattr(self, name)
 
     @property
     def size(self) -> int:
