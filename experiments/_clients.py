@@ -91,13 +91,13 @@ def program(text: str) -> dict[str, str]:
 PROGRAM = ("python", "program.py")
 LM_EVAL = ("lm_eval", "run", "--include_path", ".", "--output_path", "out")
 CLIENTS = {
-    "lm-eval, completions": Client(
+    "lm-eval-completions": Client(
         ("lm_eval[api]==0.4.13",),
         (*LM_EVAL, "--model", "local-completions", "--tasks", "choice,say", "--model_args",
          "model=NAME,base_url=URL/v1/completions,num_concurrent=2"),
         r"\|(?:choice|say)\b.*", TASKS,
     ),
-    "lm-eval, chats": Client(
+    "lm-eval-chats": Client(
         ("lm_eval[api]==0.4.13",),
         (*LM_EVAL, "--model", "local-chat-completions", "--tasks", "say", "--apply_chat_template", "--model_args",
          "model=NAME,base_url=URL/v1/chat/completions,num_concurrent=2"),

@@ -45,7 +45,7 @@ def installed(name: str, client: Client, home: Path) -> Path:
     Raises:
         ConfigError: if pip cannot install it; with pip's last line.
     """
-    folder, wanted = home / name.partition(",")[0], "\n".join(client.requirements)
+    folder, wanted = home / client.requirements[0].partition("=")[0], "\n".join(client.requirements)
     stamp = folder / ".installed"
     if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted):
         print(f"Installing {name} into {folder} …", flush=True)

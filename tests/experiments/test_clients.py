@@ -9,6 +9,7 @@ import pytest
 
 from experiments import clients
 from experiments._clients import CLIENTS, Client
+from experiments._words import parsed
 from specdec.errors import ConfigError
 
 PROGRAM = """
@@ -58,6 +59,10 @@ def test_the_page_has_a_row_for_each_client() -> None:
     text = clients.told({"a": row, "b": {**row, "requirement": "b==2", "passed": False, "figures": None}})
     assert "| `a==1` | yes | `x  1` | 4, 3, 2 | 4, 3, 2 |" in text
     assert "| `b==2` | no | `x  1` | 4, 3, 2 |  |" in text
+
+
+def test_each_client_can_be_named() -> None:
+    assert parsed([f"clients={','.join(CLIENTS)}"], clients.WORDS)["clients"] == tuple(CLIENTS)
 
 
 def test_an_unknown_client_is_refused() -> None:
