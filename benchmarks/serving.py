@@ -3,9 +3,10 @@
 python -m benchmarks.serving [--data FILE] [--batch 1,8] [--repeats 7] [--max-tokens 128] [--precision bfloat16]
     [--drafters none,ngram] [--json FILE] [--markdown FILE]
 
-The server is a process of its own, and so is the Python API beside it, with the same weights and threads; only one of
-them works at a time, and the order changes with every turn. The client shares the processors with the server. Times are
-from the first call to the last byte. All ways must give the same texts.
+The server is a process of its own with the same weights and threads; it and the Python API of this process take turns,
+and the order changes with every turn. The client shares the processors with the server. Times are from the first call
+to the last byte. All ways must give the same texts. Nothing over HTTP can be faster: how far a share lies below zero
+tells how little the figures can be trusted.
 """
 
 from __future__ import annotations
