@@ -112,6 +112,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "lookahead": "specdec.drafters.lookahead:LookaheadDrafter",
             "head": "specdec.drafters.head:HeadDrafter",
             "layer_skip": "specdec.drafters.layer_skip:LayerSkipDrafter",
+            "quantized_self": "specdec.drafters.quantized_self:QuantizedSelfDrafter",
         },
     )
     rules = Registry[Any](

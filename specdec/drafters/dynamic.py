@@ -64,6 +64,9 @@ class DynamicTree(GrowingTree):
         """Values are made of all logits."""
         return False
 
+    def chain(self, vocab_size: int) -> None:
+        """It is none that is drawn."""
+
     def grow(self, output: PassOutput) -> None:
         """Takes in the candidates below the rows that were just run, and makes nodes of the best of them."""
         new = self._found(output)

@@ -1,21 +1,21 @@
-"""What drafters with a language model share: growing trees level by level, all sequences in one pass a level."""
+"""What drafters with a language model share: a tree that grows level by level."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from specdec.cache import KVPool
 from specdec.drafters.base import DraftRequest
-from specdec.drafters.stopping import Stop
+from specdec.drafters.stopping import Stop, SurvivalStop
 from specdec.errors import NumericalError
-from specdec.models.base import CausalLM, PassOutput, Wants
-from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.base import PassOutput
+from specdec.models.batch import SequenceRows
+from specdec.models.chains import ChainDraw
 from specdec.sampling import probabilities
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
@@ -112,6 +112,18 @@ class GrowingTree:
         whole = self.stop is None and self.known is None
         return whole and self.request.by_argmax and self.shape.widest == 1
 
+    def chain(self, vocab_size: int) -> ChainDraw | None:
+        """How a model of so many tokens draws it by itself, if it is a chain that takes no more than that."""
+        size = self.request.transform.vocab_size
+        alone = vocab_size == size if self.known is None else self.known.in_order
+        if self.shape.widest != 1 or not alone or not isinstance(self.stop, SurvivalStop | None):
+            return None
+        draw = (
+            ChainDraw.largest(self.shape.depth) if self.request.by_argmax else self.request.chain_draw(self.shape.depth)
+        )
+        stop = None if self.stop is None else self.stop.limit(self.request.request_id)
+        return draw and replace(draw, stop=stop)
+
     @property
     def own_tokens(self) -> list[int]:
         """The nodes in the drafting model's tokens."""
@@ -203,43 +215,3 @@ class GrowingTree:
     def tree(self) -> DraftTree:
         """The draft as it stands."""
         return DraftTree(tuple(self.tokens), tuple(self.parents), torch.stack(self.q) if self.q else None)
-
-
-def read_ahead(model: CausalLM, pool: KVPool, tokens: Sequence[int], slots: Tensor, committed: int, most: int) -> int:
-    """Runs a long text but for its end, in passes of so many rows.
-
-    Args:
-        model, pool: who reads it, and where its entries go.
-        tokens: of the text, those from `committed` on.
-        slots: int64, of all its tokens.
-        committed: tokens that are in the pool already.
-        most: rows of a pass, which the rest does not exceed either.
-
-    Returns:
-        How many of the tokens were run.
-    """
-    done = 0
-    while len(tokens) - done > most:
-        end = committed + done + most
-        rows = SequenceRows(tokens[done : done + most], slots[:end], committed + done)
-        model.run(RaggedBatch.build([rows], model.kv_layout.device), pool)
-        done += most
-    return done
-
-
-def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> list[DraftTree]:
-    """Runs `model` once per level for all sequences together, until each has its shape.
-
-    Slots for every tail and node must be reserved beforehand; the model's entries go to `pool`.
-    """
-    while active := [tree for tree in trees if tree.growing]:
-        batch = RaggedBatch.build([tree.rows() for tree in active], model.kv_layout.device)
-        argmax = all(tree.by_argmax for tree in active)
-        output = model.run(batch, pool, Wants(logits="argmax" if argmax else "all"))
-        counts = [tree.num_rows for tree in active]
-        for tree, rows in zip(active, output.split(counts, counts), strict=True):
-            tree.grow(rows)
-    for tree in trees:
-        if tree.stop is not None:
-            tree.stop.drafted(tree.request.request_id, tree.sureness)
-    return [tree.tree() for tree in trees]

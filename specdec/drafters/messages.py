@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specdec.cache import Layout
 from specdec.models.base import CausalLM
-from specdec.models.pairs import ChainDraw
+from specdec.models.chains import ChainDraw
 from specdec.sampling import LogitsTransform
 from specdec.sampling.view import TransformView
 from specdec.verify.base import Rule, StepKey

@@ -10,7 +10,8 @@ from specdec.checks import flag, take
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.draft_model import DraftSource
 from specdec.drafters.dynamic import start_tree
-from specdec.drafters.growth import GrowingTree, grow_trees, read_ahead
+from specdec.drafters.growing import grow_trees, read_ahead
+from specdec.drafters.growth import GrowingTree
 from specdec.drafters.stopping import stop_rule
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM

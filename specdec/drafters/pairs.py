@@ -17,7 +17,6 @@ from specdec.heads.pairs import PairHead
 from specdec.heads.runs import pair_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
-from specdec.models.pairs import ChainDraw
 from specdec.models.rows import joined
 from specdec.verify.tree import DraftTree
 
@@ -112,13 +111,18 @@ class PairDrafts:
 
     def _chains(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> dict[int, DraftTree]:
         """Those that are chains drawn from the head's logits as they are, likewise."""
-        draws = {index: draw for index, tree in enumerate(trees) if (draw := _chain_draw(tree)) is not None}
+        known = self.run.config.draft_vocab_size
+        draws = {index: draw for index, tree in enumerate(trees) if (draw := tree.chain(known)) is not None}
         if not draws:
             return {}
         parts, states = [trees[index].rows() for index in draws], joined([firsts[index] for index in draws])
         size = trees[0].request.transform.vocab_size
         drawn = self.run.draw(self._entries, parts, states, list(draws.values()), size)
-        return {index: DraftTree.chain(*each) for index, each in zip(draws, drawn, strict=True) if each is not None}
+        return {
+            index: DraftTree.chain(each.tokens, each.q)
+            for index, each in zip(draws, drawn, strict=True)
+            if each is not None
+        }
 
     def _by_levels(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> None:
         """Runs the head once a level for all trees together."""
@@ -140,9 +144,3 @@ def _following(tree: GrowingTree, rows: PairRows) -> Tensor:
     level = range(tree.num_run, len(tree.tokens)) if tree.growing else ()
     parents = [max(tree.parents[node] - before, 0) for node in level]  # the root's is the only row
     return rows.states.index_select(0, torch.tensor(parents, dtype=torch.int64, device=rows.states.device))
-
-
-def _chain_draw(tree: GrowingTree) -> ChainDraw | None:
-    depth, alone = tree.shape.depth, tree.known is None or tree.known.in_order
-    fits = type(tree) is GrowingTree and alone and tree.shape.widest == 1 and depth > 0
-    return tree.request.chain_draw(depth) if fits else None

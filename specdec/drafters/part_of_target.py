@@ -9,7 +9,7 @@ from specdec.cache import PagedCache, Pool
 from specdec.checks import flag, take
 from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.dynamic import start_tree
-from specdec.drafters.growth import grow_trees
+from specdec.drafters.growing import grow_trees
 from specdec.drafters.stopping import stop_rule
 from specdec.errors import ConfigError
 from specdec.models.base import CausalLM

@@ -6,7 +6,8 @@ from collections.abc import Container, Sequence
 
 from specdec.drafters.base import DraftRequest, TargetHandle
 from specdec.drafters.draft_model import DraftSource
-from specdec.drafters.growth import GrowingTree, TokenMap, grow_trees, read_ahead
+from specdec.drafters.growing import grow_trees, read_ahead
+from specdec.drafters.growth import GrowingTree, TokenMap
 from specdec.drafters.own_cache import OwnCache
 from specdec.drafters.retelling import Retelling
 from specdec.drafters.stopping import Stop

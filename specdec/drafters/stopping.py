@@ -19,6 +19,7 @@ from torch import Tensor
 from specdec.checks import number, shown, take
 from specdec.drafters.base import Outcome
 from specdec.errors import ConfigError
+from specdec.models.chains import ChainStop
 
 LEAST = number(lambda value: 0 <= value <= 1, "a number from 0 to 1").or_none(" for the rule's own")
 ENTROPY_SCALE = 0.2
@@ -129,6 +130,11 @@ class SurvivalStop(Stop):
         """See `Stop.ends`."""
         calibration = self._calibrations.get(request_id, Calibration())
         return prod(map(calibration.chance, branch)) < self.below
+
+    def limit(self, request_id: int) -> ChainStop:
+        """The same, for a model that draws chains by itself."""
+        calibration = self._calibrations.get(request_id, Calibration())
+        return ChainStop(self.below, calibration.accepted, calibration.tested, PRIOR_WEIGHT)
 
     def drafted(self, request_id: int, sureness: Sequence[float]) -> None:
         """See `Stop.drafted`."""

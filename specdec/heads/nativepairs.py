@@ -18,8 +18,9 @@ from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear import pack
 from specdec.kernels.markov import Grown
 from specdec.models.batch import SequenceRows
+from specdec.models.chains import ChainDraw, DrawnChain
 from specdec.models.native import NativeModel
-from specdec.models.pairs import ChainDraw, DrawnChain, PairModel, TreeLimits
+from specdec.models.pairs import PairModel, TreeLimits
 
 
 class NativePairs:

@@ -14,7 +14,8 @@ from specdec.heads.config import HeadConfig
 from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
-from specdec.models.pairs import ChainDraw, DrawnChain, TreeLimits
+from specdec.models.chains import ChainDraw, DrawnChain
+from specdec.models.pairs import TreeLimits
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
@@ -33,6 +34,7 @@ class Wish:
         dtype, kv_dtype, device, backend: names, `kv_dtype` may be None.
         smoothing: SmoothQuant's α or None.
         texts: makes the token ids to measure activations on, for those that need them.
+        blocks: the GGUF file that the weights were read from, if they are those of one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Wish:
     backend: str = "auto"
     smoothing: float | None = None
     texts: Callable[[], Sequence[Sequence[int]]] = tuple
+    blocks: Path | None = None
 
     @property
     def packs(self) -> bool:
@@ -94,9 +97,11 @@ def _why_not_native(wish: Wish, module: PreTrainedModel | None) -> str | None:
 
 
 def _make_native(wish: Wish, module: PreTrainedModel) -> CausalLM:
+    blocks = wish.blocks
     if wish.dtype == "int8" and wish.smoothing is not None:
         smooth(module, wish.texts(), wish.smoothing)
-    return NativeModel(module, wish.name, wish.dtype, wish.cache)
+        blocks = None  # these are other weights, and other values in the cache
+    return NativeModel(module, wish.name, wish.dtype, wish.cache, blocks=blocks)
 
 
 def _why_not_triton(wish: Wish, module: PreTrainedModel | None) -> str | None:

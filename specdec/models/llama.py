@@ -219,6 +219,11 @@ class LlamaModel(Generic[P]):
         self._layers, self._head, self._embedding = layers, head, embedding
 
     @property
+    def products(self) -> tuple[list[LayerProducts[P]], P]:
+        """The matrices of its layers, and that of its head."""
+        return self._layers, self._head
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of weights that every pass reads."""
         return self._head.num_bytes + sum(layer.num_bytes for layer in self._layers)

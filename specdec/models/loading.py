@@ -140,7 +140,7 @@ def load_given(
 
 def _made(wish: Wish, files: Files, calibration: str | None, generation_config: str) -> LoadedModel:
     """The model of these files, run by the first backend that can."""
-    wish = replace(wish, texts=lambda: calibration_texts(files.tokenizer, calibration))
+    wish = replace(wish, texts=lambda: calibration_texts(files.tokenizer, calibration), blocks=files.blocks)
     with foreign(
         UnsupportedModelError, f"Cannot put {wish.name} on {wish.device!r}", "Use a smaller dtype, or device='cpu'."
     ):

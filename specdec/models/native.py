@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from ctypes import addressof
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +25,7 @@ from specdec.kernels.linear import HEAD_KINDS, KINDS, PackedLinear, pack
 from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.chains import ChainDraw, DrawnChain, draw_chains
 from specdec.models.llama import LlamaLayer, LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 from specdec.models.rows import PassRows
@@ -47,10 +50,13 @@ class NativeModel(LlamaModel[PackedLinear]):
         kind: form of the weights, a name of `specdec.kernels.linear.KINDS`. Norms and the residual stream are float32.
         kv_dtype: what the cache holds: float32, bfloat16 or int8 (with one scale per token and head).
         kernels: the compiled library.
+        blocks: a GGUF file of the same weights, in blocks.
 
     Raises:
         UnsupportedModelError: if the model is not of this family.
     """
+
+    blocks: Path | None = None
 
     def __init__(
         self,
@@ -59,8 +65,9 @@ class NativeModel(LlamaModel[PackedLinear]):
         kind: str = "float32",
         kv_dtype: torch.dtype | None = None,
         kernels: native.Library | None = None,
+        blocks: Path | None = None,
     ) -> None:
-        name = name or type(module).__name__
+        name, self.blocks = name or type(module).__name__, blocks
         if reason := why_not(module):
             raise UnsupportedModelError(f"{name} cannot run natively: {reason}. Use backend='transformers'.")
         weights = LlamaWeights.of(module, name)
@@ -189,6 +196,17 @@ class NativeModel(LlamaModel[PackedLinear]):
         self._kernels.forward(self._bound_to(pool), rows.struct, logits.data_ptr(), best.ctypes.data, num_threads())
         return logits
 
+    def draw(self, parts: Sequence[SequenceRows], pool: KVPool, draws: Sequence[ChainDraw]) -> list[DrawnChain | None]:
+        """Chains behind the last rows of some sequences, token by token, all in one call. See `draw_chains`.
+
+        Args:
+            parts: of each the last row alone has logits, and its slots have room for the chain.
+            pool: of keys and values.
+            draws: of each chain.
+        """
+        rows = PassRows(parts, room=[each.depth for each in draws])
+        return draw_chains(self._kernels, self._bound_to(pool), rows, draws, self.vocab_size)
+
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""
         return self._head.rows(torch.tensor(tokens, dtype=torch.int64))
@@ -204,6 +222,17 @@ class NativeModel(LlamaModel[PackedLinear]):
     def without(self, attention: Collection[int], mlp: Collection[int]) -> NativeModel:
         """See `CausalLM.without`. Weights are shared and this model stays as it is."""
         clone = super().without(attention, mlp)
+        clone._bound = WeakKeyDictionary()
+        return clone
+
+    def with_products(
+        self, layers: list[LayerProducts[PackedLinear]], head: PackedLinear, name: str, kind: str
+    ) -> NativeModel:
+        """A model of the same sizes and embedding with other matrices, over the same pool. This one stays as it is."""
+        clone = copy.copy(self)
+        clone.name, clone.kind, clone._layers, clone._head = name, kind, layers, head
+        clone._struct = interface.Model.from_buffer_copy(self._struct)
+        clone._struct.head = head.struct
         clone._bound = WeakKeyDictionary()
         return clone
 

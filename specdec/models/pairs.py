@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import pointer
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from specdec.kernels.linear import PackedLinear, pack
 from specdec.kernels.markov import Grown
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
+from specdec.models.chains import ChainDraw, DrawnChain, draw_chains
 from specdec.models.llama import LlamaWeights
 from specdec.models.native import BEST, NativeModel
 from specdec.models.rows import PassRows
@@ -79,26 +80,6 @@ class TreeLimits:
     width: int
     floor: float
     deepen: float
-
-
-@dataclass(frozen=True)
-class ChainDraw:
-    """How a chain is drawn.
-
-    Args:
-        points: of each token where the cumulative distribution of q is inverted, in (0, 1); their number is the depth.
-        temperature: above 0; nothing else is done to the logits.
-    """
-
-    points: Sequence[float]
-    temperature: float
-
-
-class DrawnChain(NamedTuple):
-    """Tokens of a chain, the target's, and what they were drawn from, float32 [n, V]."""
-
-    tokens: list[int]
-    q: Tensor
 
 
 class PairModel(NativeModel):
@@ -188,23 +169,9 @@ class PairModel(NativeModel):
         Returns:
             The chains; None if a score was no number.
         """
-        depths = np.array([len(each.points) for each in draws], np.int64)
-        rows, most = self._rows(parts, states, room=depths.tolist()), int(depths.max())
-        points = np.zeros((len(parts), most))
-        for own, each in zip(points, draws, strict=True):
-            own[: len(each.points)] = each.points
-        temperatures = np.array([each.temperature for each in draws], np.float32)
-        tokens, sizes = np.empty((len(parts), most), np.int32), np.empty(len(parts), np.int64)
-        q = torch.zeros(len(parts), most, target_size)
-        chains = interface.PairChains(
-            most, target_size, *(each.ctypes.data for each in (depths, points, temperatures)),
-            native.address(ids, torch.int64, (self.vocab_size,)), tokens.ctypes.data, q.data_ptr(), sizes.ctypes.data,
-        )  # fmt: skip
-        self._kernels.pairs_draw(self._bound_to(pool), rows.struct, chains, num_threads())
-        return [
-            None if size < 0 else DrawnChain(tokens[index, :size].tolist(), q[index, :size])
-            for index, size in enumerate(sizes.tolist())
-        ]
+        rows = self._rows(parts, states, room=[each.depth for each in draws])
+        native.address(ids, torch.int64, (self.vocab_size,))
+        return draw_chains(self._kernels, self._bound_to(pool), rows, draws, target_size, ids)
 
     def _rows(self, parts: Sequence[SequenceRows], states: Tensor, **more: Any) -> PassRows:
         """For the kernels, which cannot see how many states there are."""

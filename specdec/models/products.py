@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
@@ -37,6 +38,10 @@ class LayerProducts(Generic[P]):
     window: int
     attends: bool = True
     feeds: bool = True
+
+    def each(self, change: Callable[[P], P]) -> LayerProducts[P]:
+        """The layer with other matrices."""
+        return replace(self, **{name: change(getattr(self, name)) for name in ("qkv", "o", "gate_up", "down")})
 
     @property
     def num_bytes(self) -> int:

@@ -33,11 +33,13 @@ class Files:
         module: with all its weights, on the CPU.
         tokenizer: transformers' own.
         words: what they say of generating.
+        blocks: the GGUF file that the weights are those of, if they are.
     """
 
     module: PreTrainedModel
     tokenizer: Any
     words: Words
+    blocks: Path | None = None
 
 
 def read(
@@ -89,7 +91,9 @@ def _whole(source: Path, name: str, dtype: torch.dtype, *, allow_pickle: bool, t
         module, tokenizer = read_folder(
             folder, name, dtype, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
         )
-    return Files(module, tokenizer, Words.of_gguf(source) if _is_gguf(source) else Words.of_folder(source))
+    if _is_gguf(source):
+        return Files(module, tokenizer, Words.of_gguf(source), source)
+    return Files(module, tokenizer, Words.of_folder(source))
 
 
 def gguf_file(path: str | None, revision: str | None = None) -> Path:

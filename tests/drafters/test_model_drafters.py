@@ -26,6 +26,7 @@ from specdec.drafters.model import ModelDrafter
 from specdec.models import loading
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
+from specdec.models.native import NativeModel
 from specdec.models.transformers import TransformersModel
 from specdec.verify.tree import ROOT
 from tests.drafting import draft_request
@@ -104,6 +105,11 @@ def of_model(branches: int) -> Desk:
     return model_desk(llama(seed=1, num_layers=2), branches)
 
 
+def of_native_model(branches: int) -> Desk:
+    """Draws chains by itself, in one call."""
+    return Desk(ModelDrafter(NativeModel(llama_module(1)), 3, branches), llama(seed=0))
+
+
 def first_layers(num_layers: int) -> PreTrainedModel:
     """The target of `early_exit`, cut by hand."""
     module = llama_module(1, num_layers=3)
@@ -112,9 +118,10 @@ def first_layers(num_layers: int) -> PreTrainedModel:
     return module
 
 
-MAKERS = {"model": of_model, "early exit": of_early_exit}
+MAKERS = {"model": of_model, "native model": of_native_model, "early exit": of_early_exit}
 ORACLES: dict[str, Callable[[], PreTrainedModel]] = {
     "model": lambda: llama_module(1, num_layers=2),
+    "native model": lambda: llama_module(1, num_layers=2),
     "early exit": lambda: first_layers(2),
 }
 kinds = pytest.mark.parametrize("kind", MAKERS)

@@ -21,6 +21,7 @@ from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.prediction import PredictionDrafter
+from specdec.drafters.quantized_self import QuantizedSelfDrafter
 from specdec.drafters.recycling import RecyclingDrafter
 from specdec.drafters.retrieval import RetrievalDrafter
 from specdec.drafters.sizes import MOST_NODES
@@ -62,6 +63,7 @@ MADE: dict[str, Callable[..., Drafter]] = {
     "prediction": PredictionDrafter,
     "lookahead": LookaheadDrafter,
     "layer_skip": LayerSkipDrafter,
+    "quantized_self": QuantizedSelfDrafter,
     "head": lambda **options: HeadDrafter(**{"head": random_head(llama(0, num_layers=6)), **options}),
     "suffix": SuffixDrafter,
     "cascade": CascadeDrafter,

@@ -13,6 +13,7 @@ from specdec import ConfigError, DraftTree, Outcome, SamplingParams
 from specdec.drafters.early_exit import EarlyExitDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.stopping import RULES, Calibration, EntropyStop, Stop, SurvivalStop, stop_rule
+from specdec.models.native import NativeModel
 from specdec.proof import cases
 from specdec.proof.exact import Setting, drafts, joint_law, target_law
 from specdec.registry import RULES as ACCEPTANCE
@@ -27,11 +28,16 @@ PROMPTS = [[5, 17, 3, 40, 40, 9], [1], [2, 3] * 9, [60, 0, 33]]
 WARM = SamplingParams(temperature=0.3)
 MAKERS: dict[str, Callable[..., Desk]] = {
     "model": lambda **options: Desk(ModelDrafter(llama(1, num_layers=2), 4, **options), llama(0)),
+    "native model": lambda **options: Desk(ModelDrafter(NativeModel(llama_module(1)), 4, **options), llama(0)),
     "early exit": lambda **options: Desk(
         EarlyExitDrafter(4, num_layers=2, **options), llama(1, num_layers=3), read=True
     ),
 }
-ORACLES = {"model": lambda: llama_module(1, num_layers=2), "early exit": lambda: first_layers(2)}
+ORACLES = {
+    "model": lambda: llama_module(1, num_layers=2),
+    "native model": lambda: llama_module(1, num_layers=2),
+    "early exit": lambda: first_layers(2),
+}
 kinds = pytest.mark.parametrize("kind", MAKERS)
 
 

@@ -22,6 +22,7 @@ from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.quantized_self import QuantizedSelfDrafter
 from specdec.drafters.recycling import RecyclingDrafter
 from specdec.drafters.suffix import SuffixDrafter
 from specdec.engine.request import Request
@@ -45,6 +46,7 @@ DRAFTERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "head": lambda target: HeadDrafter(random_head(target), branches=2),
     "pairs": lambda target: HeadDrafter(random_pairs(target), num_draft_tokens=6, branches=2),
     "medusa": lambda target: HeadDrafter(random_medusa(target)),
+    "quantized self": lambda target: QuantizedSelfDrafter(num_draft_tokens=3),
     "early exit": lambda target: EarlyExitDrafter(num_draft_tokens=3, num_layers=1),
     "recycling": lambda target: RecyclingDrafter(),
     "lookahead": lambda target: LookaheadDrafter(),
@@ -78,7 +80,7 @@ def most_rows(engine: Engine) -> int:
     return max(engine.scheduler._limits.most_rows(request) for request in requests)
 
 
-QUICK = ("none", "ngram", "suffix", "model", "head", "pairs")
+QUICK = ("none", "ngram", "suffix", "model", "head", "pairs", "quantized self")
 CASES = [
     *(pytest.param("float32", name, marks=() if name in QUICK else pytest.mark.slow) for name in DRAFTERS),
     *(pytest.param(kind, name, marks=pytest.mark.slow) for kind in ("bfloat16", "int8") for name in DRAFTERS),

@@ -19,8 +19,9 @@ from specdec.heads.plainpairs import PlainPairs
 from specdec.heads.runs import pair_run
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
+from specdec.models.chains import ChainDraw
 from specdec.models.native import NativeModel
-from specdec.models.pairs import ChainDraw, TreeLimits
+from specdec.models.pairs import TreeLimits
 from specdec.testing.tiny import llama, llama_module
 from tests.heads import toys
 
@@ -211,8 +212,8 @@ def test_a_tree_that_cannot_be_is_refused(limits: TreeLimits, words: str) -> Non
     ("draw", "size", "words"),
     [
         (ChainDraw([0.5] * 9, 1.0), 64, "no slots for its draft"),
-        (ChainDraw([0.5], 0.0), 64, "temperature 0 is not above 0"),
-        (ChainDraw([0.5], float("nan")), 64, "temperature 0 is not above 0"),
+        (ChainDraw([0.5], -1.0), 64, "temperature 0 is below 0"),
+        (ChainDraw([0.5], float("nan")), 64, "temperature 0 is below 0"),
         (ChainDraw([0.5], 1.0), 20, "token that the head knows"),
     ],
 )

@@ -16,6 +16,7 @@ from specdec.drafters.lookahead import LookaheadDrafter
 from specdec.drafters.model import ModelDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.quantized_self import QuantizedSelfDrafter
 from specdec.drafters.recycling import RecyclingDrafter
 from specdec.drafters.retrieval import RetrievalDrafter
 from specdec.drafters.slem import SlemDrafter
@@ -83,6 +84,10 @@ MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
         [EarlyExitDrafter(num_draft_tokens=2, num_layers=1), SuffixDrafter(shared=False, floor=0.0)]
     ),
     "early_exit, tree that follows it": lambda target: EarlyExitDrafter(3, 1, branches=2, dynamic=True),
+    "quantized_self": lambda target: QuantizedSelfDrafter(3),
+    "quantized_self, tree that stops": lambda target: QuantizedSelfDrafter(
+        choices=[[0, 0], [1, 0]], stop="survival", stop_below=0.2
+    ),
     "oracle": lambda target: OracleDrafter(),
     "poison": lambda target: PoisonDrafter(),
 }

@@ -174,8 +174,9 @@ class PairChains(Structure):
     """passes/pairs.h"""
 
     _fields_ = [("most", c_int64), ("target_size", c_int64), ("depths", c_void_p), ("points", c_void_p),
-                ("temperatures", c_void_p), ("ids", c_void_p), ("tokens", c_void_p), ("q", c_void_p),
-                ("sizes", c_void_p)]  # fmt: skip
+                ("temperatures", c_void_p), ("ids", c_void_p), ("below", c_void_p), ("bins", c_int64),
+                ("weight", c_double), ("accepted", c_void_p), ("tested", c_void_p), ("tokens", c_void_p),
+                ("q", c_void_p), ("largest", c_void_p), ("sizes", c_void_p)]  # fmt: skip
 
 
 class CommitTensor(Structure):

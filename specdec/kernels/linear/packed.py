@@ -16,7 +16,7 @@ from specdec.kernels.cpu import library as native
 from specdec.kernels.cpu.memory import in_huge_pages
 from specdec.kernels.cpu.threads import num_threads
 from specdec.kernels.linear.blocks import Blocks
-from specdec.kernels.linear.panels import PANEL, in_panels, rows_of
+from specdec.kernels.linear.panels import PANEL, in_panels, matrix_of, rows_of
 from specdec.kernels.linear.reference import BLOCK_KINDS, quantize_rows
 from specdec.kernels.linear.rounding import in_blocks
 
@@ -64,6 +64,30 @@ class PackedLinear:
         rows = packed[ids // PANEL, :, ids % PANEL].float().reshape(len(ids), packed.shape[1] * packed.shape[3])
         rows = rows[:, : self.struct.k]
         return rows if scale is None else rows * scale[ids, None]
+
+    def matrices(self) -> list[Tensor]:
+        """W as it is rounded, float32 [width, K]; of a gated product the gate, and then its values."""
+        packed, scale, k = self.tensors[0], self.tensors[1], self.struct.k
+        assert packed is not None
+        if self.runs is not None:
+            rows = matrix_of(packed, self.runs, k)
+        else:
+            rows = packed.float().transpose(1, 2).reshape(self.struct.n, -1)[:, :k]
+            rows = rows if scale is None else rows * scale[:, None]
+        if not self.struct.gated:
+            return [rows[: self.width]]
+        halves = rows.view(-1, 2, PANEL // 2, k)
+        return [halves[:, side].flatten(0, 1)[: self.width] for side in range(2)]
+
+    def repacked(self, kind: str) -> PackedLinear:
+        """The same product with weights of another kind, a name of `KINDS`, made of these as they are rounded."""
+        parts, offset = self.matrices(), self.tensors[3]
+        return pack(parts, kind, None if offset is None else offset[: self.width], bool(self.struct.gated))
+
+    @property
+    def bits(self) -> float:
+        """Of one weight, with its share of scales and minima."""
+        return 8 * self.num_bytes / (self.struct.n * self.struct.k)
 
     def __call__(self, x: Tensor, kernels: native.Library | None = None) -> Tensor:
         """float [..., K] → float32 [..., width].

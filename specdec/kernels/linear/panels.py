@@ -82,6 +82,17 @@ def _fill(out: Tensor, part: Blocks) -> None:
         to[..., codes:].copy_(numbers.view(torch.uint8).flatten(2))
 
 
+def matrix_of(panels: Tensor, runs: Tensor, k: int) -> Tensor:
+    """The whole matrix as numbers, float32 [rows of all panels, K]; arguments as for `rows_of`, but any number of
+    runs."""
+    kinds, parts = {kind.number: kind for kind in TYPES.values()}, []
+    for run in runs:
+        number, count, start = run.tolist()
+        size = count * PANEL * -(-k // BLOCK) * kinds[number].num_bytes
+        parts.append(rows_of(panels[start : start + size], run[None], k, torch.arange(PANEL * count)))
+    return torch.cat(parts)
+
+
 def rows_of(panels: Tensor, runs: Tensor, k: int, ids: Tensor) -> Tensor:
     """Rows of the matrix as numbers, float32 [n, K].
 

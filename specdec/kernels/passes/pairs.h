@@ -1,5 +1,6 @@
-// Drafts of heads that are fed with their own states, trees and drawn chains: a pass for each level, all of them in one
-// call. specdec/drafters/likeliest.py and growth.py say the same in plain Python.
+// Drafts that a model makes by itself, trees of the likeliest nodes and chains: a pass for each level, all of them in one
+// call. The model may be fed with its own states. specdec/drafters/likeliest.py, growth.py and stopping.py say the same
+// in plain Python.
 #pragma once
 
 #include <algorithm>
@@ -15,23 +16,31 @@ struct Trees {
   int64_t most, width;             // room for nodes; candidates of a node, and nodes of a level that are run
   double floor, deepen;            // least value of a node; least sum of values of a level that is run
   const int64_t *nodes, *depths;   // [count], most nodes and levels of each tree
-  const int64_t* ids;              // [vocab_size], the target's tokens that the head knows
+  const int64_t* ids;              // [vocab_size], the target's tokens that the model knows; null: all, as they are
   int32_t *tokens, *parents;       // the target's tokens; -1: behind the last row
   double* chances;                 // of a node below the one before it
   int64_t* sizes;                  // -1: a score of the head was no number
 };
 
-// One chain for each sequence of a batch, drawn token by token: [count, most] tokens.
+// One chain for each sequence of a batch, token by token: [count, most] tokens.
 struct Chains {
   int64_t most, target_size;       // room for tokens; tokens of the target
-  const int64_t* depths;           // [count], tokens of each chain
+  const int64_t* depths;           // [count], most tokens of each chain
   const double* points;            // [count, most], where the cumulative distribution is inverted
-  const float* temperatures;       // [count]
-  const int64_t* ids;              // [vocab_size], the target's tokens that the head knows
+  const float* temperatures;       // [count]; 0 takes the largest logit
+  const int64_t* ids;              // [vocab_size], the target's tokens that the model knows; null: all, as they are
+  const double* below;             // [count], a chain ends with the token whose survival is below this
+  int64_t bins;                    // of largest chances, in each of which a chance of acceptance is known:
+  double weight;                   // (accepted + weight * largest) / (tested + weight)
+  const double *accepted, *tested; // [count, bins]
   int32_t* tokens;                 // the target's
-  float* q;                        // [count, most, target_size], zeros that are given what was drawn from
-  int64_t* sizes;                  // -1: a score of the head was no number
+  float* q;                        // [count, most, target_size], zeros that are given what was drawn from; null where
+                                   // nothing is
+  float* largest;                  // [count, most], the largest chance of what each token was taken from
+  int64_t* sizes;                  // -1: a score of the model was no number
 };
+
+INLINE int64_t said(const int64_t* ids, int64_t place) { return ids ? ids[place] : place; }
 
 struct Candidate {
   double value, chance;  // of itself and all above it; given those
@@ -57,7 +66,6 @@ INLINE void demand_drafts(const Model& model, const Batch& batch, int64_t kept, 
   float some = 0;  // stands for memory that is made later
   Batch told = batch;
   demand_model(model);
-  DEMAND(model.pairs, "%s", "a model without states drafts no tokens of its own");
   DEMAND(kept >= 1 && kept <= model.vocab_size, "%lld candidates of %lld tokens", (long long)kept,
          (long long)model.vocab_size);
   told.kept = kept, told.next_states = told.chances = &some;
@@ -65,8 +73,9 @@ INLINE void demand_drafts(const Model& model, const Batch& batch, int64_t kept, 
   DEMAND(batch.logit_rows == all.count, "%lld rows with logits for %lld sequences", (long long)batch.logit_rows,
          (long long)all.count);
   demand_size(most, 1, "nodes");
-  demand_memory(ids, "tokens that the head knows");
-  demand_within(ids, model.vocab_size, 0, std::min(tokens, model.embedding_rows), "token that the head knows");
+  const int64_t known = std::min(tokens, model.embedding_rows);
+  if (ids) demand_within(ids, model.vocab_size, 0, known, "token that the head knows");
+  else DEMAND(model.vocab_size <= known, "%lld of %lld tokens are known", (long long)known, (long long)model.vocab_size);
   demand_within(room, all.count, 1, most + 1, "nodes of draft");
   demand_within(depths, all.count, 1, most + 1, "depth of draft");
   for (int64_t s = 0; s < all.count; s++) {
@@ -90,11 +99,18 @@ INLINE void demand_chains(const Model& model, const Batch& batch, const Chains& 
   demand_drafts(model, batch, 1, chains.most, chains.depths, chains.depths, chains.ids, chains.target_size);
   demand_memory(chains.points, "points");
   demand_memory(chains.temperatures, "temperatures");
+  demand_memory(chains.below, "bounds of survival");
+  demand_size(chains.bins, 1, "bins");
+  DEMAND(chains.weight > 0, "%s", "what a model says of itself counts for nothing");
+  demand_memory(chains.accepted, "accepted tokens");
+  demand_memory(chains.tested, "tested tokens");
   demand_memory(chains.tokens, "tokens");
-  demand_memory(chains.q, "q");
+  demand_memory(chains.largest, "largest chances");
   demand_memory(chains.sizes, "sizes");
-  for (int64_t s = 0; s < batch.sequences.count; s++)
-    DEMAND(chains.temperatures[s] > 0, "temperature %lld is not above 0", (long long)s);
+  for (int64_t s = 0; s < batch.sequences.count; s++) {
+    DEMAND(chains.temperatures[s] >= 0, "temperature %lld is below 0", (long long)s);
+    if (chains.temperatures[s] > 0) demand_memory(chains.q, "q");
+  }
 }
 
 // The candidates below a row, best first.
@@ -103,7 +119,7 @@ INLINE void look(Growing& tree, int64_t parent, const Best* best, const float* c
   tree.failed |= !std::isfinite(chances[0]);
   for (int64_t rank = 0; rank < kept; rank++) {
     const double chance = chances[rank], value = above * chance;
-    if (value >= trees.floor) tree.candidates.push_back({value, chance, trees.ids[best[rank].token], parent});
+    if (value >= trees.floor) tree.candidates.push_back({value, chance, said(trees.ids, best[rank].token), parent});
   }
 }
 
@@ -149,7 +165,7 @@ struct Pass {
     states.clear();
   }
 
-  // `given`: the states behind the rows of the pass before.
+  // `given`: the states behind the rows of the pass before, [rows, hidden].
   void add(const Growing& tree, int64_t index, const Sequences& all, int64_t before, const float* given, int64_t hidden) {
     const int64_t tail = all.row_start[index + 1] - all.row_start[index], start = all.committed[index] + tail;
     const int64_t* own = all.slots + all.slot_start[index];
@@ -236,7 +252,7 @@ INLINE std::vector<Growing>& run_levels(const Model& model, const Batch& begun, 
       tree.known = tree.run.size();
       tree.level++;
       if (!tree.failed) choose(tree, index, first);
-      if (tree.fresh()) pass.add(tree, index, begun.sequences, before, given.data(), model.hidden);
+      if (tree.fresh()) pass.add(tree, index, begun.sequences, before, given.data(), model.pairs ? model.hidden : 0);
     }
     for (size_t place = 0; place < pass.turn.size(); place++) all[pass.turn[place]].row = pass.row_start[place];
     batch = pass.batch();
@@ -257,12 +273,12 @@ static void grow(const Model& model, const Batch& begun, const Trees& trees, int
   for (int64_t index = 0; index < begun.sequences.count; index++) give(all[index], index, trees);
 }
 
-// Draws a token from a row of logits over the known tokens. `q`, zeros over the target's, is given their chances.
-// Returns its place among them, or -1 if a logit is no number.
-INLINE int64_t drawn(const float* row, int64_t size, float largest, float temperature, double point, const int64_t* ids,
-                     float* scores, float* q) {
-  if (!std::isfinite(largest)) return -1;
-  const float top = largest / temperature;
+// Draws a token from a row of logits over the known tokens. `q`, zeros over the target's, is given their chances, and
+// `largest` that of the largest logit. Returns its place among them, or -1 if a logit is no number.
+INLINE int64_t drawn(const float* row, int64_t size, const Best& best, float temperature, double point, const int64_t* ids,
+                     float* scores, float* q, float* largest) {
+  if (!std::isfinite(best.value)) return -1;
+  const float top = best.value / temperature;
   vf sums = {};
   int64_t i = 0;
   for (; i + W <= size; i += W) {
@@ -273,33 +289,50 @@ INLINE int64_t drawn(const float* row, int64_t size, float largest, float temper
   float sum = sum_lanes(sums);
   for (; i < size; i++) sum += scores[i] = expf(row[i] / temperature - top);
   double total = 0, passed = 0;
-  for (i = 0; i < size; i++) total += scores[i] = q[ids[i]] = scores[i] / sum;
+  for (i = 0; i < size; i++) total += scores[i] = q[said(ids, i)] = scores[i] / sum;
   if (!(total > 0 && std::isfinite(total))) return -1;
+  *largest = scores[best.token];
   const double at = std::min(point * total, std::nextafter(total, 0.0));
   for (i = 0; i + 1 < size && (passed += scores[i]) <= at;) i++;
   return i;
 }
 
-// Chains that are drawn, of count sequences.
+// The chance that a token is accepted which was taken from a distribution of this largest chance.
+INLINE double acceptance(const Chains& chains, int64_t index, double largest) {
+  const int64_t bin = index * chains.bins + std::min((int64_t)(largest * chains.bins), chains.bins - 1);
+  return (chains.accepted[bin] + chains.weight * largest) / (chains.tested[bin] + chains.weight);
+}
+
+// Chains of count sequences.
 static void draw(const Model& model, const Batch& begun, const Chains& chains, int threads) {
   static thread_local std::vector<float> scores;
   demand_chains(model, begun, chains);
   scores.resize(model.vocab_size);
-  auto below = [&](Growing& chain, int64_t index, int64_t parent, const Best* best, const float* logits, const float*) {
+  auto below = [&](Growing& chain, int64_t index, int64_t parent, const Best* best, const float* logits,
+                   const float* chances) {
     const int64_t at = index * chains.most + chain.level;
-    const int64_t place = drawn(logits, model.vocab_size, best->value, chains.temperatures[index], chains.points[at],
-                                chains.ids, scores.data(), chains.q + at * chains.target_size);
-    if (place < 0) chain.failed = true;
-    else chain.candidates.push_back({1.0, 1.0, chains.ids[place], parent});
+    const float temperature = chains.temperatures[index];
+    int64_t place = std::isfinite(*chances) ? best->token : -1;
+    chains.largest[at] = *chances;
+    if (temperature > 0)
+      place = drawn(logits, model.vocab_size, *best, temperature, chains.points[at], chains.ids, scores.data(),
+                    chains.q + at * chains.target_size, chains.largest + at);
+    chain.failed |= place < 0;
+    if (chain.failed) return;
+    const double above = chain.candidates.empty() ? 1.0 : chain.candidates.back().value;
+    const double chance = acceptance(chains, index, chains.largest[at]);
+    chain.candidates.push_back({above * chance, chance, said(chains.ids, place), parent});
   };
   auto next = [&](Growing& chain, int64_t index, int64_t first) {
-    if (chain.level < chains.depths[index]) chain.run.push_back(first);
+    const bool ends = chain.candidates.back().value < chains.below[index];
+    if (chain.level < chains.depths[index] && !ends) chain.run.push_back(first);
   };
   const std::vector<Growing>& all = run_levels(model, begun, 1, threads, below, next);
   for (int64_t index = 0; index < begun.sequences.count; index++) {
-    chains.sizes[index] = all[index].failed ? -1 : chains.depths[index];
-    for (size_t level = 0; level < all[index].candidates.size(); level++)
-      chains.tokens[index * chains.most + level] = all[index].candidates[level].token;
+    const std::vector<Candidate>& found = all[index].candidates;
+    chains.sizes[index] = all[index].failed ? -1 : found.size();
+    for (size_t level = 0; level < found.size(); level++)
+      chains.tokens[index * chains.most + level] = found[level].token;
   }
 }
 
