@@ -55,22 +55,6 @@ def read_blocks(path: Path, name: str, kv_dtype: torch.dtype | None = None) -> N
         return NativeModel.of_products(_sizes(read, sizes), layers, head, embedding, name, "gguf", kv_dtype)
 
 
-def four_bit_products(path: Path) -> tuple[list[LayerProducts[PackedLinear]], PackedLinear] | None:
-    """Layers and head of a GGUF file in its own blocks, if all matrices of the layers have four bits and everything can
-    be kept as it is."""
-    header = gguf_header(path)
-    matrices = [stored for name, stored in header.tensors.items() if name.startswith("blk.") and len(stored.shape) > 1]
-    if any(stored.dtype not in TYPES or TYPES[stored.dtype].bits > 4 for stored in matrices):
-        return None
-    with opened(path) as file:
-        read, sizes = _File(path, file, header), _Sizes(header, path)
-        try:
-            _check_known(header, sizes, path)
-            return [_layer(read, sizes, index) for index in range(sizes.layers)], _ends(read, sizes)[0]
-        except UnsupportedModelError:
-            return None
-
-
 @dataclass(frozen=True)
 class _Sizes:
     """The sizes that a header names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from transformers.pytorch_utils import Conv1D
 
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.cpu import library as native
-from specdec.kernels.linear import HEAD_KINDS
+from specdec.kernels.linear import HEAD_KINDS, PackedLinear
+from specdec.kernels.linear.blocks import TYPES
 from specdec.models.base import CausalLM
-from specdec.models.blockfile import four_bit_products
+from specdec.models.blockfile import read_blocks
 from specdec.models.early_exit import shallow
+from specdec.models.gguf import gguf_header
 from specdec.models.native import NativeModel
 from specdec.models.packing import PackedLayer
+from specdec.models.products import LayerProducts
 from specdec.models.transformers import TransformersModel
 
 KIND = "int4"
@@ -61,9 +65,22 @@ def in_four_bits(model: CausalLM) -> CausalLM:
 def _native(model: NativeModel) -> NativeModel:
     layers, head = model.products
     _check_bits(model, layers[0].gate_up.bits)
-    own = None if model.blocks is None else four_bit_products(model.blocks)
+    own = None if model.blocks is None else _blocks_of(model.blocks)
     rounded = own or ([layer.each(lambda product: product.repacked(KIND)) for layer in layers], head.repacked(HEAD))
     return model.with_products(*rounded, _named(model), KIND)
+
+
+def _blocks_of(path: Path) -> tuple[list[LayerProducts[PackedLinear]], PackedLinear] | None:
+    """Layers and head of a GGUF file in its own blocks; None if a layer's matrix has more than four bits, or the file
+    cannot be kept as it is."""
+    tensors = gguf_header(path).tensors
+    matrices = [each for name, each in tensors.items() if name.startswith("blk.") and len(each.shape) > 1]
+    if any(each.dtype not in TYPES or TYPES[each.dtype].bits > 4 for each in matrices):
+        return None
+    try:
+        return read_blocks(path, path.name).products
+    except UnsupportedModelError:
+        return None
 
 
 def _check_bits(model: CausalLM, bits: float) -> None:

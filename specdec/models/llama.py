@@ -234,8 +234,7 @@ class LlamaModel(Generic[P]):
         held = self._embedding
         if isinstance(held, Tensor):
             return held
-        parts = torch.split(torch.arange(held.width), ROWS_AT_ONCE)
-        return torch.cat([held.rows(ids).bfloat16() for ids in parts])
+        return torch.cat([held.rows(ids).bfloat16() for ids in torch.arange(held.width).split(ROWS_AT_ONCE)])
 
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.embed`."""

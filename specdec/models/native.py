@@ -197,13 +197,7 @@ class NativeModel(LlamaModel[PackedLinear]):
         return logits
 
     def draw(self, parts: Sequence[SequenceRows], pool: KVPool, draws: Sequence[ChainDraw]) -> list[DrawnChain | None]:
-        """Chains behind the last rows of some sequences, token by token, all in one call. See `draw_chains`.
-
-        Args:
-            parts: of each the last row alone has logits, and its slots have room for the chain.
-            pool: of keys and values.
-            draws: of each chain.
-        """
+        """Chains behind the last rows of some parts, which alone have logits: all in one call. See `draw_chains`."""
         rows = PassRows(parts, room=[each.depth for each in draws])
         return draw_chains(self._kernels, self._bound_to(pool), rows, draws, self.vocab_size)
 
@@ -213,17 +207,11 @@ class NativeModel(LlamaModel[PackedLinear]):
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
-        clone = super().truncated(num_layers)
-        clone._struct = interface.Model.from_buffer_copy(self._struct)
-        clone._struct.num_layers = num_layers
-        clone._bound = WeakKeyDictionary()
-        return clone
+        return super().truncated(num_layers)._apart(num_layers=num_layers)
 
     def without(self, attention: Collection[int], mlp: Collection[int]) -> NativeModel:
         """See `CausalLM.without`. Weights are shared and this model stays as it is."""
-        clone = super().without(attention, mlp)
-        clone._bound = WeakKeyDictionary()
-        return clone
+        return super().without(attention, mlp)._apart()
 
     def with_products(
         self, layers: list[LayerProducts[PackedLinear]], head: PackedLinear, name: str, kind: str
@@ -231,10 +219,14 @@ class NativeModel(LlamaModel[PackedLinear]):
         """A model of the same sizes and embedding with other matrices, over the same pool. This one stays as it is."""
         clone = copy.copy(self)
         clone.name, clone.kind, clone._layers, clone._head = name, kind, layers, head
-        clone._struct = interface.Model.from_buffer_copy(self._struct)
-        clone._struct.head = head.struct
-        clone._bound = WeakKeyDictionary()
-        return clone
+        return clone._apart(head=head.struct)
+
+    def _apart(self, **changed: Any) -> NativeModel:
+        """This copy of a model, no longer sharing what the C interface takes, some fields of which have changed."""
+        self._struct, self._bound = interface.Model.from_buffer_copy(self._struct), WeakKeyDictionary()
+        for name, value in changed.items():
+            setattr(self._struct, name, value)
+        return self
 
     def _bound_to(self, pool: KVPool) -> interface.Model:
         """The model with its layers' part of `pool`, for the C interface: one for each pool, since threads may share a
