@@ -56,7 +56,7 @@ def in_four_bits(model: CausalLM) -> CausalLM:
     packed = next((each.packed for each in model.module.modules() if isinstance(each, PackedLayer)), None)
     _check_bits(model, float(torch.finfo(torch.float32).bits) if packed is None else packed.bits)
     head = model.module.get_output_embeddings()
-    made = {id(head): _packed(head, HEAD)} if isinstance(head, LINEAR) else {}
+    made: dict[int, nn.Module] = {id(head): _packed(head, HEAD)} if isinstance(head, LINEAR) else {}
     clone = copy.copy(model)
     clone.name, clone.module = _named(model), _rounded(model.module, made)
     return clone

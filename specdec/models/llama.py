@@ -234,7 +234,7 @@ class LlamaModel(Generic[P]):
         held = self._embedding
         if isinstance(held, Tensor):
             return held
-        return torch.cat([held.rows(ids).bfloat16() for ids in torch.arange(held.width).split(ROWS_AT_ONCE)])
+        return torch.cat([held.rows(ids).bfloat16() for ids in torch.split(torch.arange(held.width), ROWS_AT_ONCE)])
 
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.embed`."""

@@ -41,7 +41,8 @@ class LayerProducts(Generic[P]):
 
     def each(self, change: Callable[[P], P]) -> LayerProducts[P]:
         """The layer with other matrices."""
-        return replace(self, **{name: change(getattr(self, name)) for name in ("qkv", "o", "gate_up", "down")})
+        qkv, o, gate_up, down = (change(part) for part in (self.qkv, self.o, self.gate_up, self.down))
+        return replace(self, qkv=qkv, o=o, gate_up=gate_up, down=down)
 
     @property
     def num_bytes(self) -> int:

@@ -87,7 +87,7 @@ class PackedLinear:
     @property
     def bits(self) -> float:
         """Of one weight, with its share of scales and minima."""
-        return 8 * self.num_bytes / (self.struct.n * self.struct.k)
+        return 8 * self.num_bytes / int(self.struct.n * self.struct.k)
 
     def __call__(self, x: Tensor, kernels: native.Library | None = None) -> Tensor:
         """float [..., K] → float32 [..., width].
