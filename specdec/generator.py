@@ -1,4 +1,4 @@
-"""`SpeculativeGenerator`: the public face."""
+"""`SpeculativeGenerator`, the main class of the Python API."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SpeculativeGenerator:
 
     Args:
         loaded: target, tokenizer and end tokens.
-        drafter: a name, a drafter, or several of them, of which the policy chooses.
+        drafter: a name, a drafter, or several; the policy chooses among several.
         rule: a name, "auto", or a rule.
         drafter_options: keyword arguments for a drafter given by name.
         config: sizes of the engine.
@@ -98,13 +98,13 @@ class SpeculativeGenerator:
         policy: str | Policy = "always",
         **load_options: Any,
     ) -> SpeculativeGenerator:
-        """Loads the target and sets everything up.
+        """Loads the target and makes a generator for it.
 
         Args:
             target: local folder, GGUF file or hub id; None takes the embedded SmolLM2-135M-Instruct. Or a model that
-                transformers has loaded, which is copied and stays as it is; it goes with its `tokenizer=…`.
+                transformers has loaded, together with `tokenizer=…`; it is copied and stays as it is.
             drafter, rule, drafter_options, config, policy: see the class.
-            dtype, device: of the target.
+            dtype, device: dtype and device of the target.
             num_draft_tokens: γ, if `drafter` is a name.
             load_options: see `specdec.models.loading.load` (allow_pickle, trust_remote_code, revision,
                 generation_config).
@@ -129,13 +129,13 @@ class SpeculativeGenerator:
         drafter_options: Mapping[str, Any] | None = None,
         policy: str | Policy = "always",
     ) -> SpeculativeGenerator:
-        """A second generator over the same weights, with an engine and a cache of its own."""
+        """A second generator with the same weights, and its own engine and cache."""
         return SpeculativeGenerator(self.loaded, drafter, rule, drafter_options, self.engine.config, policy)
 
     @property
     def default_params(self) -> SamplingParams:
-        """What holds where a caller sets nothing: the model's own sampling defaults, unless it was loaded with
-        generation_config="none"."""
+        """The parameters for callers that set nothing: the model's own sampling defaults, unless it was loaded
+        with generation_config="none"."""
         return SamplingParams().over(self.loaded.defaults)
 
     def __enter__(self) -> SpeculativeGenerator:
@@ -147,7 +147,7 @@ class SpeculativeGenerator:
         self.close()
 
     def close(self) -> None:
-        """Aborts what is still running and frees its cache blocks."""
+        """Aborts all running requests and frees their cache blocks."""
         self.loop.abort_all()
 
     def generate(
@@ -158,20 +158,20 @@ class SpeculativeGenerator:
         on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> list[Generation]:
-        """Generates for one prompt or many, batched.
+        """Generates texts for one prompt or for many, in batches.
 
         Args:
-            prompts: a text, token ids, chat messages, a `Chat`, what a tokenizer returns, or a batch of these
+            prompts: a text, token ids, chat messages, a `Chat`, the output of a tokenizer, or a batch of these
                 (`specdec.prompts.entry`).
-            params: for all prompts, or one per prompt. What they leave out is as the model's own generation_config.json
-                says (`default_params`), and greedy where it says nothing.
-            on_error: "raise" refuses a batch with a bad prompt before any work is done, and raises a `BatchError` after
-                the others have finished if a request fails on the way; "return" puts errors into the generations.
+            params: for all prompts, or one per prompt. For fields that are left out, the model's own
+                generation_config.json counts (`default_params`); without it decoding is greedy.
+            on_error: "raise" refuses a batch with a bad prompt before any work is done. If a request fails later, it
+                raises a `BatchError` after the others have finished. "return" puts errors into the generations.
             progress: show a progress bar; None shows one for more than 16 prompts.
 
         Returns:
-            One generation per prompt, in order; of a prompt whose parameters have n > 1, its n texts one after the
-            other, by their seeds.
+            One generation per prompt, in order. If the parameters of a prompt have n > 1, its n texts follow
+            one another, by their seeds.
 
         Raises:
             InvalidRequestError, ConfigError, OutOfBlocksError, BatchError: see `on_error`.
@@ -191,15 +191,15 @@ class SpeculativeGenerator:
     def stream(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> Iterator[StreamEvent]:
-        """As `generate`, but yields every request's text as soon as it is certain.
+        """Like `generate`, but yields the text of every request as soon as it is certain.
 
-        Prompts are checked at once; leaving the loop early aborts what is still running.
+        Prompts are checked at once. If you leave the loop early, the running requests are aborted.
         """
         return self._run(self._make_requests(prompts, params, "raise"))
 
     def session(self, prompt: Prompt, params: SamplingParams | None = None) -> Session:
-        """Begins a text that is to be appended to, generated, selected and forked (docs/programs.md). It
-        raises what `encode` does.
+        """Begins a text that a program appends to, generates, selects and forks (docs/programs.md). It raises the
+        errors of `encode`.
 
         Args:
             prompt: a text, token ids, chat messages or a `Chat`.
@@ -213,7 +213,7 @@ class SpeculativeGenerator:
         """Token ids of one prompt; a chat goes through the tokenizer's chat template.
 
         Raises:
-            InvalidRequestError: if it is no prompt, or if the tokenizer or the template cannot take it.
+            InvalidRequestError: if it is not a prompt, or if the tokenizer or the template cannot process it.
         """
         return self._encoder.encode(prompt)
 
@@ -256,7 +256,7 @@ def _make_drafters(drafter: Drafters, options: Mapping[str, Any] | None) -> list
 
 @contextmanager
 def _progress_bar(total: int, show: bool | None) -> Iterator[Callable[[DecodingStats], None]]:
-    """Yields what to call when a prompt is done. Beside the bar stands what was found of the prompts in the cache."""
+    """Yields the function to call when a prompt is done. The bar also shows how much of the prompts was cached."""
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                   disable=not (total > 16 if show is None else show)) as progress:  # fmt: skip
         task, told = progress.add_task("generating", total=total), DecodingStats()

@@ -1,4 +1,4 @@
-"""The workhorse: a sweep over drafters, rules, γ, temperatures and data, with plain decoding beside every job.
+"""Runs a sweep over drafters, rules, γ, temperatures and data, with plain decoding beside every job.
 
 specdec study drafter=ngram
 specdec study -m drafter=none,ngram,early_exit rule=token,gumbel sampling=sample data.limit=26

@@ -2,8 +2,8 @@
 
 COMMANDS = {
     "generate": ("specdec.commands.generate", "decode prompts with and without a drafter, and compare"),
-    "study": ("specdec.commands.study", "one such job, or a sweep of many, with a leaderboard"),
-    "report": ("specdec.commands.report", "make the page of a study again"),
+    "study": ("specdec.commands.study", "run one such job, or a sweep of many, with a leaderboard"),
+    "report": ("specdec.commands.report", "make the page of a study again, or compare two studies"),
     "plot": ("specdec.commands.plot", "write a figure of a study as PDF, SVG, PNG or CSV"),
     "table": ("specdec.commands.tabulate", "print the methods of a study as Markdown, LaTeX or CSV"),
     "replay": ("specdec.commands.replay", "judge recorded drafts with other rules; no model runs"),
@@ -12,7 +12,7 @@ COMMANDS = {
     "store build": ("specdec.commands.store_build", "make a store of texts to draft from"),
     "store show": ("specdec.commands.store_show", "say what a store holds"),
     "head inspect": ("specdec.commands.head_inspect", "say what a trained head is, and whether it fits a target"),
-    "layers search": ("specdec.commands.layers_search", "look for the sublayers that a draft can do without"),
+    "layers search": ("specdec.commands.layers_search", "search for the sublayers that a draft can leave out"),
     "train": ("specdec.commands.train", "train a head for a target"),
     "serve": ("specdec.commands.serve", "answer OpenAI's API over HTTP"),
     "doctor": ("specdec.doctor", "show which kernels, caches and devices are in use here, and why"),

@@ -1,4 +1,4 @@
-"""What a drafter is. To add a method, subclass `Drafter` in one file (docs/add-a-drafter.md)."""
+"""The base class of drafters. To add a method, subclass `Drafter` in one file (docs/add-a-drafter.md)."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ __all__ = ["DraftRequest", "Drafter", "Needs", "Outcome", "TargetHandle"]
 class Drafter(ABC):
     """Proposes a tree of tokens for each sequence of a batch.
 
-    Its life: `bind`, `attach`; then for every request any number of `propose` and `observe`, `forget` when the request
-    loses its place in the cache and will start anew, and `end`, once. A drafter that raises costs the requests it was
-    asked about their drafts, never their texts.
+    The engine calls `bind` and `attach` once. For every request it calls `propose` and `observe` any number of times,
+    `forget` when the request loses its place in the cache and will start again, and `end` once. If a drafter raises an
+    error, the requests of that call run without a draft; their texts do not change.
 
     Args:
-        num_draft_tokens: γ, the longest branch that is proposed.
-        branches: candidates for the first token, each continued as a chain; 1 proposes chains.
-        shape: the tree that is proposed, in place of the two.
+        num_draft_tokens: γ, the longest branch that it proposes.
+        branches: number of candidates for the first token, each continued as a chain; 1 proposes chains.
+        shape: the tree to propose, in place of the two.
 
     Raises:
-        ConfigError: if γ or branches is no integer from 1 on, or a draft has more than `MOST_NODES` tokens.
+        ConfigError: if γ or branches is not a positive integer, or a draft has more than `MOST_NODES` tokens.
     """
 
     name: ClassVar[str]
     deterministic: bool = True
-    """Whether its drafts are functions of the committed tokens alone (their q is one-hot, `tree.q` is None)."""
+    """Whether its drafts depend only on the committed tokens (their q is one-hot, `tree.q` is None)."""
     shares: bool = False
-    """Whether a request's draft may depend on other requests: a store of answers, statistics over all texts, or rows
-    that it runs only if no other one takes its place. Only rules whose text does not depend on the draft may judge it
-    then."""
+    """Whether a request's draft may depend on other requests: through a store of answers, statistics over all texts, or
+    rows that it runs only if no other request takes their place. If so, only rules whose text does not depend on the
+    draft may judge it."""
     extends: ClassVar[bool] = False
-    """Whether it can go on where another drafter's draft stops (`extend`)."""
+    """Whether it can extend the drafts of another drafter (`extend`)."""
 
     def __init__(self, num_draft_tokens: int = 5, branches: int = 1, shape: TreeShape | None = None) -> None:
         depth, count = take("num_draft_tokens", num_draft_tokens, DEPTH), take("branches", branches, BRANCHES)
@@ -64,9 +64,9 @@ class Drafter(ABC):
 
     @property
     def trimmable(self) -> bool:
-        """Whether a policy may ask for its drafts in full and verify a part of them, where the text does not depend on
-        the draft: a draft costs little, and not more if it is larger. So it is with those that run no model, if they
-        are functions of the committed tokens."""
+        """Whether a policy may ask for full drafts and verify only a part of them, if the text does not depend on the
+        draft. This fits drafters whose drafts cost little, however large: those that run no model and depend only on
+        the committed tokens."""
         return self.deterministic
 
     @property
@@ -80,7 +80,7 @@ class Drafter(ABC):
         return self.shape.widest > 1
 
     def bind(self, target: TargetHandle) -> Needs:
-        """Called once, before the cache is made. Tells what the drafter needs.
+        """Called once, before the cache is made. Returns what the drafter needs.
 
         Raises:
             ConfigError: if this drafter cannot draft for that target.
@@ -91,36 +91,37 @@ class Drafter(ABC):
         """Called once, before the first request.
 
         Args:
-            cache: block tables of all sequences, by request id, and the target's pool; to be read.
-            pools: those that `bind` asked for, in order; the drafter writes to them, and notes by `cache.fill` how far.
+            cache: block tables of all sequences, by request id, and the target's pool; read only.
+            pools: the pools that `bind` asked for, in order. The drafter writes to them, and records with `cache.fill`
+                how far they are filled.
         """
 
     def vocabulary(self) -> Mapping[str, int] | None:
-        """Token → id of the vocabulary of its drafts, if that is known before anything loads; None for the target's."""
+        """Token → id of the vocabulary of its drafts, if it is known before anything loads. None for the target's."""
         return None
 
     def max_nodes(self, max_depth: int) -> int:
-        """Upper bound of a draft's size when no branch is longer than `max_depth`."""
+        """The most nodes of a draft if no branch is longer than `max_depth`."""
         return sum(depth < max_depth for depth in self.shape.depths)
 
     def memory(self) -> int:
-        """Bytes that it holds now, for all requests together: tables, stores, caches of its own, as far as it can tell.
-        The engine counts its pools (`Needs.pools`); weights are nobody's."""
+        """Bytes that it holds now for all requests together: tables, stores and caches of its own, as far as it knows.
+        The engine counts its pools (`Needs.pools`). Weights are not counted."""
         return 0
 
     @abstractmethod
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
-        """One tree per request, empty where there is nothing to propose.
+        """One tree per request; an empty tree proposes nothing.
 
         A tree may depend on the committed tokens and on its own draws, and on other requests only if `shares` is set.
         """
 
     def extend(self, requests: Sequence[DraftRequest], trees: Sequence[DraftTree]) -> list[DraftTree]:
-        """Adds nodes below, and candidates beside, those of another drafter's deterministic drafts.
+        """Adds nodes below and beside the nodes of another drafter's deterministic drafts.
 
         Args:
-            requests: who asks.
-            trees: one draft for each. Their nodes keep their numbers.
+            requests: the requests.
+            trees: one draft for each request. Their nodes keep their numbers.
 
         Returns:
             One larger tree for each; new nodes have the highest numbers.
@@ -128,10 +129,11 @@ class Drafter(ABC):
         raise NotImplementedError(f"Drafter {self.name!r} does not extend drafts.")
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:  # noqa: B027
-        """Tells of one pass: what came of it for each request in it, whoever drafted. The cache holds what was kept."""
+        """Called after every pass, with its outcome for each request in it, whoever drafted. The cache holds the
+        kept tokens."""
 
     def forget(self, request_id: int) -> None:  # noqa: B027
-        """The request lost its place in the cache, and will start anew from its tokens. Unknown ids are ignored."""
+        """The request lost its place in the cache, and will start again from its tokens. Unknown ids are ignored."""
 
     def end(self, request_id: int, tokens: Sequence[int]) -> None:  # noqa: B027
-        """The request ended, for whatever reason, with these tokens, prompt and text. Called once for every request."""
+        """The request ended, for any reason, with these tokens (prompt and text). Called once for every request."""

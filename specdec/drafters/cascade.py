@@ -21,7 +21,7 @@ STAGES = several(
 
 
 class CascadeDrafter(Drafter):
-    """The first drafter drafts; each further one adds to what is there, and drafts alone where there is nothing.
+    """The first drafter drafts. Each further one adds to its draft, and drafts alone if there is none.
 
     Source: the horizontal cascade of Chen et al. 2023 (CS-Drafting, arXiv 2312.11462): later positions, which are
     seldom reached, are drafted by cheaper drafters. Of all nodes the `max_nodes` of largest survival are kept, by the

@@ -1,4 +1,4 @@
-"""What the engine and a drafter tell each other."""
+"""The records that the engine and a drafter exchange."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from specdec.verify.tree import DraftTree, TreeShape
 
 @dataclass(frozen=True)
 class TargetHandle:
-    """What a drafter may know of the target before the first request.
+    """What a drafter knows about the target before the first request.
 
     Args:
         model: the target.
-        tokenizer: the target's tokenizer, or None when the engine runs on token ids alone.
-        max_batch_tokens: rows that one pass of a drafter's own model should not exceed.
+        tokenizer: the target's tokenizer, or None if the engine runs on token ids alone.
+        max_batch_tokens: most rows of one pass of a drafter's own model.
     """
 
     model: CausalLM
@@ -36,19 +36,19 @@ class TargetHandle:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a drafter asks of the engine. What nobody asks for is not computed.
+    """What a drafter asks the engine for. The engine computes only what some drafter asks for.
 
     Args:
-        hidden: layer boundaries whose hidden states it wants of every row, increasing (`Wants`).
-        logits: whether it wants the target's logits: of no row, of the rows that a step verifies, or of all rows that
-            run, a prompt's too.
-        top: how many of the largest logits of each row that a step verifies it wants to be told; their ids cost nothing
-            beside the pass, where logits cost their memory.
+        hidden: layer boundaries whose hidden states it needs for every row, increasing (`Wants`).
+        logits: the rows whose logits of the target it needs: none, those that a step verifies, or all that run, a
+            prompt's too.
+        top: how many ids of the largest logits it needs for each verified row. The ids cost nothing beside the pass;
+            logits cost their memory.
         pools: layouts of the pools that it keeps beside the target's, under the same block table.
         whole_prefix: whether the target must have cached all tokens but the last before this drafter can draft.
-        told: which of `pools`, by their places, hold what the drafter is told of a token when that runs, and cannot
-            make anew: a request begins with no more cached tokens than they hold. None is all of them, if it asks for
-            hidden states or all logits, and else none.
+        told: which of `pools`, by index, hold what the drafter sees of a token only when the token runs, and cannot
+            compute again. A request begins with no more cached tokens than they hold. None means all of them if it asks
+            for hidden states or all logits, and otherwise none.
     """
 
     hidden: tuple[int, ...] = ()
@@ -60,7 +60,7 @@ class Needs:
 
     @property
     def each_token(self) -> bool:
-        """Whether it must be told of every token when that runs, as far as its pools do not hold what it was told."""
+        """Whether it must see every token when the token runs, as far as its pools do not hold it already."""
         return bool(self.hidden) or self.logits == "all"
 
     @property
@@ -70,12 +70,12 @@ class Needs:
 
     @property
     def keeps_no_state(self) -> bool:
-        """Whether it must be told of every token, and keeps nothing of that in a pool."""
+        """Whether it must see every token, and keeps nothing of that in a pool."""
         return self.each_token and not self.told_pools
 
     @classmethod
     def together(cls, several: Sequence[Needs]) -> Needs:
-        """What several drafters ask for together; their pools stand one after the other."""
+        """What several drafters ask for together. Their pools follow one another."""
         offsets = accumulate((len(each.pools) for each in several), initial=0)
         told = [start + place for start, each in zip(offsets, several, strict=False) for place in each.told_pools]
         return cls(
@@ -90,23 +90,23 @@ class Needs:
 
 @dataclass(frozen=True)
 class DraftRequest:
-    """One sequence that wants a draft.
+    """A request for the draft of one sequence.
 
     Args:
-        request_id: stable over the request's life; the sequence's name in the cache.
-        tokens: every committed token, the prompt's first, to be read before the next pass: it may be a view that grows
-            with the text. The last one has not been run by the target yet.
+        request_id: stays the same for the request's whole life; also the sequence's name in the cache.
+        tokens: every committed token, the prompt's first. Read it before the next pass: it may be a view that grows
+            with the text. The target has not run the last token yet.
         max_depth: no branch may be longer than this. At least 1.
         transform: the request's sampling transform, the same for q as for p.
         rule: the acceptance rule that will judge the draft.
         key: the step's random numbers.
-        shape: the tree to draw, at most so deep, for drafters that draw; None leaves it to the drafter.
-        salt: requests of different salts share nothing.
+        shape: the tree to draw, at most this deep, for drafters that sample; None lets the drafter choose.
+        salt: requests with different salts share nothing.
         store: whether anything of this text may outlive the request, or be seen by others.
-        prediction: what the user expects the text to be; empty if nothing is expected.
-        num_prompt_tokens: how many of the tokens are the prompt's.
-        floor: nodes that are less likely to be accepted, all above them included, will not be verified; a drafter may
-            leave them out. Only where a draft may be trimmed.
+        prediction: what the user expects the text to be; empty if there is no prediction.
+        num_prompt_tokens: how many of the tokens belong to the prompt.
+        floor: nodes that are less likely than this to be accepted, together with all nodes above them, will not be
+            verified. A drafter may leave them out. 0 unless the draft may be trimmed.
     """
 
     request_id: int
@@ -173,7 +173,7 @@ class DraftRequest:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one pass did for one request. Every pass is told: prompt chunks, steps without a draft, the last step.
+    """What one pass did for one request. Drafters see every pass: prompt chunks, steps without a draft, the last step.
 
     The pass ran T rows: those of `tail`, then those of the N nodes of `tree`. Row r of the tail stands at position
     start + r.

@@ -29,7 +29,7 @@ class NgramDrafter(Drafter):
 
     Args:
         num_draft_tokens: γ, tokens copied.
-        min_match, max_match: shortest and longest suffix that is looked up.
+        min_match, max_match: shortest and longest suffix to look up.
         branches: number of earlier occurrences that are followed.
 
     Raises:

@@ -37,7 +37,7 @@ FIRST_KIND = KINDS - DEPTHS * (len(CHANCES) + 1)
 
 
 class RecyclingDrafter(Drafter):
-    """Draws up trees from the largest logits of rows that have run: those of refused nodes, too.
+    """Builds trees from the largest logits of earlier rows, rejected nodes included.
 
     Every verified row names the `WIDTH` likeliest successors of the one, two and three tokens before it; a prompt names
     those that followed in it, the latest first. What else the last two rows ranked high is likely to come next, too.

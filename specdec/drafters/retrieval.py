@@ -29,7 +29,7 @@ STORE = either(text(), instance(Store, "")).but(
 
 
 class RetrievalDrafter(Drafter):
-    """Follows the longest suffix of the text that a fixed store holds, and drafts the likeliest tree.
+    """Looks up the longest suffix of the text in a fixed store, and drafts the likeliest tree of what followed.
 
     Source: He et al. 2023, REST (arXiv 2311.08252): a store of texts in suffix order, mapped from its file and searched
     by halving; nodes by falling frequency. Here a follower's chance is also the smaller the shorter the match
@@ -44,7 +44,7 @@ class RetrievalDrafter(Drafter):
         max_nodes: most tokens of a draft.
         branches: most candidates for one token; 1 proposes chains.
         floor: least chance, all tokens before it included, with which a token is drafted.
-        min_match, max_match: shortest and longest suffix that is looked up.
+        min_match, max_match: shortest and longest suffix to look up.
 
     Raises:
         ConfigError: for an option out of range.

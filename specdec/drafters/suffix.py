@@ -26,7 +26,7 @@ STORE = text(f"the path of a file that `specdec store build` has made, {STOCKED!
 
 
 class SuffixDrafter(Drafter):
-    """Follows the longest matches of the text's end, each token of the draft included, and drafts the likeliest tree.
+    """Looks up the longest matches of the text's end, and drafts the likeliest tree of what followed.
 
     Source: Oliaro et al. 2024, SuffixDecoding (arXiv 2411.04975): one suffix tree of the request, prompt and answer
     together, and one of earlier answers; nodes in falling frequency. Here the tree is an automaton, a node's chance is

@@ -30,16 +30,15 @@ class EngineConfig:
 
     Args:
         block_size: tokens per cache block.
-        num_blocks: blocks in the cache; None takes what `max_num_seqs` full contexts need, at most 1 GiB, but no
-            less than one full context needs.
-        max_batch_tokens: rows of one target pass. Longer prompts are read in several passes.
-        max_num_seqs: requests that run at the same time; others wait.
-        prefix_cache: keep what earlier texts have left in the cache, in blocks that nothing else wants, for requests
-            that begin alike.
-        goals: latency goals that passes are planned for; none by default.
+        num_blocks: blocks in the cache; None takes enough for `max_num_seqs` full contexts, at most 1 GiB, but always
+            enough for one full context.
+        max_batch_tokens: most rows of one target pass. Longer prompts are read in several passes.
+        max_num_seqs: most requests that run at the same time; others wait.
+        prefix_cache: keep what earlier texts have left in free cache blocks, for requests that begin alike.
+        goals: latency goals for the planning of passes; none by default.
 
     Raises:
-        ConfigError: if a size is no integer, or out of range; names it and the remedy.
+        ConfigError: if a size is not an integer, or out of range. The message names the size and the remedy.
     """
 
     block_size: int = 16
@@ -62,8 +61,9 @@ class EngineConfig:
 
         Args:
             model: the target.
-            others: layouts of further pools beside its own.
-            rows: slots of one full context and the drafts at its end; there are always so many. None counts no drafts.
+            others: layouts of further pools besides its own.
+            rows: slots for one full context and the drafts at its end; there are never fewer. None counts no
+                drafts.
         """
         if self.num_blocks is not None:
             return self.num_blocks

@@ -101,7 +101,7 @@ class BanditPolicy(RewardedPolicy):
 
 
 class Exp3Policy(BanditPolicy):
-    """Exp3Spec: draws the arm, so that nothing need be assumed of how texts change.
+    """Exp3Spec: draws the arm at random, and so assumes nothing about how texts change.
 
     Expected regret after T steps with K arms ≤ 2 sqrt(T K ln K), in steps of `ceiling` times plain decoding's speed
     (`Exp3`).
@@ -137,7 +137,7 @@ class Exp3Policy(BanditPolicy):
 
 
 class UcbPolicy(BanditPolicy):
-    """UCBSpec: takes the arm that may be the best yet, by its own mean and count.
+    """UCBSpec: takes the arm with the largest upper confidence bound, by its own mean and count.
 
     Expected regret after T steps ≤ Σ 8 ln T / Δ + (1 + π²/3) Σ Δ over the arms that are slower by Δ, in steps of
     `ceiling` times plain decoding's speed (`Ucb1`). It assumes that an arm's mean speed does not change.

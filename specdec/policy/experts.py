@@ -106,11 +106,11 @@ class Followed(NamedTuple):
 
 
 class Exp4Policy(ExpertsPolicy):
-    """Learns from the speed of each step, which tells of every expert that named the arm that was taken: Exp4, by which
-    Clipper chooses among models (Crankshaw et al. 2017).
+    """Learns from the speed of each step, for every expert that named the arm of that step (Exp4, as in Clipper's
+    choice among models, Crankshaw et al. 2017).
 
     Expected regret after T steps with K arms, against the best of N experts, ≤ 2 sqrt(T K ln N), in steps of `ceiling`
-    times plain decoding's speed (`Exp4`). It assumes nothing of the estimates nor of the texts.
+    times plain decoding's speed (`Exp4`). It assumes nothing about estimates or texts.
     """
 
     name = "exp4"

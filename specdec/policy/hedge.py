@@ -61,11 +61,11 @@ class Pending:
 
 
 class HedgePolicy(ExpertsPolicy):
-    """Learns from every draft that was there, verified or not. What the text went on with tells of each how much of it
-    would have been accepted, and the curve what that step would have taken; so no drafter must be tried to be known.
-    A draft that agrees with all that is known yet waits until more is.
+    """Learns from every draft, verified or not. The text shows how much of each draft would have been accepted, and the
+    cost curve how long that step would have taken. So it learns about a drafter without using it. A draft that agrees
+    with all of the text so far is judged when more text is there.
 
-    Drafters that have to draw are not asked: what they would have said is not known.
+    Drafters that sample are not asked, because their drafts would not be known.
 
     Regret after T steps against the best of N experts ≤ sqrt(T ln N) + 4/3 ln N + 2, in expectation over the draws, in
     steps of `ceiling` times plain decoding's speed (`Hedge`), where every step is judged before the next one. Of those

@@ -40,7 +40,7 @@ class Contest(NamedTuple):
 
 
 class SelectPolicy(ProductPolicy):
-    """Chooses a drafter for every request and step, by the nodes of the drafts that are there.
+    """Chooses a drafter for every request and step, by comparing the nodes of their drafts.
 
     The drafters whose drafts cost next to nothing are asked, and each draft is weighed by the survival of its own nodes
     and the measured cost of a pass: the expected tokens a second. To verify nothing is one of the choices. Once it is

@@ -21,25 +21,25 @@ from specdec.typed import TypedPath
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Rows from a file, from an installed package or from a hub, the first of those that is there.
+    """Rows from a file, from an installed package or from a hub: the first of these that exists.
 
-    Where `prompt`, `id` or `category` names several alternatives, the first whose columns a row has is taken. Of a
-    column that holds a list (the turns of a conversation) the first entry counts; one that is null or an empty list is
-    not there.
+    If `prompt`, `id` or `category` names several alternatives, the first one whose columns a row has is taken. If a
+    column holds a list (the turns of a conversation), the first entry counts. A column that is null or an empty list
+    counts as missing.
 
     Args:
-        name: of the set; also the category of its prompts, if `category` is None.
+        name: name of the set; also the category of its prompts, if `category` is None.
         prompt: format string over a row's columns, or several.
         id: column with the name of a prompt, or several; None counts rows.
-        category: column with its category, or several.
+        category: column with the category, or several.
         path: a file of rows: .jsonl, .json (also .gz) or .parquet.
         package: `[module, file]` of a package that holds the rows, if it is installed.
         hub: keyword arguments of `datasets.load_dataset`: path, name, split.
         placeholder: what a prompt begins with whose text must be fetched from elsewhere first.
-        limit: take no more than this many.
-        subset: how: "even" over categories, "first", or "random".
-        seed: of the random subset.
-        categories: take only these.
+        limit: most prompts to take.
+        subset: how to choose them: "even" over categories, "first", or "random".
+        seed: seed of the random subset.
+        categories: take only prompts of these categories.
 
     Raises:
         ConfigError: for a format string that is none, an unknown subset, or a limit below 1.

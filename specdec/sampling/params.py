@@ -1,4 +1,4 @@
-"""What a request may ask for, checked at the edge."""
+"""The sampling parameters of a request, checked when they are made."""
 
 from __future__ import annotations
 
@@ -97,54 +97,53 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one request wants its tokens chosen. Names and meanings are those of vLLM where it has them.
+    """How the tokens of one request are chosen. Names and meanings are vLLM's where vLLM has the field.
 
-    The model's own generation_config.json stands in for fields that were left out (`over`); `LoadedModel.defaults`
-    holds what it says.
+    If a field is left out, the value of the model's own generation_config.json counts (`over`, `LoadedModel.defaults`).
 
     Args:
         max_tokens: most tokens to emit.
-        min_tokens: neither an end token nor one of `stop_token_ids` comes before so many tokens, and no stop string
-            that they complete ends the text.
-        temperature: divides the logits; 0 is greedy, for which top_k, top_p and min_p are ignored.
-        top_k: keep the k most probable tokens and those tied with the k-th; 0 is off.
-        top_p: keep the fewest most probable tokens whose mass reaches top_p; 1 is off.
-        min_p: keep tokens at least min_p times as probable as the most probable one; 0 is off.
-        repetition_penalty: of tokens in prompt or output, positive logits are divided by it and negative ones
-            multiplied (Keskar et al. 2019); 1 is off.
+        min_tokens: before this many tokens the text cannot end: no end token, no token of `stop_token_ids`, and no stop
+            string that they complete.
+        temperature: divides the logits; 0 is greedy decoding, which ignores top_k, top_p and min_p.
+        top_k: keep the k most probable tokens, and all tied with the k-th; 0 is off.
+        top_p: keep the most probable tokens, as few as reach the mass top_p; 1 is off.
+        min_p: keep tokens that are at least min_p times as probable as the most probable one; 0 is off.
+        repetition_penalty: for tokens in prompt or output: divides positive logits and multiplies negative ones (Keskar
+            et al. 2019); 1 is off.
         presence_penalty: subtracted from the logit of each token in the output.
-        frequency_penalty: subtracted from the logit of a token once for each time it is in the output.
+        frequency_penalty: subtracted from the logit of a token for each time it is in the output.
         logit_bias: token id → number added to its logit.
-        bad_words: what must not be emitted, strings or token ids; `LogitsTransform` takes the strings' ids.
+        bad_words: strings or token ids that must not be emitted; `LogitsTransform` takes the ids of the strings.
         suppress_tokens: ids of tokens that are never emitted, as in transformers.
         begin_suppress_tokens: ids of tokens that the output must not begin with, as in transformers.
-        allowed_token_ids: no other token is emitted; None allows all.
-        seed: key of the request's random numbers; None leaves the choice to the engine.
-        n: texts for the prompt, which differ in their seeds alone: seed, seed + 1, … (modulo 2**64). They stand one
-            after the other in what `SpeculativeGenerator.generate` returns.
-        stop: strings that end the output; one string is taken as a tuple of one.
-        stop_token_ids: ids of tokens that end the output, beside the model's end tokens.
-        ignore_eos: go on after the end-of-sequence token.
-        include_stop_str_in_output: leave in the text what ended it: the stop string, or the end token's text.
+        allowed_token_ids: only these tokens are emitted; None allows all.
+        seed: key of the request's random numbers; None lets the engine choose.
+        n: number of texts for the prompt. They differ only in their seeds: seed, seed + 1, … (modulo 2**64).
+            `SpeculativeGenerator.generate` returns them one after the other.
+        stop: strings that end the output; a single string is also accepted.
+        stop_token_ids: ids of tokens that end the output, besides the model's end tokens.
+        ignore_eos: continue after the end-of-sequence token.
+        include_stop_str_in_output: keep the stop string, or the text of the end token, in the text.
         skip_special_tokens: leave special tokens out of the text.
-        logprobs: report the log-probability of each emitted token, and beside it the so many most probable tokens; 0
-            reports the emitted token alone, None nothing.
+        logprobs: report the log-probability of each emitted token and of this many most probable tokens; 0 reports only
+            the emitted token, None nothing.
         prompt_logprobs: the same for the tokens of the prompt, all but the first.
-        num_draft_tokens: this request's own cap on the draft length; None is no cap.
-        drafter: name of the drafter that serves this request, if the engine has several; None leaves it to the policy.
-        rule: name of the acceptance rule that judges this request's drafts; None is the engine's.
-        prediction: what the text will mostly be: a text or token ids (OpenAI's predicted outputs). Drafters may copy
-            from it; the text does not change.
-        cache_salt: requests of different salts share nothing that drafters or caches keep; None is a salt of its own.
-        store: whether drafters and caches may keep anything of this text once the request has ended, or show it to
-            others.
-        prefix_cache: whether the request may begin with what earlier texts have left in the cache, and leave its own.
-        constraint: what the text must keep to; None is nothing.
-        grammar: the same as a `Grammar`; a dict or a pydantic model class is a JSON schema, a list is one of choices.
+        num_draft_tokens: longest draft for this request; None is no limit.
+        drafter: name of the drafter for this request, if the engine has several; None lets the policy choose.
+        rule: name of the acceptance rule for this request's drafts; None is the engine's.
+        prediction: what most of the text will be, as a text or token ids (OpenAI's predicted outputs). Drafters may
+            copy from it; it does not change the text.
+        cache_salt: requests with different salts share nothing that drafters or caches keep; None is a salt of its own.
+        store: whether drafters and caches may keep anything of this text for other requests.
+        prefix_cache: whether the request may reuse cached tokens of earlier texts, and leave its own.
+        constraint: restricts the text; None does not.
+        grammar: restricts the text by a `Grammar`; a dict or a pydantic model class is a JSON schema, a list is a
+            choice.
 
     Raises:
-        ConfigError: if a value is of another type or out of range, or two of them cannot go together; names it and the
-            remedy.
+        ConfigError: if a value has the wrong type or is out of range, or if two values contradict each other. The
+            message names the value and the remedy.
     """
 
     max_tokens: int = UnsetInt(128)

@@ -103,9 +103,9 @@ class Batching:
     """Sizes of batches.
 
     Args:
-        texts: B of a step, of all processes together.
-        anchors: A, most blocks of one text.
-        max_length: S; what lies behind it is cut off.
+        texts: B, texts of one step, of all processes together.
+        anchors: A, most drafts of one text.
+        max_length: S, most tokens of a text; the rest is cut off.
         seed: of the order of the texts, and of the anchors.
     """
 

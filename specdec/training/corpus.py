@@ -47,11 +47,11 @@ class Answers:
     """How much is answered, and how.
 
     Args:
-        tokens: of all answers together, about; no chunk is begun when there are so many.
-        chunk: prompts that are tried at once.
-        max_tokens: of one answer.
-        prompt_tokens: longer prompts are dropped.
-        drawn: share of the answers that are drawn at temperature 1. The rest is greedy.
+        tokens: tokens of all answers together, about; no new chunk begins after that.
+        chunk: prompts of one chunk.
+        max_tokens: most tokens of one answer.
+        prompt_tokens: most tokens of a prompt; longer prompts are dropped.
+        drawn: share of the answers that are sampled at temperature 1. The rest is greedy.
     """
 
     tokens: int = 1_000_000

@@ -34,14 +34,14 @@ class Mix:
     """Where prompts come from, as shares of all that are tried; what the target makes up itself is the rest.
 
     Args:
-        tasks: share of prompts from templates of our own.
+        tasks: share of prompts from our own templates.
         passages: share of tasks about a passage of an installed package.
-        second_turns: share of what the target says as the user, after an exchange that was already made.
-        given: share of the user's own prompts, as far as the three above leave room, each once until there are no more.
-        packages: where passages come from; "python" is the standard library.
+        second_turns: share of user's turns that the target makes up after an earlier exchange.
+        given: share of the user's own prompts, as far as the three above leave room; each prompt is used once.
+        packages: packages that passages come from; "python" is the standard library.
         most_passages: most distinct passages.
-        turn_tokens: longest user's turn that the target makes up; longer ones are dropped.
-        top_p: of the draws of these turns, at temperature 1.
+        turn_tokens: longest user's turn that the target makes up, in tokens; longer ones are dropped.
+        top_p: top-p of these turns, at temperature 1.
     """
 
     tasks: float = 0.15

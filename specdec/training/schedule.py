@@ -18,10 +18,10 @@ class Schedule:
 
     Args:
         epochs: passes over the texts, if `steps` is not given.
-        steps: of the optimizer; None follows `epochs`.
-        seconds: limit of the whole run, from the start of its process; whichever limit comes first ends it. With it the
-            rate follows the clock, and two runs are not the same to the bit.
-        lr: the largest rate.
+        steps: steps of the optimizer; None follows `epochs`.
+        seconds: limit of the whole run, from the start of its process. The limit that comes first ends the run. With it
+            the learning rate follows the clock, and two runs differ in their last bits.
+        lr: largest learning rate.
         warmup: share of the run in which the rate grows linearly from 0.
         floor: share of the largest rate at which the cosine ends.
     """
@@ -68,12 +68,12 @@ class LoopConfig:
     """How the loop runs.
 
     Args:
-        accumulate: batches in one step, one after the other: a step's texts are divided among them.
+        accumulate: number of parts into which a step's texts are divided, one after the other.
         bfloat16: products of the head in bfloat16; its weights stay float32.
         clip: largest norm of the gradient.
-        points: how many the curves have.
-        evaluations: how many simulations on held-out answers there are.
-        patience: the run ends when so many of these brought no better τ; None lets it go on.
+        points: number of points of the curves.
+        evaluations: number of simulations on held-out answers.
+        patience: end the run after this many simulations without a better τ; None does not.
         checkpoint_seconds: time between checkpoints.
     """
 

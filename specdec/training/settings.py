@@ -25,18 +25,19 @@ class HeadOptions:
     """What the head is; the rest is as in the target.
 
     Args:
-        architecture: "eagle3", which drafts token by token, "block", which drafts them all in one pass, or "medusa",
-            heads on the last state alone, each of which drafts a token further ahead.
-        start: first weights of its layers: "target", its last ones, or "random". Medusa heads begin as identities.
-        num_layers: layers; an EAGLE-3 head has one. Of Medusa, residual blocks of each head.
+        architecture: "eagle3" drafts token by token; "block" drafts all tokens in one pass; "medusa" has heads on the
+            last state alone, each of which drafts a token further ahead.
+        start: first weights of the layers: "target" copies the target's last layers, "random" draws them. Medusa heads
+            begin as identities.
+        num_layers: layers; an EAGLE-3 head has one. For Medusa, residual blocks of each head.
         block_size: γ, tokens of a draft.
-        taps: boundaries of the target that it reads; None takes one near the first layer, the middle and near the
+        taps: boundaries of the target that the head reads; None takes one near the first layer, the middle and near the
             last, and for Medusa the state after the last norm.
-        draft_vocab_size: tokens that it knows.
-        markov_rank: of what a block learns of a token from the one before; 0 for nothing.
+        draft_vocab_size: number of tokens that the head knows.
+        markov_rank: rank of the term by which a block uses the token before a row; 0 for no term.
         causal: a block's row sees only the rows before it.
-        fc_norm: a norm for each tap.
-        mask_token_id: stands in a block's rows; None takes the last special token.
+        fc_norm: whether each tap has a norm.
+        mask_token_id: token in the rows of a block; None takes the last special token.
     """
 
     architecture: Literal["eagle3", "block", "medusa"] = "eagle3"

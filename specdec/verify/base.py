@@ -1,4 +1,4 @@
-"""What an acceptance rule is: how a draft token is drawn from q, and which drafted tokens the target keeps."""
+"""The base class of acceptance rules: how draft tokens are drawn from q, and which of them the target keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from specdec.verify.tree import ROOT, DraftTree
 
 @dataclass(frozen=True)
 class StepKey:
-    """Which random numbers a sequence uses in one step.
+    """The random numbers of a sequence in one step.
 
     Args:
         random: the request's own source.
@@ -37,7 +37,7 @@ class Verdict:
     next_token: int
 
     def num_tested(self, tree: DraftTree) -> int:
-        """Draft positions that were tested: all accepted ones, and the one where every candidate was refused."""
+        """Draft positions that were tested: all accepted ones, and the first one where every candidate was rejected."""
         return len(self.path) + bool(tree.refused(self.path))
 
     def tokens(self, tree: DraftTree) -> tuple[int, ...]:
@@ -58,19 +58,19 @@ class Rule(ABC):
 
     name: ClassVar[str]
     kernel: ClassVar[str | None] = None
-    """Name of the GPU kernel whose reference this class is. Not inherited: what a subclass changes no kernel knows."""
+    """Name of the GPU kernel that does the same as this class. Not inherited: a subclass may change the rule."""
     lossless: ClassVar[bool] = True
-    """Whether what is emitted follows `emits`. A lossy rule is for study, and every report says so."""
+    """Whether emitted tokens follow `emits`. A lossy rule is for research, and every report marks it."""
     needs_q: ClassVar[bool] = False
     """Whether `draw` returns the distribution it drew from. Without it drafts count as deterministic."""
     draft_invariant: ClassVar[bool] = False
-    """Whether the text is a function of (seed, prompt, p) alone, the same whatever is drafted and how much."""
+    """Whether the text depends only on (seed, prompt, p), and not on the draft or its size."""
     by_argmax: ClassVar[bool] = False
-    """Whether the first largest score of every row is all it looks at; it has `accept_argmax` then."""
+    """Whether it needs only the first largest score of every row; then it has `accept_argmax`."""
     trees: ClassVar[bool] = True
     """Whether a node may have several candidates."""
     deterministic_trees: ClassVar[bool] = True
-    """Whether those may come from a deterministic drafter; means nothing for a rule of chains."""
+    """Whether the candidates may come from a deterministic drafter; has no meaning for a rule of chains."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -79,7 +79,7 @@ class Rule(ABC):
 
     @abstractmethod
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], Tensor | None]:
-        """Draws draft candidates for one node, the way this rule's proof asks for.
+        """Draws draft candidates for one node, in the way that this rule's proof needs.
 
         Args:
             scores: float32 [V], the drafter's scores after the sampling transform.
@@ -110,7 +110,7 @@ class Rule(ABC):
         """The probability of every verdict on one draft, exact fractions that sum to one."""
 
     def emits(self, p: Row) -> Row:
-        """The law that an emitted token is meant to follow where the target's is `p`."""
+        """The distribution that an emitted token should follow if the target's is `p`."""
         return p
 
     @abstractmethod

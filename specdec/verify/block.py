@@ -14,7 +14,7 @@ from specdec.verify.tree import DraftTree
 
 
 class BlockRule(IndependentDraws):
-    """Judges the chain as a whole: keeps the longest prefix that passes its test, whatever shorter ones did.
+    """Judges the chain as a whole: keeps the longest prefix that passes its test, even if shorter ones fail.
 
     With P_i = min(1, P_{i-1}·p(x_i)/q(x_i)) and P_0 = 1, prefix i passes with probability h_i = Z_i / (Z_i + 1 - P_i),
     Z_i = Σ (P_i·p - q)+ over the next token's rows, and the whole chain with P_γ. After prefix i < γ the next token

@@ -10,7 +10,7 @@ from specdec.verify.rational import Row, normalized, without
 
 
 class RecursiveRejectionRule(SuccessiveRejection, DrawsWithoutReplacement):
-    """As multi-round rejection; after a refusal the candidate also leaves q, which is normalised anew.
+    """Like multi-round rejection. After a refusal the candidate is also removed from q, which is normalised again.
 
     On a deterministic tree, where each candidate's q is one-hot, it accepts with P(x) and else takes x out of P, as
     EAGLE does.

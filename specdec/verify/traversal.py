@@ -16,7 +16,7 @@ from specdec.verify.tree import ROOT, DraftTree
 
 
 class TraversalRule(DrawsWithoutReplacement):
-    """Descends to a leaf before it decides, so that a good continuation can save a doubtful node.
+    """Walks down to a leaf before it decides, so a good continuation can save a doubtful node.
 
     A node is visited with weight π. Each child x gets π_x = min(1, π·P(x)/Q(x)) and is visited first; if nothing below
     it is accepted, R = (πP - Q)+, Z = ΣR, π ← Z/(Z + 1 - π), P ← R/Z, and x leaves Q. A node without children left is
