@@ -79,7 +79,7 @@ def check_folder(setting: str, folder: str | Path) -> None:
     whole = Path(os.path.abspath(folder))
     there = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
     if not there.is_dir():
-        raise ConfigError(f"{setting}: {there} is no folder. Give another place.")
+        raise ConfigError(f"{setting}: {there} is not a folder. Give another place.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{setting}: nothing may be written in {there}. Give another place.")
 

@@ -66,7 +66,7 @@ class Registry(Generic[T]):
             except (ImportError, AttributeError) as error:
                 raise ConfigError(
                     f"{self.kind.capitalize()} {name!r} of another package ({entry.value}) cannot be loaded: {error}. "
-                    "Mend or uninstall that package."
+                    "Correct or uninstall that package."
                 ) from error
             return loaded
         if is_dotted(name):

@@ -77,7 +77,7 @@ def test_the_main_job_streams_compares_and_leaves_no_files(tmp_path: Path) -> No
         ("rule=nonesuch", "Available options in 'rule'"),
         ("data.pth=x", "Did you mean data.path?"),
         ("sampling.grammar=yes", "Give a JSON schema"),
-        ('sampling.grammar={"type":', "is no JSON"),
+        ('sampling.grammar={"type":', "is not JSON"),
         ("sampling.grammar=[]", "at least one non-empty text"),
         ("sampling.grammar=@nowhere.json", "nowhere.json"),
     ],

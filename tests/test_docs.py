@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from functools import partial
 from importlib.util import find_spec
 
@@ -37,6 +39,30 @@ def test_commands_in_the_text_are_of_modules_and_commands_that_are_there() -> No
     assert len(modules) > 15
     assert [module for module in modules if find_spec(module) is None] == []
     assert firsts - {command.partition(" ")[0] for command in COMMANDS} <= {"COMMAND"}
+
+
+OPTIONS = sorted(
+    {
+        (module, option)
+        for page in PAGES
+        for module, rest in re.findall(r"`python -m ([\w.]+)([^`]*)`", page.read_text("utf-8"))
+        for option in re.findall(r" (--[\w-]+|[a-z_]+=)", re.sub(r"[\"'].*?[\"']", "", rest))
+    }
+)
+"""Options of commands that stand in the text, with their modules; nothing runs these, as most measure for long."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", sorted({module for module, _ in OPTIONS}))
+def test_commands_in_the_text_have_options_that_are_there(module: str) -> None:
+    """Usage names them all: `--help` of one kind of command, and the refusal of `--help` by the other."""
+    words = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    said = set(re.findall(r"--[\w-]+|\w+", done.stdout + done.stderr))
+    assert len(said) > 5
+    passed_on = "options" in said and "Valid" not in said  # words behind the options go to a drafter
+    options = {option for of, option in OPTIONS if of == module and not (passed_on and option.endswith("="))}
+    assert {option for option in options if option.rstrip("=") not in said} == set()
 
 
 def test_the_citation_and_the_package_have_one_version() -> None:

@@ -10,11 +10,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,9 +41,6 @@ LEFT_OUT = {
     r"experiments\.mutate": "takes hours; tests/proof/test_mutation.py runs it on single mistakes",
     r"reproduce heads": "takes hours; tests/experiments/test_heads_study.py runs it on a tiny target",
     r"--project specdec$": "writes to an account; the same command with --dry-run runs",
-    r"report runs/before runs/after": "compares two studies of the reader's own; tests/report/test_changes.py does it",
-    r"^specdec serve": "serves until it is stopped; tests/serve starts it",
-    r"OpenAI\(": "talks to that server; tests/serve does",
     r"^torchrun": "tests/commands/test_train.py trains in two processes",
 }
 """Commands and snippets that do not run here, by a part of their text, and why."""
@@ -63,8 +62,16 @@ SHORTER = {
 }
 """Settings that stand in front of the page's own, which count if both are given."""
 
-BEFORE = {"experiments.md": f"specdec study -m experiment=rules rule=token trace.save=true {SMALL_RUN}"}
-"""What a page takes as done."""
+BEFORE = {
+    "experiments.md": (
+        f"specdec study -m experiment=rules rule=token trace.save=true {SMALL_RUN}",
+        "specdec study drafter=ngram study=before",
+        "specdec study drafter=ngram study=after",
+    )
+}
+"""Commands that a page takes as done."""
+ADDRESS = "http://127.0.0.1:8000"
+"""Where a server listens that a page starts. The tests take a free port."""
 
 SAYS = {
     "README.md": r"^ 1 2 3 1 ",
@@ -77,6 +84,7 @@ SAYS = {
     "grammars.md": r"^\{\"city\": ",
     "heads.md": r"^$",
     "programs.md": r"^good$",
+    "serving.md": r"^[A-Za-z]",
 }
 """What the snippets of a page print, all of them one after the other."""
 
@@ -195,12 +203,42 @@ def problems(page: Path, desk: Path, bin_folder: Path) -> Iterator[str]:
         elif shown == "the snippets" and not re.search(SAYS[page.name], done.stdout, re.MULTILINE):
             yield f"{shown} print\n{done.stdout[-1500:]}"
 
-    for command in [*filter(None, [BEFORE.get(page.name)]), *commands(page)]:
-        if not is_left_out(command):
-            yield from run(with_job(shorter(command), desk), command)
-    if snippets := snippets_of(page):
-        (desk / "snippets.py").write_text("\n".join(snippets), encoding="utf-8")
-        yield from run("python snippets.py", "the snippets")
+    with ExitStack() as servers:
+        addresses = []
+        for command in [*BEFORE.get(page.name, ()), *commands(page)]:
+            if starts_a_server(command):
+                addresses.append(servers.enter_context(serving(command, desk, env)))
+            elif not is_left_out(command):
+                yield from run(with_job(shorter(command), desk), command)
+        if snippets := snippets_of(page):
+            text = "\n".join(snippets).replace(ADDRESS, [*addresses, ADDRESS][0])
+            (desk / "snippets.py").write_text(text, encoding="utf-8")
+            yield from run("python snippets.py", "the snippets")
+
+
+def starts_a_server(command: str) -> bool:
+    return command.startswith("specdec serve") and "--help" not in command
+
+
+@contextmanager
+def serving(command: str, desk: Path, env: dict[str, str]) -> Iterator[str]:
+    """The address of a server, once it listens. It stops when it is asked to."""
+    words = ["bash", "-c", f"exec {command} port=0"]
+    with subprocess.Popen(words, cwd=desk, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"listening at (http://\S+)", line):
+                break
+        else:
+            pytest.fail(f"{command}\n{''.join(said)}")
+        try:
+            yield found[1]
+        finally:
+            process.terminate()
+            process.communicate(timeout=120)
+    assert process.returncode in (0, 143, -signal.SIGTERM), command
 
 
 def with_job(command: str, desk: Path) -> str:

@@ -147,7 +147,7 @@ def _elements(word: str) -> Iterable[str]:
     except HydraException as error:
         raise ConfigError(f"{word} cannot be read: {error}. Quote each text in it: choice('a, b','c').") from error
     if not isinstance(sweep, ChoiceSweep):
-        raise ConfigError(f"{word} is no choice. Write choice('a','b').")
+        raise ConfigError(f"{word} is not a choice. Write choice('a','b').")
     return [element.text if isinstance(element, QuotedString) else str(element) for element in sweep.list]
 
 

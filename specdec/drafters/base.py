@@ -57,7 +57,7 @@ class Drafter(ABC):
         """The shape of an option `choices`; None if that is None.
 
         Raises:
-            ConfigError: if it is no list of branches, or a branch lacks its likelier siblings.
+            ConfigError: if it is not a list of branches, or a branch lacks its likelier siblings.
         """
         paths = take("choices", choices, CHOICES)
         return None if paths is None else TreeShape.choices(paths)

@@ -46,7 +46,7 @@ class CascadeDrafter(Drafter):
         for stage in self.stages[1:]:
             if not (stage.extends and stage.deterministic):
                 raise ConfigError(
-                    f"Drafter {stage.name!r} cannot go on where another one stops. Put it first, or leave it out."
+                    f"Drafter {stage.name!r} cannot extend the draft of another one. Put it first, or leave it out."
                 )
         self.most: int = take("max_nodes", max_nodes, whole(1, MOST_NODES))
         deepest = max(self.stages, key=lambda stage: stage.num_draft_tokens)

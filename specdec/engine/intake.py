@@ -133,7 +133,7 @@ class Intake:
     def _check_params(self, params: SamplingParams) -> None:
         """Refuses what only shows beside the tokenizer and the model, or would never act."""
         if params.n > 1:
-            raise InvalidRequestError(f"n = {params.n} are so many requests. Make one of each of `params.samples()`.")
+            raise InvalidRequestError(f"n = {params.n} means several requests. Make one of each of `params.samples()`.")
         if params.stop and self._tokenizer is None:
             raise InvalidRequestError("stop needs a tokenizer, and this engine has none. Use stop_token_ids.")
         size = self._model.vocab_size

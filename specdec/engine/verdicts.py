@@ -123,11 +123,11 @@ def checked(verdict: Any, tree: DraftTree, vocab_size: int, rule: Rule) -> Verdi
     for step in verdict.path:
         if type(step) is not int or not 0 <= step < len(tree) or tree.parents[step] != node:
             raise SpecdecError(
-                f"Rule {rule.name!r} accepts the path {shown(verdict.path)}, which is no path from the root of a draft "
-                f"with parents {tree.parents}."
+                f"Rule {rule.name!r} accepts the path {shown(verdict.path)}, which is not a path from the root of a "
+                f"draft with parents {tree.parents}."
             )
         node = step
     token = verdict.next_token
     if not is_integer(token) or not 0 <= index(token) < vocab_size:
-        raise SpecdecError(f"Rule {rule.name!r} emits {shown(token)}, which is no token id below {vocab_size}.")
+        raise SpecdecError(f"Rule {rule.name!r} emits {shown(token)}, which is not a token id below {vocab_size}.")
     return verdict if type(token) is int else Verdict(verdict.path, index(token))

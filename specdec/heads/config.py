@@ -224,7 +224,7 @@ class HeadConfig:
         """
         known = {field.name for field in fields(cls)}
         if strange := sorted(set(values) - known):
-            raise ConfigError(f"{shown(strange[0])} is no setting of a head. Known are: {', '.join(sorted(known))}.")
+            raise ConfigError(f"{shown(strange[0])} is not a setting of a head. Known are: {', '.join(sorted(known))}.")
         try:
             return cls(**values)
         except TypeError as error:

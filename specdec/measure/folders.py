@@ -175,7 +175,7 @@ class RunFolder:
         if not os.path.lexists(self.path):
             return []
         if not self.path.is_dir():
-            raise DamagedRunError(f"{self.path} is no folder.")
+            raise DamagedRunError(f"{self.path} is not a folder.")
         for name in (CONFIG, AXES, ENVIRONMENT, LINES, ROWS, STEPS, TRACE, SUMMARY, ERROR):
             if os.path.lexists(self.path / name) and not places.is_file(self.path / name):
                 raise DamagedRunError(f"{self.path / name} is no file.")

@@ -75,7 +75,7 @@ def parsed(text: bytes, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
-        raise refusal(path, f"it is no JSON that a model can mean. {described(error)[:-1]}", WRITE_AGAIN) from error
+        raise refusal(path, f"it is not JSON that a model can mean. {described(error)[:-1]}", WRITE_AGAIN) from error
     if not isinstance(value, dict):
         raise refusal(path, f"it holds {shown(value)}, and an object is needed", WRITE_AGAIN)
     if _depth(value) > DEEPEST:

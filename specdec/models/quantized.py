@@ -42,7 +42,7 @@ def check_quantized(config: Mapping[str, Any], path: Path) -> None:
 
 def _check(given: Any, path: Path) -> None:
     if not isinstance(given, Mapping):
-        raise refusal(path, f"quantization_config = {shown(given)} is no object", REMEDY)
+        raise refusal(path, f"quantization_config = {shown(given)} is not an object", REMEDY)
     method = given.get("quant_method")
     if any(given.get(key) for key in BITS):
         method = "bitsandbytes"

@@ -148,8 +148,8 @@ class _Run:
     def __init__(self, work: Call[Any] | Program) -> None:
         self.program = _alone(work) if isinstance(work, Call) else work
         if not isinstance(self.program, Generator):
-            raise InvalidRequestError(f"{shown(work)} is no call of a session and no generator. Write a function that "
-                                      "yields calls, and call it.")  # fmt: skip
+            raise InvalidRequestError(f"{shown(work)} is neither a call of a session nor a generator. Write a function "
+                                      "that yields calls, and call it.")  # fmt: skip
         self.calls: list[Call[Any]] = []
         self.value: Any = None
         self.ended = False

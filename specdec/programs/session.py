@@ -136,7 +136,7 @@ class Session:
         """
         if by not in WAYS:
             raise InvalidRequestError(
-                f"by = {shown(by)} is no way to select. Give one of {', '.join(map(repr, WAYS))}."
+                f"by = {shown(by)} is not a way to select. Give one of {', '.join(map(repr, WAYS))}."
             )
         tokens = self.tokens
         start, paths = self._paths(tokens, choices)

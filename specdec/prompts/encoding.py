@@ -31,7 +31,7 @@ class PromptEncoder:
         tokenizer adds.
 
         Raises:
-            InvalidRequestError: if it is no prompt, or if the tokenizer or the chat template cannot take it.
+            InvalidRequestError: if it is not a prompt, or if the tokenizer or the chat template cannot take it.
         """
         given = read(prompt)
         tokens = given if isinstance(given, list) else self._tokens(given)

@@ -66,7 +66,7 @@ def read(prompt: Any) -> str | list[int] | Chat:
         return _of_mapping(prompt)
     items = _items(prompt)
     if items is None:
-        raise InvalidRequestError(f"{shown(prompt)} is no prompt. {TAKEN}")
+        raise InvalidRequestError(f"{shown(prompt)} is not a prompt. {TAKEN}")
     return Chat(items) if _are_messages(items) else _ids(items)
 
 
@@ -77,7 +77,7 @@ def token_ids(prompt: Any) -> list[int]:
         InvalidRequestError: if it is anything else.
     """
     if (items := _items(prompt)) is None:
-        raise InvalidRequestError(f"{shown(prompt)} is no list of token ids. Give integers.")
+        raise InvalidRequestError(f"{shown(prompt)} is not a list of token ids. Give integers.")
     return _ids(items)
 
 
@@ -131,8 +131,8 @@ def _text(prompt: str) -> str:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError(
-            f"The text {shown(prompt)} holds half of a surrogate pair at {error.start}, which is no character. "
-            "Decode it anew."
+            f"The text {shown(prompt)} holds half of a surrogate pair at {error.start}, which is not a character. "
+            "Decode it again."
         ) from None
     return str.__str__(prompt)
 
@@ -146,7 +146,9 @@ def _ids(items: list[Any]) -> list[int]:
 def _id(item: Any, place: int) -> int:
     if not _is_number(item):
         deep = "; it is nested too deeply, or a batch within a batch" if _is_prompt(item) else ""
-        raise InvalidRequestError(f"Item {place} of the prompt is {shown(item)}, which is no token id{deep}. {TAKEN}")
+        raise InvalidRequestError(
+            f"Item {place} of the prompt is {shown(item)}, which is not a token id{deep}. {TAKEN}"
+        )
     try:
         if not (isinstance(item, bool | np.bool_) or "bool" in str(getattr(item, "dtype", ""))):
             return operator.index(item)
@@ -186,7 +188,7 @@ def _of_mapping(prompt: Mapping[str, Any]) -> str | list[int] | Chat:
     if "role" in names or "content" in names:
         raise InvalidRequestError(f"{shown(dict(prompt))} is one message, not a chat. Put it into a list.")
     raise InvalidRequestError(
-        f"A mapping with {', '.join(map(shown, prompt)) or 'nothing'} is no prompt. Give 'input_ids', or 'prompt', or "
+        f"A mapping with {', '.join(map(shown, prompt)) or 'nothing'} is not a prompt. Give 'input_ids', 'prompt', "
         "'prompt_token_ids', or for a chat Chat(messages=…)."
     )
 

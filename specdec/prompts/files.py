@@ -87,11 +87,11 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def json_of(line: str, file: Path, number: int) -> Any:
-    """A line's value; raises ConfigError that names the line if it is no JSON."""
+    """A line's value; raises ConfigError that names the line if it is not JSON."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}, line {number}, is no JSON: {described(error)} Give one object a line.") from error
+        raise ConfigError(f"{file}, line {number}, is not JSON: {described(error)} Give one object a line.") from error
 
 
 def read_text(file: Path, setting: str) -> str:

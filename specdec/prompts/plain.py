@@ -65,7 +65,7 @@ def _text(value: str, name: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidRequestError(
-            f"{name} = {shown(text)} holds half of a surrogate pair, which is no character. Decode the text anew."
+            f"{name} = {shown(text)} holds half of a surrogate pair, which is not a character. Decode the text again."
         ) from None
     return text
 

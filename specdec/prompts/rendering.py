@@ -63,7 +63,7 @@ def _template(chat: Chat, tokenizer: Any) -> str:
         return found
     if found:
         raise InvalidRequestError(
-            f"The tokenizer's chat_template = {shown(found)} is no text. Send text instead of a chat."
+            f"The tokenizer's chat_template = {shown(found)} is not a text. Send text instead of a chat."
         )
     names = ", ".join(map(repr, named)) or "none"
     if chat.template is not None:

@@ -64,7 +64,7 @@ class PromptSet:
                 _columns(template)
             except ValueError as error:
                 raise ConfigError(
-                    f"data.prompt={template!r} is no format string: {error}. Write {{column}}."
+                    f"data.prompt={template!r} is not a format string: {error}. Write {{column}}."
                 ) from error
         if self.subset not in SUBSETS:
             raise ConfigError(f"data.subset={self.subset!r} is unknown. Valid names: {', '.join(SUBSETS)}.")
@@ -101,7 +101,7 @@ class PromptSet:
     def _record(self, number: int, place: str, row: Row) -> PromptRecord:
         where = f"{self._origin}, {place}"
         if not isinstance(row, Mapping):
-            raise ConfigError(f"{where}: {shown(row)} is no object. Give one with columns a row.")
+            raise ConfigError(f"{where}: {shown(row)} is not an object. Give one with columns a row.")
         try:
             there = {key: _first(value) for key, value in row.items() if value is not None and value != []}
             record = record_of(

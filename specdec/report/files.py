@@ -51,7 +51,7 @@ def write_figure(runs: Sequence[Run], name: str, path: Path, kind: str | None, w
     named = methods(runs)
     found = {figure.key: figure for figure in figures(named)}
     if name not in found:
-        raise ConfigError(f"figure={name!r} is none of this study's: {', '.join(found) or 'it has none'}.")
+        raise ConfigError(f"figure={name!r} is not one of this study's: {', '.join(found) or 'it has none'}.")
     figure = found[name]
     if kind is not None and kind not in figure.choices:
         raise ConfigError(f"kind={kind!r} is no kind of {name}. Its kinds: {', '.join(figure.choices) or 'none'}.")

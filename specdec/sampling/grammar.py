@@ -35,7 +35,7 @@ class Grammar:
             tokenizer's own, which models know best and which makes every forced draft right. The texts are the same.
 
     Raises:
-        ConfigError: if the text is empty, is no JSON where it must be, or is too large or too deep.
+        ConfigError: if the text is empty, is not JSON where it must be, or is too large or too deep.
     """
 
     kind: GrammarKind
@@ -135,19 +135,19 @@ def _dumped(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{shown(value)} is no JSON: {error}. Give what json.dumps can write.") from error
+        raise ConfigError(f"{shown(value)} is not JSON: {error}. Give what json.dumps can write.") from error
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{shown(text)} is no JSON: {error}. Give JSON text.") from error
+        raise ConfigError(f"{shown(text)} is not JSON: {error}. Give JSON text.") from error
 
 
 def _check_depth(schema: Any) -> None:
     if not isinstance(schema, dict | bool):
-        raise ConfigError(f"{shown(schema)} is no JSON schema. Give an object.")
+        raise ConfigError(f"{shown(schema)} is not a JSON schema. Give an object.")
     level: list[Any] = [schema]
     for _ in range(DEEPEST):
         level = [below for each in level if isinstance(each, dict | list) for below in _items(each)]

@@ -169,8 +169,10 @@ def check_matcher(matcher: Any) -> None:
     if matcher.is_error():
         words = " ".join(matcher.get_error().partition("<")[0].split())
         if "NoExtension" in words:
-            raise InvalidRequestError("The grammar has a dead end: no token of the vocabulary may come next. Mend it.")
-        raise InvalidRequestError(f"The grammar fails: {words[:LONGEST].rstrip('. ')}. Make it simpler, or mend it.")
+            raise InvalidRequestError(
+                "The grammar has a dead end: no token of the vocabulary may come next. Correct it."
+            )
+        raise InvalidRequestError(f"The grammar fails: {words[:LONGEST].rstrip('. ')}. Make it simpler, or correct it.")
 
 
 class GrammarCompiler:
@@ -220,5 +222,5 @@ class GrammarCompiler:
         except SpecdecError as error:
             raise InvalidRequestError(f"grammar, of kind {grammar.kind}: {error}") from error
         if not begins:
-            raise InvalidRequestError(f"grammar, of kind {grammar.kind}: no token may begin the text. Mend it.")
+            raise InvalidRequestError(f"grammar, of kind {grammar.kind}: no token may begin the text. Correct it.")
         return made

@@ -38,7 +38,7 @@ def source(grammar: Grammar) -> str:
         try:
             lark = gbnf_to_lark(_with_characters(grammar.text))
         except Exception as error:
-            raise InvalidRequestError(f"it cannot be read: {described(error)} Mend it.") from error
+            raise InvalidRequestError(f"it cannot be read: {described(error)} Correct it.") from error
     else:
         lark = grammar.text
     return _spelt(grammar, lark)

@@ -58,7 +58,7 @@ async def body_of(request: Request, most: int) -> dict[str, Any]:
     try:
         body = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"The body is no JSON that can be read: {error}") from None
+        raise ApiError(400, f"The body is not JSON that can be read: {error}") from None
     if not isinstance(body, dict):
         raise ApiError(400, "The body is JSON, but no object. Send {…}.")
     return body

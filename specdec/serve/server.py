@@ -79,6 +79,6 @@ def bound(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise ConfigError(
-            f"host={host!r} port={port} cannot be listened at: {error}. Give another port, or 0 for a free one."
+            f"host={host!r} port={port} cannot be used: {error}. Give another port, or 0 for a free one."
         ) from error
     return listener

@@ -68,7 +68,7 @@ def _structured(value: Mapping[str, Any]) -> Grammar:
         return Grammar.json(flexible=flexible)
     if kind == "json":
         if not isinstance(form, Mapping | str):
-            raise ConfigError(f"json = {shown(form)} is no schema. Give an object, or its text.")
+            raise ConfigError(f"json = {shown(form)} is not a schema. Give an object, or its text.")
         return Grammar.json(form, flexible)
     if kind == "choice":
         return Grammar.choice(form)

@@ -181,8 +181,8 @@ def check_certified(job: Plan, certified: bool) -> None:
     found = certificate_of(job.judge) if certified else None
     if found is not None and not found["passed"]:
         raise ConfigError(
-            f"rule={job.judge.name!r} is not lossless, or its code is not what it states. {found['witness']} Mend it, "
-            "or set certified=false to study it all the same."
+            f"rule={job.judge.name!r} is not lossless, or its code is not what it states. {found['witness']} Correct "
+            "it, or set certified=false to study it all the same."
         )
 
 

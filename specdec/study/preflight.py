@@ -129,7 +129,7 @@ def _composing(folder: str, further: str | None) -> Iterator[None]:
     """Inside, Hydra composes configs of these folders."""
     if further is not None and not Path(further).is_dir():
         raise ConfigError(
-            f"--config-dir={further!r} is no folder. Give one that holds configs, such as drafter/mine.yaml."
+            f"--config-dir={further!r} is not a folder. Give one that holds configs, such as drafter/mine.yaml."
         )
     with initialize_config_dir(folder, version_base=None):
         if further is not None:

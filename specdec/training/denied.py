@@ -82,7 +82,9 @@ def _loaded(path: Path) -> dict[int, Hashes]:
     try:
         return {int(size): np.asarray(runs, np.uint64) for size, runs in load(path.read_bytes()).items()}
     except Exception as error:
-        raise ConfigError(f"{path} is no file of hashes: {error}. Write one with Denied(texts).save(path).") from error
+        raise ConfigError(
+            f"{path} is not a file of hashes: {error}. Write one with Denied(texts).save(path)."
+        ) from error
 
 
 def _words(text: str) -> list[str]:

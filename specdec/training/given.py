@@ -24,7 +24,7 @@ def given(sources: Sequence[str]) -> list[str]:
             with one of `COLUMNS`; or sets of the hub.
 
     Raises:
-        ConfigError: if one cannot be had or holds no prompts; of a line that is no prompt, file and line are named.
+        ConfigError: if one cannot be had or holds no prompts; of a line that is not a prompt, file and line are named.
     """
     return list(dict.fromkeys(words for source in sources for words in _prompts(source)))
 

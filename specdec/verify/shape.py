@@ -66,7 +66,8 @@ class TreeShape:
         paths = list(paths)
         if any(not isinstance(path, Sequence) for path in paths):
             raise ConfigError(
-                f"Tree choices: {shown(paths)} is no list of paths. Give each path as a list of ranks: [[0, 0], [1]]."
+                f"Tree choices: {shown(paths)} is not a list of paths. Give each path as a list of ranks: "
+                "[[0, 0], [1]]."
             )
         prefixes = {tuple(path[: length + 1]) for path in paths for length in range(len(path))}
         number = {(): ROOT} | {

@@ -45,12 +45,12 @@ def test_every_option_of_a_drafter_is_described(name: str) -> None:
         ("generate", "sampling.max_tokens", "128", "most tokens"),  # of a docstring
         ("generate", "drafter.num_draft_tokens", "5", "γ"),  # of the drafter's class
         ("generate", "precision.smoothing", "0.5", "SmoothQuant"),  # a comment in _base.yaml
-        ("generate", "prompt", "null", "a text of your own"),  # a comment of the command's own file
+        ("generate", "prompt", "null", "your prompt, @FILE"),  # a comment of the command's own file
         ("generate", "sampling.stop", "[]", "strings that end the output"),
         ("study", "trace.top_k", "64", "tokens kept of each row"),  # a comment of a part
-        ("study", "note", "''", "a sentence"),
+        ("study", "note", "''", "a note for readers"),
         ("replay", "trace", "???", "trace.safetensors"),
-        ("certify", "quick", "false", "leave the larger settings out"),
+        ("certify", "quick", "false", "leave out the larger settings"),
     ],
 )
 def test_a_setting_has_its_default_and_what_it_does(name: str, key: str, default: str, part: str) -> None:

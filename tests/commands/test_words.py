@@ -315,7 +315,7 @@ def test_a_word_that_means_nothing_is_refused(name: str, capsys: pytest.CaptureF
         ("certify", "mutants=no.such", "mutants='no.such' cannot be used"),
         ("certify", f"json={ROOT}", "is a folder"),
         ("generate", f"svg={ROOT}", "is a folder"),
-        ("profile", f"json={ROOT}/README.md/x.json", "is no folder"),
+        ("profile", f"json={ROOT}/README.md/x.json", "is not a folder"),
     ],
 )
 def test_settings_of_every_command_are_checked_before_the_work(

@@ -40,7 +40,7 @@ def test_a_prompt_has_as_many_entries_as_samples() -> None:
     assert made([[1], [2]], [three, ONE]) == [([1], 3)] * 3 + [([2], 1)]
     told = made([None, [2]], [three, ONE])
     assert told[3:] == [([2], 1)]
-    assert all(each.startswith("Prompt 0: None is no prompt.") for each in told[:3])
+    assert all(each.startswith("Prompt 0: None is not a prompt.") for each in told[:3])
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_wrong_parameters_of_one_prompt_are_its_error(bad: Any) -> None:
 def test_bad_prompts_are_their_own_errors() -> None:
     told = made([[1], None, b"x", [2]], ONE)
     assert (told[0], told[3]) == (([1], 1), ([2], 1))
-    assert told[1].startswith("Prompt 1: None is no prompt.")
-    assert told[2].startswith("Prompt 2: b'x' (bytes) is no prompt.")
-    assert made(None, ONE)[0].startswith("Prompt 0: None is no prompt.")
+    assert told[1].startswith("Prompt 1: None is not a prompt.")
+    assert told[2].startswith("Prompt 2: b'x' (bytes) is not a prompt.")
+    assert made(None, ONE)[0].startswith("Prompt 0: None is not a prompt.")
 
 
 @pytest.mark.parametrize("on_error", ["skip", None, True, ["raise"]])

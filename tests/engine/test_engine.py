@@ -318,14 +318,14 @@ def test_what_cannot_be_served_is_refused_before_it_is_queued(
     [
         ([1.5], "Token id 0 is 1.5. Give integers"),
         ([1, True], "Token id 1 is True"),
-        ([1, "a"], "Item 1 of the prompt is 'a', which is no token id"),
-        ([[1, 2]], r"Item 0 of the prompt is \[1, 2\], which is no token id"),
-        ("text", "'text' is no list of token ids"),
-        (b"text", r"b'text' \(bytes\) is no list of token ids"),
-        (None, "None is no list of token ids"),
-        ({1, 2}, "is no list of token ids"),
+        ([1, "a"], "Item 1 of the prompt is 'a', which is not a token id"),
+        ([[1, 2]], r"Item 0 of the prompt is \[1, 2\], which is not a token id"),
+        ("text", "'text' is not a list of token ids"),
+        (b"text", r"b'text' \(bytes\) is not a list of token ids"),
+        (None, "None is not a list of token ids"),
+        ({1, 2}, "is not a list of token ids"),
         ([10**5000], "Token id … is outside the vocabulary of 64"),
-        (torch.tensor([[1, 2]]), "which is no token id"),
+        (torch.tensor([[1, 2]]), "which is not a token id"),
     ],
 )
 def test_what_are_no_token_ids_is_refused(prompt: Any, message: str) -> None:

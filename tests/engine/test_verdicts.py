@@ -89,7 +89,7 @@ SAYINGS: dict[str, Callable[[DraftTree, Verdict], Any]] = {
 }
 
 
-TOKEN, LIST = f"which is no token id below {V}", "for one draft; give a list of one Verdict"
+TOKEN, LIST = f"which is not a token id below {V}", "for one draft; give a list of one Verdict"
 SAID_OF = {
     "a token beyond the vocabulary": TOKEN,
     "a token below it": TOKEN,
@@ -114,7 +114,7 @@ def test_a_rule_that_is_wrong_ends_its_request(saying: str, plain: list[list[int
     assert outputs(requests)[:2] == plain[:2]
     bad = requests[2]
     assert (bad.finish_reason, type(bad.error)) == ("error", SpecdecError)
-    assert SAID_OF.get(saying, "which is no path from the root of a draft") in str(bad.error)
+    assert SAID_OF.get(saying, "which is not a path from the root of a draft") in str(bad.error)
     assert "rule 'odd'" in str(bad.error).lower()
     assert bad.output == plain[2][: len(bad.output)]
     assert 3 <= len(bad.output) < 16

@@ -706,5 +706,5 @@ def test_a_vocabulary_that_cannot_be_read_is_refused_by_name(folder: Path) -> No
     assert found is not None
     assert found["ab"] == 30
     cut(folder / "tokenizer.json", 100)
-    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json: it is no JSON"):
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json: it is not JSON"):
         tokens_of(str(folder))

@@ -188,7 +188,7 @@ def empty(folder: Path) -> None:
     ("damage", "reason"),
     [
         pytest.param(empty, "config.json: No such file", id="empty folder"),
-        pytest.param(break_config, "config.json: it is no JSON", id="broken config"),
+        pytest.param(break_config, "config.json: it is not JSON", id="broken config"),
         pytest.param(unknown_type, "no-such-model", id="unknown architecture"),
         pytest.param(lambda folder: (folder / "config.json").unlink(), "config.json: No such file", id="no config"),
         pytest.param(lambda folder: (folder / "model.safetensors").unlink(), "holds no weights", id="no weights"),

@@ -94,7 +94,7 @@ def test_bitsandbytes_is_known_by_its_bits(dense: Path, tmp_path: Path, bits: st
     [
         ({"quantization_config": {"quant_method": "squeeze"}}, "quantized by 'squeeze', which transformers does not"),
         ({"quantization_config": {"group_size": 64, "bits": 4}}, "quantized by None, which transformers does not know"),
-        ({"quantization_config": "gptq"}, "quantization_config = 'gptq' is no object"),
+        ({"quantization_config": "gptq"}, "quantization_config = 'gptq' is not an object"),
         ({"quantization_config": {"quant_method": ["gptq"]}}, "transformers does not know"),
         ({"quantization": {"group_size": 64, "bits": 4}}, "MLX format"),
         ({"compression_config": {"format": "pack-quantized"}}, "compressed-tensors format"),

@@ -178,7 +178,7 @@ def test_drafters_are_told_of_what_a_probe_reads_and_of_no_more(name: str) -> No
         (["yes", ""], "mean", "choice = ''"),
         (["yes", "no", "yes"], "sum", r"choices\[2\] = 'yes'"),
         (["yes", 1], "sum", "choice = 1"),
-        (["yes"], "best", "by = 'best' is no way to select. Give one of 'mean'"),
+        (["yes"], "best", "by = 'best' is not a way to select. Give one of 'mean'"),
         ([" ".join(["theory"] * 400)], "mean", "more than the 512"),
         ([" ".join(["theory"] * 120)], "mean", "one pass"),
     ],

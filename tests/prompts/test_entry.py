@@ -120,30 +120,30 @@ def test_what_is_a_prompt_is_read(prompts: Any, expected: list[Any]) -> None:
 
 
 BAD: list[tuple[Any, str]] = [
-    (None, "None is no prompt. Give a text"),
-    (b"Hi", r"b'Hi' \(bytes\) is no prompt"),
-    (bytearray(b"Hi"), r"\(bytearray\) is no prompt"),
-    (memoryview(b"Hi"), r"\(memoryview\) is no prompt"),
-    (5, "5 is no prompt"),
-    (1.5, "1.5 is no prompt"),
-    (True, "True is no prompt"),
-    (np.int64(5), r"\(int64\) is no prompt"),
-    (torch.tensor(5), r"\(Tensor\) is no prompt"),
-    (Path("a.txt"), r"PosixPath\('a.txt'\) \(PosixPath\) is no prompt"),
-    ({1, 2}, r"\(set\) is no prompt"),
-    (frozenset([1]), r"\(frozenset\) is no prompt"),
-    ((token for token in [1, 2]), r"\(generator\) is no prompt"),
-    (iter([1, 2]), r"\(list_iterator\) is no prompt"),
-    ({1: 2}.keys(), r"\(dict_keys\) is no prompt"),
-    (torch.empty(2, device="meta", dtype=torch.int64), r"\(Tensor\) is no prompt"),
-    (np.ndarray, r"\(type\) is no prompt"),
-    (open, r"\(builtin_function_or_method\) is no prompt"),
-    (object(), r"\(object\) is no prompt"),
+    (None, "None is not a prompt. Give a text"),
+    (b"Hi", r"b'Hi' \(bytes\) is not a prompt"),
+    (bytearray(b"Hi"), r"\(bytearray\) is not a prompt"),
+    (memoryview(b"Hi"), r"\(memoryview\) is not a prompt"),
+    (5, "5 is not a prompt"),
+    (1.5, "1.5 is not a prompt"),
+    (True, "True is not a prompt"),
+    (np.int64(5), r"\(int64\) is not a prompt"),
+    (torch.tensor(5), r"\(Tensor\) is not a prompt"),
+    (Path("a.txt"), r"PosixPath\('a.txt'\) \(PosixPath\) is not a prompt"),
+    ({1, 2}, r"\(set\) is not a prompt"),
+    (frozenset([1]), r"\(frozenset\) is not a prompt"),
+    ((token for token in [1, 2]), r"\(generator\) is not a prompt"),
+    (iter([1, 2]), r"\(list_iterator\) is not a prompt"),
+    ({1: 2}.keys(), r"\(dict_keys\) is not a prompt"),
+    (torch.empty(2, device="meta", dtype=torch.int64), r"\(Tensor\) is not a prompt"),
+    (np.ndarray, r"\(type\) is not a prompt"),
+    (open, r"\(builtin_function_or_method\) is not a prompt"),
+    (object(), r"\(object\) is not a prompt"),
     ("a\ud800b", r"The text 'a\\ud800b' holds half of a surrogate pair at 1"),
     ([1, 2.0], "Token id 1 is 2.0. Give integers"),
     ([True, False], "Token id 0 is True. Give integers"),
     ([1, np.bool_(True)], r"Token id 1 is np.True_ \(bool"),
-    ([1, None], "Item 1 of the prompt is None, which is no token id. Give"),
+    ([1, None], "Item 1 of the prompt is None, which is not a token id. Give"),
     ([1, float("nan")], "Token id 1 is nan"),
     ([1, 2j], r"Token id 1 is 2j \(complex\)"),
     ([1, Path("a")], "Item 1 of the prompt is PosixPath"),
@@ -154,15 +154,15 @@ BAD: list[tuple[Any, str]] = [
     ([torch.tensor(True), 1], "Token id 0 is tensor"),
     ([torch.tensor(1.5), 1], "Token id 0 is tensor"),
     (np.array([1 + 2j]), "Token id 0 is"),
-    ({"text": "Hi"}, "A mapping with 'text' is no prompt. Give 'input_ids'"),
-    ({}, "A mapping with nothing is no prompt"),
+    ({"text": "Hi"}, "A mapping with 'text' is not a prompt. Give 'input_ids'"),
+    ({}, "A mapping with nothing is not a prompt"),
     (MESSAGE, "is one message, not a chat. Put it into a list"),
     ({"content": "Hi"}, "is one message, not a chat"),
-    ({"prompt": "Hi", "multi_modal_data": {}}, "A mapping with 'prompt', 'multi_modal_data' is no prompt"),
+    ({"prompt": "Hi", "multi_modal_data": {}}, "A mapping with 'prompt', 'multi_modal_data' is not a prompt"),
     ({"prompt": [1]}, r"'prompt' holds \[1\]. Give a text"),
     ({"prompt": None}, "'prompt' holds None"),
     ({"prompt_token_ids": "Hi"}, "'prompt_token_ids' holds 'Hi'"),
-    ({"prompt_token_ids": None}, "None is no prompt"),
+    ({"prompt_token_ids": None}, "None is not a prompt"),
     ({"input_ids": [1], "pixel_values": [0.5]}, "A prompt with 'pixel_values' beside its input_ids is more than text"),
     ({"input_ids": [1], "inputs_embeds": [0.5]}, "'inputs_embeds'"),
     ({"input_ids": "Hi"}, "input_ids = 'Hi' cannot work"),
@@ -173,7 +173,7 @@ BAD: list[tuple[Any, str]] = [
     ({"input_ids": [1, 2], "attention_mask": [1, 0.5]}, "does not fit 2 input_ids. Give one 0 or 1"),
     ({"input_ids": [1, 2], "attention_mask": [[1, 1], [1, 1]]}, "does not fit"),
     ({"input_ids": [1, 2, 3], "attention_mask": [1, 0, 1]}, "zeros between ones"),
-    ({"input_ids": ["a", "b"]}, "Item 0 of the prompt is 'a', which is no token id"),
+    ({"input_ids": ["a", "b"]}, "Item 0 of the prompt is 'a', which is not a token id"),
 ]
 
 
@@ -238,7 +238,7 @@ def test_a_mask_of_another_shape_is_said_for_every_row() -> None:
 def test_token_ids_alone_may_be_asked_for() -> None:
     assert token_ids(np.array([1, 2])) == token_ids(range(1, 3)) == [1, 2]
     for other in ("text", None, {1}, {"input_ids": [1]}):
-        with pytest.raises(InvalidRequestError, match="is no list of token ids"):
+        with pytest.raises(InvalidRequestError, match="is not a list of token ids"):
             token_ids(other)
     with pytest.raises(InvalidRequestError, match=r"Item 0 of the prompt is \[1\]"):
         token_ids([[1]])

@@ -88,7 +88,7 @@ def test_a_damaged_file_is_named(name: str, data: bytes, tmp_path: Path) -> None
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n\n{"a": 2\n{"a": 3}\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"x\.jsonl, line 3, is no JSON: .*Give one object a line"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl, line 3, is not JSON: .*Give one object a line"):
         read(path)
 
 
@@ -100,7 +100,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 def test_a_line_that_no_reader_takes_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(f'{{"a": 1}}\n{line}\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"x\.jsonl, line 2, is no JSON: .*Give one object a line"):
+    with pytest.raises(ConfigError, match=r"x\.jsonl, line 2, is not JSON: .*Give one object a line"):
         read(path)
     path.write_text(f"{line}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"x\.jsonl"):

@@ -38,7 +38,7 @@ def test_blank_lines_and_other_fields_are_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
-        ("{not json", "is no JSON"),
+        ("{not json", "is not JSON"),
         ('{"question_id": 2, "category": "qa"}', "prompt"),
         ('{"category": "qa", "prompt": "x"}', "question_id"),
         ("[1, 2]", "no question_id"),

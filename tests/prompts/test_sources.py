@@ -219,8 +219,8 @@ def test_placeholders_are_never_decoded(written: Callable[..., str]) -> None:
     [
         ({"subset": "odd"}, "Valid names: even, first, random"),
         ({"limit": 0}, r"data\.limit=0 leaves no prompt"),
-        ({"prompt": "{text"}, r"data\.prompt='{text' is no format string"),
-        ({"prompt": ["{text}", "}"]}, r"data\.prompt='}' is no format string"),
+        ({"prompt": "{text"}, r"data\.prompt='{text' is not a format string"),
+        ({"prompt": ["{text}", "}"]}, r"data\.prompt='}' is not a format string"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused_at_once(options: dict[str, Any], message: str) -> None:
@@ -236,8 +236,8 @@ def test_a_choice_that_cannot_be_is_refused_at_once(options: dict[str, Any], mes
         ([{"id": 1, "a": "x"}, {"a": "x"}], r"line 2: No column 'id'"),
         ([{"id": 1, "a": None}], r"line 1: No column 'a'"),
         ([{"id": 1, "a": []}], r"line 1: No column 'a'"),
-        (["x"], "line 1: .* is no object"),
-        ([None], "line 1: .* is no object"),
+        (["x"], "line 1: .* is not an object"),
+        ([None], "line 1: .* is not an object"),
         ([{"id": 1, "a": " \n"}], "line 1: prompt = '' cannot work"),
         ([{"id": 1, "a": "x"}, {"id": "1", "a": "y"}], r"two prompts have one id\. Set data\.id=null"),
     ],

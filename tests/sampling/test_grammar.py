@@ -53,7 +53,7 @@ def test_schemas_have_a_greatest_depth_and_size() -> None:
     Grammar.json(nested(DEEPEST))
     with pytest.raises(ConfigError, match=f"more than {DEEPEST} levels"):
         Grammar.json(nested(DEEPEST + 1))
-    with pytest.raises(ConfigError, match="is no JSON"):
+    with pytest.raises(ConfigError, match="is not JSON"):
         Grammar.json("[" * 100_000)
     Grammar.regex("a" * MOST_BYTES)
     with pytest.raises(ConfigError, match=f"{MOST_BYTES + 1} bytes is too large"):
@@ -63,10 +63,10 @@ def test_schemas_have_a_greatest_depth_and_size() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Grammar.json({"const": float("nan")}), "is no JSON"),
-        (lambda: Grammar.json({"const": {1, 2}}), "is no JSON"),
-        (lambda: Grammar.json("{"), "is no JSON"),
-        (lambda: Grammar.json("3"), "is no JSON schema"),
+        (lambda: Grammar.json({"const": float("nan")}), "is not JSON"),
+        (lambda: Grammar.json({"const": {1, 2}}), "is not JSON"),
+        (lambda: Grammar.json("{"), "is not JSON"),
+        (lambda: Grammar.json("3"), "is not a JSON schema"),
         (lambda: Grammar.json(int), "pydantic"),
         (lambda: Grammar.choice([]), "at least one non-empty text"),
         (lambda: Grammar.choice(["a", ""]), "at least one non-empty text"),

@@ -291,7 +291,7 @@ def test_one_that_explodes_is_followed_or_refused(grammar: Grammar) -> None:
             constraint.advance(choices[-1])
     except InvalidRequestError as error:
         said = str(error)
-        assert "Make it simpler" in said or "Mend it" in said
+        assert "Make it simpler" in said or "Correct it" in said
 
 
 def test_grammars_are_compiled_once_and_only_so_many_are_kept() -> None:

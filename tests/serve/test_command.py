@@ -48,7 +48,7 @@ def server(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes
 def test_an_address_that_is_taken_is_refused() -> None:
     with bound("127.0.0.1", 0) as listener:
         listener.listen()
-        with pytest.raises(ConfigError, match=r"cannot be listened at.*Give another port"):
+        with pytest.raises(ConfigError, match=r"cannot be used.*Give another port"):
             bound("127.0.0.1", listener.getsockname()[1])
 
 

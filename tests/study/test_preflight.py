@@ -158,7 +158,7 @@ def test_choices_of_a_folder_of_ones_own_are_checked_as_ours(own_configs: Path) 
     by_flag = preflight.jobs(config_dir(), "study", ["-m", "drafter=ngram,deep"], further=str(own_configs))
     by_word = jobs("-m", f"hydra.searchpath=[file://{own_configs}]", "drafter=ngram,deep")
     assert [[config.drafter.num_draft_tokens for config in made] for made in (by_flag, by_word)] == [[5, 9]] * 2
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         preflight.jobs(config_dir(), "study", [], further="no/such/folder")
 
 

@@ -173,4 +173,4 @@ def test_a_study_where_nothing_can_be_written_is_refused(
     (tmp_path / "runs").write_text("a file", encoding="utf-8")
     assert study(*tiny) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert f"{tmp_path / 'runs'} is no folder" in line
+    assert f"{tmp_path / 'runs'} is not a folder" in line

@@ -45,5 +45,5 @@ def test_texts_of_every_column_and_several_files_count(tmp_path: Path) -> None:
 
 def test_a_damaged_file_of_hashes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.grams").write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match=r"a\.grams is no file of hashes"):
+    with pytest.raises(ConfigError, match=r"a\.grams is not a file of hashes"):
         Denied.read([tmp_path / "a.grams"])

@@ -39,7 +39,7 @@ def test_rows_of_every_layout_and_lines_of_text(tmp_path: Path) -> None:
     [
         ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": 5}\n', r"a\.jsonl, line 3: prompt = 5 is no text"),
         ("a.jsonl", '{"prompt": "x"}\n{"said": "y"}\n', r"a\.jsonl, line 2: No column"),
-        ("a.jsonl", '{"prompt": "x"}\n{"prompt": \n', r"a\.jsonl, line 2, is no JSON"),
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt": \n', r"a\.jsonl, line 2, is not JSON"),
         ("a.jsonl", "", "holds no prompts"),
         ("a.txt", "\n \n", "holds no prompts"),
         ("a.txt", b"fine\n\xff\n", r"a\.txt, line 2, cannot be read"),

@@ -208,7 +208,7 @@ def test_choices_are_numbered_level_by_level_with_what_is_on_their_way() -> None
 
 
 def test_one_path_in_place_of_a_list_of_paths_is_refused_in_a_line() -> None:
-    with pytest.raises(ConfigError, match=r"\[0, 0\] is no list of paths. Give each path as a list of ranks"):
+    with pytest.raises(ConfigError, match=r"\[0, 0\] is not a list of paths. Give each path as a list of ranks"):
         TreeShape.choices([0, 0])  # type: ignore[list-item]
 
 

@@ -66,7 +66,7 @@ def load_trace(path: str | Path) -> Trace:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except SafetensorError as error:
-        raise ConfigError(f"{path} is not a whole safetensors file: {error}. Record the trace anew.") from error
+        raise ConfigError(f"{path} is not a whole safetensors file: {error}. Record the trace again.") from error
     if metadata.get("schema") != SCHEMA:
         raise ConfigError(f"{path} has schema {metadata.get('schema')!r}, not {SCHEMA!r}. Give a saved trace.")
     if metadata.get("version") != VERSION:
@@ -77,7 +77,7 @@ def load_trace(path: str | Path) -> Trace:
     try:
         return _assembled(tensors, TraceInfo(**json.loads(metadata["info"])), json.loads(metadata["seeds"]))
     except (SpecdecError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{path} holds parts that do not fit together: {error}. Record the trace anew.") from error
+        raise ConfigError(f"{path} holds parts that do not fit together: {error}. Record the trace again.") from error
 
 
 def _assembled(tensors: dict[str, Tensor], info: TraceInfo, seeds: list[int]) -> Trace:
