@@ -172,9 +172,9 @@ OF_A_JOB = frozenset({"started", "load", "data", "weights"})
 
 
 def origins(methods: Iterable[Method]) -> list[Origin]:
-    """Runs put together by what made them."""
+    """Runs put together by what made them; what is only planned was not made by anything."""
     groups: dict[str, list[Method]] = {}
-    for method in methods:
+    for method in (one for one in methods if one.run.status != "planned"):
         maker = {k: v for k, v in method.run.environment.items() if k not in OF_A_JOB}
         groups.setdefault(json.dumps(maker, sort_keys=True), []).append(method)
     return [Origin(group, group[0].run.environment) for group in groups.values()]

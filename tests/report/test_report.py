@@ -219,11 +219,12 @@ def test_charts_without_data_are_left_out(show: Open) -> None:
 def test_jobs_that_run_or_are_planned_are_no_failures(show: Open) -> None:
     done = run("done", axes("ngram", "token", 3), summary(scalars(1.5, 2.0, 0.5), 0.8))
     coming = [
-        replace(unfinished(state, axes("ngram", "token", gamma), None), status=state)
-        for gamma, state in ((5, "running"), (7, "planned"))
+        replace(unfinished(state, axes("ngram", "token", gamma), None), status=state, environment=made)
+        for gamma, state, made in ((5, "running", environment()), (7, "planned", {}))
     ]
     page = show([done, *coming])
     assert "1 of 3 runs done, 1 running, 1 planned" in page.locator("header").inner_text()
+    assert "unknown" not in page.locator("header").inner_text()  # a job that has not begun has no machine
     assert page.locator("#coming li").all_inner_texts() == [
         "ngram · token · γ 5 running",
         "ngram · token · γ 7 planned",
