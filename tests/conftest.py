@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 from hypothesis import settings
 
 from specdec.models.loading import LoadedModel, load
+from tests.browsing import chromium  # noqa: F401 - a fixture of all tests of pages
 from tests.skips import pytest_addoption, pytest_runtest_makereport, pytest_terminal_summary  # noqa: F401 - hooks
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)

@@ -14,7 +14,7 @@ ROOMS = (
     "__main__", "cli", "commands", "doctor", "study", "report", "testing", "measure", "serve", "__init__", "training",
     "generator", "programs", "analysis", "engine", "drafters", "heads", "stores", "policy", "proof", "verify", "models",
     "sampling", "cache", "kernels", "tracking", "prompts", "registry", "randomness", "stats", "kept", "paths", "places",
-    "typed", "checks", "foreign", "errors",
+    "pages", "typed", "checks", "foreign", "errors",
 )  # fmt: skip
 """From the top of `specdec` to its ground (docs/architecture.md)."""
 OUTSIDE = ("experiments", "benchmarks")

@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import vl_convert
 
 from specdec.errors import ConfigError
 from specdec.measure.runs import Run
+from specdec.pages import style
 from specdec.places import write
 from specdec.report.charts import figures
 from specdec.report.marks import CONFIG, Figure
@@ -112,5 +112,4 @@ def _add_legends(part: Any, shown: Sequence[str]) -> None:
 
 def light_colors() -> dict[str, str]:
     """CSS variable → colour, of light pages."""
-    style = (files("specdec.report") / "style.css").read_text(encoding="utf-8")
-    return dict(re.findall(r"(--[\w-]+): (#\w+);", style.partition("@media")[0]))
+    return dict(re.findall(r"(--[\w-]+): (#\w+);", style().partition("@media")[0]))

@@ -25,7 +25,7 @@ NOT_GIVEN = "does not apply"
 SHORT = {"num_draft_tokens": "γ"}
 
 COLORS = tuple(f"var(--series-{number})" for number in range(1, 9))
-"""Set in style.css, once for light pages and once for dark ones."""
+"""Set in the style of all pages, once for light pages and once for dark ones."""
 
 SHAPES = (
     "M-1,0A1,1,0,1,0,1,0A1,1,0,1,0,-1,0Z",  # circle

@@ -18,6 +18,7 @@ from specdec.sampling import SamplingParams
 from specdec.serve import fields
 from specdec.serve.answering import LEFT, Answering
 from specdec.serve.calls import Reader
+from specdec.serve.dashboard import dashboard
 from specdec.serve.errors import ApiError
 from specdec.serve.guard import Guard
 from specdec.serve.http import EventStream, Json, body_of, failed, unless_left
@@ -86,6 +87,7 @@ class Service:
             "/ping": self._health,
             "/metrics": self._metrics,
             "/version": self._version,
+            **({"/": self._dashboard} if self.settings.dashboard else {}),
         }
         for path, tell in told.items():
             app.add_api_route(path, tell, methods=["GET"], response_model=None)
@@ -154,6 +156,9 @@ class Service:
 
     async def _metrics(self) -> Response:
         return Response(self.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _dashboard(self) -> Response:
+        return dashboard()
 
     async def _version(self) -> Response:
         return Json({"version": __version__, "ignored_fields": list(fields.IGNORED)})

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from specdec.serve.errors import ApiError
 from specdec.serve.http import failed
 
-OPEN = ("/health", "/ping")
-"""They are asked by what watches over the server, and tell nothing."""
+OPEN = ("/health", "/ping", "/")
+"""They are asked by what watches over the server, and by a browser that has no key yet; they tell nothing."""
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 

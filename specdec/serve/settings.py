@@ -17,6 +17,7 @@ KINDS = {
     "max_unread": whole(1, 2**20),
     "drain_seconds": number(lambda value: 0 < value <= 86_400, "seconds, above 0 and at most a day"),
     "refuse_unknown": flag(),
+    "dashboard": flag(),
 }
 """What each setting may be."""
 
@@ -29,13 +30,14 @@ class Settings:
         host: address to listen at; 127.0.0.1 is reached from this machine alone.
         port: to listen at; 0 takes a free one.
         name: of the model, for clients; None takes the target's own.
-        api_key: what clients must send as `Authorization: Bearer KEY`, but for /health and /ping; None asks for none.
+        api_key: what clients must send as `Authorization: Bearer KEY`, but for /, /health, /ping; None asks for none.
         max_waiting: texts that may wait for a place in the engine; more are refused with 429.
         max_choices: most texts of one call: its prompts times n.
         max_body_bytes: most bytes of a call's body.
         max_unread: outputs of a stream that its client has not read; with more it is aborted.
         drain_seconds: after SIGTERM, how long what runs may take to end.
         refuse_unknown: whether a field that the server does not know is refused, or ignored with a warning in the log.
+        dashboard: whether `/` is a page that shows what the server does, and sends it prompts.
 
     Raises:
         ConfigError: if a value is out of range; names it and the remedy.
@@ -51,6 +53,7 @@ class Settings:
     max_unread: int = 1024
     drain_seconds: float = 30.0
     refuse_unknown: bool = True
+    dashboard: bool = True
 
     def __post_init__(self) -> None:
         settle(self, KINDS)

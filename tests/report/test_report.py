@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from specdec import cli
-from specdec.commands.report import DRAWN, SIZES, browser, screenshots
-from specdec.errors import ConfigError
+from specdec.commands.report import DRAWN, SIZES, screenshots
 from specdec.measure.folders import RunFolder
 from specdec.measure.rows import PromptRow, StepRow
 from specdec.measure.runs import Run
@@ -24,6 +23,7 @@ from specdec.report.methods import methods, varying_axes
 from specdec.report.page import write_report
 from specdec.report.tokens import token_view
 from specdec.stats import DecodingStats
+from tests.browsing import EVIL, LOOK, contrast, spoken
 from tests.measure.studies import (
     PROMPTS,
     STEPS,
@@ -41,17 +41,6 @@ from tests.measure.studies import (
 pytestmark = pytest.mark.xdist_group("browser")
 
 Open = Callable[..., Any]
-EVIL = "</script ><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with ExitStack() as stack:
-        try:
-            chromium = stack.enter_context(browser())
-        except ConfigError:
-            pytest.skip("no browser: apt-get install chromium, or python -m playwright install chromium,")
-        yield chromium
 
 
 @pytest.fixture(scope="module")
@@ -401,8 +390,7 @@ def test_it_can_be_used_with_the_keyboard_alone(show: Open) -> None:
 
 
 def test_every_control_has_a_name_and_the_page_has_landmarks(page: Any) -> None:
-    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
-    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    told = spoken(page)
     controls = {"checkbox", "radio", "combobox", "button", "link", "DisclosureTriangle", "region", "figure"}
     assert {role for role, name in told if role in controls and not name.strip()} == set()
     assert {role for role, _ in told} >= {"checkbox", "radio", "combobox", "button", "link", "figure"}
@@ -446,37 +434,10 @@ def test_the_page_forbids_requests_and_scripts_that_are_not_its_own(chromium: An
 
 # --- How it looks
 
-LOOK = """() => {
-  const backdrop = (e) => {
-    for (; e; e = e.parentElement) {
-      const color = getComputedStyle(e).backgroundColor;
-      if (color !== "rgba(0, 0, 0, 0)" && color !== "transparent") return color;
-    }
-    return "none";
-  };
-  const own = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-  return [...document.querySelectorAll("body *")]
-    .filter((e) => own(e) && e.checkVisibility() && !e.closest("script, .mark-text.role-mark"))
-    .map((e) => [e.textContent.slice(0, 30), getComputedStyle(e)[e.ownerSVGElement ? "fill" : "color"], backdrop(e)]);
-}"""
 PARTS = """() => ["--part-draft", "--part-verify", "--part-host"].map((part) => {
   const style = getComputedStyle(document.documentElement);
   return [part, style.getPropertyValue("--on-part"), style.getPropertyValue(part)];
 })"""
-
-
-def luminance(color: str) -> float:
-    """WCAG 2.2, of `rgb(…)` or `#rrggbb`."""
-    parts = (
-        [int(color[i : i + 2], 16) for i in (1, 3, 5)] if color[0] == "#" else map(int, re.findall(r"\d+", color)[:3])
-    )
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in parts)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 23, 27)")])

@@ -38,7 +38,7 @@ def loaded() -> LoadedModel:
     return LoadedModel(llama(vocab_size=400), tokenizer, eos=(tokenizer.eos_token_id,))
 
 
-def generator(**sizes: int) -> SpeculativeGenerator:
+def generator(**sizes: Any) -> SpeculativeGenerator:
     """Over it, with two drafters; one proposes trees."""
     drafters = [NgramDrafter(num_draft_tokens=4, min_match=1), PredictionDrafter(num_draft_tokens=4)]
     config = EngineConfig(**{"block_size": 4, "num_blocks": 512, "max_batch_tokens": 256, "max_num_seqs": 8, **sizes})
@@ -46,7 +46,7 @@ def generator(**sizes: int) -> SpeculativeGenerator:
 
 
 @contextmanager
-def service(settings: Settings | None = None, **sizes: int) -> Iterator[Service]:
+def service(settings: Settings | None = None, **sizes: Any) -> Iterator[Service]:
     """That is closed afterwards, when it must hold nothing."""
     made = Service(generator(**sizes), NAME, settings)
     try:
