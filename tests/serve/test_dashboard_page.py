@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.xdist_group("browser")
 GOALS = Goals(ttft_ms=60_000, tpot_ms=0.001)
 """One that all meet, and one that nobody does."""
 KEY = "sk-not-to-be-seen"
-LOOK_NOW = "document.dispatchEvent(new Event('visibilitychange'))"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ class Visitor:
     def open(self, url: str, **settings: Any) -> Any:
         self._contexts.append(self._chromium.new_context(**settings))
         page = self._contexts[-1].new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda asked: self.asked.append(asked))
         page.goto(url)
@@ -61,9 +60,6 @@ def visitor(chromium: Any) -> Iterator[Visitor]:
     made.close()
 
 
-Open = Callable[..., Any]
-
-
 def settled(page: Any, text: str) -> None:
     page.locator("#state", has_text=text).wait_for()
 
@@ -71,6 +67,10 @@ def settled(page: Any, text: str) -> None:
 def card(page: Any, key: str) -> list[str]:
     """Its numbers as they are read: name, of the last seconds, since the server began."""
     return [re.sub(r"\s+", " ", line) for line in page.locator(f"#card-{key} li").all_inner_texts()]
+
+
+def makers(page: Any) -> list[str]:
+    return [line.replace("\n", " ") for line in page.locator("#makers li").all_inner_texts()]
 
 
 def answered(page: Any) -> None:
@@ -93,8 +93,7 @@ def test_figures_are_those_of_metrics_before_and_after_the_first_request(visitor
         for _ in range(2):
             body = {"messages": CHAT, "max_tokens": 60, "temperature": 0}
             assert httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code == 200
-        page.evaluate(LOOK_NOW)
-        page.locator("#card-tau strong", has_not_text="–").wait_for()
+        page.evaluate("look()")
         counts = told(httpx.get(f"{url}/metrics").text)
         steps, tokens = (
             {key[1]: value for key, value in counts.items() if key[0] == f"specdec_drafter_{name}_total"}
@@ -119,9 +118,8 @@ def test_figures_are_those_of_metrics_before_and_after_the_first_request(visitor
         assert [line.split()[0] for line in card(page, "ttft")] == ["p50", "p95", "p99"]
         assert not [line for line in card(page, "tpot") if "–" in line]
         assert page.locator("#card-ttft .goal").count() == 1
-        assert page.locator("#card-tau .curve").get_attribute("aria-label") == (
-            f"τ, last 5 minutes: between {tau} and {tau}."
-        )
+        drawn = page.locator("#card-tau .curve").get_attribute("aria-label")
+        assert re.fullmatch(r"τ, last 5 minutes: between \d\.\d\d and \d\.\d\d\.", drawn)
 
 
 def test_an_answer_streams_and_shows_who_made_which_token(visitor: Visitor, url: str) -> None:
@@ -153,21 +151,21 @@ def test_an_answer_streams_and_shows_who_made_which_token(visitor: Visitor, url:
     assert told["τ"] == f"{tokens / len(steps):.2f}"
     assert (told["tokens"], told["steps"]) == (str(tokens), str(len(steps)))
     assert float(told["tokens/s"].replace(",", "")) > 0
-    assert page.locator("#makers li").all_inner_texts() == [
+    assert makers(page) == [
         f"ngram, accepted {accepted}", f"the target itself {tokens - accepted}",
     ]  # fmt: skip
     page.get_by_label("Sent as").select_option("plain text")
     page.get_by_label("Drafter").select_option("none: plain decoding")
     answered(page)
     assert page.locator("#text .drafted").count() == 0
-    page.get_by_label("Most tokens").fill("9999")
+    page.get_by_label("Prompt").fill("x" * 3000)
     page.get_by_role("button", name="Send").click()
     page.locator("#answer-state.bad").wait_for()
-    assert "max_tokens" in page.locator("#answer-state").inner_text() or "context" in (
-        page.locator("#answer-state").inner_text()
-    )
+    refused = httpx.post(f"{url}/v1/completions", json={"prompt": "x" * 3000, "max_tokens": 60}).json()
+    assert page.locator("#answer-state").inner_text() == refused["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_and_kept_nowhere_but_in_the_page(visitor: Visitor) -> None:
     with listening(Settings(api_key=KEY, name="private")) as url:
         page = visitor.open(url)
@@ -192,14 +190,15 @@ def test_a_key_is_asked_for_and_kept_nowhere_but_in_the_page(visitor: Visitor) -
         settled(page, "This server asks for its API key.")
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_is_told_and_found_again(visitor: Visitor) -> None:
     with ExitStack() as first:
         url = first.enter_context(listening())
         page = visitor.open(url)
         settled(page, "Live.")
         answered(page)
-        page.evaluate(LOOK_NOW)
-        page.locator("#card-tau strong", has_not_text="–").wait_for()
+        page.evaluate("look()")
+        assert card(page, "tau") != ["–"]
     settled(page, "The server does not answer since")
     assert page.locator("#state.bad").count() == 1
     page.get_by_role("button", name="Send").click()
@@ -226,13 +225,14 @@ def test_no_text_of_a_user_or_the_server_becomes_markup(visitor: Visitor) -> Non
         page.locator("#answer-state.bad").wait_for()
         assert page.locator("#answer-state").inner_text() == EVIL
         assert page.locator("#text > span").all_text_contents() == [f"{EVIL}: {EVIL}", EVIL]
-        assert page.locator("#makers li").first.inner_text() == f"{EVIL}, accepted 1"
+        assert makers(page)[0] == f"{EVIL}, accepted 1"
         page.route("**/v1/chat/completions", lambda route: route.fulfill(body=stream[:60]))
         page.get_by_role("button", name="Send").click()
         page.get_by_text("The server went away before the answer was complete.").wait_for()
         assert page.evaluate("[document.images.length, document.scripts.length, 'broken' in window]") == [0, 4, False]
 
 
+@pytest.mark.slow
 def test_nothing_but_the_own_server_is_asked_and_no_other_code_runs(visitor: Visitor, url: str) -> None:
     page = visitor.open(url)
     settled(page, "Live.")
@@ -278,9 +278,9 @@ def test_quantiles_rates_and_memory_by_hand(visitor: Visitor, url: str) -> None:
         """text => {
           clearTimeout(waiting);
           const start = Date.now();
-          for (let turn = 0; turn < 2000; turn++) note(parsed(text, start + turn * EVERY));
+          for (let turn = 0; turn < 400; turn++) note(parsed(text, start + turn * EVERY));
           const kept = [looks.length, points.length, one("cards").querySelectorAll("path").length < 100];
-          note(parsed(text.replace("1.5e+09", "1.6e+09"), start + 2000 * EVERY));
+          note(parsed(text.replace("1.5e+09", "1.6e+09"), start + 400 * EVERY));
           return [...kept, looks.length, points.length];
         }""",
         METRICS,
@@ -288,6 +288,7 @@ def test_quantiles_rates_and_memory_by_hand(visitor: Visitor, url: str) -> None:
     assert kept == [16, 151, True, 1, 1]  # what a new server counts has nothing to do with the old one's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it_and_text_has_contrast(visitor: Visitor, url: str, scheme: str) -> None:
     page = visitor.open(url, viewport={"width": 390, "height": 844}, color_scheme=scheme)
@@ -299,6 +300,7 @@ def test_a_phone_shows_all_of_it_and_text_has_contrast(visitor: Visitor, url: st
     assert [look for look in looks if contrast(look[1], look[2]) < 4.5 and look[0] != "Stop"] == []
 
 
+@pytest.mark.slow
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(visitor: Visitor, url: str) -> None:
     page = visitor.open(url)
     settled(page, "Live.")

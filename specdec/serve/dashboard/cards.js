@@ -39,13 +39,13 @@ const CARDS = [
     read: (span) => only(span.rate("vllm:generation_tokens_total")) },
   { key: "tau", title: "τ", says: "tokens per step of a request", format: fixed, least: 1, past: true,
     read: (span) => only(span.ratio("specdec_drafter_tokens_total", "specdec_drafter_steps_total")) },
-  { key: "hits", title: "Prefix hit rate", says: "tokens of prompts that were in the cache", format: percent, top: 1, past: true,
+  { key: "hits", title: "Prefix hit rate", says: "prompt tokens found in the cache", format: percent, top: 1, past: true,
     read: (span) => only(span.ratio("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")) },
   { key: "cache", title: "Cache in use", says: "blocks that requests hold, now", format: percent, top: 1,
     read: (span) => only(span.gauge("vllm:kv_cache_usage_perc")) },
-  { key: "positions", title: "Acceptance by position", says: "drafts accepted up to this position; the first eight", format: percent, top: 1, past: true,
+  { key: "positions", title: "Acceptance by position", says: "drafts accepted up to there", format: percent, top: 1, past: true,
     read: byPosition },
-  { key: "drafters", title: "Who drafted", says: "steps by the drafter whose draft was verified", format: percent, top: 1, past: true,
+  { key: "drafters", title: "Who drafted", says: "steps, by whose draft was verified", format: percent, top: 1, past: true,
     read: (span) => shares(span.each("specdec_drafter_steps_total"), span.total("specdec_drafter_steps_total")) },
   { key: "goals", title: "Latency goals met", says: "requests that came to their own end", format: percent, top: 1, past: true, needs: "specdec_goal_requests_total",
     read: goalsMet },
@@ -96,10 +96,9 @@ class Card {
   show(points, begun, goal, now) {
     const names = [...new Set(points.flatMap((point) => [...point.values.keys()]))].slice(0, MOST_LINES);
     const newest = points.at(-1).values;
-    const several = names.length > 1;
-    const numbers = names.map((name, place) => this.number(name, newest.get(name), begun.get(name), several ? place + 1 : null));
-    this.numbers.replaceChildren(...(numbers.length ? numbers : [this.number("", null, null, null)]));
-    this.element.classList.toggle("several", several);
+    const numbers = names.map((name, place) => this.number(name, newest.get(name), begun.get(name), place + 1));
+    this.numbers.replaceChildren(...(numbers.length ? numbers : [this.number("", null)]));
+    this.element.classList.toggle("several", names.some((name) => name !== ""));
     const values = points.flatMap((point) => [...point.values.values()]).filter((value) => value !== null && value !== undefined);
     const top = this.top ?? (Math.max(...values, goal ?? 0, this.least ?? 0) || 1);
     const lines = names.map((name, place) => drawn("path", { class: `series-${place + 1}`, d: line(points, name, top, now) }));
@@ -112,7 +111,7 @@ class Card {
 
   number(name, value, past, series) {
     const item = made("li");
-    if (series) item.append(swatch(series), made("span", "name", name));
+    if (name) item.append(swatch(series), made("span", "name", name));
     item.append(made("strong", "", this.told(value)));
     if (this.past && past !== null && past !== undefined) item.append(made("span", "muted", `(${this.told(past)})`));
     return item;
