@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 
@@ -16,8 +17,16 @@ class Product(Protocol):
     def num_bytes(self) -> int:
         """Bytes that one product reads."""
 
+    @property
+    def width(self) -> int:
+        """Columns of the output."""
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of W as they are rounded, float32 [n, K]; ids: int64 [n]."""
+
 
 P = TypeVar("P", bound=Product)
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,3 +58,19 @@ class LayerProducts(Generic[P]):
         """Bytes that the products read."""
         run = (self.qkv, self.o) * self.attends + (self.gate_up, self.down) * self.feeds
         return sum(part.num_bytes for part in run)
+
+
+@dataclass(frozen=True)
+class Assembly(Generic[P, M]):
+    """How a backend's kernels hold a model that comes in blocks.
+
+    Args:
+        stack: a product of matrices, one below the other, of their biases, if there are any, and of whether they are a
+            gate and its values.
+        make: a model of its sizes, layers, head, embedding, name, kind of weights and dtype of the cache.
+        device: where its other numbers are.
+    """
+
+    stack: Callable[..., P]
+    make: Callable[..., M]
+    device: torch.device | str = "cpu"

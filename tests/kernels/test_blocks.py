@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, dequantize, quantize
-from torch import Tensor
+from gguf import GGMLQuantizationType, dequantize
 
 from specdec.errors import SpecdecError
 from specdec.kernels.linear import pack, pack_blocks
-from specdec.kernels.linear.blocks import TYPES, Blocks, decoded
+from specdec.kernels.linear.blocks import Blocks, decoded
+from specdec.kernels.linear.layouts import TYPES
 from specdec.kernels.linear.reference import linear_blocks
 from specdec.kernels.linear.rounding import in_blocks
+from tests.kernels.blockbytes import written
 from tests.kernels.test_linear import assert_within, block_error, draw
 from tests.kernels.variants import every_architecture, kernels, threads
 
@@ -20,15 +21,14 @@ every_type = pytest.mark.parametrize("kind", TYPES)
 NONE = torch.zeros(1).double()
 
 
-def written(kind: str, weight: Tensor) -> Blocks:
-    """A matrix as the gguf package writes it."""
-    data = torch.from_numpy(quantize(weight.numpy(), GGMLQuantizationType[kind]))
-    return Blocks(kind, data.view(len(weight), weight.shape[1] // 32, -1), weight.shape[1])
+def span(kind: str) -> int:
+    """Of one, so that sizes may be given in them."""
+    return TYPES[kind].span
 
 
 @every_type
 def test_blocks_stand_for_the_numbers_that_the_gguf_package_reads(kind: str) -> None:
-    blocks = written(kind, draw(5, 96))
+    blocks = written(kind, draw(5, 3 * span(kind)))
     expected = dequantize(blocks.data.flatten(1).numpy(), GGMLQuantizationType[kind])
     assert np.array_equal(decoded(blocks, torch.float32).numpy(), expected)
 
@@ -41,11 +41,26 @@ def test_a_block_of_four_bits_by_hand() -> None:
     assert numbers == [-0.5, *[-2.0] * 15, 5.5, *[-2.0] * 15]
 
 
-@pytest.mark.parametrize(("n", "k"), [(1, 32), (33, 64), (64, 576), (97, 96)])
+def test_a_block_of_six_bits_by_hand() -> None:
+    """Scales of 0.5 times 2, -3 and, from place 96 on, 1. Place 17 has code 0x2b: 0xb is in byte 17, and 2 in the last
+    bits of byte 145. Place 97 has 0x15: 5 in the upper half of byte 33, and 1 in the first bits of byte 129."""
+    data = torch.zeros(210, dtype=torch.uint8)
+    data[17], data[33], data[128 + 1], data[128 + 17] = 0xB, 0x50, 0b01000000, 0b10
+    data[192:208] = torch.tensor([2, 253, 0, 0, 0, 0, 1, *[0] * 9])
+    data[208:] = torch.tensor([0.5], dtype=torch.float16).view(torch.uint8)
+    numbers = decoded(Blocks("Q6_K", data[None, None], 256))[0]
+    assert numbers[:16].tolist() == [-32.0] * 16
+    assert numbers[16:32].tolist() == [48.0, -16.5, *[48.0] * 14]
+    assert numbers[96:112].tolist() == [-16.0, -5.5, *[-16.0] * 14]
+    assert not numbers[32:96].any()
+    assert not numbers[112:].any()
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (33, 2), (64, 18), (97, 3)])
 @every_type
 @every_architecture
 def test_products_with_blocks_agree_with_float64(architecture: str, kind: str, n: int, k: int) -> None:
-    x, blocks, bias = draw(19, k), written(kind, draw(n, k, seed=1)), draw(n, seed=2)
+    x, blocks, bias = draw(19, k * span(kind)), written(kind, draw(n, k * span(kind), seed=1)), draw(n, seed=2)
     out = pack_blocks([blocks], bias)(x, kernels(architecture))
     assert_within(out, linear_blocks(x, blocks, bias), block_error(x, blocks, bias.double().abs()))
 
@@ -53,7 +68,8 @@ def test_products_with_blocks_agree_with_float64(architecture: str, kind: str, n
 @every_type
 @every_architecture
 def test_a_rows_bits_are_its_own(architecture: str, kind: str) -> None:
-    packed, x, library = pack_blocks([written(kind, draw(577, 96, seed=1))]), draw(70, 96), kernels(architecture)
+    k, library = 3 * span(kind), kernels(architecture)
+    packed, x = pack_blocks([written(kind, draw(577, k, seed=1))]), draw(70, k)
     whole = packed(x, library)
     for number in (1, 2, 3):
         with threads(number):
@@ -64,8 +80,9 @@ def test_a_rows_bits_are_its_own(architecture: str, kind: str) -> None:
 @every_architecture
 def test_types_may_be_mixed_in_a_stack(architecture: str) -> None:
     """As files have them that give the values more bits. The last part may end inside of a panel."""
-    x, library = draw(11, 64), kernels(architecture)
-    parts = [written(kind, draw(n, 64, seed=n)) for kind, n in (("Q4_1", 64), ("Q4_1", 32), ("Q8_0", 64), ("Q4_0", 9))]
+    x, library = draw(11, 256), kernels(architecture)
+    kinds = ("Q4_1", 64), ("Q4_1", 32), ("Q6_K", 64), ("Q8_0", 64), ("Q4_K", 32), ("Q4_0", 9)
+    parts = [written(kind, draw(n, 256, seed=n)) for kind, n in kinds]
     out = pack_blocks(parts)(x, library)
     assert torch.equal(out, torch.cat([pack_blocks([part])(x, library) for part in parts], 1))
 
@@ -78,11 +95,13 @@ def test_what_cannot_be_stacked_is_refused_by_name() -> None:
         pack_blocks([small, other], gated=True)
     with pytest.raises(SpecdecError, match=r"Rows of 64 numbers in Q4_1 are uint8 \[9, 2, 20\]"):
         Blocks("Q4_1", small.data, 64)
+    with pytest.raises(SpecdecError, match=r"Rows of 32 numbers cannot be Q4_K. Give a multiple of 256"):
+        Blocks("Q4_K", small.data, 32)
 
 
 @every_type
 def test_rows_are_read_back_as_they_are(kind: str) -> None:
-    blocks = written(kind, draw(70, 96))
+    blocks = written(kind, draw(70, 3 * span(kind)))
     ids = torch.tensor([0, 69, 31, 32, 16, 15, 69])
     assert torch.equal(pack_blocks([blocks]).rows(ids), decoded(blocks, torch.float32)[ids])
 

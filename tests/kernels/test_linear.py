@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from specdec.kernels.linear import BLOCK_KINDS, KINDS, PackedLinear, pack
-from specdec.kernels.linear.blocks import Blocks, decoded
+from specdec.kernels.linear.blocks import Blocks, decoded, scales_and_minima
 from specdec.kernels.linear.reference import linear, quantize_rows
 from specdec.kernels.linear.rounding import in_blocks
 from tests.kernels.variants import ARCHITECTURES, UNIT, every_architecture, kernels, threads
@@ -52,15 +52,16 @@ def error(x: Tensor, weight: Tensor, kind: str, bias: Tensor | None = None) -> T
 
 
 def block_error(x: Tensor, weight: Blocks, offset: Tensor) -> Tensor:
-    """As `error`, of B blocks. An exact sum of products is below 2^20 and rounded no more; the product of two scales
-    is, and every addition: B + 3 of them with the bias, and as many of the minima, whose factor has two roundings of
-    its own.
+    """As `error`, of B blocks. An exact sum of products is below 2^20 and rounded no more, and neither is a scale of a
+    column. Its product with that of the row is, and every addition: B + 3 of them with the bias, and as many of the
+    minima, whose factor has two roundings of its own, or of the second parts of the blocks.
     """
-    rows = rounded_blocks(x)
+    rows, blocks = rounded_blocks(x), -(-weight.k // 32)
     codes = decoded(weight).abs()
-    if weight.type.has_minimum:  # scale · code and the minimum may cancel out, and both are rounded
-        codes = codes + 2 * weight.halves()[..., 1:].double().abs().repeat(1, 1, 32).flatten(1)[:, : weight.k]
-    return (2 * weight.data.shape[1] + 8) * UNIT * (rows.abs() @ codes.T + offset)
+    _, minimum = scales_and_minima(weight.type, weight.fines(), weight.halves(), torch.float64)
+    if minimum is not None:  # scale · code and the minimum may cancel out, and both are rounded
+        codes = codes + 2 * minimum.abs().repeat_interleave(32, 1)[:, : weight.k]
+    return (2 * blocks + 8) * UNIT * (rows.abs() @ codes.T + offset)
 
 
 def rounded_blocks(x: Tensor) -> Tensor:

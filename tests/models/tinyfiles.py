@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, quantize
+from gguf import GGMLQuantizationType, GGUFWriter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from tests.kernels.blockbytes import packed
 
 WORDS = ["<s>", "</s>", "<|endoftext|>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", "ab", "Ġ"]
 
@@ -103,7 +105,7 @@ def write_gguf(path: Path, module: PreTrainedModel, without: str = "", kinds: Ma
         if heads is not None and config.model_type == "llama":
             array = array.view(heads, 2, -1, *array.shape[1:]).transpose(1, 2).reshape(array.shape)
         kind = GGMLQuantizationType[(kinds or {}).get(part, "F32") if array.dim() > 1 else "F32"]
-        writer.add_tensor(name, quantize(array.numpy().astype(np.float32), kind), raw_dtype=kind)
+        writer.add_tensor(name, packed(kind.name, array.numpy().astype(np.float32)), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,17 +1,21 @@
-// Products with weights in blocks: 32 weights of a column share a scale and maybe a minimum, and so do 32 numbers of a row.
+// Products with weights in blocks: 32 weights of a column share scales and maybe a minimum, and so do 32 numbers of a row.
 //
-// A panel is two halves of 16 columns, each of them [K / 32] blocks of codes, [words][16 columns][4], and behind these as
-// many blocks of scales and minima, [16] half-precision numbers each. Codes are never negative: a weight is
-// scale · (code - zero) + minimum. Of four bits, a byte holds the code of place i in its lower half and that of place
-// i + 16 in its upper half, as the files have them.
-// A dot product of two blocks is exact. It is added to the column's sum by one multiplication and addition, and the minimum
-// by another, in the order of the blocks: a row's bits are its own.
+// A panel is two halves of 16 columns, each of them [K / 32] blocks of codes, [words][16 columns][4], behind these as many
+// blocks of fine scales and minima, [16] signed bytes each, if the type has them, and then half-precision scales and
+// minima, [16] each, one for every `span` blocks. Codes are never negative: a weight is
+// scale · fine scale · (code - zero) + minimum · fine minimum.
+// Of four bits, a byte holds the code of place i in its lower half and that of place i + 16 in its upper half. Of six, these
+// are the lower four, and two more bits of the places i, i + 8, i + 16 and i + 24 are in byte i of two words behind them.
+// A dot product of codes that share a scale is exact. It is added to the column's sum by one multiplication and addition,
+// and the minimum by another, in the order of the blocks: a row's bits are its own.
 #pragma once
+
+#include <type_traits>
 
 #include "panel.h"
 #include "../cpu/gate.h"
 
-enum BlockType : int64_t { FOUR = 0, FOUR_MIN = 1, EIGHT = 2 };
+enum BlockType : int64_t { FOUR = 0, FOUR_MIN = 1, EIGHT = 2, FOUR_FINE = 3, SIX_FINE = 4 };
 
 constexpr int BLOCK = 32;
 constexpr int HALF = PANEL / 2;
@@ -26,22 +30,38 @@ struct BlockRun {
 struct RowBlock {
   int8_t codes[BLOCK];
   float scale, scaled_sum;  // scaled_sum: of all 32
-  int32_t zeros[2];         // the sum of the codes, by -8 and by -128: what a weight's zero takes off a product
+  int32_t zeros[4];         // sums of codes by -8 and by -128, of 16 by -32 twice: what a weight's zero takes off a product
 };
 
 template <int64_t TYPE>
 struct BlockOf {
-  static constexpr bool wide = TYPE == EIGHT, has_minimum = TYPE == FOUR_MIN;
-  static constexpr int zero = TYPE == FOUR ? 8 : TYPE == EIGHT ? 128 : 0;
-  static constexpr int64_t codes = BLOCK * HALF / (wide ? 1 : 2);  // bytes for half a panel
-  static constexpr int64_t numbers = HALF * (has_minimum ? 2 : 1);
-  static constexpr int64_t bytes = 2 * (codes + 2 * numbers);      // for a panel
+  static constexpr bool fine = TYPE >= FOUR_FINE, has_minimum = TYPE == FOUR_MIN || TYPE == FOUR_FINE;
+  static constexpr int bits = TYPE == EIGHT ? 8 : TYPE == SIX_FINE ? 6 : 4;
+  static constexpr int zero = TYPE == FOUR ? 8 : TYPE == EIGHT ? 128 : TYPE == SIX_FINE ? 32 : 0;
+  static constexpr int parts = TYPE == SIX_FINE ? 2 : 1;           // of a block, each with a scale of its own
+  static constexpr int span = fine ? 8 : 1;
+  // Bytes of a block for half a panel.
+  static constexpr int64_t codes = BLOCK * HALF * bits / 8, fines = fine ? HALF * (parts + has_minimum) : 0;
+  static constexpr int64_t halves = HALF * (has_minimum ? 2 : 1);  // numbers of `span` blocks
+  static constexpr int64_t bytes = 2 * (codes + fines + 2 * halves / span);  // of a block for a panel
 };
+
+// Calls body(type) with a type of blocks that the compiler knows, and gives what it gives.
+template <class Body>
+INLINE auto for_type(int64_t type, Body body) {
+  switch (type) {
+    case FOUR: return body(std::integral_constant<int64_t, FOUR>());
+    case FOUR_MIN: return body(std::integral_constant<int64_t, FOUR_MIN>());
+    case EIGHT: return body(std::integral_constant<int64_t, EIGHT>());
+    case FOUR_FINE: return body(std::integral_constant<int64_t, FOUR_FINE>());
+    default: return body(std::integral_constant<int64_t, SIX_FINE>());
+  }
+}
 
 INLINE int64_t blocks_of(int64_t k) { return (k + BLOCK - 1) / BLOCK; }
 
 INLINE int64_t bytes_of_block(int64_t type) {
-  return type == FOUR ? BlockOf<FOUR>::bytes : type == FOUR_MIN ? BlockOf<FOUR_MIN>::bytes : BlockOf<EIGHT>::bytes;
+  return for_type(type, [](auto type) { return BlockOf<type()>::bytes; });
 }
 
 INLINE void demand_runs(const BlockRun* runs, int64_t count, int64_t panels, int64_t k) {
@@ -49,7 +69,9 @@ INLINE void demand_runs(const BlockRun* runs, int64_t count, int64_t panels, int
   demand_memory(runs, "runs of blocks");
   for (int64_t i = 0; i < count; i++) {
     const BlockRun& run = runs[i];
-    DEMAND(run.type >= FOUR && run.type <= EIGHT, "%lld is no type of blocks", (long long)run.type);
+    DEMAND(run.type >= FOUR && run.type <= SIX_FINE, "%lld is no type of blocks", (long long)run.type);
+    const int64_t span = for_type(run.type, [](auto type) { return BLOCK * BlockOf<type()>::span; });
+    DEMAND(span == BLOCK || k % span == 0, "rows of %lld numbers are no multiple of %lld", (long long)k, (long long)span);
     DEMAND(run.panels >= 1 && run.at == at, "run %lld of blocks begins at byte %lld, not at %lld", (long long)i,
            (long long)run.at, (long long)at);
     found += run.panels;
@@ -62,17 +84,18 @@ INLINE void demand_runs(const BlockRun* runs, int64_t count, int64_t panels, int
 INLINE void prepare_block(const float* x, RowBlock& out) {
   const float largest = largest_magnitude(x, BLOCK), inverse = largest > 0 ? 127.0f / largest : 0.0f;
   const float magic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, ties to even
-  vi sums = {};
+  vi lanes[2] = {};
   for (int i = 0; i < BLOCK; i += W) {
     const vi codes = (vi)(load(x + i) * inverse + magic) - (vi)splat(magic);
-    sums += codes;
+    lanes[i / HALF] += codes;
     for (int lane = 0; lane < W; lane++) out.codes[i + lane] = (int8_t)codes[lane];
   }
-  int32_t sum = 0;
-  for (int lane = 0; lane < W; lane++) sum += sums[lane];
+  int32_t sums[2] = {};
+  for (int lane = 0; lane < W; lane++) sums[0] += lanes[0][lane], sums[1] += lanes[1][lane];
+  const int32_t sum = sums[0] + sums[1];
   out.scale = largest / 127.0f;
   out.scaled_sum = out.scale * (float)sum;
-  out.zeros[0] = -8 * sum, out.zeros[1] = -128 * sum;
+  out.zeros[0] = -8 * sum, out.zeros[1] = -128 * sum, out.zeros[2] = -32 * sums[0], out.zeros[3] = -32 * sums[1];
 }
 
 INLINE void prepare_blocks(const float* x, int64_t k, RowBlock* out) {
@@ -94,21 +117,39 @@ INLINE void add_words(vi (&acc)[R], vi columns, const RowBlock* x, int64_t apart
   }
 }
 
-// The products of R rows with one block of W columns, of which `w` are the codes.
+// The upper bits of a word of six-bit codes, where they belong: `w` are the codes of a block.
+INLINE vi upper_bits(const char* w, int word) {
+  const vi held = load_bits(w + (4 + word % 2) * 4 * HALF);
+  const int place = 2 * (word / 2);
+  return (place < 4 ? held << (4 - place) : held >> (place - 4)) & 0x30303030;
+}
+
+// The products of R rows with one block of W columns, of which `w` are the codes: one for each part.
 template <int64_t TYPE, int R>
-INLINE void dot_block(const char* w, const RowBlock* x, int64_t apart, vi (&acc)[R]) {
+INLINE void dot_block(const char* w, const RowBlock* x, int64_t apart, vi (&acc)[BlockOf<TYPE>::parts][R]) {
   using Of = BlockOf<TYPE>;
-  for (int r = 0; r < R; r++) acc[r] = Of::zero ? splat_bits(x[r * apart].zeros[Of::zero == 128]) : vi{};
+  constexpr int which = TYPE == FOUR ? 0 : TYPE == EIGHT ? 1 : 2;
+  for (int part = 0; part < Of::parts; part++)
+    for (int r = 0; r < R; r++) acc[part][r] = Of::zero ? splat_bits(x[r * apart].zeros[which + part]) : vi{};
 #pragma GCC unroll 8
-  for (int word = 0; word < (Of::wide ? 8 : 4); word++) {
+  for (int word = 0; word < (Of::bits == 8 ? 8 : 4); word++) {
     const vi codes = load_bits(w + word * 4 * HALF);
-    if constexpr (Of::wide) {
-      add_words(acc, codes, x, apart, word);
+    if constexpr (Of::bits == 8) {
+      add_words(acc[0], codes, x, apart, word);
     } else {
-      add_words(acc, codes & 0x0f0f0f0f, x, apart, word);
-      add_words(acc, (codes >> 4) & 0x0f0f0f0f, x, apart, word + 4);
+      vi lower = codes & 0x0f0f0f0f, upper = (codes >> 4) & 0x0f0f0f0f;
+      if constexpr (Of::bits == 6) lower |= upper_bits(w, word), upper |= upper_bits(w, word + 4);
+      add_words(acc[0], lower, x, apart, word);
+      add_words(acc[Of::parts - 1], upper, x, apart, word + 4);
     }
   }
+}
+
+// W columns' scales or minima: a half-precision number of each and, if the type has them, a fine one.
+template <int64_t TYPE>
+INLINE vf load_numbers(const uint16_t* halves, const int8_t* fine) {
+  if constexpr (BlockOf<TYPE>::fine) return load_half(halves) * load_int8(fine);
+  else return load_half(halves);
 }
 
 // The products of R rows with half a panel. `ahead`: what is read next, `step` bytes of it a block, while memory would idle.
@@ -118,19 +159,23 @@ INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const
   using Of = BlockOf<TYPE>;
   constexpr int64_t AHEAD = 3072;  // bytes between a prefetch and its use
   vf sums[R][HV] = {};
-  const uint16_t* numbers = (const uint16_t*)(w + count * Of::codes);
+  const int8_t* fine = (const int8_t*)(w + count * Of::codes);
+  const uint16_t* numbers = (const uint16_t*)(fine + count * Of::fines);
   const char* soon = w + AHEAD;  // goes over codes and numbers alike
-  for (int64_t b = 0; b < count; b++, w += Of::codes, numbers += Of::numbers, soon += Of::bytes / 2, ahead += step) {
+  for (int64_t b = 0; b < count; b++, w += Of::codes, fine += Of::fines, soon += Of::bytes / 2, ahead += step) {
     for (int64_t line = 0; line < Of::bytes / 2; line += 64) __builtin_prefetch(soon + line);
     for (int64_t line = 0; line < step; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+    const uint16_t* halves = numbers + b / Of::span * Of::halves;
     for (int v = 0; v < HV; v++) {
-      vi acc[R];
+      vi acc[Of::parts][R];
       dot_block<TYPE>(w + 4 * W * v, x + b, count, acc);
-      const vf scale = load_half(numbers + W * v);
-      for (int r = 0; r < R; r++)
-        sums[r][v] = fma(__builtin_convertvector(acc[r], vf), scale * x[r * count + b].scale, sums[r][v]);
+      for (int part = 0; part < Of::parts; part++) {
+        const vf scale = load_numbers<TYPE>(halves + W * v, fine + HALF * part + W * v);
+        for (int r = 0; r < R; r++)
+          sums[r][v] = fma(__builtin_convertvector(acc[part][r], vf), scale * x[r * count + b].scale, sums[r][v]);
+      }
       if constexpr (Of::has_minimum) {
-        const vf minimum = load_half(numbers + HALF + W * v);
+        const vf minimum = load_numbers<TYPE>(halves + HALF + W * v, fine + HALF * Of::parts + W * v);
         for (int r = 0; r < R; r++) sums[r][v] = fma(minimum, splat(x[r * count + b].scaled_sum), sums[r][v]);
       }
     }
@@ -139,12 +184,23 @@ INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const
     for (int v = 0; v < HV; v++) out[r][at + v] = sums[r][v];
 }
 
+// A function of its own: compiled once, and not for everything that may become of a product.
 template <int64_t TYPE, int R>
-INLINE void multiply_blocks(const char* w, const RowBlock* x, int64_t count, const char* ahead, int64_t step,
+__attribute__((noinline)) static void multiply_blocks(const char* w, const RowBlock* x, int64_t count, const char* ahead, int64_t step,
                             vf (&out)[R][NV]) {
   const int64_t half = count * BlockOf<TYPE>::bytes / 2;
   multiply_half<TYPE, R>(w, x, count, ahead, step, 0, out);
   multiply_half<TYPE, R>(w + half, x, count, ahead + step * count, step, HV, out);
+}
+
+// The code of one place of a block of one column: `w` are the column's bytes of the first word.
+template <int64_t TYPE>
+INLINE int read_code(const char* w, int place) {
+  const auto byte = [&](int at) { return (uint8_t)w[at / 4 * 4 * HALF + at % 4]; };
+  if constexpr (BlockOf<TYPE>::bits == 8) return byte(place);
+  int code = byte(place % 16) >> place / 16 * 4 & 15;
+  if constexpr (BlockOf<TYPE>::bits == 6) code |= (byte(16 + place % 8) >> place / 8 * 2 & 3) << 4;
+  return code;
 }
 
 // One column of a panel as numbers, [k].
@@ -152,14 +208,18 @@ template <int64_t TYPE>
 INLINE void read_column(const char* panel, int column, int64_t k, float* out) {
   using Of = BlockOf<TYPE>;
   const int64_t count = blocks_of(k);
-  const char* w = panel + column / HALF * count * Of::bytes / 2 + column % HALF * 4;
-  const uint16_t* numbers = (const uint16_t*)(panel + column / HALF * count * Of::bytes / 2 + count * Of::codes);
+  const int lane = column % HALF;
+  const char* w = panel + column / HALF * count * Of::bytes / 2;
+  const int8_t* fine = (const int8_t*)(w + count * Of::codes);
+  const uint16_t* halves = (const uint16_t*)(fine + count * Of::fines);
+  const auto number = [&](int64_t block, int half, int at) {
+    const float value = from_half(halves[block / Of::span * Of::halves + HALF * half + lane]);
+    return Of::fine ? value * (float)fine[block * Of::fines + HALF * at + lane] : value;
+  };
   for (int64_t i = 0; i < k; i++) {
-    const int place = i % BLOCK, held = Of::wide ? place : place % 16;
-    const uint16_t* scale = numbers + i / BLOCK * Of::numbers + column % HALF;
-    const int byte = (uint8_t)w[i / BLOCK * Of::codes + held / 4 * 4 * HALF + held % 4];
-    const int code = Of::wide ? byte : place < 16 ? byte & 15 : byte >> 4;
-    out[i] = from_half(scale[0]) * (float)(code - Of::zero);
-    if constexpr (Of::has_minimum) out[i] += from_half(scale[HALF]);
+    const int64_t block = i / BLOCK;
+    const int place = i % BLOCK, code = read_code<TYPE>(w + block * Of::codes + 4 * lane, place);
+    out[i] = number(block, 0, place * Of::parts / BLOCK) * (float)(code - Of::zero);
+    if constexpr (Of::has_minimum) out[i] += number(block, 1, Of::parts);
   }
 }

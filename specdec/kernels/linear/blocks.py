@@ -1,7 +1,4 @@
-"""Weights in blocks: 32 of a row share a scale, and maybe a minimum. The layouts are those of GGUF files.
-
-Source: the structures `block_q4_0`, `block_q4_1` and `block_q8_0` of ggml.
-"""
+"""Weight matrices in blocks of 32, whose weights share scales and maybe a minimum."""
 
 from __future__ import annotations
 
@@ -11,49 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import SpecdecError
-
-BLOCK = 32
-"""Weights of a block."""
-
-
-@dataclass(frozen=True)
-class BlockType:
-    """One layout of a block: a scale, a minimum if there is one, and the codes.
-
-    Args:
-        number: its name in native code (linear/blocks.h).
-        bits: of a code; of four, a byte holds the code of place i below that of place i + 16.
-        zero: what is taken off a code, as it is held here: never negative.
-        has_minimum: whether one is added.
-    """
-
-    number: int
-    bits: int
-    zero: int
-    has_minimum: bool
-
-    @property
-    def num_codes(self) -> int:
-        """Bytes of a block's codes."""
-        return BLOCK * self.bits // 8
-
-    @property
-    def num_halves(self) -> int:
-        """Numbers in half precision before them."""
-        return 2 if self.has_minimum else 1
-
-    @property
-    def num_bytes(self) -> int:
-        """Of a block."""
-        return 2 * self.num_halves + self.num_codes
-
-
-TYPES = {
-    "Q4_0": BlockType(0, 4, 8, has_minimum=False),
-    "Q4_1": BlockType(1, 4, 0, has_minimum=True),
-    "Q8_0": BlockType(2, 8, 128, has_minimum=False),
-}
-"""By GGUF's name. A weight is scale · (code - zero) + minimum; the signed codes of Q8_0 are held with 128 added."""
+from specdec.kernels.linear.layouts import BLOCK, TYPES, BlockType, single
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +17,8 @@ class Blocks:
 
     Args:
         kind: a name of `TYPES`.
-        data: uint8 [N, K / 32, bytes of a block].
-        k: inputs; the last block may be filled up with weights of zero.
+        data: uint8 [N, K / span, bytes]; see `BlockType`.
+        k: inputs; the last block may be filled up with weights of zero, if the span is that of a block.
 
     Raises:
         SpecdecError: if the data is of another shape.
@@ -74,7 +29,10 @@ class Blocks:
     k: int
 
     def __post_init__(self) -> None:
-        shape = (len(self.data), -(-self.k // BLOCK), self.type.num_bytes)
+        span = self.type.span
+        if span > BLOCK and self.k % span:
+            raise SpecdecError(f"Rows of {self.k} numbers cannot be {self.kind}. Give a multiple of {span}.")
+        shape = (len(self.data), -(-self.k // span), self.type.num_bytes)
         if self.data.dtype != torch.uint8 or self.data.shape != shape:
             raise SpecdecError(
                 f"Rows of {self.k} numbers in {self.kind} are uint8 {list(shape)}, not {self.data.dtype} "
@@ -90,24 +48,49 @@ class Blocks:
         return len(self.data)
 
     def halves(self) -> Tensor:
-        """Scales, and minima behind them if there are any: float16 [N, K / 32, 1 or 2]."""
-        return self.data[..., : 2 * self.type.num_halves].contiguous().view(torch.float16)
+        """See `BlockType.halves`."""
+        return self.type.halves(self.data)
+
+    def fines(self) -> Tensor:
+        """See `BlockType.fines`."""
+        return self.type.fines(self.data)
 
     def codes(self) -> Tensor:
-        """uint8 [N, K / 32, bytes of a block's codes], those of 8 bits with 128 added."""
-        codes = self.data[..., 2 * self.type.num_halves :]
-        return codes ^ 128 if self.type.bits == 8 else codes
+        """See `BlockType.codes`."""
+        return self.type.codes(self.data)
 
 
 def decoded(blocks: Blocks, dtype: torch.dtype = torch.float64) -> Tensor:
     """The numbers that blocks stand for, `dtype` [N, K]; exact in float64."""
-    codes, halves = blocks.codes(), blocks.halves().to(dtype)
-    if blocks.type.bits == 4:
-        codes = torch.cat([codes & 15, codes >> 4], -1)
-    numbers = halves[..., :1] * (codes.to(dtype) - blocks.type.zero)
-    if blocks.type.has_minimum:
-        numbers = numbers + halves[..., 1:]
-    return numbers.flatten(1)[:, : blocks.k]
+    return numbers(blocks.type, blocks.codes(), blocks.fines(), blocks.halves(), dtype)[:, : blocks.k]
+
+
+def numbers(kind: BlockType, codes: Tensor, fines: Tensor, halves: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers that blocks stand for, `dtype` [N, K].
+
+    Args:
+        kind: their type.
+        codes, fines, halves: as `BlockType` has them, [N, …] each.
+        dtype: float32 or float64.
+    """
+    scale, minimum = scales_and_minima(kind, fines, halves, dtype)
+    places = (single(codes, kind.bits).to(dtype) - kind.zero).unflatten(-1, (kind.num_parts, -1))
+    out = scale[..., None] * places
+    return (out if minimum is None else out + minimum[..., None, None]).flatten(1)
+
+
+def scales_and_minima(
+    kind: BlockType, fines: Tensor, halves: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor | None]:
+    """What the codes of a block are multiplied with, part by part, `dtype` [N, K / 32, num_parts], and what is added to
+    them, [N, K / 32], if there is anything. Scales are exact in float32."""
+    wide = halves.to(dtype).repeat_interleave(kind.span // BLOCK, 1)
+    scale, minimum = wide[..., :1], wide[..., 1] if kind.has_minimum else None
+    if kind.span == BLOCK:
+        return scale, minimum
+    fine = fines.to(dtype)
+    scale = scale * fine[..., : kind.num_parts]
+    return scale, None if minimum is None else minimum * fine[..., -1]
 
 
 def joined(parts: list[Blocks]) -> Blocks:

@@ -86,16 +86,6 @@ INLINE int64_t bytes_of_weights(const Linear& linear) {
   return last.data + last.bytes - (const char*)linear.weight;
 }
 
-// Calls body(type) with a type of blocks that the compiler knows.
-template <class Body>
-INLINE void for_type(int64_t type, Body body) {
-  switch (type) {
-    case FOUR: body(std::integral_constant<int64_t, FOUR>()); break;
-    case FOUR_MIN: body(std::integral_constant<int64_t, FOUR_MIN>()); break;
-    default: body(std::integral_constant<int64_t, EIGHT>());
-  }
-}
-
 // One column of weights in blocks, as numbers [k].
 INLINE void read_weights(const Linear& linear, int64_t column, float* out) {
   const BlockPanel panel = panel_of_blocks(linear, column / PANEL);

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from specdec.errors import SpecdecError
 from specdec.kernels.cpu.memory import huge
-from specdec.kernels.linear.blocks import BLOCK, TYPES, Blocks, BlockType, decoded, joined
+from specdec.kernels.linear.blocks import Blocks, joined, numbers
+from specdec.kernels.linear.layouts import BLOCK, TYPES, BlockType
 
 PANEL = 32
 """Output columns of a panel."""
 HALF = 16
-AT_ONCE = 64
-"""Panels that are put in order together."""
+AT_ONCE = 1 << 20
+"""Weights, about, that are put in order together: while they are, each takes some bytes more."""
 REMEDY = "Load the model with dtype='bfloat16' or 'int4'."
 
 
@@ -43,10 +44,10 @@ def in_panels(parts: Sequence[Blocks], gated: bool) -> tuple[Tensor, Tensor]:
     runs, at = [], 0
     for part in whole:
         runs.append([part.type.number, -(-len(part) // PANEL), at])
-        at += runs[-1][1] * part.data.shape[1] * PANEL * part.type.num_bytes
+        at += runs[-1][1] * sum(_sizes(part.type, part.k)) * 2
     out = huge(at)
     for part, (_, panels, start) in zip(whole, runs, strict=True):
-        size = part.data.shape[1] * PANEL * part.type.num_bytes
+        size = sum(_sizes(part.type, part.k)) * 2
         _fill(out[start : start + panels * size].view(panels, 2, -1), part)
     return out, torch.tensor(runs, dtype=torch.int64)
 
@@ -69,17 +70,24 @@ def _filled(rows: Tensor, multiple: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
 
 
+def _sizes(kind: BlockType, k: int) -> list[int]:
+    """Bytes of codes, fine numbers and halves in half a panel."""
+    blocks = -(-k // BLOCK)
+    return [HALF * blocks * kind.num_codes, HALF * blocks * kind.num_fines,
+            HALF * blocks * BLOCK // kind.span * 2 * kind.num_halves]  # fmt: skip
+
+
 def _fill(out: Tensor, part: Blocks) -> None:
     """Panels, uint8 [panels, 2, bytes], some at a time."""
-    blocks = part.data.shape[1]
-    codes = HALF * blocks * part.type.num_codes
-    for first in range(0, len(out), AT_ONCE):
-        some = Blocks(part.kind, _filled(part.data[PANEL * first : PANEL * (first + AT_ONCE)], PANEL), part.k)
-        to = out[first : first + AT_ONCE]
-        words = some.codes().view(-1, 2, HALF, blocks, part.type.num_codes // 4, 4).permute(0, 1, 3, 4, 2, 5)
-        to[..., :codes].view(words.shape).copy_(words)
-        numbers = some.halves().view(-1, 2, HALF, blocks, part.type.num_halves).permute(0, 1, 3, 4, 2).contiguous()
-        to[..., codes:].copy_(numbers.view(torch.uint8).flatten(2))
+    step = max(1, AT_ONCE // (PANEL * part.k))
+    for first in range(0, len(out), step):
+        some = Blocks(part.kind, _filled(part.data[PANEL * first : PANEL * (first + step)], PANEL), part.k)
+        codes, fines, halves = out[first : first + step].split(_sizes(part.type, part.k), -1)
+        words = some.codes().unflatten(-1, (-1, 4)).unflatten(0, (-1, 2, HALF)).permute(0, 1, 3, 4, 2, 5)
+        codes.view(words.shape).copy_(words)
+        for to, held in ((fines, some.fines()), (halves, some.halves())):
+            columns = held.unflatten(0, (-1, 2, HALF)).permute(0, 1, 3, 4, 2).contiguous()
+            to.copy_(columns.view(torch.uint8).flatten(2))
 
 
 def matrix_of(panels: Tensor, runs: Tensor, k: int) -> Tensor:
@@ -101,13 +109,12 @@ def rows_of(panels: Tensor, runs: Tensor, k: int, ids: Tensor) -> Tensor:
         k: inputs.
         ids: int64 [n].
     """
-    kinds = {kind.number: name for name, kind in TYPES.items()}
     [[number, count, _]] = runs.tolist()
-    name, blocks = kinds[number], -(-k // BLOCK)
-    kind: BlockType = TYPES[name]
-    held, lanes = panels.view(2 * count, -1)[ids // HALF], torch.arange(len(ids))
-    words, halves = torch.split(held, [HALF * blocks * kind.num_codes, 2 * HALF * blocks * kind.num_halves], 1)
-    codes = words.reshape(len(ids), blocks, -1, HALF, 4)[lanes, :, :, ids % HALF].flatten(2)
-    numbers = halves.reshape(len(ids), blocks, -1, HALF, 2)[lanes, :, :, ids % HALF].flatten(2)
-    codes = codes ^ 128 if kind.bits == 8 else codes
-    return decoded(Blocks(name, torch.cat([numbers, codes], 2), k), torch.float32)
+    [kind] = [kind for kind in TYPES.values() if kind.number == number]
+    held, lanes, lane = panels.view(2 * count, -1)[ids // HALF], torch.arange(len(ids)), ids % HALF
+    codes, fines, halves = (part.contiguous() for part in held.split(_sizes(kind, k), 1))
+    blocks = -(-k // BLOCK)
+    codes = codes.view(len(ids), blocks, -1, HALF, 4)[lanes, :, :, lane].flatten(2)
+    fines = fines.view(torch.int8).view(len(ids), blocks, kind.num_fines, HALF)[lanes, :, :, lane]
+    halves = halves.view(torch.float16).view(len(ids), -1, kind.num_halves, HALF)[lanes, :, :, lane]
+    return numbers(kind, codes, fines, halves, torch.float32)[:, :k]

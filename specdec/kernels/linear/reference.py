@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from specdec.kernels.linear.blocks import BLOCK, Blocks, decoded
+from specdec.kernels.linear.blocks import Blocks, decoded
+from specdec.kernels.linear.layouts import BLOCK
 from specdec.kernels.linear.rounding import in_blocks
 
 BLOCK_KINDS = {"int4": "Q4_1", "gguf": "Q8_0"}

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from specdec.kernels.linear.blocks import BLOCK, Blocks
+from specdec.kernels.linear.blocks import Blocks
+from specdec.kernels.linear.layouts import BLOCK, in_nibbles
 
 LEVELS = 15
 """Steps between the least and the largest code of four bits."""
@@ -52,8 +53,7 @@ def _four(groups: Tensor) -> Tensor:
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best = [torch.where(better, new, old) for new, old in zip((*halves, codes), best, strict=True)]
-    codes = best[2].to(torch.uint8)
-    packed = codes[:, : BLOCK // 2] | codes[:, BLOCK // 2 :] << 4
+    packed = in_nibbles(best[2].to(torch.uint8))
     return torch.cat([best[0].view(torch.uint8), best[1].view(torch.uint8), packed], 1)
 
 
