@@ -73,7 +73,7 @@ def test_the_citation_and_the_package_have_one_version() -> None:
     assert stated == [[specdec.__version__]] * 2
 
 
-@pytest.mark.parametrize("kernel", ["attention", "linear", "norm", "verdicts"])
+@pytest.mark.parametrize("kernel", ["attention", "linear", "blocks", "norm", "verdicts"])
 def test_the_list_of_broken_kernels_is_complete(kernel: str) -> None:
     page = (DOCS / "add-a-kernel.md").read_text(encoding="utf-8")
     listed = {line.split("|")[2].strip() for line in page.splitlines() if line.startswith(f"| {kernel} |")}

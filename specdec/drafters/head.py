@@ -57,8 +57,8 @@ class HeadDrafter(Drafter):
             is unsure. Of `choices` all is drawn.
         branches: candidates for the first drawn token, each continued as a chain.
         choices: what is drawn by the ranks of its branches instead (see `TreeShape.choices`).
-        weights: form of the head's weights on our kernels: float32, bfloat16, int8, int8_weight, or on a CPU int4 or
-            gguf; None takes int8 for a head whose file holds int8, and the target's for others.
+        weights: form of the head's weights on our kernels: float32, bfloat16, int8, int8_weight, int4 or gguf; None
+            takes int8 for a head whose file holds int8, and the target's for others.
 
     Raises:
         ConfigError: for a value that cannot work.

@@ -13,7 +13,7 @@ from specdec.heads.block import BlockHead
 from specdec.heads.blockrun import BlockRows, confidence_row, markov_term, places
 from specdec.heads.weights import block_weights, norm_weight, norm_weights
 from specdec.kernels.linear.triton import LinearTable
-from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonLinear
+from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonProduct, stacked
 from specdec.kernels.norm.triton import rms_norm, rope_and_write
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.llama import own_float
@@ -101,7 +101,7 @@ class RowProduct(nn.Module):
         dtype: of what comes of it.
     """
 
-    def __init__(self, product: TritonLinear, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, product: TritonProduct, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self._product, self._dtype, self._table = product, dtype, LinearTable()
 
@@ -109,7 +109,7 @@ class RowProduct(nn.Module):
     def of(cls, linears: Sequence[nn.Linear], kind: str, dtype: torch.dtype = torch.float32) -> RowProduct:
         """Of layers that read the same, one after the other; `kind`: form of the weights, a name of `COMPUTED_IN`."""
         biases = [None if each.bias is None else each.bias.detach() for each in linears]
-        return cls(TritonLinear.of([each.weight.detach() for each in linears], kind, biases), dtype)
+        return cls(stacked([each.weight.detach() for each in linears], kind, biases), dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """float [..., K] → [..., N]."""

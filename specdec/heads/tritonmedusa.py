@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from specdec.heads.medusa import MedusaBlocks, MedusaHead, through
 from specdec.heads.medusarun import MedusaRun, Product
 from specdec.heads.triton import RowProduct
-from specdec.kernels.linear.triton_weights import TritonLinear
+from specdec.kernels.linear.triton_weights import stacked
 from specdec.models.triton import TritonModel
 
 
@@ -34,4 +34,4 @@ class TritonMedusa(MedusaRun):
         return torch.stack([through(layers, states.float()) for layers in self._blocks], 1)
 
     def _product(self, weight: Tensor) -> Product:
-        return RowProduct(TritonLinear.of([weight.to(self.states.device)], self._form))
+        return RowProduct(stacked([weight.to(self.states.device)], self._form))

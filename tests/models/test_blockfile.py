@@ -19,6 +19,7 @@ from specdec.errors import ConfigError, UnsupportedModelError
 from specdec.kernels.linear.blocks import decoded
 from specdec.kernels.linear.reference import linear
 from specdec.kernels.linear.rounding import in_blocks
+from specdec.models.backends import BACKENDS, Wish
 from specdec.models.base import CausalLM, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.blockfile import read_blocks
@@ -26,11 +27,15 @@ from specdec.models.llama import LlamaWeights
 from specdec.models.loading import load, load_given
 from specdec.models.native import NativeModel
 from specdec.models.sources import embedded_folder, embedded_gguf
+from tests.kernels.gpu import DEVICE
 from tests.models.tinyfiles import WORDS, make_tokenizer, write_gguf
 
 MIXED = {"token_embd": "Q8_0", "output": "Q8_0", "attn_q": "Q4_0", "attn_k": "Q4_1", "attn_v": "Q8_0",
          "attn_output": "Q4_1", "ffn_gate": "Q4_0", "ffn_up": "Q4_0", "ffn_down": "Q8_0"}  # fmt: skip
 """Of every layer; the values have more bits than queries and keys, as in files that mix."""
+MEDIUM = {"token_embd": "Q6_K", "output": "Q6_K", "attn_q": "Q4_K", "attn_k": "Q4_K", "attn_v": "Q6_K",
+          "attn_output": "Q4_K", "ffn_gate": "Q4_K", "ffn_up": "Q4_K", "ffn_down": "Q6_K"}  # fmt: skip
+"""As in the upper layers of files that are called Q4_K_M."""
 SIZES = {"vocab_size": len(WORDS), "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.1,
          "bos_token_id": 0, "eos_token_id": 1}  # fmt: skip
@@ -38,6 +43,9 @@ CONFIGS = {
     "llama": LlamaConfig(**SIZES, tie_word_embeddings=False),
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=False),
+    "medium": LlamaConfig(
+        **SIZES | {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8}, tie_word_embeddings=False
+    ),
 }
 
 
@@ -56,7 +64,8 @@ def logits(model: CausalLM, tokens: list[int]) -> Tensor:
     cache.add(0)
     cache.reserve(0, len(tokens))
     rows = SequenceRows(tokens, cache.slots(0), 0, logit_rows=range(len(tokens)))
-    return model.run(RaggedBatch.build([rows]), cache.target, Wants(logits="all")).logits
+    batch = RaggedBatch.build([rows], model.kv_layout.device)
+    return model.run(batch, cache.target, Wants(logits="all")).logits.cpu()
 
 
 @pytest.fixture
@@ -93,7 +102,7 @@ def test_every_family_gives_the_logits_of_its_widened_weights(name: str, tmp_pat
     """transformers' own pass over the numbers that the gguf package reads. What is left is the rounding of activations
     to 8 bits, about 1 % of a product's size; rows in a wrong order or a lost bias are off by the whole size."""
     module, path = made(CONFIGS[name]), tmp_path / "x.gguf"
-    write_gguf(path, module, kinds=MIXED)
+    write_gguf(path, module, kinds=MEDIUM if name == "medium" else MIXED)
     tokens = [5, 9, 3, 30, 12, 5, 9, 4]
     with torch.inference_mode():
         expected = widened(module, path)(input_ids=torch.tensor([tokens])).logits[0]
@@ -148,10 +157,25 @@ def test_a_rows_logits_depend_on_its_prefix_alone(tiny: Path) -> None:
         cache.commit(0, 1)
 
 
+@pytest.mark.parametrize("kinds", [MIXED, pytest.param(MEDIUM, marks=pytest.mark.slow)], ids=["mixed", "medium"])
+def test_the_triton_kernels_run_the_same_file(kinds: dict[str, str], tmp_path: Path) -> None:
+    """What differs is rounding to bfloat16 between two products."""
+    path, tokens = tmp_path / "x.gguf", [5, 9, 3, 30, 12]
+    write_gguf(path, made(CONFIGS["medium" if kinds is MEDIUM else "llama"]), kinds=kinds)
+    [triton] = [row for row in BACKENDS if row.name == "triton"]
+    theirs, ours = triton.keep(Wish("x", "gguf", device=DEVICE), path), read_blocks(path, "x")
+    assert torch.equal(theirs.embed(tokens).cpu(), ours.embed(tokens))
+    assert torch.equal(theirs.unembed(tokens).cpu(), ours.unembed(tokens))
+    assert torch.equal(theirs.embedding.cpu(), ours.embedding)
+    assert theirs.num_bytes == ours.num_bytes
+    expected = logits(ours, tokens)
+    assert (logits(theirs, tokens) - expected).norm() < 0.03 * expected.norm()
+
+
 @pytest.mark.parametrize(
     ("kinds", "reason"),
     [
-        ({"ffn_down": "Q5_0"}, r"'blk.0.ffn_down.weight' is Q5_0, and dtype='gguf' keeps Q4_0, Q4_1, Q8_0"),
+        ({"ffn_down": "Q5_0"}, r"'blk.0.ffn_down.weight' is Q5_0, and dtype='gguf' keeps Q4_0, Q4_1, Q8_0, Q4_K, Q6_K"),
         ({"attn_v": "F32"}, r"'blk.0.attn_v.weight' is F32, and dtype='gguf' keeps"),
     ],
 )
@@ -199,22 +223,29 @@ def test_any_weights_run_in_four_bits(tmp_path: Path) -> None:
 
 PEAK = """
 import gc, sys, torch
+from pathlib import Path
 from specdec.kernels.linear import pack
 from specdec.models.blockfile import read_blocks
-from specdec.models.sources import embedded_gguf
 pack(torch.randn(64, 64), "gguf")(torch.randn(1, 64))
 gc.collect()
 status = lambda key: 1024 * int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1])
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS:")
-model = read_blocks(embedded_gguf(), "x")
-print((status("VmHWM:") - before) / embedded_gguf().stat().st_size)
+path = Path(sys.argv[1])
+model = read_blocks(path, "x")
+print((status("VmHWM:") - before) / path.stat().st_size)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is told by Linux alone")
-def test_loading_takes_no_more_than_the_file_and_its_largest_tensor() -> None:
-    """The largest growth of a process that reads the embedded model, over the size of its file."""
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("name", ["the embedded model", "medium"])
+def test_loading_takes_no_more_than_the_file_and_its_largest_tensor(name: str, tmp_path: Path) -> None:
+    """The largest growth of a process that reads a file, over the file's size: of blocks that are held as the file has
+    them, and of those that are not."""
+    path = embedded_gguf()
+    if name == "medium":
+        path, sizes = tmp_path / "x.gguf", {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4}
+        write_gguf(path, made(LlamaConfig(**SIZES | sizes, tie_word_embeddings=False)), kinds=MEDIUM)
+    done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True, check=True)
     assert 0.9 < float(done.stdout) <= 1.4

@@ -62,7 +62,7 @@ def test_a_tree_after_a_prompt_has_the_models_own_logits(name: str) -> None:
     torch.testing.assert_close(tree_logits(make(name)).double(), own.double(), atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight"])
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int8_weight", "gguf"])
 def test_rounded_weights_give_logits_near_the_models_own(kind: str) -> None:
     """A guard against gross errors; what each product may be off is tested where it is made."""
     own = Own(make_module(*FAMILY["llama"])).last(texts())
@@ -77,7 +77,9 @@ def test_an_8_bit_cache_gives_logits_near_the_models_own(kv: torch.dtype) -> Non
     assert 0 < off < (0.05 if kv == torch.int8 else 0.1)  # 7 bits behind the leading one, and 3
 
 
-@pytest.mark.parametrize("kind", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["float32", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("int8", "int4"))]
+)
 def test_a_rows_bits_are_those_of_plain_decoding(kind: str) -> None:
     """In one chunk or several, beside others, in a tree or alone."""
     model = make("llama", kind)
@@ -156,7 +158,7 @@ def test_a_model_of_another_family_or_kind_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="type is 'gpt2'"):
         TritonModel(gpt2.to(DEVICE))
     with pytest.raises(UnsupportedModelError, match=", ".join(COMPUTED_IN)):
-        make(kind="int4")
+        make(kind="int3")
 
 
 PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], [7, 7, 7, 7]]

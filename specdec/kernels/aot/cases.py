@@ -16,6 +16,8 @@ from specdec.kernels.attention import triton as attention
 from specdec.kernels.commit import triton as commit
 from specdec.kernels.filters import triton as filters
 from specdec.kernels.linear import triton as linear
+from specdec.kernels.linear import triton_blocks as blocks
+from specdec.kernels.linear.layouts import BLOCK, TYPES
 from specdec.kernels.norm import triton as norm
 from specdec.kernels.verdicts import RULES
 from specdec.kernels.verdicts import triton as verdicts
@@ -151,6 +153,22 @@ def linear_cases() -> list[Case]:
     ]
 
 
+def block_cases() -> list[Case]:
+    """Every type of blocks."""
+
+    def case(name: str) -> Case:
+        kind = TYPES[name]
+        types = {"x": "*i8", "x_scales": "*fp32", "codes": "*u8", "rest": "*u8", "fines": "*i8", "halves": "*fp16",
+                 "bias": None, "out": "*bf16", **dict.fromkeys(("rows", "N", "BLOCKS", "out_row"), "i32"),
+                 "BITS": kind.bits, "ZERO": kind.zero, "PARTS": kind.num_parts, "SPAN": kind.span // BLOCK,
+                 "HAS_MINIMUM": kind.has_minimum, "BIASED": False, "BLOCK_M": blocks.BLOCK_M,
+                 "BLOCK_N": blocks.BLOCK_N}  # fmt: skip
+        return Case(f"linear, i8 × {name}", blocks.blocks_kernel, types, 192, blocks.NUM_WARPS, blocks.NUM_STAGES,
+                    matrix=True, wide=True)  # fmt: skip
+
+    return [case(name) for name in TYPES]
+
+
 def norm_cases() -> list[Case]:
     """Everything between two products."""
     rms = {"x": "*fp32", "delta": "*bf16", "weight": "*fp32", "out": "*bf16", "eps": "fp32", "WIDTH": 4096,
@@ -167,7 +185,9 @@ def norm_cases() -> list[Case]:
                 "INT8": kv == "i8", "NORMS": False}  # fmt: skip
 
     silu = {"gate_up": "*bf16", "out": "*bf16", "WIDTH": 14336, "BLOCK": 2048}
-    quantize = {"x": "*bf16", "out": "*i8", "scales": "*fp32", "WIDTH": 4096, "BLOCK": 4096}
+    quantize = {"x": "*bf16", "out": "*i8", "scales": "*fp32", "rows": "i32", "WIDTH": 4096, "BLOCK": 4096,
+                "TOGETHER": 1}  # fmt: skip
+    in_blocks = quantize | {"WIDTH": 32, "BLOCK": 32, "TOGETHER": norm.TOGETHER // 32}
     return [
         Case("rms norm with residual", norm.rms_norm_kernel, rms, wide=True),
         Case("rms norm alone, fp32", norm.rms_norm_kernel, alone, wide=True),
@@ -177,6 +197,7 @@ def norm_cases() -> list[Case]:
         Case("rope and write, fp8 cache", norm.rope_write_kernel, rope("fp8e4nv", True), skip=FP8),
         Case("silu · mul", norm.silu_mul_kernel, silu, registers=64, wide=True),
         Case("quantize rows", norm.quantize_kernel, quantize, wide=True),
+        Case("quantize blocks of 32", norm.quantize_kernel, in_blocks, registers=64, wide=True),
     ]
 
 
@@ -212,4 +233,4 @@ def verdict_cases() -> list[Case]:
     ]
 
 
-GROUPS: tuple[Callable[[], list[Case]], ...] = (attention_cases, linear_cases, norm_cases, verdict_cases)
+GROUPS: tuple[Callable[[], list[Case]], ...] = (attention_cases, linear_cases, block_cases, norm_cases, verdict_cases)

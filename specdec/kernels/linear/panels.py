@@ -96,7 +96,7 @@ def matrix_of(panels: Tensor, runs: Tensor, k: int) -> Tensor:
     kinds, parts = {kind.number: kind for kind in TYPES.values()}, []
     for run in runs:
         number, count, start = run.tolist()
-        size = count * PANEL * -(-k // BLOCK) * kinds[number].num_bytes
+        size = count * 2 * sum(_sizes(kinds[number], k))
         parts.append(rows_of(panels[start : start + size], run[None], k, torch.arange(PANEL * count)))
     return torch.cat(parts)
 

@@ -7,6 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+TOGETHER = 1024
+"""Numbers that one program rounds to 8 bits at least."""
+
 
 @triton.jit
 def _rounded(x):
@@ -19,7 +22,7 @@ def _quantized(x, INT8: tl.constexpr):
     """Rows of x [R, n] as 8-bit numbers in float32, and each row's scale [R]; divided and rounded as on the host."""
     TOP: tl.constexpr = 127.0 if INT8 else 448.0
     largest = tl.max(tl.abs(x), 1)
-    inverse = tl.where(largest > 0, tl.div_rn(TOP, largest), 0.0)
+    inverse = tl.where(largest > 0, tl.div_rn(TOP, tl.where(largest > 0, largest, 1.0)), 0.0)
     scaled = x * inverse[:, None]
     if INT8:
         scaled = _rounded(scaled)
@@ -117,14 +120,15 @@ def silu_mul_kernel(gate_up, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def quantize_kernel(x, out, scales, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """One row to int8 and its scale."""
-    row = tl.program_id(0).to(tl.int64)
+def quantize_kernel(x, out, scales, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr):
+    """Some rows to int8 and their scales."""
+    row = tl.program_id(0).to(tl.int64) * TOGETHER + tl.arange(0, TOGETHER)
     i = tl.arange(0, BLOCK)
-    value = tl.load(x + row * WIDTH + i, mask=i < WIDTH, other=0.0).to(tl.float32)
-    scaled, scale = _quantized(value[None, :], True)
-    tl.store(out + row * WIDTH + i[None, :], scaled.to(tl.int8), mask=i[None, :] < WIDTH)
-    tl.store(scales + row + tl.arange(0, 1), scale)
+    there = (row[:, None] < rows) & (i[None, :] < WIDTH)
+    at = row[:, None] * WIDTH + i[None, :]
+    scaled, scale = _quantized(tl.load(x + at, mask=there, other=0.0).to(tl.float32), True)
+    tl.store(out + at, scaled.to(tl.int8), mask=there)
+    tl.store(scales + row, scale, mask=row < rows)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, delta: Tensor | None = None) -> Tensor:
@@ -192,5 +196,9 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     out = torch.empty(rows, width, dtype=torch.int8, device=x.device)
     scales = torch.empty(rows, device=x.device)
     if rows:
-        quantize_kernel[(rows,)](x, out, scales, WIDTH=width, BLOCK=triton.next_power_of_2(width))
+        block = triton.next_power_of_2(width)
+        together = max(1, TOGETHER // block)
+        quantize_kernel[(triton.cdiv(rows, together),)](
+            x, out, scales, rows, WIDTH=width, BLOCK=block, TOGETHER=together
+        )
     return out, scales
