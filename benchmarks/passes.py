@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -89,23 +89,32 @@ Round = tuple[float, dict[int, float]]
 """Seconds of one reading of the weights, and of a pass by its rows."""
 
 
-def measure(dtypes: Sequence[str], context: int, repeats: int) -> dict[str, dict[str, object]]:
-    """What there is to say of every dtype; they take turns within a repetition."""
-    ready = {}
-    for dtype in dtypes:
-        models = copies(dtype)
-        ready[dtype] = models[0].num_bytes, reader(models[0].num_bytes), passer(models, context)
-    rounds: dict[str, list[Round]] = {dtype: [] for dtype in dtypes}
+def measure(
+    copies: Mapping[str, list[NativeModel]], context: int, repeats: int, reference: str = REFERENCE
+) -> dict[str, dict[str, object]]:
+    """What there is to say of every model, of which there are copies; they take turns within a repetition.
+
+    Args:
+        copies: by what the models differ in, such as their dtype.
+        context: cached tokens.
+        repeats: rounds that count.
+        reference: the model whose passes the others' are compared with, if it is among them.
+    """
+    ready = {
+        dtype: (models[0].num_bytes, reader(models[0].num_bytes), passer(models, context))
+        for dtype, models in copies.items()
+    }
+    rounds: dict[str, list[Round]] = {dtype: [] for dtype in ready}
     for _ in range(repeats + 2):
         for dtype, (_, read, run) in ready.items():
             floor = seconds(read)
             rounds[dtype].append((floor, {rows: seconds(partial(run, rows)) for rows in ROWS}))
     rounds = {dtype: each[2:] for dtype, each in rounds.items()}  # the first two warm up
     results = {dtype: summary(rounds[dtype], num_bytes) for dtype, (num_bytes, _, _) in ready.items()}
-    if REFERENCE in rounds:
+    if reference in rounds:
         for dtype, result in results.items():
-            pairs = zip(rounds[dtype], rounds[REFERENCE], strict=True)
-            result[f"t1_over_{REFERENCE}"] = median(own[1] / other[1] for (_, own), (_, other) in pairs)
+            pairs = zip(rounds[dtype], rounds[reference], strict=True)
+            result[f"t1_over_{reference}"] = median(own[1] / other[1] for (_, own), (_, other) in pairs)
     return results
 
 
@@ -129,14 +138,14 @@ def summary(rounds: Sequence[Round], num_bytes: int) -> dict[str, object]:
     }
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
+def table(results: dict[str, dict[str, Any]], reference: str = REFERENCE) -> str:
     """Markdown."""
-    columns = ["dtype", "weights, MB", "GB/s", "floor, ms", "T(1)/floor (range)", "T(1) to bfloat16's",
+    columns = ["dtype", "weights, MB", "GB/s", "floor, ms", "T(1)/floor (range)", f"T(1) to {reference}'s",
                *(f"T({n})/T(1)" for n in ROWS[1:])]  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for dtype, result in results.items():
         low, high = result["t1_over_floor_range"]
-        to_reference = result.get(f"t1_over_{REFERENCE}")
+        to_reference = result.get(f"t1_over_{reference}")
         cells = [dtype, f"{result['weight_bytes'] / 1e6:.0f}", f"{result['bandwidth_gb_s']:.1f}",
                  f"{result['floor_ms']:.2f}", f"{result['t1_over_floor']:.2f} ({low:.2f} to {high:.2f})",
                  "" if to_reference is None else f"{to_reference:.2f}",
@@ -156,7 +165,7 @@ def main() -> None:
     kernels = native.library()
     if kernels is None:
         sys.exit("There are no native kernels to measure.")
-    results = measure(args.dtypes.split(","), args.context, args.repeats)
+    results = measure({dtype: copies(dtype) for dtype in args.dtypes.split(",")}, args.context, args.repeats)
     print(f"SmolLM2-135M, {args.context} cached tokens, {machine()}; {kernels.isa}", "", table(results), sep="\n")
     if args.json is not None:  # the dtypes at the top, where scripts look for them
         about = {"command": command("benchmarks.passes"), "machine": machine(), "kernels": kernels.isa}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import acceptance, drafters, kernels, lossless, passes, perplexity, split, twin
+from benchmarks import acceptance, drafters, kernels, lossless, mixtures, passes, perplexity, split, twin
 from benchmarks.peers.table import markdown as peers_table
 from specdec.measure.results import read
 
@@ -21,6 +21,9 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("passes*.json", "The time of a pass, and its floor",
      "The floor is the time to read the weights once, at the bandwidth of the same run. T(n) is a pass of n rows.",
      lambda told: passes.table({name: told[name] for name in told if isinstance(told[name], dict)})),
+    ("mixtures*.json", "Types of blocks that files mix",
+     "A model of 16 layers, 768 wide, of random blocks. Q4_1's head is Q8_0. Q4_K_M is a mixture of Q4_K and Q6_K.",
+     lambda told: passes.table(told["results"], mixtures.REFERENCE)),
     ("kernels*.json", "The time of a kernel, and its floor",
      "Time divided by the time to read the weights, or keys and values, from memory (not from a cache).",
      lambda told: kernels.table(told["results"])),
