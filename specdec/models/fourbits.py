@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.cpu import library as native
 from specdec.kernels.linear import HEAD_KINDS, PackedLinear
-from specdec.kernels.linear.blocks import TYPES
+from specdec.kernels.linear.layouts import TYPES
 from specdec.models.base import CausalLM
 from specdec.models.blockfile import read_blocks
 from specdec.models.early_exit import shallow

@@ -236,13 +236,9 @@ class LlamaModel(Generic[P]):
         parts = torch.split(torch.arange(held.width, device=self.kv_layout.device), ROWS_AT_ONCE)
         return torch.cat([held.rows(ids).bfloat16() for ids in parts])
 
-    def embed(self, tokens: Sequence[int]) -> Tensor:
+    def embed(self, tokens: Sequence[int] | Tensor) -> Tensor:
         """See `CausalLM.embed`."""
-        return self._embedded(torch.tensor(tokens, dtype=torch.int64, device=self.kv_layout.device))
-
-    def _embedded(self, ids: Tensor) -> Tensor:
-        """float32 [n, hidden]; ids: int64 [n], where the model is."""
-        held = self._embedding
+        held, ids = self._embedding, torch.as_tensor(tokens, dtype=torch.int64, device=self.kv_layout.device)
         return held[ids].float() if isinstance(held, Tensor) else held.rows(ids)
 
     def truncated(self: M, num_layers: int) -> M:

@@ -193,7 +193,7 @@ class TritonModel(LlamaModel[TritonProduct]):
 
     def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
         """The pass, launch by launch, with hidden states at the boundaries `taps`."""
-        stream = self._embedded(inputs.tokens)
+        stream = self.embed(inputs.tokens)
         delta: Tensor | None = None
         hidden: list[Tensor] = []
         for index, layer in enumerate(self._layers):

@@ -75,7 +75,7 @@ class TritonPairModel(TritonModel):
         """The stream before the layer, float32 [T, H], and what its attention reads, [T, 2 · H] or [T, H]."""
         states, pairs, eps = inputs.states, self._pairs, self._eps
         assert states is not None
-        embedded = self._embedded(inputs.tokens)
+        embedded = self.embed(inputs.tokens)
         both = torch.cat([self._side(embedded, pairs.token_norm), self._side(states, pairs.state_norm)], 1)
         if self._mix is not None:
             stream = self._mix(both, torch.float32, self._table)

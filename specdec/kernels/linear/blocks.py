@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import SpecdecError
-from specdec.kernels.linear.layouts import BLOCK, TYPES, BlockType, single
+from specdec.kernels.linear.layouts import BLOCK, TYPES, BlockType, parted, single
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def numbers(kind: BlockType, codes: Tensor, fines: Tensor, halves: Tensor, dtype
         dtype: float32 or float64.
     """
     scale, minimum = scales_and_minima(kind, fines, halves, dtype)
-    places = (single(codes, kind.bits).to(dtype) - kind.zero).unflatten(-1, (kind.num_parts, -1))
+    places = parted(single(codes, kind.bits).to(dtype) - kind.zero, kind.num_parts, BLOCK // kind.num_parts)
     out = scale[..., None] * places
     return (out if minimum is None else out + minimum[..., None, None]).flatten(1)
 

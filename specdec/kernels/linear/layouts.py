@@ -92,14 +92,14 @@ class FourFine(BlockType):
     def fines(self, data: Tensor) -> Tensor:
         """Of the first four blocks six bits of a byte; of the others four bits of the last bytes, and the two bits that
         are left over in the bytes of the first."""
-        scales, minima, both = data[..., 4:16].unflatten(-1, (3, 4)).unbind(-2)
+        scales, minima, both = parted(data[..., 4:16], 3, 4).unbind(-2)
         first = torch.stack([scales & 63, minima & 63], -1)
         last = torch.stack([both & 15 | scales >> 6 << 4, both >> 4 | minima >> 6 << 4], -1)
         return torch.cat([first, last], -2).flatten(-3, -2).view(torch.int8)
 
     def codes(self, data: Tensor) -> Tensor:
         """See `BlockType`."""
-        pairs = data[..., 16:].unflatten(-1, (4, 1, 32))
+        pairs = parted(data[..., 16:], 4, 1, 32)
         return in_nibbles(torch.cat([pairs & 15, pairs >> 4], -2)).flatten(-4, -2)
 
 
@@ -116,13 +116,13 @@ class SixFine(BlockType):
 
     def fines(self, data: Tensor) -> Tensor:
         """See `BlockType`."""
-        return data[..., 192:208].unflatten(-1, (8, 2)).flatten(-3, -2).contiguous().view(torch.int8)
+        return parted(data[..., 192:208], 8, 2).flatten(-3, -2).contiguous().view(torch.int8)
 
     def codes(self, data: Tensor) -> Tensor:
         """See `BlockType`."""
-        lower = data[..., :128].unflatten(-1, (2, 1, 2, 32))
+        lower = parted(data[..., :128], 2, 1, 2, 32)
         lower = torch.cat([lower & 15, lower >> 4], -3).flatten(-4, -2)
-        upper = data[..., 128:192].unflatten(-1, (2, 1, 32))
+        upper = parted(data[..., 128:192], 2, 1, 32)
         upper = torch.cat([upper >> shift & 3 for shift in (0, 2, 4, 6)], -2).flatten(-3, -2)
         a, b, c, d = upper.chunk(4, -1)
         return torch.cat([in_nibbles(lower), a | b << 2 | c << 4 | d << 6], -1).flatten(-3, -2)
@@ -136,6 +136,11 @@ TYPES = {
     "Q6_K": SixFine(4, 6, 32, has_minimum=False, num_bytes=210, span=256, num_parts=2),
 }
 """By GGUF's name."""
+
+
+def parted(x: Tensor, *sizes: int) -> Tensor:
+    """With a last dimension that has become several."""
+    return x.reshape(*x.shape[:-1], *sizes)
 
 
 def in_nibbles(codes: Tensor) -> Tensor:

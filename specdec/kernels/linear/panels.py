@@ -11,7 +11,7 @@ from torch import Tensor
 from specdec.errors import SpecdecError
 from specdec.kernels.cpu.memory import huge
 from specdec.kernels.linear.blocks import Blocks, joined, numbers
-from specdec.kernels.linear.layouts import BLOCK, TYPES, BlockType
+from specdec.kernels.linear.layouts import BLOCK, TYPES, BlockType, parted
 
 PANEL = 32
 """Output columns of a panel."""
@@ -82,12 +82,17 @@ def _fill(out: Tensor, part: Blocks) -> None:
     step = max(1, AT_ONCE // (PANEL * part.k))
     for first in range(0, len(out), step):
         some = Blocks(part.kind, _filled(part.data[PANEL * first : PANEL * (first + step)], PANEL), part.k)
-        codes, fines, halves = out[first : first + step].split(_sizes(part.type, part.k), -1)
-        words = some.codes().unflatten(-1, (-1, 4)).unflatten(0, (-1, 2, HALF)).permute(0, 1, 3, 4, 2, 5)
+        codes, fines, halves = torch.split(out[first : first + step], _sizes(part.type, part.k), -1)
+        words = _in_halves(parted(some.codes(), part.type.num_codes // 4, 4)).permute(0, 1, 3, 4, 2, 5)
         codes.view(words.shape).copy_(words)
         for to, held in ((fines, some.fines()), (halves, some.halves())):
-            columns = held.unflatten(0, (-1, 2, HALF)).permute(0, 1, 3, 4, 2).contiguous()
+            columns = _in_halves(held).permute(0, 1, 3, 4, 2).contiguous()
             to.copy_(columns.view(torch.uint8).flatten(2))
+
+
+def _in_halves(rows: Tensor) -> Tensor:
+    """[rows, …] → [panels, 2, 16, …]."""
+    return rows.reshape(len(rows) // PANEL, 2, HALF, *rows.shape[1:])
 
 
 def matrix_of(panels: Tensor, runs: Tensor, k: int) -> Tensor:
@@ -112,7 +117,7 @@ def rows_of(panels: Tensor, runs: Tensor, k: int, ids: Tensor) -> Tensor:
     [[number, count, _]] = runs.tolist()
     [kind] = [kind for kind in TYPES.values() if kind.number == number]
     held, lanes, lane = panels.view(2 * count, -1)[ids // HALF], torch.arange(len(ids)), ids % HALF
-    codes, fines, halves = (part.contiguous() for part in held.split(_sizes(kind, k), 1))
+    codes, fines, halves = (part.contiguous() for part in torch.split(held, _sizes(kind, k), 1))
     blocks = -(-k // BLOCK)
     codes = codes.view(len(ids), blocks, -1, HALF, 4)[lanes, :, :, lane].flatten(2)
     fines = fines.view(torch.int8).view(len(ids), blocks, kind.num_fines, HALF)[lanes, :, :, lane]
