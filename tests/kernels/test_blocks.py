@@ -106,6 +106,13 @@ def test_rows_are_read_back_as_they_are(kind: str) -> None:
     assert torch.equal(pack_blocks([blocks]).rows(ids), decoded(blocks, torch.float32)[ids])
 
 
+def test_a_stack_of_all_types_is_read_back_as_it_is() -> None:
+    """What its form in four bits is made of."""
+    parts = [written(kind, draw(32, 256, seed=seed)) for seed, kind in enumerate(TYPES)]
+    [matrix] = pack_blocks(parts).matrices()
+    assert torch.equal(matrix, torch.cat([decoded(part, torch.float32) for part in parts]))
+
+
 @pytest.mark.parametrize("shape", [(6, 64), (3, 33)])
 def test_four_bits_are_no_worse_than_those_of_the_range(shape: tuple[int, int]) -> None:
     """The gguf package spreads the codes over each block's range; ours have the least error that was found."""
