@@ -16,7 +16,7 @@ from specdec.kernels.linear.layouts import BLOCK, TYPES, BlockType, parted
 PANEL = 32
 """Output columns of a panel."""
 HALF = 16
-AT_ONCE = 1 << 20
+AT_ONCE = 1 << 18
 """Weights, about, that are put in order together: while they are, each takes some bytes more."""
 REMEDY = "Load the model with dtype='bfloat16' or 'int4'."
 

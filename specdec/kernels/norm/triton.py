@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TOGETHER = 1024
+TOGETHER = 2048
 """Numbers that one program rounds to 8 bits at least."""
 
 
