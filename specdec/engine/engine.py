@@ -13,6 +13,7 @@ from specdec.drafters.base import Drafter, Needs, TargetHandle
 from specdec.engine.clock import StepClock
 from specdec.engine.config import EngineConfig
 from specdec.engine.drafting import Drafting, Proposal
+from specdec.engine.endings import finish, forget, restore
 from specdec.engine.faults import held_bytes
 from specdec.engine.intake import Intake
 from specdec.engine.limits import DraftLimits
@@ -25,7 +26,7 @@ from specdec.engine.scheduled import Scheduled
 from specdec.engine.scheduler import Scheduler
 from specdec.engine.settling import Deliver, Settling
 from specdec.errors import ConfigError, SpecdecError
-from specdec.kernels.cpu.threads import end_blocks, torch_on_one_thread
+from specdec.kernels.cpu.threads import torch_on_one_thread
 from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.policy.always import AlwaysPolicy
@@ -88,12 +89,12 @@ class Engine:
         goals = self.config.goals
         pace = GoalPace(goals, self.cache, limits, sizes[0]) if goals else None
         # Nothing below may hold the engine itself: the cache is to go with it, not when cycles are looked for.
-        self.scheduler = Scheduler(self.cache, limits, *sizes, partial(_forget, self.drafting), self.prefixes, pace)
+        self.scheduler = Scheduler(self.cache, limits, *sizes, partial(forget, self.drafting), self.prefixes, pace)
         self._intake = Intake(model, tokenizer, eos, rule, self.drafting.select, defaults or {})
         self._clock = StepClock()
         self._part_takers: list[Request] = []  # of the last pass
         self._settling = Settling(self.cache, self.drafting, model.judges_on_device)
-        self._owner = Owner(partial(_restore, self._settling, self.scheduler, self.drafting))
+        self._owner = Owner(partial(restore, self._settling, self.scheduler, self.drafting))
 
     @property
     def has_work(self) -> bool:
@@ -231,7 +232,7 @@ class Engine:
                 self.prefixes.share(part.request)
         for output in gained:
             if output.finish_reason is not None:
-                _finish(self.scheduler, self.drafting, output.request)
+                finish(self.scheduler, self.drafting, output.request)
 
     def _run(self, plan: Sequence[Scheduled], proposals: Sequence[Proposal]) -> list[PassOutput]:
         """One target pass; each request's part of what it gave."""
@@ -251,27 +252,5 @@ class Engine:
         if request.finished:
             return None
         pieces = request.abort() if error is None else request.fail(error)
-        _finish(self.scheduler, self.drafting, request)
+        finish(self.scheduler, self.drafting, request)
         return StepOutput(request, pieces, finish_reason=request.finish_reason)
-
-
-def _forget(drafting: Drafting, request: Request) -> None:
-    drafting.forget(request.id)
-
-
-def _finish(scheduler: Scheduler, drafting: Drafting, request: Request) -> None:
-    """Frees everything that a request holds."""
-    scheduler.finish(request)
-    drafting.end(request.id, request.tokens)
-
-
-def _restore(settling: Settling, scheduler: Scheduler, drafting: Drafting) -> None:
-    """Requests begin anew from their tokens; the one that was being written ends, and those that had ended go."""
-    end_blocks()
-    settling.restore()
-    scheduler.restart()
-    for request in scheduler.live:
-        if request.finished:
-            _finish(scheduler, drafting, request)
-        else:
-            drafting.forget(request.id)
