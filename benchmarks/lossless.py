@@ -97,7 +97,7 @@ def main() -> None:
         print(*differing, sep="\n", end="\n" if differing else "")
         same, compared = same + identical, compared + len(records)
         results.append({"drafter": drafter, "batch": batch, "tau": tau, "identical": identical, "of": len(records)})
-    save(args.json, "benchmarks.lossless", {f"{args.dtype}, temperature {args.temperature:g}": results})
+        save(args.json, "benchmarks.lossless", {f"{args.dtype}, temperature {args.temperature:g}": results})
     print(f"identical {same}/{compared}")
     sys.exit(0 if same == compared else 1)
 

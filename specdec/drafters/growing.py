@@ -42,9 +42,8 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> l
 
     Slots for every tail and node must be reserved beforehand; the model's entries go to `pool`.
     """
-    drafts = _chains(trees, model, pool)
-    rest = [tree for index, tree in enumerate(trees) if index not in drafts]
-    while active := [tree for tree in rest if tree.growing]:
+    _draw_chains(trees, model, pool)
+    while active := [tree for tree in trees if tree.growing]:
         batch = RaggedBatch.build([tree.rows() for tree in active], model.kv_layout.device)
         argmax = all(tree.by_argmax for tree in active)
         output = model.run(batch, pool, Wants(logits="argmax" if argmax else "all"))
@@ -54,18 +53,17 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> l
     for tree in trees:
         if tree.stop is not None:
             tree.stop.drafted(tree.request.request_id, tree.sureness)
-    return [drafts[index] if index in drafts else tree.tree() for index, tree in enumerate(trees)]
+    return [tree.tree() for tree in trees]
 
 
-def _chains(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> dict[int, DraftTree]:
-    """Those, by their places, that the model can draw by itself."""
+def _draw_chains(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> None:
+    """Draws those that the model can draw by itself: chains of its own tokens."""
     if not isinstance(model, NativeModel):
-        return {}
-    draws = {index: draw for index, tree in enumerate(trees) if (draw := tree.chain(model.vocab_size)) is not None}
+        return
+    draws = [(tree, draw) for tree in trees if tree.known is None and (draw := tree.chain(model.vocab_size))]
     if not draws:
-        return {}
-    chains = model.draw([trees[index].rows() for index in draws], pool, list(draws.values()))
-    told = {index: chain for index, chain in zip(draws, chains, strict=True) if chain is not None}
-    for index, chain in told.items():
-        trees[index].sureness, trees[index].num_run = chain.sureness, len(chain.tokens) - 1
-    return {index: DraftTree.chain(chain.tokens, chain.q) for index, chain in told.items()}
+        return
+    chains = model.draw([tree.rows() for tree, _ in draws], pool, [draw for _, draw in draws])
+    for (tree, _), chain in zip(draws, chains, strict=True):
+        if chain is not None:
+            tree.take(chain)

@@ -15,7 +15,7 @@ from specdec.drafters.stopping import Stop, SurvivalStop
 from specdec.errors import NumericalError
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
-from specdec.models.chains import ChainDraw
+from specdec.models.chains import ChainDraw, DrawnChain
 from specdec.sampling import probabilities
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
@@ -99,6 +99,8 @@ class GrowingTree:
     """What `stop` wants to know of each node."""
     ended: set[int] = field(default_factory=set)
     """Nodes of the last level below which nothing is drawn."""
+    drawn: DrawnChain | None = None
+    """What the model has drawn by itself."""
 
     @property
     def growing(self) -> bool:
@@ -212,6 +214,14 @@ class GrowingTree:
         missing = size - len(logits)
         return pad(logits, (0, missing), value=-inf) if missing > 0 else logits[:size]
 
+    def take(self, chain: DrawnChain) -> None:
+        """A chain that the model has drawn by itself: all of the tree. Its last token has not been run."""
+        self.drawn, self.tokens, self.sureness = chain, chain.tokens, chain.sureness
+        self.parents, self.num_run = list(range(ROOT, len(chain.tokens) - 1)), max(len(chain.tokens) - 1, 0)
+        self.level = self.shape.depth
+
     def tree(self) -> DraftTree:
         """The draft as it stands."""
+        if self.drawn is not None:
+            return DraftTree.chain(self.drawn.tokens, self.drawn.q)
         return DraftTree(tuple(self.tokens), tuple(self.parents), torch.stack(self.q) if self.q else None)

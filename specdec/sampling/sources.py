@@ -28,7 +28,7 @@ def source(grammar: Grammar) -> str:
         separators: Any = None if grammar.flexible else SEPARATORS
         made = json.loads(LLMatcher.grammar_from_json_schema(grammar.text, overrides=separators))
         [schema] = made["grammars"]
-        made["grammars"] = [{"lark_grammar": _spelt(grammar, f"start: @{schema['name']}")}, schema]
+        made["grammars"] = [{"lark_grammar": _spelt(grammar, "start: @schema")}, schema | {"name": "schema"}]
         return json.dumps(made)
     if grammar.kind == "regex":
         lark = f"start: /{regex_to_lark(grammar.text)}/"

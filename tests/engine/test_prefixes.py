@@ -116,7 +116,7 @@ def check_bits(engine: Engine, name: str, kind: str) -> None:
     tree, size = engine.cache.prefixes, engine.cache.block_size
     fresh = engine_of(kind, DRAFTERS[name](target_of(kind)), prefix_cache=False, max_num_seqs=1)
     for leaf in [node for node in tree.nodes() if not node.children]:
-        request = add(fresh, [*text_of(leaf), 0], SamplingParams(max_tokens=3))
+        request = add(fresh, [*text_of(leaf), 0], SamplingParams(max_tokens=12))  # more than one step gives
         while not request.output:
             fresh.step()
         for node in leaf.path():
