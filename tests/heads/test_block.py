@@ -178,7 +178,7 @@ def test_a_configuration_survives_json() -> None:
     scaling = {"rope_type": "linear", "factor": 2.0}
     config = toys.config("block", **DSPARK, rope_scaling=scaling)
     assert HeadConfig.from_json(config.to_json()) == config
-    with pytest.raises(ConfigError, match="'colour' is no setting"):
+    with pytest.raises(ConfigError, match="'colour' is not a setting"):
         HeadConfig.from_json({**config.to_json(), "colour": 1})
     with pytest.raises(ConfigError, match="not complete"):
         HeadConfig.from_json({"architecture": "block"})

@@ -109,7 +109,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "ids too large": (lambda folder: change(folder, draft_ids=torch.arange(20) + 31), "below 50"),
     "too few ids": (lambda folder: change(folder, draft_ids=torch.arange(19)), "must be 20"),
     "ids that are none": (lambda folder: change(folder, draft_ids=torch.arange(20.0)), "torch.float32"),
-    "unknown field": (lambda folder: set_field(folder, "colour", 1), "'colour' is no setting"),
+    "unknown field": (lambda folder: set_field(folder, "colour", 1), "'colour' is not a setting"),
     "field that cannot be": (lambda folder: set_field(folder, "num_layers", -1), "num_layers = -1"),
     "large": (lambda folder: set_field(folder, "intermediate_size", 2**20), "asks for"),
     "enormous": (lambda folder: set_field(folder, "intermediate_size", 2**23), "more than any model has"),
@@ -117,7 +117,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "version": (lambda folder: (folder / "config.json").write_text('{"specdec_head": 7}'), "of version 7"),
     "no settings": (lambda folder: (folder / "config.json").write_text('{"specdec_head": 1}'), "nothing of 'head'"),
     "no layout": (lambda folder: (folder / "config.json").write_text("{}"), "of no layout that is known"),
-    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "no JSON"),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "not JSON"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
     "cut short": (lambda folder: (folder / "model.safetensors").write_bytes(
         (folder / "model.safetensors").read_bytes()[:-1]), "Copy the file again"),

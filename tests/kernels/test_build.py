@@ -240,7 +240,7 @@ def test_where_nothing_can_be_compiled_a_kept_library_serves(
     folder = tmp_path / "kept"
     first = build("native", folder)
     lose(compiler, monkeypatch)
-    assert build("native", folder) == replace(first, found=True)
+    assert build("native", folder) == replace(first, found=True, compiler="")
     for architecture, patched in (("portable", {}), ("native", {"cpu_description": lambda: "another CPU"}),
                                   ("native", {"FLAGS": (*building.FLAGS, "-g")})):  # fmt: skip
         with monkeypatch.context() as context:
@@ -414,7 +414,7 @@ def test_processes_that_compile_at_the_same_time_both_succeed(compiler: FakeComp
     assert [exit_code(child) for child in children] == [0, 0]
     assert compiler.calls == 2
     [path] = (tmp_path / "kept").iterdir()
-    assert build("native", tmp_path / "kept") == Built(b"library\n", path, found=True)
+    assert build("native", tmp_path / "kept") == Built(b"library\n", path, found=True, compiler="fake 1.0")
 
 
 @needs_fork

@@ -78,7 +78,10 @@ def toy(why_not: str | None) -> Backend:
     def make(wish: Wish, module: PreTrainedModel) -> CausalLM:
         return TransformersModel(module, f"toy {wish.name}")
 
-    return Backend("toy", "toy", lambda wish, module: why_not, make)
+    def keep(wish: Wish, file: Path) -> CausalLM:
+        raise AssertionError("nobody asks for a file's own blocks")
+
+    return Backend("toy", "toy", lambda wish, module: why_not, make, keep)
 
 
 @pytest.fixture

@@ -315,17 +315,17 @@ def test_a_file_larger_than_any_is_refused_unread(folder: Path, unopened: None) 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no JSON"),
+        (b"", "not JSON"),
         (b"\xef\xbb\xbf{}", "BOM"),
         (b'{"a": "\xff"}', "utf-8"),
         (b'{"a": 1, "a": 2}', "'a' twice"),
         (b'{"a": NaN}', "NaN"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "no JSON"),
-        (b"[" * 10**5, "no JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b"[" * 10**5, "not JSON"),
         (b'{"a":' * 100 + b"1" + b"}" * 100, "levels deep"),
         (b"[]", "an object is needed"),
         (b"null", "an object is needed"),
-        (b"\0" * 100, "no JSON"),
+        (b"\0" * 100, "not JSON"),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -431,7 +431,7 @@ def entry(begin: int, end: int, dtype: str = "F32", shape: Any = None) -> dict[s
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 9]}}, 8, "lacks a dtype"),
         (b'{"a": 1, "a": 2}', 0, "'a' twice"),
         (b"[]", 0, "an object is needed"),
-        (b"\x80\x04", 0, "no JSON"),
+        (b"\x80\x04", 0, "not JSON"),
     ],
 )
 def test_a_header_that_does_not_describe_its_file_is_refused(
@@ -447,7 +447,7 @@ def test_a_header_that_does_not_describe_its_file_is_refused(
 @pytest.mark.parametrize("length", [3, 10**6, 2**40, 2**63, 2**64 - 1])
 def test_the_length_of_a_header_is_held_against_the_file(tmp_path: Path, length: int) -> None:
     write_safetensors(tmp_path / "x.safetensors", {"a": entry(0, 8)}, bytes(8), length)
-    with pytest.raises(UnsupportedModelError, match=r"bytes, the file|no JSON"):
+    with pytest.raises(UnsupportedModelError, match=r"bytes, the file|not JSON"):
         safetensors_table(tmp_path / "x.safetensors")
 
 

@@ -206,7 +206,7 @@ def test_what_is_no_program_is_refused() -> None:
 
     with generator() as one, generator() as other:
         for work in (3, debate, "text"):
-            with pytest.raises(InvalidRequestError, match="no generator"):
+            with pytest.raises(InvalidRequestError, match="nor a generator"):
                 gather(work)  # type: ignore[arg-type]
         with pytest.raises(InvalidRequestError, match="A program yields 3"):
             gather(odd())

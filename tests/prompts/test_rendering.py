@@ -149,8 +149,8 @@ def test_templates_are_chosen_by_name_or_given(own: Any, fields: dict[str, Any],
         ("own", {"template": "rag"}, "There is no chat template 'rag'. The tokenizer's names: none."),
         ({"a": "a", "b": "b"}, {}, "The tokenizer has several chat templates. Choose one of 'a', 'b'"),
         ({"a": "a", "b": "b"}, {"template": "c"}, "There is no chat template 'c'. The tokenizer's names: 'a', 'b'."),
-        ({"default": 5}, {}, "The tokenizer's chat_template = 5 is no text."),
-        (["own"], {}, "The tokenizer's chat_template = ['own'] is no text."),
+        ({"default": 5}, {}, "The tokenizer's chat_template = 5 is not a text."),
+        (["own"], {}, "The tokenizer's chat_template = ['own'] is not a text."),
     ],
 )
 def test_a_template_that_is_not_there_is_named(own: Any, fields: dict[str, Any], message: str) -> None:

@@ -74,7 +74,7 @@ def test_conditions_part_the_table() -> None:
 
 def test_a_figure_or_a_kind_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert figure_names(study())[:3] == ["speedup", "over-num-draft-tokens", "positions"]
-    with pytest.raises(ConfigError, match="none of this study's: speedup, over-num-draft-tokens, positions"):
+    with pytest.raises(ConfigError, match="not one of this study's: speedup, over-num-draft-tokens, positions"):
         write_figure(study(), "speed", tmp_path / "x.pdf", None, 480)
     with pytest.raises(ConfigError, match=r"Its kinds: conditional, cumulative\."):
         write_figure(study(), "positions", tmp_path / "x.pdf", "x", 480)
