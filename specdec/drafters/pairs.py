@@ -90,8 +90,9 @@ class PairDrafts:
         firsts = [
             self._given(tree.request.request_id, tree.committed, end) for tree, end in zip(trees, ends, strict=True)
         ]
-        drafts = self._at_once(trees, firsts) | self._chains(trees, firsts)
-        rest = [index for index in range(len(trees)) if index not in drafts]
+        drafts = self._at_once(trees, firsts)
+        self._draw_chains(trees, firsts)
+        rest = [index for index, tree in enumerate(trees) if index not in drafts and tree.drawn is None]
         self._by_levels([trees[index] for index in rest], [firsts[index] for index in rest])
         for tree, end in zip(trees, ends, strict=True):
             self._cache.fill(tree.request.request_id, self._entries, end)
@@ -109,20 +110,18 @@ class PairDrafts:
         grown = self.run.grow(self._entries, parts, states, [tree.limits for tree in fit.values()])
         return {index: likeliest(*each) for index, each in zip(fit, grown, strict=True) if each is not None}
 
-    def _chains(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> dict[int, DraftTree]:
-        """Those that are chains drawn from the head's logits as they are, likewise."""
+    def _draw_chains(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> None:
+        """Draws those that the run of the head can draw by itself: chains from its logits as they are."""
         known = self.run.config.draft_vocab_size
         draws = {index: draw for index, tree in enumerate(trees) if (draw := tree.chain(known)) is not None}
         if not draws:
-            return {}
+            return
         parts, states = [trees[index].rows() for index in draws], joined([firsts[index] for index in draws])
         size = trees[0].request.transform.vocab_size
         drawn = self.run.draw(self._entries, parts, states, list(draws.values()), size)
-        return {
-            index: DraftTree.chain(each.tokens, each.q)
-            for index, each in zip(draws, drawn, strict=True)
-            if each is not None
-        }
+        for index, chain in zip(draws, drawn, strict=True):
+            if chain is not None:
+                trees[index].take(chain)
 
     def _by_levels(self, trees: Sequence[GrowingTree], firsts: Sequence[Tensor]) -> None:
         """Runs the head once a level for all trees together."""

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ def environment(side_by_side: bool = False) -> dict[str, Any]:
     }
 
 
+@cache
 def packages() -> dict[str, str]:
-    """Every installed package and its version, by name."""
+    """Every installed package and its version, by name; read once, since every job of a sweep asks."""
     found = {one.metadata["Name"]: one.version for one in distributions() if one.metadata["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
@@ -75,8 +77,9 @@ def load() -> float | None:
         return None
 
 
+@cache
 def kernels() -> dict[str, str]:
-    """Which build of the native kernels serves: its name, digest and compiler, or why there is none."""
+    """Which build of the native kernels serves: its name, digest and compiler, or why there is none; found out once."""
     try:
         built = build()
     except BuildError as error:

@@ -83,14 +83,14 @@ class Backend:
         why_not: reason why a wish cannot be met, in words that follow "name: "; None if it can. The module is None
             before anything is read: then it tells what can be told without.
         make: runs the module, which is on its device.
-        keep: runs a GGUF file with its own blocks.
+        keep: runs a GGUF file with its own blocks; None if it cannot.
     """
 
     name: str
     choice: str
     why_not: Callable[[Wish, PreTrainedModel | None], str | None]
     make: Callable[[Wish, PreTrainedModel], CausalLM]
-    keep: Callable[[Wish, Path], CausalLM]
+    keep: Callable[[Wish, Path], CausalLM] | None = None
 
 
 def _why_not_native(wish: Wish, module: PreTrainedModel | None) -> str | None:
@@ -138,15 +138,9 @@ def _keep_triton(wish: Wish, file: Path) -> CausalLM:
 
 
 def _why_not_transformers(wish: Wish, module: PreTrainedModel | None) -> str | None:
-    if wish.dtype == "gguf":
-        return NO_BLOCKS
     if not wish.packs:
         return None if wish.dtype in DTYPES else f"{wish.dtype} weights need the CPU's kernels; use bfloat16"
     return _why_not_held(wish)
-
-
-def _keep_transformers(wish: Wish, file: Path) -> CausalLM:
-    raise UnsupportedModelError(f"{wish.name}: {NO_BLOCKS}.")
 
 
 def _make_transformers(wish: Wish, module: PreTrainedModel) -> CausalLM:
@@ -162,7 +156,7 @@ def _why_not_held(wish: Wish) -> str | None:
 BACKENDS = (
     Backend("native", "native", _why_not_native, _make_native, _keep_native),
     Backend("triton", "native", _why_not_triton, _make_triton, _keep_triton),
-    Backend("transformers", "transformers", _why_not_transformers, _make_transformers, _keep_transformers),
+    Backend("transformers", "transformers", _why_not_transformers, _make_transformers),
 )
 """From the fastest on."""
 
@@ -180,7 +174,8 @@ def candidates(wish: Wish, module: PreTrainedModel | None = None) -> list[Backen
         UnsupportedModelError: if none can run this module.
     """
     asked = [row for row in BACKENDS if wish.backend in ("auto", row.choice)]
-    reasons = {row.name: row.why_not(wish, module) for row in asked}
+    blocks = wish.dtype == "gguf"
+    reasons = {row.name: NO_BLOCKS if blocks and row.keep is None else row.why_not(wish, module) for row in asked}
     able = [row for row in asked if reasons[row.name] is None]
     if able:
         return able

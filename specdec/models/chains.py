@@ -112,7 +112,8 @@ def draw_chains(
     if temperatures.any():
         q = torch.empty(count, most, target_size) if ids is None else torch.zeros(count, most, target_size)
     chains = interface.PairChains(
-        most, target_size, *(each.ctypes.data for each in (depths, points, temperatures)), native.address(ids),
+        most, target_size, *(each.ctypes.data for each in (depths, points, temperatures)),
+        native.address(ids, torch.int64, (model.vocab_size,)),
         below.ctypes.data, bins, stops[0].weight, *(each.ctypes.data for each in (*known, tokens)), native.address(q),
         largest.ctypes.data, sizes.ctypes.data,
     )  # fmt: skip

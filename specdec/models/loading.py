@@ -93,7 +93,9 @@ def load(
             raise ConfigError("dtype='gguf' keeps a file's own blocks, and base_model=… would change them. Use 'int4'.")
         file = gguf_file(path, revision)
         tokenizer, words = gguf_words(file)
-        return _told(wish, candidates(wish)[0].keep(wish, file), tokenizer, words, generation_config)
+        keep = candidates(wish)[0].keep
+        assert keep is not None
+        return _told(wish, keep(wish, file), tokenizer, words, generation_config)
     files = read(
         path,
         wish.stored,

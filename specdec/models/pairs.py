@@ -170,7 +170,6 @@ class PairModel(NativeModel):
             The chains; None if a score was no number.
         """
         rows = self._rows(parts, states, room=[each.depth for each in draws])
-        native.address(ids, torch.int64, (self.vocab_size,))
         return draw_chains(self._kernels, self._bound_to(pool), rows, draws, target_size, ids)
 
     def _rows(self, parts: Sequence[SequenceRows], states: Tensor, **more: Any) -> PassRows:

@@ -62,9 +62,7 @@ def plan_all(configs: Sequence[DictConfig]) -> None:
     """Notes the jobs of a command, for pages that are made while it runs; equal ones count once."""
     studies: dict[Path, list[dict[str, Any]]] = {}
     for config in configs:
-        job = plan(config)
-        if simplest(config, job):
-            job = plan(config)
+        job, _ = _simplest_plan(config)
         studies.setdefault(Path(config.runs) / config.study, []).append(job.axes)
     for folder, axes in studies.items():
         note_planned(folder, axes)
@@ -82,9 +80,7 @@ def run(config: DictConfig) -> Run | None:
         ConfigError: if its prompts cannot be had.
     """
     transformers.logging.disable_progress_bar()
-    job = plan(config)
-    if same := simplest(config, job):
-        job = plan(config)
+    job, same = _simplest_plan(config)
     job.use_threads()
     records = job.source.load()
     name = "-".join([*(one.name for one in job.drafters), str(job.axes["rule"]), identity(config, records)])
@@ -100,6 +96,13 @@ def run(config: DictConfig) -> Run | None:
             Console().print(f"{label}: done before")
             return finished
         return _run_claimed(config, job, records, folder, label)
+
+
+def _simplest_plan(config: DictConfig) -> tuple[Plan, str]:
+    """The plan of a job, whose configuration becomes the simplest that computes the same; and what was made simpler."""
+    job = plan(config)
+    same = simplest(config, job)
+    return (plan(config) if same else job), same
 
 
 def _run_claimed(config: DictConfig, job: Plan, records: Sequence[PromptRecord], folder: RunFolder, label: str) -> Run:

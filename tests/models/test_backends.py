@@ -78,10 +78,7 @@ def toy(why_not: str | None) -> Backend:
     def make(wish: Wish, module: PreTrainedModel) -> CausalLM:
         return TransformersModel(module, f"toy {wish.name}")
 
-    def keep(wish: Wish, file: Path) -> CausalLM:
-        raise AssertionError("nobody asks for a file's own blocks")
-
-    return Backend("toy", "toy", lambda wish, module: why_not, make, keep)
+    return Backend("toy", "toy", lambda wish, module: why_not, make)
 
 
 @pytest.fixture
