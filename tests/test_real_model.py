@@ -90,7 +90,7 @@ def test_one_at_a_time_and_preempted_greedy_output_is_the_same(
     params = SamplingParams(max_tokens=LENGTH)
     alone = engine(embedded, NgramDrafter(), max_num_seqs=1)
     assert outputs(run(alone, prompts, params)) == generated
-    short_of_blocks = engine(embedded, NgramDrafter(), num_blocks=64)
+    short_of_blocks = engine(embedded, NgramDrafter(), num_blocks=48)
     requests = run(short_of_blocks, prompts, params)
     assert sum(request.stats.preemptions for request in requests) > 0
     assert outputs(requests) == generated
