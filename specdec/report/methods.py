@@ -167,7 +167,8 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     """Names and numbers runs, in their order; those with figures first, so that they have the clearest colours."""
     varying = varying_axes(runs)
     ordered = sorted(runs, key=lambda run: run.status != "done")
-    labels = [_label(run, varying) for run in ordered]
+    telling = [axis for axis in varying if not _follows(axis, runs)]
+    labels = [_label(run, telling) for run in ordered]
     shared = Counter(labels)
     return [
         Method(
@@ -180,10 +181,16 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     ]
 
 
-def _label(run: Run, varying: dict[str, list[str]]) -> str:
+def _label(run: Run, telling: Sequence[str]) -> str:
     named = [as_text(run.axes[axis]) for axis in ALWAYS_NAMED if axis in run.axes]
-    others = [axis for axis in varying if axis in run.axes and axis not in ALWAYS_NAMED]
+    others = [axis for axis in telling if axis in run.axes and axis not in ALWAYS_NAMED]
     return " · ".join([*named, *(f"{axis_name(axis)} {as_text(run.axes[axis])}" for axis in others)]) or run.name
+
+
+def _follows(axis: str, runs: Sequence[Run]) -> bool:
+    """Whether the drafter's name says the value, as it does where every drafter has its own default."""
+    pairs = {(run.axes.get("drafter"), run.axes.get(axis, NOT_GIVEN)) for run in runs}
+    return axis not in CONDITIONS and len(pairs) == len({drafter for drafter, _ in pairs})
 
 
 def numbers_first(value: Any) -> tuple[bool, float, str]:

@@ -493,6 +493,23 @@ def test_only_axes_that_differ_are_told_and_no_two_runs_share_a_name() -> None:
     ]
 
 
+def test_what_follows_from_the_drafter_is_no_part_of_a_name_but_a_condition_is() -> None:
+    told = summary(scalars(1.5, 2.0, 0.5), 0.8)
+    shared = {"rule": "auto", "gamma": 3}
+    runs = [
+        run("a", {"drafter": "chain", "batch": 1, **shared}, told),
+        run("b", {"drafter": "chain", "batch": 8, **shared}, told),
+        run("c", {"drafter": "tree", "batch": 1, "rule": "auto", "gamma": 5, "width": 2}, told),
+    ]
+    assert [one.label for one in methods(runs)] == [
+        "chain · auto · batch 1",
+        "chain · auto · batch 8",
+        "tree · auto · batch 1",
+    ]
+    runs.append(run("d", {**runs[2].axes, "gamma": 6}, told))  # a drafter with two values: all are told theirs
+    assert [one.label.split(" · ")[-1] for one in methods(runs)] == ["gamma 3", "gamma 3", "gamma 5", "gamma 6"]
+
+
 def test_runs_made_alike_are_told_together() -> None:
     told = summary(scalars(1.5, 2.0, 0.5), 0.8)
     later = environment(started="2030-01-02T05:00:00+00:00")
