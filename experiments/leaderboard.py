@@ -23,6 +23,13 @@ from specdec.report.text import markdown
 from specdec.study import preflight
 
 TITLE = "Leaderboard of the drafters"
+ABOUT = """Speedup over plain decoding of the same prompts by the same engine, in the same job. τ is the mean of tokens a pass, the target's own token counted.
+
+- `always` (not named): every step drafts as much as the drafter's options allow. So the table shows the drafter itself, also
+  where its drafts do not pay, as at batch 8.
+- `policy product`: the draft tree is as large as the measured cost of a pass makes worthwhile, and may be empty. This is how
+  to use a drafter.
+- `policy select`: chooses among several drafters in every step."""
 
 
 def study_words(settings: list[str]) -> list[str]:
@@ -33,7 +40,7 @@ def study_words(settings: list[str]) -> list[str]:
 def chooser_words(names: list[str], policy: str, settings: list[str]) -> list[str]:
     """The words that add a job for each condition, in which `policy` chooses among drafters."""
     first, *others = names
-    kept = [word for word in settings if not word.startswith("drafter=")]
+    kept = [word for word in settings if not word.startswith(("drafter=", "policy="))]
     return study_words([f"drafter={first}", f"beside=[{','.join(others)}]", f"policy={policy}", *kept])
 
 
@@ -63,7 +70,7 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "specdec", *words], check=False).returncode for words in commands
         ]
         if folder.is_dir():
-            write(args.output / "leaderboard.md", markdown(load_runs(folder), TITLE))
+            write(args.output / "leaderboard.md", markdown(load_runs(folder), TITLE, ABOUT))
             print(args.output / "leaderboard.md")
     sys.exit(max(codes))
 

@@ -14,7 +14,7 @@ from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pi
 from specdec.policy.builder import MOST_ROWS, Wish, build, least_survival, speed
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
-from specdec.policy.survival import SurvivalTable, judged, on_the_way, prior_rate
+from specdec.policy.survival import SurvivalTable, judged, on_the_way
 from specdec.policy.tally import Tally
 from specdec.policy.trials import Purse
 from specdec.policy.trust import Trust
@@ -164,8 +164,8 @@ class ProductPolicy(Policy):
         """What a candidate may draw, before it does. No sibling counts for more than the one before it: what is drawn
         third is the third only if two others are drawn."""
         shape, survivals, before = candidate.largest, list[float](), dict[int, float]()
-        for parent, kind in zip(shape.parents, shape.kinds, strict=True):
-            rate = self.survival.rate(request_id, candidate.drafter, kind, prior_rate(kind))
+        rates = self.survival.believed(request_id, candidate.drafter, shape.kinds)
+        for parent, rate in zip(shape.parents, rates, strict=True):
             before[parent] = min(rate, before.get(parent, 1.0))
             survivals.append(before[parent] * (1.0 if parent == ROOT else survivals[parent]))
         return Wish(survivals, shape.depths)

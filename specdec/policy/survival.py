@@ -79,6 +79,19 @@ class SurvivalTable:
         """See `rates`."""
         return self.rates(request_id, drafter, [kind], [prior])[0]
 
+    def believed(self, request_id: int, drafter: str, kinds: Sequence[int]) -> list[float]:
+        """The rates of a shape's nodes before they are drawn. A depth that was seldom reached is believed to be as good
+        as the one above it: else a dear draft that is nearly always right would never grow."""
+        found: dict[int, float] = {}
+
+        def rate_of(kind: int) -> float:
+            if kind not in found:
+                above = rate_of(kind - RANKS) if kind >= RANKS else 0.0
+                found[kind] = self.rate(request_id, drafter, kind, max(prior_rate(kind), above))
+            return found[kind]
+
+        return [rate_of(kind) for kind in kinds]
+
     def tested(self, drafter: str, kind: int) -> float:
         """Weight of the nodes of a kind that were tested, of all requests together."""
         rate = self.pool.get(drafter, {}).get(kind)

@@ -44,9 +44,15 @@ def table(runs: Sequence[Run], title: str) -> Table:
     return lines
 
 
-def markdown(runs: Sequence[Run], title: str) -> str:
-    """The same as a document, with what it was measured on and what went wrong."""
-    lines = [f"# {title}", "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+def markdown(runs: Sequence[Run], title: str, about: str = "") -> str:
+    """The same as a document, with what it was measured on and what went wrong. `about` stands below the title."""
+    lines = [
+        f"# {title}",
+        "",
+        *([about, ""] if about else []),
+        f"| {' | '.join(COLUMNS)} |",
+        "|" + "---|" * len(COLUMNS),
+    ]
     lines += [f"| {' | '.join(cells)} |" for cells in rows(runs)]
     found = boards(runs)
     if any(len(board.columns) > ONE_CATEGORY for board in found):

@@ -47,7 +47,7 @@ def test_one_command_makes_the_table_and_goes_on_where_it_was(
 
 
 def test_a_line_for_a_policy_that_chooses_among_drafters(tiny: list[str]) -> None:  # noqa: F811
-    words = leaderboard.chooser_words(["suffix", "ngram"], "always", [*tiny, "drafter=none,ngram"])
+    words = leaderboard.chooser_words(["suffix", "ngram"], "always", [*tiny, "drafter=none,ngram", "policy=product"])
     configs = preflight.jobs(config_dir(), "study", words[1:])
     axes = [plan(config).axes for config in configs]
     assert {(one["drafter"], one["policy"]) for one in axes} == {("suffix+ngram", "always")}

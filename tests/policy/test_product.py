@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from specdec import SamplingParams, kept
-from specdec.policy.base import Draft, Drafted, Load, Pick
+from specdec.policy.base import Ask, Candidate, Draft, Drafted, Load, Pick
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import ROWS, CostCurve, LiveCurve
 from specdec.policy.product import ProductPolicy
@@ -163,6 +163,30 @@ def test_nonsense_is_soon_given_up_and_prophecy_is_not(monkeypatch: pytest.Monke
     assert bad.output == good.output == plain.output
     assert bad.stats.drafted_tokens < 50  # 5 a step, 500, without control
     assert good.stats.mean_accepted_length == 5.0
+
+
+def drawn(policy: ProductPolicy, accepted: int) -> list[int]:
+    """Depths of the chains of at most six that a policy asks for in 40 steps. A token of a chain takes 0.46 of a pass,
+    and so many of each chain are accepted."""
+    candidate, depths = Candidate("d", 6), list[int]()
+    policy.drafted("d", 1, 1, 0.46)
+    for _ in range(40):
+        [choices] = policy.choose([Ask(0, (candidate,))], Load(1, 1))
+        depths.append(sum(choice.depth for choice in choices))
+        tree = DraftTree.chain(range(depths[-1]))
+        right = min(accepted, len(tree))
+        policy.observe(0, Draft("d", tree), range(right), range(right + 1))
+    return depths
+
+
+def test_a_dear_chain_that_is_always_right_grows_to_its_full_length() -> None:
+    """(1 + γ) / (1 + 0.46 γ) rises with γ, and the policy must find it out by itself."""
+    assert set(drawn(ProductPolicy(CostCurve((1, 8), (1.0, 1.2))), 6)[-20:]) == {6}
+
+
+def test_a_dear_chain_is_no_longer_than_what_is_right_of_it() -> None:
+    assert max(drawn(ProductPolicy(CostCurve((1, 8), (1.0, 1.2))), 2)[-20:]) == 2
+    assert max(drawn(ProductPolicy(CostCurve((1, 8), (1.0, 1.2))), 0)[-20:]) <= 1
 
 
 def test_a_rule_whose_text_depends_on_the_draft_is_left_alone() -> None:
