@@ -119,7 +119,7 @@ def told(found: Mapping[str, Any]) -> str:
         works = "yes" if row["passed"] else "no"
         rows.append([f"`{row['requirement']}`", works, shown, ", ".join(map(str, row["ours"])), says])
     calls = "\n".join(f"{row['call']}" for row in found.values())
-    return f"{table(rows)}\n\nThe calls; `program.py` stands in `experiments/_clients.py`:\n\n```text\n{calls}\n```\n"
+    return f"{table(rows)}\n\nThe calls (`program.py` is in `experiments/_clients.py`):\n\n```text\n{calls}\n```\n"
 
 
 WORDS: Makers = {**several(("home", "results", "markdown")), "clients": listed}

@@ -173,10 +173,12 @@ def told(found: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     keys = ("tries", "beside", "lost", "other", "broken", "leaked", "after")
     rows += [[name, *(str(tally.get(key, 0)) for key in keys)] for name, tally in found["faults"].items()]
-    text = (
-        f"{table(rows)}\n\nWhat SIGKILL loses is what ran at that moment; nothing else may be lost. After a signal the "
-        "next server at the same address is asked.\n"
-    )
+    text = f"{table(rows)}\n"
+    if SIGNALS.keys() & found["faults"].keys():
+        text += (
+            "\nSIGKILL may lose only the requests that run at that moment. After a signal the next server at the same "
+            "address is asked.\n"
+        )
     if (grown := found["memory"]) is None:
         return text
     return text + (

@@ -155,16 +155,20 @@ PAGE = """# What the prefix cache finds
 
 Made by `{command}`.
 
-SmolLM2-135M-Instruct ({dtype}), no drafts, eight requests at a time, a new engine for every run. Workloads are those of
-SGLang's paper in small (`experiments/_workloads.py`). *Optimum* is the hit rate of a cache without bounds in which
-every request finds all that earlier ones have run. *Tokens that ran* and *time to read prompts* are with the cache over
-without it; the time is the median of {rounds} rounds and their range. Texts are the same with the cache and without it.
+The workloads are small versions of those in SGLang's paper (`experiments/_workloads.py`). SmolLM2-135M-Instruct
+({dtype}) runs them without drafts, eight requests at a time, each time in a new engine. Texts are the same with the
+cache and without it.
+
+- *Hit rate* is the share of prompt tokens that the cache holds already.
+- *Optimum* is the hit rate of a cache without limits, if each request finds all that earlier ones have run.
+- *Tokens that ran* and *time to read prompts* are ratios: with the cache over without it. The time is the median of
+  {rounds} rounds, with their range.
 
 {table}
 
-Published beside it (Zheng et al. 2023, arXiv 2312.07104): hit rates of 50 to 99 % on such workloads, 96 % of the
-optimum on average, with models of 7 to 70 billion parameters on GPUs. The hit rates depend on the texts and are not
-comparable one by one; the share of the optimum is.
+The paper (Zheng et al. 2023, arXiv 2312.07104) has hit rates of 50 to 99 % on such workloads, and 96 % of the optimum
+on average, with models of 7 to 70 billion parameters on GPUs. Hit rates depend on the texts, so they cannot be
+compared one by one. The share of the optimum can.
 """
 
 

@@ -51,7 +51,7 @@ class Study:
 
 @dataclass
 class Way:
-    """One way to answer, and what came of it.
+    """One way to answer, and its results.
 
     Args:
         name: of the row.
@@ -221,36 +221,41 @@ PAGE = """# Structured output
 
 Made by `{command}`.
 
-{count} schemas made by code (`experiments/_schemas.py`): records up to three levels deep, lists, unions and references,
-of strings with and without patterns, numbers, booleans, constants, enumerations and lists, with optional keys.
-Each is one question to SmolLM2-135M-Instruct ({dtype}, greedy, at most {most} tokens, one request at a time), with the
-schema in it. All ways take turns in {rounds} rounds; a ratio is that of
-tokens a second of decoding, without reading prompts: the median of the rounds, and their range. *Finished* texts end
-by themselves, the others at the limit; *valid* is what `jsonschema` says of the finished ones. *Grammar's share* is
-the part of that time that goes to masks, to putting them on scores, to forced text and to the following of tokens,
-without compiling.
+A program makes {count} schemas (`experiments/_schemas.py`): records up to three levels deep, lists, unions and
+references. Their values are strings with and without patterns, numbers, booleans, constants, enumerations and lists.
+Some keys are optional. SmolLM2-135M-Instruct ({dtype}, greedy, at most {most} tokens, one request at a time) is asked
+one question for each schema, with the schema in it. All ways to answer take turns in {rounds} rounds.
+
+- A ratio compares tokens per second of decoding, without the time to read prompts: the median of the rounds, and
+  their range.
+- *Finished* texts end by themselves; the others end at the limit. *Valid* counts the finished texts that `jsonschema`
+  accepts.
+- *Grammar's share* is the part of the decoding time that goes to masks, to putting them on logits, to forced text,
+  and to following the tokens. It does not include compiling.
 
 {table}
 
 ## Forced text alone
-The texts of the ways without drafts, read again: what a pass would give if forced runs were drafted and nothing else.
+Here the texts written without drafts are read again. How many tokens would a pass give if only forced runs were
+drafted?
 
 {forced}
 
-Why any spelling is accepted less often: a forced draft is the tokenizer's spelling. A model that would rather write
-something else, such as another key or a line break, gives its mass to short tokens that begin the forced text as
-well, and goes on with short ones. `Grammar.json(schema).spelt("canonical")` leaves it one spelling
+With any spelling fewer forced tokens are accepted, because a forced draft is the tokenizer's spelling. Suppose the
+model wants to write something else, such as another key or a line break. Then it prefers short tokens with which the
+forced text also begins, and goes on with short ones. `Grammar.json(schema).spelt("canonical")` leaves it one spelling
 ([grammars.md](grammars.md)).
 
-## Published beside it
+## Published results
 | source | what | figure |
 |---|---|---|
-| SGLang (arXiv 2312.07104) | JSON with a compressed state machine, which puts forced text in | 1.6 × throughput |
-| llguidance, its documentation | tokens that are forced, MaskBench, Llama 3 | 12.7 % |
-| vllm-metal, pull request 650 | tokens that are forced, BFCL and API-Bank | 37 to 50 % |
+| SGLang (arXiv 2312.07104) | JSON with a compressed state machine, which inserts forced text | 1.6 × throughput |
+| llguidance, its documentation | share of forced tokens, MaskBench, Llama 3 | 12.7 % |
+| vllm-metal, pull request 650 | share of forced tokens, BFCL and API-Bank | 37 to 50 % |
 
-These put in what is verified here, with other models, schemas and machines: the figures are not comparable one by one.
-What can be compared is the direction: forced text is a large part of JSON, and takes few passes.
+These systems insert forced text, which we draft and verify. Their models, schemas and machines are others, so the
+figures cannot be compared one by one. But they show the same: forced text is a large part of JSON, and takes few
+passes.
 """
 
 
