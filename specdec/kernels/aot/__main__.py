@@ -160,10 +160,12 @@ def main() -> None:
 
 PAGE = """# Triton kernels, compiled ahead of time
 
-`make kernels-aot` (triton {version}) makes this page and fails if a kernel does not compile, exceeds its budget,
-spills more than it may, or lacks the instructions it is built for. What was run on a GPU is in [gpu.md](gpu.md).
+`make kernels-aot` (triton {version}) compiles each Triton kernel for real GPUs; none is needed for that. It makes
+this page, and fails if a kernel does not compile, exceeds its budget, spills more registers than it may, or lacks the
+instructions that it is built for. [gpu.md](gpu.md) says what has run on a GPU.
 
-Registers are per thread, shared memory per program. "16 B": loads of 16 bytes are there.
+A cell shows registers per thread (*reg*), shared memory per program (*KiB*), bytes of spilled registers (*spills*),
+and the instructions for matrix products (*mma.sync*, *v_mfma*). *16 B* means that there are loads of 16 bytes.
 
 {table}"""
 
