@@ -179,14 +179,14 @@ Made by `{command}`.
 
 {table}
 
-- *Distribution equal*: in every setting the joint distribution of the emitted text equals the target's, with no
-  tolerance. It is computed in exact fractions over all drafts, verdicts and continuations.
-- *Code matches the proof*: the tensor code does what the rule states. It is run for every combination of its random
-  numbers (`specdec/proof/explore.py`). The randomness of `gumbel` is a vector; there a sequential test with error rate
-  1e-6 decides.
-- *Settings*: exact + explored.
-- *Share of the bound*: accepted tokens over the most that optimal transport allows any lossless rule, where that bound
-  is known (one node, or one chain).
+- *Distribution equal*: in each setting the emitted text has exactly the target's distribution. It is computed in
+  fractions, over all drafts, verdicts and texts that may follow. There is no tolerance.
+- *Code matches the proof*: the tensor code does what the rule states. It is run for each way that its random numbers
+  can fall (`specdec/proof/explore.py`). `gumbel` draws a vector of them. There a sequential test with error rate 1e-6
+  decides.
+- *Settings*: the number of exact settings + that of explored ones.
+- *Share of the bound*: accepted tokens / the most that any lossless rule can accept. This bound comes from optimal
+  transport. It is known for one node or one chain.
 
 {first}
 
@@ -194,15 +194,15 @@ Made by `{command}`.
 
 {means}
 
-Under a constraint or a grammar the target's distribution is p, restricted at each step to the tokens that may follow,
-and normalised. The rules are certified for it (`tests/engine/test_constraints.py`, `tests/engine/test_grammars.py`).
-This is not the distribution of the model's texts *given that they are valid*: no mask gives that one
-([grammars.md](grammars.md)).
+Under a constraint or a grammar the target's distribution is p at each step, cut down to the tokens that may follow, and
+scaled to sum to 1. The rules are certified for it (`tests/engine/test_constraints.py`,
+`tests/engine/test_grammars.py`). This is not the distribution of the model's texts *given that they are valid*: no mask
+gives that one ([grammars.md](grammars.md)).
 
 ## Mutants
 
 These rules are broken on purpose (`tests/mutants/`). The last column says what rejected them.
-[mutation.md](mutation.md) has mechanical mistakes in the source of the rules.
+[mutation.md](mutation.md) has mistakes that a program put into the source of the rules.
 
 {mutants}
 """
