@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.pages import PAGES, ROOT, blocks
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+RESULTS = DOCS / "results"
 
 
 def test_the_readme_names_every_command_and_its_links_lead_somewhere() -> None:
@@ -28,6 +31,50 @@ def test_the_readme_names_every_command_and_its_links_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
     assert len(links) > 20
     assert [link for link in links if not (README.parent / link).exists()] == []
+
+
+def rows_of(page: Path, heading: str) -> list[list[str]]:
+    """Cells of the first table below a heading row, without that row and the line below it."""
+    table = page.read_text(encoding="utf-8").partition(f"{heading}\n")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+
+
+ENGINES = {"specdec": "ours", "transformers": "transformers", "llama.cpp": "llamacpp", "OpenVINO GenAI": "openvino"}
+ENGINES |= {"vLLM (CPU)": "vllm"}
+
+
+def test_the_engines_of_the_readme_have_the_figures_of_the_file() -> None:
+    found = json.loads((RESULTS / "peers-mixture.json").read_text(encoding="utf-8"))["batch"]["1"]["contenders"]
+    rows = rows_of(README, "| engine | tokens/s | ratio | same text as without speculation |")
+    assert len(rows) == len(found)
+    for name, *cells in rows:
+        engine, dtype, way = name.split(", ")
+        told = found[f"{ENGINES[engine]}-{way.split()[0].replace('-gram', 'gram')}-{dtype}"]
+        same = told["same_as_plain"]
+        speed, ratio = told["tokens_per_second"]["median"], told["ratio_to_baseline"]["median"]
+        assert cells == [f"{speed:.0f}", f"{ratio:.2f}", f"{same['same']}/{same['of']}" if same else ""]
+
+
+def test_the_drafters_of_the_readme_have_the_figures_of_the_files() -> None:
+    heads, drafters = (
+        json.loads((RESULTS / name).read_text(encoding="utf-8"))["results"]
+        for name in ("heads-240.json", "drafters-39.json")
+    )
+    rows = rows_of(README, "| drafter | tokens per pass | × plain | × plain on open chat |")
+    shown = [heads[name]["groups"] for name in ("head", "head>suffix>recycling:product")]
+    for row, groups in zip(rows, shown, strict=True):
+        figures = (groups["overall"]["tau"], groups["overall"]["ratio"], groups["open chat"]["ratio"])
+        assert row[1:] == [f"{figure:.2f}" for figure in figures]
+    by_kind = {kind: group["ratio"] for kind, group in shown[1].items()}
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"largest for translation ({max(by_kind.values()):.2f})" in text
+    assert f"from the humanities ({min(by_kind.values()):.2f})" in text
+    assert by_kind["translation"] == max(by_kind.values())
+    assert by_kind["humanities"] == min(by_kind.values())
+    ngram, suffix, recycling = (drafters[name]["groups"]["overall"] for name in ("ngram", "suffix", "recycling"))
+    assert "`ngram` emits {tau:.2f} tokens a pass and is {ratio:.2f} × as fast".format(**ngram) in text
+    assert "`suffix` {tau:.2f} and {ratio:.2f}, ".format(**suffix) in text
+    assert "`recycling` {tau:.2f} and {ratio:.2f} ".format(**recycling) in text
 
 
 def test_commands_in_the_text_are_of_modules_and_commands_that_are_there() -> None:
