@@ -3,8 +3,9 @@
 specdec report runs/<study> [output=FILE.html] [screenshots=FOLDER]
 specdec report runs/<before> runs/<after>
 
-With screenshots=FOLDER it also writes report-desktop.png and report-phone.png, as Chromium shows the page. The folder
-of a run of `specdec train` has a page of its curves. With two studies the page compares them, job by job.
+With screenshots=FOLDER Chromium also takes pictures of the page: <study>-desktop.png, <study>-dark.png and
+<study>-phone.png. The folder of a run of `specdec train` has a page of its curves. With two studies the page compares
+them, job by job.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from omegaconf import DictConfig
 
@@ -28,7 +29,7 @@ from specdec.report.training import is_training, write_curves
 from specdec.study.plan import values_of
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, ViewportSize
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -39,8 +40,12 @@ NO_BROWSER = (
 DRAWN = "html[data-drawn]"
 """Selects something once all charts are there."""
 
-SIZES = {"desktop": (1280, 1400), "phone": (390, 844)}
-"""Width and height of the screenshots, in CSS pixels."""
+VIEWS: dict[str, tuple[ViewportSize, Literal["light", "dark"]]] = {
+    "desktop": ({"width": 1280, "height": 1000}, "light"),
+    "dark": ({"width": 1280, "height": 1000}, "dark"),
+    "phone": ({"width": 390, "height": 844}, "light"),
+}
+"""Screenshot → size of the window, in CSS pixels, and colours."""
 
 
 @contextmanager
@@ -63,24 +68,25 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-def screenshots(chromium: Browser, page: Path, folder: Path) -> list[Path]:
-    """Pictures of the top of a page, on a desk and on a phone.
+def screenshots(chromium: Browser, page: Path, folder: Path, name: str) -> list[Path]:
+    """Pictures of the top of a page, one for each of `VIEWS`.
 
     Args:
         chromium: takes them.
         page: the HTML file.
         folder: where they go.
+        name: with which their names begin.
 
     Returns:
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, (width, height) in SIZES.items():
-        tab = chromium.new_page(viewport={"width": width, "height": height})
+    for view, (size, colors) in VIEWS.items():
+        tab = chromium.new_page(viewport=size, color_scheme=colors)
         tab.goto(page.resolve().as_uri())
         tab.wait_for_selector(DRAWN)
-        files.append(folder / f"report-{name}.png")
+        files.append(folder / f"{name}-{view}.png")
         tab.screenshot(path=files[-1])
         tab.close()
     return files
@@ -97,7 +103,7 @@ def _report(config: DictConfig) -> None:
     print(page)
     if config.screenshots is not None:
         with browser() as chromium:
-            print(*screenshots(chromium, page, Path(config.screenshots)), sep="\n")
+            print(*screenshots(chromium, page, Path(config.screenshots), title), sep="\n")
 
 
 def _compare(study: Path, later: Path, path: Path) -> Path:

@@ -1,4 +1,5 @@
-"""What a study found, in a sentence for each condition: who leads, by how much, how certain that is, and why."""
+"""What a study found, in a few sentences for each condition: which method is the fastest, by how much, whether that can
+be chance, and why."""
 
 from __future__ import annotations
 
@@ -19,29 +20,27 @@ def answer(contest: Contest) -> str:
         contest: of the study.
     """
     if not contest.ranked:
-        return f"No speedup counts: {_why_none(contest)}."
+        return _why_none(contest)
     first, *others = contest.ranked
     place = 1 if first.plain and others else 0
     best = contest.ranked[place]
-    sentence = f"{_claim(contest, best, place)}; {_rivals(contest, place)}" if others else _claim(contest, best, place)
-    return f"{sentence}. {_reasons(best)}"
+    return " ".join([_claim(best, place), *([_rivals(contest, place)] if others else []), _reasons(best)])
 
 
-def _claim(contest: Contest, best: Entrant, place: int) -> str:
-    speed = f"{best.speedup:.2f} times plain decoding" + _within(best)
+def _claim(best: Entrant, place: int) -> str:
     if best.plain:
-        return f"Only plain decoding was measured: {best.name}"
+        return f"Only plain decoding was measured: {best.name}."
+    speed = f"{best.speedup:.2f} times as fast as plain decoding{_within(best)}"
     if place or (best.speedup or 0.0) <= 1.0:
-        return f"No method is faster than plain decoding: the best, {best.name}, has {speed}"
-    if _sure(best) is False:
-        return f"{best.name} leads with {speed}, which is not certain to be faster than plain decoding"
-    return f"{best.name} leads with {speed}"
+        return f"No method is faster than plain decoding. The best one, {best.name}, is {speed}."
+    chance = " This lead over plain decoding may be chance." if _sure(best) is False else ""
+    return f"{best.name} is the fastest: {speed}.{chance}"
 
 
 def _within(best: Entrant) -> str:
     if not best.spread:
         return ""
-    return f" ({best.spread} between seeds)" if len(best.standings) > 1 else f" (95 %: {best.spread})"
+    return f" ({best.spread} between seeds)" if len(best.standings) > 1 else f" (95 % interval {best.spread})"
 
 
 def _sure(best: Entrant) -> bool | None:
@@ -56,33 +55,39 @@ def _rivals(contest: Contest, place: int) -> str:
     behind = range(place + 1, len(contest.ranked))
     names = [contest.ranked[other].name for other in behind]
     if not behind:
-        return "no other method was measured"
+        return "No other method was measured."
     known = [other for other in behind if (place, other) in contest.pairs]
     if not known:
-        return "too few prompts are shared to tell it from the others"
+        return "It shares too few prompts with the other methods to test the difference."
     alike = [contest.ranked[other].name for other in known if not contest.different(place, other)]
     if alike:
-        return f"it is not distinguishable from {_listed(alike)}"
+        return f"Its difference from {_listed(alike)} is not significant."
     pair = contest.pairs[place, known[0]]
     assert pair.low is not None
     assert pair.high is not None
-    by = f"{pair.ratio:.2f} times {names[0]} ({pair.low:.2f}–{pair.high:.2f}, p {_p(pair.p)})"
-    return f"it is {by}" + (", and the others differ from it too" if len(known) > 1 else "")
+    by = f"It is {pair.ratio:.2f} times as fast as {names[0]} ({pair.low:.2f}–{pair.high:.2f}, p {_p(pair.p)})"
+    return f"{by}. The others are significantly slower too." if len(known) > 1 else f"{by}."
 
 
 def _reasons(best: Entrant) -> str:
-    shares = ", ".join(f"{best.mean(f'{part}_share'):.0%} {part}" for part in ("draft", "verify", "host"))
+    passes = f"A target pass gives τ = {best.mean('tau'):.2f} tokens"
+    accepted = f"{best.mean('alpha'):.0%} of the tested draft tokens are accepted (α)"
     costs = [one.figures["drafting_cost"] for one in best.standings]
-    cost = "" if any(one is None for one in costs) else f", drafting costs {fmean(costs):.0%} of a plain step"
-    return f"Why: τ {best.mean('tau'):.2f} at α {best.mean('alpha'):.2f}{cost}; time: {shares}."
+    cost = "" if any(one is None for one in costs) else f"Drafting costs {fmean(costs):.0%} of a plain step. "
+    draft, verify, host = (f"{best.mean(f'{part}_share'):.0%}" for part in ("draft", "verify", "host"))
+    time = f"Time: {draft} drafting, {verify} target passes, {host} the rest."
+    return f"{passes}; {accepted}. {cost}{time}"
 
 
 def _why_none(contest: Contest) -> str:
     if contest.errors:
-        return f"{_listed([one.name for one in contest.errors])} measured above τ, which is an error"
+        names = _listed([one.name for one in contest.errors])
+        return f"No speedup can be reported. The one of {names} is above τ: a measuring error."
     if any(not one.method.evidence for entrant in contest.others for one in entrant.standings):
-        return "jobs ran side by side; compare τ and α"
-    return "nothing was decoded plainly beside the methods; compare τ and α"
+        return (
+            "No speedup can be reported: the jobs ran side by side, so their times are not reliable. Compare τ and α."
+        )
+    return "No speedup can be reported: no plain decoding was measured. Compare τ and α."
 
 
 def _listed(names: Sequence[str]) -> str:

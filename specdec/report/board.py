@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from specdec.measure.runs import Run
-from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, categories, standings
+from specdec.report.leaderboard import ALL, NOT_CREDIBLE, NOT_RELIABLE, Standing, categories, standings
 from specdec.report.methods import CONDITIONS, condition, methods, name_without, varying_axes
 
 COSTS = ("drafting", "MB")
@@ -87,5 +87,5 @@ def _cell(one: Standing | None) -> str:
         return f"{NOT_CREDIBLE}; {tau}"
     if one.speedup is None:
         return tau
-    told = ", ".join(part for part in (one.interval, "" if one.method.evidence else "no evidence") if part)
+    told = ", ".join(part for part in (one.interval, "" if one.method.evidence else NOT_RELIABLE) if part)
     return f"{one.speedup:.2f} ({told}); {tau}" if told else f"{one.speedup:.2f}; {tau}"

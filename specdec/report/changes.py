@@ -18,9 +18,9 @@ STUDY = "study"
 """The axis that says which study a run is of."""
 COLUMNS = ("method", "speedup before", "after", "after / before (95 %)", "p", "tokens/s", "τ before", "after")
 EXPLAINED = (
-    "Jobs with the same settings in both studies. After / before: geometric mean over the prompts of both of the ratio "
-    "of the speedups, with Student's paired t interval. p: of no change, after Holm's correction over all rows. "
-    "Tokens/s: the same ratio of the speeds themselves, which also tells two machines apart."
+    "Jobs with the same settings in both studies. After / before: ratio of the two speedups of a prompt, geometric "
+    "mean over the shared prompts, with its 95 % interval. p: p value of the paired t test for no change, after Holm's "
+    "correction over all rows. Tokens/s: the same ratio, of tokens per second; it also compares two machines."
 )
 
 

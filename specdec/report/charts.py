@@ -52,9 +52,9 @@ def _by_position(methods: Sequence[Method]) -> Figure:
     return Figure(
         "positions",
         "Acceptance by draft position",
-        "Conditional: α at this position, the share of its tested draft tokens that were accepted, given that all "
-        "before them were. Cumulative: the share of the steps with a draft in which this position and all before it "
-        "were accepted.",
+        "Conditional: α at this position. That is the share of draft tokens that were accepted, of those whose "
+        "predecessors were all accepted. Cumulative: the share of the steps with a draft in which this position and "
+        "all positions before it were accepted.",
         {"kind": "Kind", "position": "Position", "share": "Share accepted"},
         records,
         spec_of(lines(methods, alt.X("position:O", title="draft position"), y)),
@@ -79,8 +79,8 @@ def _histogram(methods: Sequence[Method]) -> Figure:
     return Figure(
         "histogram",
         "Accepted draft tokens per step",
-        "Share of the verified steps in which exactly 0, 1, 2, … draft tokens were accepted; steps without a draft "
-        "count as 0. Bars of a group stand in the legend's order.",
+        "Share of the verified steps in which exactly 0, 1, 2, … draft tokens were accepted. A step without a draft "
+        "counts as 0. The bars of a group are in the order of the legend.",
         {"accepted": "Accepted", "steps": "Steps", "share": "Share"},
         records,
         spec_of(chart),
@@ -114,8 +114,8 @@ def _time_split(methods: Sequence[Method]) -> Figure:
     return Figure(
         "time",
         "Where the time goes",
-        "Decoding time split into drafting, the target's passes (verify) and everything else on the host; prefill is "
-        "not in it. Segments stand in the order draft, verify, host.",
+        "Decoding time has three parts: drafting (draft), passes of the target (verify), and everything else (host). "
+        "Time to read the prompts is not counted.",
         {"part": "Part", "share": "Share of decoding time"},
         records,
         spec_of(alt.layer(bars, shares, names), height=alt.Step(46)),
@@ -135,7 +135,7 @@ def _predicted(methods: Sequence[Method]) -> Figure:
     extent = [record[name] for record in records for name in ("predicted", "measured")] or [1.0]
     diagonal = [{"both": min(extent)}, {"both": max(extent)}]
     x = alt.X("predicted:Q", title="predicted speedup", scale=alt.Scale(zero=False, nice=True, padding=14))
-    y = alt.Y("measured:Q", title="measured speedup; bar: τ", scale=alt.Scale(zero=False))
+    y = alt.Y("measured:Q", title="measured speedup; level bar: τ", scale=alt.Scale(zero=False))
     base = base_chart().encode(x=x, color=color(methods))
     tooltip = ["method:N", *(alt.Tooltip(f"{name}:Q", format=".2f") for name in ("predicted", "measured", "tau"))]
     faded = alt.condition("datum.alone == 'yes'", alt.value(1.0), alt.value(0.45))
@@ -148,9 +148,9 @@ def _predicted(methods: Sequence[Method]) -> Figure:
     return Figure(
         "predicted",
         "Predicted and measured speedup",
-        "Point: predicted τ · T(B) / (T_draft + T_verify + T_host) across, measured speedup up, with its 95 % "
-        "bootstrap interval. Dashed: where both agree. Bar: τ, above which no measurement can be true; those are left "
-        "out. Faint: measured side by side with other jobs, no evidence.",
+        "Across: predicted speedup, τ · T(B) / (T_draft + T_verify + T_host). Up: measured speedup, with its 95 % "
+        "bootstrap interval. Dashed line: both are equal. Level bar: τ. No true speedup is above τ, so runs that "
+        "measured more are left out. Pale: measured while other jobs ran, so the time is not reliable.",
         {"predicted": "Predicted", "measured": "Measured", "low": "From", "high": "To", "tau": "τ", "alone": "Alone"},
         records,
         spec_of(chart),
@@ -170,7 +170,8 @@ def _cost_curve(methods: Sequence[Method]) -> Figure:
     return Figure(
         "cost",
         "Cost of a pass by its rows",
-        "Time of a target pass of so many rows over that of one row. Dashed: a row that costs nothing.",
+        "Time of a target pass, divided by the time of a pass with one row. A draft token adds one row to the pass. "
+        "Dashed line: more rows cost nothing.",
         {"rows": "Rows", "seconds": "Seconds", "cost": "T(rows) / T(1)"},
         records,
         spec_of(alt.layer(level, lines(methods, x, y))),
@@ -187,8 +188,9 @@ def _distance(methods: Sequence[Method]) -> Figure:
     return Figure(
         "distance",
         "Distance of draft and target by position",
-        "Mean total variation between the target's distribution p and the drafter's q at each draft position: 0 if "
-        "they agree, 1 if they share no token. A single token cannot be accepted with a probability above 1 − TV.",
+        "Mean total variation distance (TV) between the target's distribution p and the drafter's distribution q at "
+        "each draft position. 0: they are equal. 1: they share no token. No lossless rule accepts a single draft token "
+        "with a probability above 1 − TV.",
         {"position": "Position", "distance": "TV(p, q)"},
         records,
         spec_of(lines(methods, alt.X("position:O", title="draft position"), y)),
@@ -202,9 +204,9 @@ def _calibration(methods: Sequence[Method]) -> Figure:
     x = alt.X("confidence:Q", title="q of the draft token", scale=alt.Scale(domain=[0, 1]), axis=percent())
     return Figure(
         "calibration",
-        "Is the drafter as sure as it should be?",
-        "Draft tokens put together by the drafter's probability q for them: mean q across, share accepted up. Dashed: "
-        "as often accepted as the drafter was sure. Below it the drafter is too sure of itself.",
+        "Calibration of the drafter",
+        "Draft tokens, grouped by the probability q that the drafter gave them. Across: mean q. Up: accepted share. "
+        "Dashed line: both are equal. Below it the drafter is overconfident.",
         {"confidence": "Mean q", "accepted": "Share accepted", "count": "Draft tokens"},
         records,
         spec_of(alt.layer(diagonal, lines(methods, x, share_axis("accepted", "accepted")))),

@@ -85,8 +85,8 @@ def along_the_text(methods: Sequence[Method]) -> Figure:
     return Figure(
         "choices",
         "Who drafted when",
-        "Share of the steps by the drafter whose draft was verified, by the place in the text where the step begins; "
-        f"{NOBODY}: nothing was drafted. Bars of a group are the methods with several drafters, in their order.",
+        "Share of the steps in which each drafter's draft was verified, by where in the text the step begins. "
+        f"{NOBODY}: nothing was drafted. Each bar of a group is one method, in the order of the table below.",
         {"kind": "Prompts", "tokens": "Tokens", "drafter": "Drafter", "steps": "Steps", "share": "Share"},
         records,
         spec_of(chart),

@@ -24,9 +24,9 @@ from specdec.stats import NOBODY
 
 COLUMNS = ("method", "speedup", "group", "over the leader (95 %)", "p", "prompts")
 EXPLAINED = (
-    "Over the leader: geometric mean over prompts of the ratio of the two speedups, with Student's paired t interval. "
-    "p: of the two being alike, by the t test on the logarithms, after Holm's correction over all pairs of the table. "
-    "Methods that share a letter are not distinguishable at 5 %: they are neighbours, and no pair of them differs."
+    "Over the leader: speedup of the method divided by that of the leader on the same prompt, geometric mean over "
+    "prompts, with its 95 % interval. p: p value of the paired t test on the logarithms, after Holm's correction over "
+    "all pairs of the table. Group: methods that share a letter do not differ significantly (5 % level)."
 )
 MIN_PROMPTS = 2
 """Prompts that two methods must share before anything is said of their difference."""
@@ -166,7 +166,7 @@ def markdown(contest: Contest) -> list[str]:
     lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(cells)} |" for cells in contest.rows]
     if contest.errors:
-        lines += ["", f"Not ranked, their speedup is above τ: {', '.join(one.name for one in contest.errors)}."]
+        lines += ["", f"Not ranked, because their speedup is above τ: {', '.join(one.name for one in contest.errors)}."]
     return lines
 
 

@@ -13,7 +13,9 @@ ALL = "all prompts"
 """The category that stands for all of them."""
 
 NOT_CREDIBLE = "> τ: measuring error"
-"""Stands in place of a speedup above τ, which no clock can have shown."""
+"""Stands in place of a speedup above τ, which cannot be true."""
+NOT_RELIABLE = "beside other jobs"
+"""Stands next to a speedup that was measured while other jobs ran."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def verdict(certificate: dict[str, Any] | None) -> str:
         return "not certified"
     if not certificate["passed"]:
         return "failed"
-    return "lossless" if certificate["lossless"] else "lossy, as it says"
+    return "lossless" if certificate["lossless"] else "lossy, as declared"
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ SHAPES = (
 
 STATES = {
     "done": "It is done.",
-    "unfinished": "It was stopped; the same command goes on where it was.",
-    "running": "A process is at it now.",
+    "unfinished": "It was stopped. Run the same command again to continue it.",
+    "running": "It is running now.",
     "planned": "It has not begun.",
 }
 """What is said of a run without an error."""

@@ -30,7 +30,7 @@ from specdec.report.charts import figures
 from specdec.report.choices import chosen, drafters
 from specdec.report.differences import COLUMNS, EXPLAINED, contests
 from specdec.report.files import FONT, LEGEND, light_colors
-from specdec.report.leaderboard import ALL, NOT_CREDIBLE, categories, origins, standings, verdict
+from specdec.report.leaderboard import ALL, NOT_CREDIBLE, NOT_RELIABLE, categories, origins, standings, verdict
 from specdec.report.marks import CONFIG, Figure
 from specdec.report.methods import (
     ALWAYS_NAMED,
@@ -97,6 +97,7 @@ def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> s
         categories=categories(rows),
         every=ALL,
         not_credible=NOT_CREDIBLE,
+        not_reliable=NOT_RELIABLE,
         tokens=tokens,
         chosen=chosen(named),
         drafters=drafters(named),

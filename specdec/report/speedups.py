@@ -13,7 +13,7 @@ from specdec.report.methods import CONDITIONS, SEED, Look, Method, axis_name, co
 
 MEASURES = {"speedup": "Speedup", "tau": "τ", "alpha": "α"}
 """What a curve can show."""
-OF_SEEDS = ", through the mean over its seeds; upright bars: ± their standard deviation"
+OF_SEEDS = " It joins the means over seeds; upright bars show ± their standard deviation."
 MAX_TICKS = 8
 """Numbers of an axis that are all named."""
 
@@ -31,7 +31,7 @@ def intervals(methods: Sequence[Method]) -> Figure:
         alt.Axis(orient="top", tickCount=8, offset=4, labelBaseline="bottom"),
         alt.Scale(zero=False, nice=True),
     )
-    title = "speedup over plain decoding; bar: τ"
+    title = "speedup over plain decoding; upright bar: τ"
     low, at = (alt.X(f"{name}:Q", title=title, scale=scale, axis=axis) for name in ("low", "speedup"))
     faded = alt.condition("datum.alone == 'yes'", alt.value(1.0), alt.value(0.45))
     plain = alt.Chart(alt.InlineData(values=[{"one": 1}])).mark_rule(**REFERENCE).encode(x="one:Q")
@@ -50,9 +50,9 @@ def intervals(methods: Sequence[Method]) -> Figure:
     return Figure(
         "speedup",
         "Speedup over plain decoding",
-        "Point: measured speedup, with its 95 % bootstrap interval over prompts; several on a line are seeds. Dashed: "
-        "plain decoding, 1.00. Bar: τ, above which no measurement can be true; those are left out. Faint: measured "
-        "side by side with other jobs, no evidence.",
+        "Point: measured speedup. Line: its 95 % interval (bootstrap over prompts). Each seed has its own point. "
+        "Dashed line: plain decoding, 1.00. Upright bar: τ. No true speedup is above τ, so runs that measured more are "
+        "left out. Pale: measured while other jobs ran, so the time is not reliable.",
         {"speedup": "Speedup", "low": "From", "high": "To", "tau": "τ", "alone": "Alone"},
         records,
         spec_of(chart, height=alt.Step(34)),
@@ -107,7 +107,7 @@ def _curve(axis: str, found: Sequence[Standing]) -> Figure:
     return Figure(
         f"over-{axis.replace('.', '-').replace('_', '-')}",
         f"Over {axis_name(axis)}",
-        f"Speedup, τ or α by {axis_name(axis)}: one line a method{OF_SEEDS if seeds else ''}. "
+        f"Speedup, τ or α for each value of {axis_name(axis)}. Each method has one line.{OF_SEEDS if seeds else ''} "
         "Speedups above τ are left out.",
         {"kind": "Figure"} | columns | {"at": axis_name(axis), "value": "Value"},
         records,

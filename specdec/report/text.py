@@ -15,7 +15,7 @@ from specdec.report.board import COSTS, boards, notes
 from specdec.report.board import markdown as board_markdown
 from specdec.report.differences import EXPLAINED, contests
 from specdec.report.differences import markdown as differences_markdown
-from specdec.report.leaderboard import ALL, NOT_CREDIBLE, Standing, standings
+from specdec.report.leaderboard import ALL, NOT_CREDIBLE, NOT_RELIABLE, Standing, standings
 from specdec.report.methods import methods
 from specdec.report.seeds import across_seeds
 from specdec.report.seeds import markdown as seeds_markdown
@@ -24,10 +24,10 @@ COLUMNS = ("method", "speedup (95 %)", "predicted", "τ", "α", "tokens/s", "dra
 
 ONE_CATEGORY = 1 + len(COSTS) + 2
 """Columns of a board over prompts of one category: it would repeat the first table."""
-ACROSS_SEEDS = "Runs that differ in their seed alone: mean ± standard deviation between seeds."
+ACROSS_SEEDS = "Runs that differ only in their seed. Each cell is the mean ± the standard deviation between seeds."
 BY_CATEGORY = (
-    "Speedup over plain decoding (95 %); τ. Drafting: time of a step's drafting over a plain step's. MB: what the "
-    "drafters hold."
+    "Each cell: speedup over plain decoding (95 % interval); τ. Drafting: drafting time of a step, as a share of a "
+    "plain step. MB: memory of the drafters."
 )
 
 
@@ -75,10 +75,17 @@ def markdown(runs: Sequence[Run], title: str, about: str = "") -> str:
 
 
 def write(runs: Sequence[Run], title: str, folder: Path) -> None:
-    """leaderboard.md and leaderboard.json."""
+    """leaderboard.md and leaderboard.json, which says of every run where it was measured."""
     write_file(folder / "leaderboard.md", markdown(runs, title))
     records = [
-        {"name": run.name, "status": run.status, "axes": run.axes, **run.summary.get("metrics", {})} for run in runs
+        {
+            "name": run.name,
+            "status": run.status,
+            "axes": run.axes,
+            **{key: run.environment.get(key) for key in ("machine", "command")},
+            **run.summary.get("metrics", {}),
+        }
+        for run in runs
     ]
     write_file(folder / "leaderboard.json", json.dumps(records, indent=1) + "\n")
 
@@ -104,6 +111,6 @@ def _speedup(one: Standing) -> str:
         return NOT_CREDIBLE
     if one.speedup is None:
         return "–"
-    mark = "" if one.method.evidence else "jobs ran side by side"
+    mark = "" if one.method.evidence else NOT_RELIABLE
     told = ", ".join(part for part in (one.interval, mark) if part)
     return f"{one.speedup:.2f} ({told})" if told else f"{one.speedup:.2f}"

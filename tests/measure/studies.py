@@ -27,7 +27,7 @@ STEPS: list[tuple[list[str], list[bool], str | None]] = [
 ]
 CERTIFICATE = {
     "rule": "token", "lossless": True, "law_equal": True, "faces_agree": True, "largest_deviation": "0",
-    "passed": True, "settings": 41, "failure": "",
+    "passed": True, "settings": 41, "failure": "", "witness": "",
 }  # fmt: skip
 
 

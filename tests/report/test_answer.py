@@ -14,7 +14,10 @@ from specdec.report.speedups import curves, intervals
 from tests.measure.studies import environment, run, scalars, summary
 from tests.report.test_differences import CLOSE, FAST, SLOW, measured
 
-WHY = "Why: τ 9.00 at α 0.50, drafting costs 5% of a plain step; time: 12% draft, 75% verify, 12% host."
+WHY = (
+    "A target pass gives τ = 9.00 tokens; 50% of the tested draft tokens are accepted (α). Drafting costs 5% of a "
+    "plain step. Time: 12% drafting, 75% target passes, 12% the rest."
+)
 
 
 def said(*runs: Run) -> str:
@@ -24,15 +27,16 @@ def said(*runs: Run) -> str:
 
 def test_a_leader_that_is_certain_is_named_with_its_lead() -> None:
     assert said(measured("slow", SLOW), measured("fast", FAST)).startswith(
-        "fast · auto leads with 2.10 times plain decoding (95 %: 2.00–2.23); it is 1.97 times slow · auto ("
+        "fast · auto is the fastest: 2.10 times as fast as plain decoding (95 % interval 2.00–2.23). It is 1.97 times "
+        "as fast as slow · auto ("
     )
     assert said(measured("fast", FAST), measured("slow", SLOW)).endswith(f", p < 0.001). {WHY}")
 
 
 def test_a_leader_that_others_may_equal_is_not_called_better() -> None:
     assert said(measured("fast", FAST), measured("close", CLOSE), measured("slow", SLOW)) == (
-        "fast · auto leads with 2.10 times plain decoding (95 %: 2.00–2.23); it is not distinguishable from "
-        f"close · auto. {WHY}"
+        "fast · auto is the fastest: 2.10 times as fast as plain decoding (95 % interval 2.00–2.23). Its difference "
+        f"from close · auto is not significant. {WHY}"
     )
 
 
@@ -40,10 +44,11 @@ def test_what_is_not_faster_than_plain_decoding_does_not_lead() -> None:
     plain = measured("none", [1.0] * 5, tau=1.0)
     told = said(plain, measured("bad", [0.5, 0.6, 0.5, 0.6, 0.55]))
     assert told.startswith(
-        "No method is faster than plain decoding: the best, bad · auto, has 0.55 times plain decoding (95 %: 0.45–0.68)"
+        "No method is faster than plain decoding. The best one, bad · auto, is 0.55 times as fast as plain decoding "
+        "(95 % interval 0.45–0.68)."
     )
     assert said(plain).startswith("Only plain decoding was measured: none · auto.")
-    assert "is not certain to be faster" in said(measured("odd", [1.0, 1.02, 1.1]))
+    assert "This lead over plain decoding may be chance." in said(measured("odd", [1.0, 1.02, 1.1]))
 
 
 def test_seeds_that_agree_say_nothing_of_other_prompts() -> None:
@@ -51,18 +56,21 @@ def test_seeds_that_agree_say_nothing_of_other_prompts() -> None:
     wide = [0.7, 0.8, 1.9, 3.0]
     told = said(measured("x", wide, seed=0), measured("x", wide, seed=1))
     assert told.startswith(
-        "x · auto leads with 1.60 times plain decoding (± 0.00 between seeds), which is not certain to be faster"
+        "x · auto is the fastest: 1.60 times as fast as plain decoding (± 0.00 between seeds). This lead over plain "
+        "decoding may be chance."
     )
 
 
 def test_a_study_without_a_speedup_says_why() -> None:
     beside = environment(side_by_side=True)
     assert said(measured("x", FAST, environment=beside)) == (
-        "No speedup counts: jobs ran side by side; compare τ and α."
+        "No speedup can be reported: the jobs ran side by side, so their times are not reliable. Compare τ and α."
     )
-    assert said(measured("x", FAST, tau=1.5)) == ("No speedup counts: x · auto measured above τ, which is an error.")
+    assert said(measured("x", FAST, tau=1.5)) == (
+        "No speedup can be reported. The one of x · auto is above τ: a measuring error."
+    )
     bare = run("x", {"drafter": "x", "rule": "auto"}, summary(scalars(None, 2.0, 0.5), 0.8))
-    assert said(bare) == ("No speedup counts: nothing was decoded plainly beside the methods; compare τ and α.")
+    assert said(bare) == ("No speedup can be reported: no plain decoding was measured. Compare τ and α.")
 
 
 def swept(drafter: str, gamma: int, seed: int, speedup: float | None, **others: Any) -> Run:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from specdec import cli
-from specdec.commands.report import DRAWN, SIZES, screenshots
+from specdec.commands.report import DRAWN, VIEWS, screenshots
 from specdec.measure.folders import RunFolder
 from specdec.measure.rows import PromptRow, StepRow
 from specdec.measure.runs import Run
@@ -25,6 +25,7 @@ from specdec.report.tokens import token_view
 from specdec.stats import DecodingStats
 from tests.browsing import EVIL, LOOK, contrast, spoken
 from tests.measure.studies import (
+    CERTIFICATE,
     PROMPTS,
     STEPS,
     axes,
@@ -129,7 +130,7 @@ def test_the_leaderboard_is_sorted_by_speedup_and_refuses_what_cannot_be_true(pa
         ["model · block · γ 4", "> τ: measuring error", "3.00", "0.81", "70.0", "–"],
     ]
     everything = page.locator("main").text_content() + page.locator("#data").text_content()
-    assert "no evidence here" not in everything
+    assert "not reliable" not in everything
     assert not re.search(r"\b3\.50?\b", everything)  # the speedup that exceeds τ stands nowhere
     page.get_by_label("Sorted by").select_option("α")
     assert [row[0] for row in standings(page)][:2] == ["model · block · γ 4", "model · token · γ 4"]
@@ -138,7 +139,7 @@ def test_the_leaderboard_is_sorted_by_speedup_and_refuses_what_cannot_be_true(pa
 
 def test_the_page_begins_with_what_was_found_and_the_interval_of_each_method(page: Any) -> None:
     first = page.locator("main > section").first
-    assert first.locator(".answer").inner_text().startswith("ngram · gumbel · γ 3 leads with 1.62 times plain decoding")
+    assert first.locator(".answer").inner_text().startswith("ngram · gumbel · γ 3 is the fastest: 1.62 times as fast")
     assert points(page, "speedup") == 3  # none has no speedup, and one is above τ
     drawn = page.locator("#figure-speedup .mark-text.role-mark text").all_text_contents()
     assert drawn == ["ngram · gumbel · γ 3", "ngram · gumbel · γ 5", "model · token · γ 4"]
@@ -161,8 +162,8 @@ def test_speedups_of_jobs_that_ran_side_by_side_are_marked_and_do_not_rank(show:
     fast = run("fast", axes("ngram", "gumbel", 3), summary(scalars(1.5, 2.0, 0.5), 0.8), environment=beside)
     slow = run("slow", axes("ngram", "gumbel", 5), summary(scalars(1.25, 2.5, 0.5), 0.8), environment=beside)
     page = show([fast, slow])
-    assert [row[1] for row in standings(page)] == ["1.25 no evidence", "1.50 no evidence"]  # by τ
-    assert page.get_by_text("Wall-clock is no evidence here.").is_visible()
+    assert [row[1] for row in standings(page)] == ["1.25 beside other jobs", "1.50 beside other jobs"]  # by τ
+    assert page.get_by_text("Times are not reliable here.").is_visible()
 
 
 def test_certificates_origins_and_errors_are_told(page: Any) -> None:
@@ -179,7 +180,16 @@ def test_certificates_origins_and_errors_are_told(page: Any) -> None:
     ended = page.locator("#ended-early").inner_text()
     assert "num_layers=40 exceeds the target's 30." in ended
     assert "early_exit · token · γ 4" in ended
-    assert "the same command goes on" in ended
+    assert "Run the same command again to continue it." in ended
+
+
+def test_a_failed_certificate_says_why(show: Open) -> None:
+    why = "The text [0, 1] has probability 1/4, not 3/8."
+    bad = {**CERTIFICATE, "law_equal": False, "passed": False, "witness": why}
+    page = show([run("x", axes("x", "mine", 3), summary(scalars(1.5, 2.0, 0.5), 0.8, certificate=bad))])
+    told = page.locator("#losslessness").inner_text()
+    assert "failed" in told
+    assert why in told
 
 
 def test_every_chart_has_a_definition_its_data_and_the_command(page: Any) -> None:
@@ -456,7 +466,7 @@ def test_text_has_contrast_on_light_and_on_dark_pages(page: Any, scheme: str, pa
 
 
 def test_a_phone_scrolls_tables_and_never_the_page(show: Open) -> None:
-    page = show(viewport={"width": SIZES["phone"][0], "height": SIZES["phone"][1]})
+    page = show(viewport=VIEWS["phone"][0])
     for summary_ in page.locator("main summary").all():
         summary_.click()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -581,11 +591,12 @@ def test_the_command_takes_pictures(
     monkeypatch.setattr("specdec.commands.report.browser", lambda: nullcontext(chromium))
     report(str(folder_of_runs(tmp_path / "hello")), f"screenshots={tmp_path / 'p'}", monkeypatch=monkeypatch)
     assert capsys.readouterr().out.split() == [
-        str(tmp_path / name) for name in ("hello/index.html", "p/report-desktop.png", "p/report-phone.png")
+        str(tmp_path / name)
+        for name in ("hello/index.html", "p/hello-desktop.png", "p/hello-dark.png", "p/hello-phone.png")
     ]
 
 
 def test_pictures_have_the_size_of_their_screens(chromium: Any, rivers: Path, tmp_path: Path) -> None:
-    made = screenshots(chromium, rivers, tmp_path)
+    made = screenshots(chromium, rivers, tmp_path, "rivers")
     sizes = {path.name: [int.from_bytes(path.read_bytes()[i : i + 4], "big") for i in (16, 20)] for path in made}
-    assert sizes == {f"report-{name}.png": list(size) for name, size in SIZES.items()}
+    assert sizes == {f"rivers-{view}.png": [size["width"], size["height"]] for view, (size, _) in VIEWS.items()}

@@ -254,6 +254,7 @@ def test_a_failed_job_is_kept_and_the_study_says_so(
     assert "OutOfBlocksError" in document
     told = json.loads((good.folder.parent / "leaderboard.json").read_text(encoding="utf-8"))
     assert sorted(one["status"] for one in told) == ["done", "failed"]
+    assert {one["machine"] for one in told} == {good.environment["machine"]}
 
 
 def test_a_speedup_above_tau_is_never_shown(composed: Callable[..., DictConfig]) -> None:
