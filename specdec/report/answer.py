@@ -11,10 +11,11 @@ from specdec.report.differences import Contest, Entrant, told
 
 MAX_NAMES = 3
 """Methods that a sentence names one by one."""
+NO_SPEEDUP = "No speedup can be reported."
 
 
-def answer(contest: Contest) -> str:
-    """Of one condition, without its name.
+def answer(contest: Contest) -> tuple[str, str]:
+    """Of one condition, without its name: what was found, and why.
 
     Args:
         contest: of the study.
@@ -24,17 +25,19 @@ def answer(contest: Contest) -> str:
     first, *others = contest.ranked
     place = 1 if first.plain and others else 0
     best = contest.ranked[place]
-    return " ".join([_claim(best, place), *([_rivals(contest, place)] if others else []), _reasons(best)])
+    rivals = contest.ranked[place + 1 :]
+    found = f"{_claim(best, place, bool(rivals))} {_rivals(contest, place)}" if rivals else _claim(best, place, False)
+    return found, _reasons(best)
 
 
-def _claim(best: Entrant, place: int) -> str:
+def _claim(best: Entrant, place: int, rivals: bool) -> str:
     if best.plain:
-        return f"Only plain decoding was measured: {best.name}."
+        return "Only plain decoding was measured."
     speed = f"{best.speedup:.2f} times as fast as plain decoding{_within(best)}"
     if place or (best.speedup or 0.0) <= 1.0:
         return f"No method is faster than plain decoding. The best one, {best.name}, is {speed}."
     chance = " This lead over plain decoding may be chance." if _sure(best) is False else ""
-    return f"{best.name} is the fastest: {speed}.{chance}"
+    return f"{best.name} is {'the fastest: ' if rivals else ''}{speed}.{chance}"
 
 
 def _within(best: Entrant) -> str:
@@ -51,21 +54,19 @@ def _sure(best: Entrant) -> bool | None:
 
 
 def _rivals(contest: Contest, place: int) -> str:
-    """How the next methods stand to the one at `place`."""
+    """How the next methods stand to the one at `place`; there is one at least."""
     behind = range(place + 1, len(contest.ranked))
-    names = [contest.ranked[other].name for other in behind]
-    if not behind:
-        return "No other method was measured."
     known = [other for other in behind if (place, other) in contest.pairs]
     if not known:
         return "It shares too few prompts with the other methods to test the difference."
     alike = [contest.ranked[other].name for other in known if not contest.different(place, other)]
     if alike:
-        return f"Its difference from {_listed(alike)} is not significant."
+        return f"Its lead over {_listed(alike)} is not significant."
     pair = contest.pairs[place, known[0]]
     assert pair.low is not None
     assert pair.high is not None
-    by = f"It is {pair.ratio:.2f} times as fast as {names[0]} ({pair.low:.2f}–{pair.high:.2f}, p {_p(pair.p)})"
+    next_one = contest.ranked[known[0]].name
+    by = f"It is {pair.ratio:.2f} times as fast as {next_one} ({pair.low:.2f}–{pair.high:.2f}, p {_p(pair.p)})"
     return f"{by}. The others are significantly slower too." if len(known) > 1 else f"{by}."
 
 
@@ -79,20 +80,19 @@ def _reasons(best: Entrant) -> str:
     return f"{passes}; {accepted}. {cost}{time}"
 
 
-def _why_none(contest: Contest) -> str:
+def _why_none(contest: Contest) -> tuple[str, str]:
     if contest.errors:
         names = _listed([one.name for one in contest.errors])
-        return f"No speedup can be reported. The one of {names} is above τ: a measuring error."
+        return NO_SPEEDUP, f"The speedup of {names} is above τ: a measuring error."
     if any(not one.method.evidence for entrant in contest.others for one in entrant.standings):
-        return (
-            "No speedup can be reported: the jobs ran side by side, so their times are not reliable. Compare τ and α."
-        )
-    return "No speedup can be reported: no plain decoding was measured. Compare τ and α."
+        return NO_SPEEDUP, "The jobs ran side by side, so their times are not reliable. Compare τ and α."
+    return NO_SPEEDUP, "No plain decoding was measured. Compare τ and α."
 
 
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+    *first, last = [*names[:MAX_NAMES], f"{more} more"] if more > 0 else names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _p(p: float) -> str:

@@ -19,6 +19,7 @@ from specdec.report.marks import (
     color,
     entry,
     lines,
+    near,
     percent,
     shape,
     share_axis,
@@ -142,15 +143,18 @@ def _predicted(methods: Sequence[Method]) -> Figure:
     chart = alt.layer(
         alt.Chart(alt.InlineData(values=diagonal)).mark_line(**REFERENCE).encode(x="both:Q", y="both:Q"),
         base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q", opacity=faded),
-        base.mark_tick(orient="horizontal", thickness=2.5, size=18).encode(y="tau:Q", opacity=faded),
+        near(base, "tau", "measured")
+        .mark_tick(orient="horizontal", thickness=2.5, size=18)
+        .encode(y="tau:Q", opacity=faded),
         base.mark_point(filled=True, size=80).encode(y=y, shape=shape(methods), opacity=faded, tooltip=tooltip),
     )
     return Figure(
         "predicted",
         "Predicted and measured speedup",
         "Across: predicted speedup, τ · T(B) / (T_draft + T_verify + T_host). Up: measured speedup, with its 95 % "
-        "bootstrap interval. Dashed line: both are equal. Level bar: τ. No true speedup is above τ, so runs that "
-        "measured more are left out. Pale: measured while other jobs ran, so the time is not reliable.",
+        "bootstrap interval. Dashed line: both are equal. Level bar: τ, unless it is far off. No true speedup is "
+        "above τ, so runs that measured more are left out. Pale: measured while other jobs ran, so the time is not "
+        "reliable.",
         {"predicted": "Predicted", "measured": "Measured", "low": "From", "high": "To", "tau": "τ", "alone": "Alone"},
         records,
         spec_of(chart),

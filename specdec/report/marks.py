@@ -13,6 +13,8 @@ from specdec.report.methods import Look, Method
 HEIGHT, FACET_HEIGHT = 260, 180
 FACETS = 3
 """Charts side by side at most."""
+FAR = 1.5
+"""Times the largest value: what is beyond it is not drawn."""
 REFERENCE: dict[str, Any] = {"color": "var(--muted)", "strokeDash": [4, 4], "strokeWidth": 1}
 
 CONFIG: dict[str, Any] = {
@@ -60,6 +62,11 @@ class Figure:
     titled: bool = False
 
     @property
+    def limited(self) -> bool:
+        """Whether each run has lines or bars of its own that others cover, so that only a few can be drawn."""
+        return not (self.titled or self.series or self.parts)
+
+    @property
     def legend(self) -> list[tuple[Look, list[int]]]:
         """Its series, each with the keys of its runs."""
         return [
@@ -88,6 +95,11 @@ def lines(methods: Sequence[Look], x: alt.X, y: alt.Y, *below: alt.Chart) -> alt
         base.mark_line(strokeWidth=2).encode(strokeDash=dash),
         base.mark_point(filled=True, size=60, opacity=1).encode(shape=shape(methods)),
     )
+
+
+def near(base: alt.Chart, name: str, of: str) -> alt.Chart:
+    """The records whose field `name` is not far above the largest of the field `of`, so that those keep the room."""
+    return base.transform_joinaggregate(largest=f"max({of})").transform_filter(f"datum.{name} <= {FAR} * datum.largest")
 
 
 def share_axis(name: str, title: str) -> alt.Y:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from specdec.measure.runs import Run
 
-ALWAYS_NAMED = ("drafter", "rule")
-"""Axes that belong to a method's name even if all runs share them."""
+DRAFTER, RULE = "drafter", "rule"
+"""Axes that a method's name begins with: the drafter always, the rule where it differs within the study."""
 
 CONDITIONS = (
     "target", "dtype", "kv_dtype", "data", "temperature", "top_k", "top_p", "min_p", "max_tokens", "batch",
@@ -145,7 +145,7 @@ def common_axes(runs: Sequence[Run]) -> dict[str, str]:
     """Axes that all runs have and share, with their values; those that name a method or a condition come first."""
     first, *others = [run.axes for run in runs]
     shared = [axis for axis in first if all(axis in one and one[axis] == first[axis] for one in others)]
-    chief = (*ALWAYS_NAMED, *CONDITIONS)
+    chief = (DRAFTER, RULE, *CONDITIONS)
     shared.sort(key=lambda axis: chief.index(axis) if axis in chief else len(chief))
     return {axis: as_text(first[axis]) for axis in shared}
 
@@ -167,7 +167,7 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     """Names and numbers runs, in their order; those with figures first, so that they have the clearest colours."""
     varying = varying_axes(runs)
     ordered = sorted(runs, key=lambda run: run.status != "done")
-    telling = [axis for axis in varying if not _follows(axis, runs)]
+    telling = telling_axes(runs)
     labels = [_label(run, telling) for run in ordered]
     shared = Counter(labels)
     return [
@@ -181,16 +181,21 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     ]
 
 
-def _label(run: Run, telling: Sequence[str]) -> str:
-    named = [as_text(run.axes[axis]) for axis in ALWAYS_NAMED if axis in run.axes]
-    others = [axis for axis in telling if axis in run.axes and axis not in ALWAYS_NAMED]
+def _label(run: Run, telling: Iterable[str]) -> str:
+    named = [as_text(run.axes[axis]) for axis in (DRAFTER, RULE) if axis in run.axes and axis in (DRAFTER, *telling)]
+    others = [axis for axis in telling if axis in run.axes and axis not in (DRAFTER, RULE)]
     return " · ".join([*named, *(f"{axis_name(axis)} {as_text(run.axes[axis])}" for axis in others)]) or run.name
+
+
+def telling_axes(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Those of `varying_axes` whose value the drafter's name does not say already."""
+    return {axis: values for axis, values in varying_axes(runs).items() if not _follows(axis, runs)}
 
 
 def _follows(axis: str, runs: Sequence[Run]) -> bool:
     """Whether the drafter's name says the value, as it does where every drafter has its own default."""
-    pairs = {(run.axes.get("drafter"), run.axes.get(axis, NOT_GIVEN)) for run in runs}
-    return axis not in CONDITIONS and len(pairs) == len({drafter for drafter, _ in pairs})
+    pairs = {(run.axes.get(DRAFTER), run.axes.get(axis, NOT_GIVEN)) for run in runs}
+    return axis not in (DRAFTER, RULE, *CONDITIONS) and len(pairs) == len({drafter for drafter, _ in pairs})
 
 
 def numbers_first(value: Any) -> tuple[bool, float, str]:

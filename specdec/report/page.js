@@ -55,9 +55,20 @@ function update() {
   showStandings(visible);
   delete document.documentElement.dataset.drawn;
   const drawn = all("[data-figure]").map((figure) => showFigure(figure, visible));
+  hideEmptySections();
   Promise.all(drawn).then(() => (document.documentElement.dataset.drawn = ""));
-  if (control("run")) showText(visible);
+  if (control("run")) showText();
   history.replaceState(null, "", address() || location.pathname + location.search);
+}
+
+// Where the filter leaves nothing of a section, it goes with its link; the leaderboard stays, and says so.
+function hideEmptySections() {
+  for (const section of all("main > section:not(#answer, #leaderboard)")) {
+    const figures = all("[data-figure]", section);
+    const parts = figures.length ? figures : all("[data-run], [data-runs]", section);
+    section.hidden = parts.length > 0 && parts.every((part) => part.hidden);
+  }
+  for (const link of all("nav a")) link.parentElement.hidden = one(link.hash).hidden;
 }
 
 function showStandings(visible) {
@@ -75,6 +86,7 @@ function showStandings(visible) {
     else head.removeAttribute("aria-sort");
   }
   one("#nothing").hidden = rows.some((row) => !row.hidden);
+  one("#standings").hidden = !one("#nothing").hidden;
 }
 
 // --- Charts
@@ -82,6 +94,9 @@ function showStandings(visible) {
 function showFigure(figure, visible) {
   const key = figure.dataset.figure;
   const records = shownRecords(figure, visible);
+  const drawn = drawnRuns(figure, visible);
+  for (const item of all(".legend [data-run]", figure)) item.hidden = !drawn.has(Number(item.dataset.run));
+  one("[data-limited]", figure).hidden = !data.figures[key].limited || drawn.size < data.most;
   figure.hidden = records.length === 0;
   if (records.length) charts[key] = draw(charts[key], figure, data.figures[key].spec, records);
   return charts[key];
@@ -89,8 +104,17 @@ function showFigure(figure, visible) {
 
 function shownRecords(figure, visible) {
   const kind = one("input[type=radio]:checked", figure)?.value;
+  const drawn = drawnRuns(figure, visible);
   const { records } = data.figures[figure.dataset.figure];
-  return records.filter((record) => visible.has(record.run) && (!kind || record.kind === kind));
+  return records.filter((record) => drawn.has(record.run) && (!kind || record.kind === kind));
+}
+
+// Of a chart in which each run has lines or bars of its own, the best few: more cannot be told apart.
+function drawnRuns(figure, visible) {
+  const { records, limited } = data.figures[figure.dataset.figure];
+  if (!limited) return visible;
+  const there = new Set(records.map((record) => record.run));
+  return new Set(data.ranked.filter((run) => visible.has(run) && there.has(run)).slice(0, data.most));
 }
 
 // A chart takes the width that there is; parts side by side share it, as many as have room.
@@ -114,9 +138,9 @@ async function draw(before, figure, spec, records) {
 
 // --- Texts
 
-function showText(visible) {
+function showText() {
   const runs = control("run");
-  for (const option of runs.options) option.hidden = option.disabled = !visible.has(Number(option.value));
+  for (const option of runs.options) option.disabled = option.hidden;
   if (runs.selectedOptions[0]?.disabled ?? true) runs.value = [...runs.options].find((option) => !option.disabled)?.value;
   const prompt = control("prompt").value;
   one("#prompt-text p").textContent = data.tokens.prompts[prompt].text;

@@ -30,16 +30,26 @@ from specdec.report.charts import figures
 from specdec.report.choices import chosen, drafters
 from specdec.report.differences import COLUMNS, EXPLAINED, contests
 from specdec.report.files import FONT, LEGEND, light_colors
-from specdec.report.leaderboard import ALL, NOT_CREDIBLE, NOT_RELIABLE, categories, origins, standings, verdict
+from specdec.report.leaderboard import (
+    ALL,
+    NOT_CREDIBLE,
+    NOT_RELIABLE,
+    Standing,
+    categories,
+    origins,
+    standings,
+    verdict,
+)
 from specdec.report.marks import CONFIG, Figure
 from specdec.report.methods import (
-    ALWAYS_NAMED,
     CONDITIONS,
+    DRAFTER,
+    RULE,
     Method,
     axis_name,
     common_axes,
     methods,
-    varying_axes,
+    telling_axes,
 )
 from specdec.report.seeds import COLUMNS as SEED_COLUMNS
 from specdec.report.seeds import across_seeds
@@ -51,6 +61,8 @@ PACKAGE = files("specdec.report")
 VEGA_LITE = "6.4"
 WIDTH = 480
 """Of the drawing area of a chart's file, in pixels."""
+MOST = 10
+"""Runs in a chart with lines or bars for each of them."""
 
 
 def write_report(runs: Sequence[Run], path: str | Path, title: str, changed: Sequence[Change] = ()) -> Path:
@@ -71,7 +83,7 @@ def write_report(runs: Sequence[Run], path: str | Path, title: str, changed: Seq
 
 def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> str:
     """The dashboard as HTML; see `write_report`."""
-    named, varying = methods(runs), varying_axes(runs)
+    named = methods(runs)
     charts, rows, tokens = figures(named), standings(named), token_view(named)
     scripts = [Markup(_vega()), *(Markup(_own(name)) for name in ("page.js", "pdf.js", "downloads.js"))]
     template = jinja2.Environment(
@@ -83,15 +95,15 @@ def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> s
         policy=policy(script_src=hashes(*scripts), style_src="'unsafe-inline'", img_src="data:"),
         style=Markup(style() + _own("style.css")),
         scripts=scripts,
-        data=_embedded(_data(named, charts, tokens, title)),
+        data=_embedded(_data(named, rows, charts, tokens, title)),
         methods=named,
         done=[method for method in named if method.done],
         ended_early=[method for method in named if not method.done and not method.coming],
         coming=[method for method in named if method.coming],
         states=Counter(method.run.status for method in named if method.coming),
         common=common_axes(runs),
-        chief={*ALWAYS_NAMED, *CONDITIONS},
-        axes=varying,
+        chief={DRAFTER, RULE, *CONDITIONS},
+        axes=telling_axes(runs),
         figures=charts,
         standings=rows,
         categories=categories(rows),
@@ -103,29 +115,35 @@ def render(runs: Sequence[Run], title: str, changed: Sequence[Change] = ()) -> s
         drafters=drafters(named),
         notes=notes(runs),
         ranks=RANKS,
+        most=MOST,
         origins=origins(named),
         across_seeds=across_seeds(runs),
         seeds={"columns": SEED_COLUMNS, "caption": ACROSS_SEEDS},
         contests=(found := contests(runs)),
         changes={"rows": changed, "columns": CHANGES, "caption": CHANGES_EXPLAINED},
-        answers=[(one.condition, answer(one)) for one in found],
+        answers=[(one.condition, *answer(one)) for one in found],
         differences={"columns": COLUMNS, "caption": EXPLAINED},
     )
 
 
-def _data(named: Sequence[Method], charts: Sequence[Figure], tokens: dict[str, Any], title: str) -> dict[str, Any]:
+def _data(
+    named: Sequence[Method], rows: Sequence[Standing], charts: Sequence[Figure], tokens: dict[str, Any], title: str
+) -> dict[str, Any]:
     """What the page's scripts work on."""
     return {
         "name": re.sub(r"\W+", "-", title).strip("-") or "study",
         "paper": {"colors": light_colors(), "font": FONT, "legend": LEGEND, "width": WIDTH},
         "runs": [{"key": method.key, "name": method.run.name, "axes": method.axes} for method in named],
         "config": CONFIG,
+        "most": MOST,
+        "ranked": list(dict.fromkeys(row.method.key for row in rows)),
         "figures": {
             figure.key: {
                 "spec": figure.spec | {"description": f"{figure.title}. Its data is in the table below."},
                 "records": figure.records,
                 "columns": figure.columns,
                 "titled": figure.titled,
+                "limited": figure.limited,
             }
             for figure in charts
         },

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from specdec.report.leaderboard import ALL, Standing, standings
-from specdec.report.marks import REFERENCE, Figure, Record, base_chart, color, faceted, lines, shape, spec_of
+from specdec.report.marks import REFERENCE, Figure, Record, base_chart, color, faceted, lines, near, shape, spec_of
 from specdec.report.methods import CONDITIONS, SEED, Look, Method, axis_name, condition, name_without, numbers_first
 
 MEASURES = {"speedup": "Speedup", "tau": "τ", "alpha": "α"}
@@ -37,11 +37,13 @@ def intervals(methods: Sequence[Method]) -> Figure:
     plain = alt.Chart(alt.InlineData(values=[{"one": 1}])).mark_rule(**REFERENCE).encode(x="one:Q")
     tooltip = ["method:N", *(alt.Tooltip(f"{name}:Q", format=".2f") for name in ("speedup", "low", "high", "tau"))]
     colors, shapes = color(looks), shape(looks)
-    names = base.mark_text(align="left", dy=-9, limit=alt.ExprRef("width"))
+    names = base.mark_text(align="left", dx=3, dy=-9, limit=alt.ExprRef("width"))
     chart = alt.layer(
         plain,
         base.mark_rule(strokeWidth=2, yOffset=5).encode(x=low, x2="high:Q", color=colors, opacity=faded),
-        base.mark_tick(thickness=2.5, size=12, yOffset=5).encode(x="tau:Q", color=colors, opacity=faded),
+        near(base, "tau", "speedup")
+        .mark_tick(thickness=2.5, size=12, yOffset=5)
+        .encode(x="tau:Q", color=colors, opacity=faded),
         base.mark_point(filled=True, size=70, yOffset=5).encode(
             x=at, color=colors, shape=shapes, opacity=faded, tooltip=tooltip
         ),
@@ -51,8 +53,8 @@ def intervals(methods: Sequence[Method]) -> Figure:
         "speedup",
         "Speedup over plain decoding",
         "Point: measured speedup. Line: its 95 % interval (bootstrap over prompts). Each seed has its own point. "
-        "Dashed line: plain decoding, 1.00. Upright bar: τ. No true speedup is above τ, so runs that measured more are "
-        "left out. Pale: measured while other jobs ran, so the time is not reliable.",
+        "Dashed line: plain decoding, 1.00. Upright bar: τ, unless it is far off. No true speedup is above τ, so runs "
+        "that measured more are left out. Pale: measured while other jobs ran, so the time is not reliable.",
         {"speedup": "Speedup", "low": "From", "high": "To", "tau": "τ", "alone": "Alone"},
         records,
         spec_of(chart, height=alt.Step(34)),

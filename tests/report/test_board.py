@@ -35,11 +35,11 @@ def test_each_condition_has_its_methods_the_fastest_first() -> None:
     assert (first.condition, second.condition) == ("temperature 0.0, batch 1", "temperature 1.0, batch 8")
     assert first.columns == second.columns == HEAD
     assert first.rows == [
-        ["suffix · auto", "5.0%", "1.5", "1.50 (1.40–1.62); τ 2.50", "1.50 (1.40–1.62); τ 2.00",
+        ["suffix", "5.0%", "1.5", "1.50 (1.40–1.62); τ 2.50", "1.50 (1.40–1.62); τ 2.00",
          "2.25 (2.15–2.38); τ 3.00"],
-        ["ngram · auto", "5.0%", "1.5", "1.25 (1.15–1.38); τ 2.50", "1.25 (1.15–1.38); τ 2.00",
+        ["ngram", "5.0%", "1.5", "1.25 (1.15–1.38); τ 2.50", "1.25 (1.15–1.38); τ 2.00",
          "1.88 (1.77–2.00); τ 3.00"],
-        ["none · auto", "–", "1.5", "τ 2.50", "τ 2.00", "τ 3.00"],
+        ["none", "–", "1.5", "τ 2.50", "τ 2.00", "τ 3.00"],
     ]  # fmt: skip
     [row] = second.rows
     assert row[3:] == ["2.25 (2.15–2.38); τ 2.50", "> τ: measuring error; τ 2.00", "> τ: measuring error; τ 3.00"]
@@ -58,7 +58,7 @@ def test_the_document_has_the_boards_and_what_was_left_out_once() -> None:
     text = document(STUDY, "leaderboard")
     assert text.count("### temperature") == 2
     assert text.count("Left out: model.") == 1
-    assert "| suffix · auto | 5.0% | 1.5 |" in text
+    assert "| suffix | 5.0% | 1.5 |" in text
     assert notes(STUDY) == ["Left out: model."]
 
 

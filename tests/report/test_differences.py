@@ -33,7 +33,7 @@ FAST, CLOSE, SLOW = [2.0, 2.2, 2.1, 2.3, 1.9], [2.1, 2.0, 2.2, 2.1, 2.0], [1.0, 
 
 def test_pairs_have_scipys_p_times_holms_factor_and_groups_follow() -> None:
     [contest] = contests([measured("slow", SLOW), measured("close", CLOSE), measured("fast", FAST)])
-    assert [one.name for one in contest.ranked] == ["fast · auto", "close · auto", "slow · auto"]
+    assert [one.name for one in contest.ranked] == ["fast", "close", "slow"]
     logs = {name: [log(x) for x in values] for name, values in
             {"fast": FAST, "close": CLOSE, "slow": SLOW}.items()}  # fmt: skip
     p = {
@@ -45,7 +45,7 @@ def test_pairs_have_scipys_p_times_holms_factor_and_groups_follow() -> None:
     assert contest.pairs[1, 2].p == pytest.approx(2 * p["close", "slow"])
     assert contest.pairs[0, 1].p == pytest.approx(p["fast", "close"])
     assert contest.letters == ["a", "a", "b"]
-    assert contest.rows[0] == ["fast · auto", "2.10 (2.00–2.23)", "a", "leader", "–", "–"]
+    assert contest.rows[0] == ["fast", "2.10 (2.00–2.23)", "a", "leader", "–", "–"]
     assert contest.rows[2][3].startswith("0.509 (")
     assert contest.rows[2][4:] == ["< 0.001", "5"]
 
@@ -55,12 +55,12 @@ def test_what_is_above_tau_is_ranked_nowhere_be_it_by_noise() -> None:
     above.summary["metrics"]["credible"] = True
     runs = [above, measured("slow", SLOW)]
     [contest] = contests(runs)
-    assert [one.name for one in contest.ranked] == ["slow · auto"]
-    assert [one.name for one in contest.errors] == ["odd · auto"]
-    assert [one.method.label for one in standings(methods(runs))] == ["slow · auto", "odd · auto"]
+    assert [one.name for one in contest.ranked] == ["slow"]
+    assert [one.name for one in contest.errors] == ["odd"]
+    assert [one.method.label for one in standings(methods(runs))] == ["slow", "odd"]
     assert [cells[1] for cells in rows(runs)][1] == NOT_CREDIBLE
     document = markdown(runs, "study")
-    assert "Not ranked, their speedup is above τ: odd · auto." in document
+    assert "Not ranked, because their speedup is above τ: odd." in document
     assert "1.51" not in document
 
 
@@ -77,7 +77,7 @@ def test_seeds_are_one_method_and_a_prompt_counts_once() -> None:
     """The geometric mean of 2 and 8 is 4, and of 1 and 4 it is 2."""
     fast = [measured("fast", [2.0, 1.0], seed=0), measured("fast", [8.0, 4.0], seed=1)]
     [contest] = contests([*fast, measured("slow", [1.0, 1.0])])
-    assert [one.name for one in contest.ranked] == ["fast · auto", "slow · auto"]
+    assert [one.name for one in contest.ranked] == ["fast", "slow"]
     assert contest.ranked[0].speedup == pytest.approx((1.5 + 6.0) / 2)
     assert list(contest.ranked[0].by_prompt.values()) == pytest.approx([4.0, 2.0])
     assert contest.pairs[0, 1].prompts == 2
@@ -98,5 +98,5 @@ def test_only_shared_prompts_of_one_condition_are_compared() -> None:
 def test_the_document_has_the_table_where_two_methods_are_ranked() -> None:
     document = markdown([measured("slow", SLOW), measured("fast", FAST)], "study")
     assert "## Which methods differ" in document
-    assert "| slow · auto | 1.07 (0.97–1.20) | b |" in document
+    assert "| slow | 1.07 (0.97–1.20) | b |" in document
     assert "## Which methods differ" not in markdown([measured("slow", SLOW)], "study")

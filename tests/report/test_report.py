@@ -130,7 +130,7 @@ def test_the_leaderboard_is_sorted_by_speedup_and_refuses_what_cannot_be_true(pa
         ["model · block · γ 4", "> τ: measuring error", "3.00", "0.81", "70.0", "–"],
     ]
     everything = page.locator("main").text_content() + page.locator("#data").text_content()
-    assert "not reliable" not in everything
+    assert "beside other jobs" not in everything
     assert not re.search(r"\b3\.50?\b", everything)  # the speedup that exceeds τ stands nowhere
     page.get_by_label("Sorted by").select_option("α")
     assert [row[0] for row in standings(page)][:2] == ["model · block · γ 4", "model · token · γ 4"]
@@ -215,6 +215,32 @@ def test_charts_without_data_are_left_out(show: Open) -> None:
     assert "not certified" in page.locator("#losslessness").inner_text()
 
 
+def test_of_many_runs_a_chart_of_lines_draws_the_best_and_the_filter_brings_others(show: Open) -> None:
+    page = show([
+        run(f"x{gamma}", axes("x", "token", gamma), summary(scalars(1.0 + gamma / 100, 2.0, 0.5), 0.8))
+        for gamma in range(1, 15)
+    ])  # fmt: skip
+    figure = page.locator("#figure-positions")
+    names = figure.locator(".legend li").filter(visible=True)
+    assert names.all_inner_texts() == [f"x · γ {gamma}" for gamma in range(5, 15)]
+    assert points(page, "positions") == 10 * 4
+    assert points(page, "speedup") == 14
+    assert figure.get_by_text("Only the 10 best runs of the leaderboard are drawn").is_visible()
+    for gamma in range(5, 15):
+        page.get_by_role("group", name="γ").get_by_label(str(gamma), exact=True).uncheck()
+    settled(page)
+    assert names.all_inner_texts() == [f"x · γ {gamma}" for gamma in range(1, 5)]
+    assert figure.get_by_text("Only the 10 best").is_hidden()
+
+
+def test_a_tau_far_above_every_speedup_takes_no_room(show: Open) -> None:
+    page = show([run(f"x{tau}", axes("x", "token", tau), summary(scalars(1.5, tau, 0.5), 0.8)) for tau in (2, 9)])
+    drawn = page.locator("#figure-speedup")
+    assert drawn.locator(".mark-rect path, .mark-tick path, [aria-roledescription=tick]").count() == 1
+    numbers = [float(text) for text in drawn.locator("text").all_text_contents() if re.fullmatch(r"[\d.]+", text)]
+    assert max(numbers) < 3
+
+
 def test_jobs_that_run_or_are_planned_are_no_failures(show: Open) -> None:
     done = run("done", axes("ngram", "token", 3), summary(scalars(1.5, 2.0, 0.5), 0.8))
     coming = [
@@ -225,8 +251,8 @@ def test_jobs_that_run_or_are_planned_are_no_failures(show: Open) -> None:
     assert "1 of 3 runs done, 1 running, 1 planned" in page.locator("header").inner_text()
     assert "unknown" not in page.locator("header").inner_text()  # a job that has not begun has no machine
     assert page.locator("#coming li").all_inner_texts() == [
-        "ngram · token · γ 5 running",
-        "ngram · token · γ 7 planned",
+        "ngram · γ 5 running",
+        "ngram · γ 7 planned",
     ]
     assert page.locator("#ended-early").count() == 0
     assert page.get_by_text("did not finish").count() == 0
@@ -254,7 +280,7 @@ def test_a_curve_has_a_part_for_each_condition_and_the_mean_and_spread_of_its_se
     told = figure.locator(".mark-symbol path").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
     means = sorted(float(re.findall(r"Mean of value: ([\d.]+)", text)[0]) for text in told)
     assert means == pytest.approx([1.35, 1.45, 1.55, 1.65, 1.95, 2.05])  # (1 + 0.1 γ + 0.15) and 0.1 more
-    assert figure.locator(".legend li").all_inner_texts() == ["ngram · token"]
+    assert figure.locator(".legend li").all_inner_texts() == ["ngram"]
     ticks = {text for text in parts if re.fullmatch(r"\d", text)}
     assert {"2", "4", "8"} <= ticks
     assert figure.locator(".mark-rule.role-mark line").count() == 6  # from a standard deviation below to one above
@@ -378,7 +404,10 @@ def test_a_filter_that_nothing_passes_says_so(page: Any) -> None:
     page.goto(page.url.partition("#")[0] + "#hide.drafter=model&hide.drafter=ngram&hide.drafter=none")
     page.locator("#count", has_text="2 of 7").wait_for()
     assert standings(page) == []
-    assert page.get_by_text("No finished run passes the filter.").is_visible()
+    assert page.get_by_text("No finished run matches the filter.").is_visible()
+    sections = page.locator("main > section").filter(visible=True)
+    assert sections.evaluate_all("all => all.map(e => e.id)") == ["answer", "leaderboard", "origins", "ended-early"]
+    assert page.locator("nav a").filter(visible=True).count() == 4
     assert page.locator("figure").filter(visible=True).count() == 0
 
 
@@ -496,10 +525,10 @@ def test_only_axes_that_differ_are_told_and_no_two_runs_share_a_name() -> None:
     assert varying_axes([one, two, three]) == {"gamma": ["9", "10", "does not apply"], "flag": ["no", "yes"]}
     twin = replace(two, folder=Path("rivers/d"))
     assert [method.label for method in methods([one, two, three, twin])] == [
-        "x · r · gamma 10 · flag yes",
-        "x · r · gamma 9 · flag no · b",
-        "x · r · flag no",
-        "x · r · gamma 9 · flag no · d",
+        "x · gamma 10 · flag yes",
+        "x · gamma 9 · flag no · b",
+        "x · flag no",
+        "x · gamma 9 · flag no · d",
     ]
 
 
@@ -512,9 +541,9 @@ def test_what_follows_from_the_drafter_is_no_part_of_a_name_but_a_condition_is()
         run("c", {"drafter": "tree", "batch": 1, "rule": "auto", "gamma": 5, "width": 2}, told),
     ]
     assert [one.label for one in methods(runs)] == [
-        "chain · auto · batch 1",
-        "chain · auto · batch 8",
-        "tree · auto · batch 1",
+        "chain · batch 1",
+        "chain · batch 8",
+        "tree · batch 1",
     ]
     runs.append(run("d", {**runs[2].axes, "gamma": 6}, told))  # a drafter with two values: all are told theirs
     assert [one.label.split(" · ")[-1] for one in methods(runs)] == ["gamma 3", "gamma 3", "gamma 5", "gamma 6"]
