@@ -99,7 +99,8 @@ def lines(methods: Sequence[Look], x: alt.X, y: alt.Y, *below: alt.Chart) -> alt
 
 def near(base: alt.Chart, name: str, of: str) -> alt.Chart:
     """The records whose field `name` is not far above the largest of the field `of`, so that those keep the room."""
-    return base.transform_joinaggregate(largest=f"max({of})").transform_filter(f"datum.{name} <= {FAR} * datum.largest")
+    largest: alt.Chart = base.transform_joinaggregate(largest=f"max({of})")
+    return largest.transform_filter(f"datum.{name} <= {FAR} * datum.largest")
 
 
 def share_axis(name: str, title: str) -> alt.Y:
