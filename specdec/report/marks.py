@@ -99,8 +99,9 @@ def lines(methods: Sequence[Look], x: alt.X, y: alt.Y, *below: alt.Chart) -> alt
 
 def near(base: alt.Chart, name: str, of: str) -> alt.Chart:
     """The records whose field `name` is not far above the largest of the field `of`, so that those keep the room."""
-    largest: alt.Chart = base.transform_joinaggregate(largest=f"max({of})")
-    return largest.transform_filter(f"datum.{name} <= {FAR} * datum.largest")
+    largest = base.transform_joinaggregate(largest=f"max({of})")
+    kept: alt.Chart = largest.transform_filter(f"datum.{name} <= {FAR} * datum.largest")
+    return kept
 
 
 def share_axis(name: str, title: str) -> alt.Y:
