@@ -1,9 +1,14 @@
-"""Long lists of cases, of which `make test` tries a few; the slow tests try the others."""
+"""Long lists of cases, of which `make test` tries a few; the slow tests try the others.
+
+`every` thins the values of one argument. The marker `fewer(step)`, of a test or a module, thins the cases of each test
+function, whatever arguments they come from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -22,3 +27,18 @@ def _slow(case: Any) -> Any:
     values, marks, name = (case.values, case.marks, case.id) if hasattr(case, "marks") else (case, (), None)
     values = values if isinstance(values, tuple) else (values,)
     return pytest.param(*values, marks=[*marks, pytest.mark.slow], id=name)
+
+
+def thin(items: Iterable[pytest.Item]) -> None:
+    """Of the cases of a test function marked `fewer(step)` one of `step` stays; the others are slow. Which ones follows
+    from their names, so that no value of an argument is left out by its place in the list."""
+    families: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in families.values():
+        mark = cases[0].get_closest_marker("fewer")
+        if mark is not None:
+            [step] = mark.args
+            kept = -(-len(cases) // step)
+            for item in sorted(cases, key=lambda item: crc32(item.nodeid.encode()))[kept:]:
+                item.add_marker(pytest.mark.slow)

@@ -20,6 +20,8 @@ from specdec.drafters.base import Drafter
 from specdec.study.config import register
 from specdec.study.plan import plan
 
+pytestmark = pytest.mark.fewer(2)
+
 ROOT = Path(__file__).parent.parent
 GROUPS = {group: sorted(p.stem for p in (ROOT / "configs" / group).glob("*.yaml")) for group in ("drafter", "sampling")}
 

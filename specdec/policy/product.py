@@ -64,6 +64,7 @@ class ProductPolicy(Policy):
         self.survival = SurvivalTable()
         self.trust = Trust()
         self._level_seconds: dict[str, float] = {}
+        self._times_drafted: dict[str, int] = {}
         self._purses: dict[str, Purse] = {}
         self._shown: dict[int, tuple[Draft, ...]] = {}
         """Request → the trimmable drafts that it had in this step."""
@@ -108,9 +109,11 @@ class ProductPolicy(Policy):
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
         if levels:
-            spent = seconds / levels
-            known = self._level_seconds.get(drafter) or spent  # the first draft tells what the next one will take
-            self._level_seconds[drafter] = SMOOTHING * known + (1 - SMOOTHING) * spent
+            spent, times = seconds / levels, self._times_drafted.get(drafter, 0)
+            known = self._level_seconds.get(drafter, spent)
+            # A first draft reads weights that nobody has read yet: if it counted, a drafter might never get a second.
+            now = SMOOTHING * known + (1 - SMOOTHING) * spent if times >= FEW else min(known, spent)
+            self._level_seconds[drafter], self._times_drafted[drafter] = now, times + 1
 
     def timed(self, load: Load, seconds: float) -> None:
         """See `Policy.timed`."""

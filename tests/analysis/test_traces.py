@@ -31,6 +31,8 @@ from tests.engines import DRAFTERS, hopeless, run, small_engine
 from tests.fewer import every
 from tests.tiny import VOCAB_SIZE, llama, llama_module
 
+pytestmark = pytest.mark.fewer(3)
+
 PROMPTS = [[1, 2, 3, 4], [9, 8, 7, 9, 8, 7], [5] * 6]
 WARM = SamplingParams(max_tokens=24, temperature=1.5, seed=5)
 GREEDY = SamplingParams(max_tokens=24)

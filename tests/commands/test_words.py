@@ -24,6 +24,8 @@ from specdec.study.config import register
 from specdec.study.plan import Plan, plan
 from tests.fewer import every
 
+pytestmark = pytest.mark.fewer(3)
+
 ROOT = Path(__file__).parents[2]
 SENTENCES = [
     "Hello, world",

@@ -49,6 +49,8 @@ from tests.drafters.headchecks import (
 from tests.engines import outputs, run
 from tests.pairheads import random_pairs
 
+pytestmark = pytest.mark.fewer(2)
+
 
 @every_target
 @every_way

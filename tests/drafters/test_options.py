@@ -40,6 +40,8 @@ from tests.othertokenizers import with_tokenizer
 from tests.tiny import VOCAB_SIZE, llama
 from tests.toytokenizers import of_strings
 
+pytestmark = pytest.mark.fewer(3)
+
 HOSTILE: list[Any] = [
     None, True, "", "5", b"5", "\ud800", -1, 0, 0.0, 1.0, 2.5, math.nan, math.inf, 1j, Decimal(3), 10**9, 2**63,
     10**5000, [], [1], {}, {1: 2}, (), object(), len, np.float32(2), np.array([1, 2]), np.bool_(True),

@@ -45,6 +45,8 @@ from tests.drafters.headchecks import (
 from tests.engines import outputs, run
 from tests.pairheads import flat_bigram_module, oracle_pairs, random_pairs
 
+pytestmark = pytest.mark.fewer(2)
+
 KINDS = {
     "EAGLE-3": ("eagle3", {}),
     "EAGLE-3.1": ("eagle3", {"fc_norm": True, "norm_output": True}),

@@ -24,6 +24,8 @@ from tests.drafting import draft_request
 from tests.engines import outputs, run, small_engine
 from tests.tiny import llama, llama_module
 
+pytestmark = pytest.mark.fewer(3)
+
 PROMPTS = [[5, 17, 3, 40, 40, 9], [1], [2, 3] * 9, [60, 0, 33]]
 WARM = SamplingParams(temperature=0.3)
 MAKERS: dict[str, Callable[..., Desk]] = {

@@ -22,6 +22,8 @@ from tests.engines import DRAFTERS, outputs, run, small_engine
 from tests.fewer import every
 from tests.texts import CASES, KINDS, Limited, Text, check_law, check_parts, row, target
 
+pytestmark = pytest.mark.fewer(3)
+
 A, B, END = range(3)
 TEXTS = [[A], [A, B], [B, A]]
 WARM = SamplingParams(temperature=1.0, constraint=Choices(TEXTS, [END], 3))

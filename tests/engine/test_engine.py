@@ -36,6 +36,8 @@ from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain,
 from tests.fewer import every
 from tests.tiny import VOCAB_SIZE, llama, llama_module
 
+pytestmark = pytest.mark.fewer(2)
+
 PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], list(range(10, 40)), [7, 7, 7, 7], [60, 3, 9, 60, 3, 9, 60, 3]]
 LENGTH = 24
 

@@ -19,6 +19,8 @@ from specdec.verify.tree import TreeShape
 from tests.engines import NonsenseDrafter, outputs, run, small_engine
 from tests.tiny import VOCAB_SIZE as V
 
+pytestmark = pytest.mark.fewer(3)
+
 PROMPTS = [[5], [1, 2, 3, 1, 2, 3, 1], [60, 3, 9, 60, 3, 9, 60, 3]]
 WRONG = 2
 """The request that goes wrong: its prompt alone begins with 60."""

@@ -26,7 +26,7 @@ from tests.engines import DRAFTERS
 from tests.kernels.variants import threads
 from tests.tiny import llama_module
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+pytestmark = [pytest.mark.fewer(2), pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")]
 
 PROMPT = [1, 2, 3, 1, 2]
 GREEDY, SAMPLED = SamplingParams(max_tokens=20), SamplingParams(max_tokens=20, temperature=0.8, seed=3)

@@ -30,6 +30,8 @@ from tests.texts import CASES, KINDS, Limited, Text, check_law, check_parts, tar
 from tests.tiny import llama
 from tests.toytokenizers import byte_level, of_merges
 
+pytestmark = pytest.mark.fewer(2)
+
 pytest.importorskip("llguidance", reason="needs the extra 'grammar'")
 pytest.importorskip("xgrammar", reason="needs the extra 'grammar'")
 

@@ -24,6 +24,8 @@ from specdec.models.loading import LoadedModel
 from tests.engines import DRAFTERS, add, outputs, run, small_engine
 from tests.tiny import llama
 
+pytestmark = pytest.mark.fewer(3)
+
 PROMPTS = [[1, 2, 3, 1, 2, 3, 1], [7, 7, 7, 7, 9], [60, 3, 9, 60, 3, 9]]
 PARAMS = [SamplingParams(max_tokens=10, temperature=0.8 * (i % 2), seed=i, repetition_penalty=1.1) for i in range(3)]
 SOURCES = str(Path(specdec.__file__).parent)

@@ -14,6 +14,8 @@ from tests.fewer import every
 from tests.texts import CASES, Limited, Text, check_law, check_parts
 from tests.tiny import VOCAB_SIZE, llama, llama_module
 
+pytestmark = pytest.mark.fewer(3)
+
 A, B, STOP, OUT = range(4)
 """Two ordinary tokens, one that ends the text, one that is not allowed."""
 

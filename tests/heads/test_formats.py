@@ -26,6 +26,8 @@ from specdec.heads.pairs import PairHead
 from tests.heads import published, reference, toys
 from tests.heads.test_block import TOLERANCE
 
+pytestmark = pytest.mark.fewer(3)
+
 TARGET, NARROW = TargetSizes(5, 24, 50), TargetSizes(5, 18, 50)
 LISTED = "eagle_aux_hidden_state_layer_ids"
 EMBEDDED = {"embed_tokens.weight": (50, 24)}

@@ -28,6 +28,8 @@ from specdec.kernels.linear.reference import quantize_rows
 from tests.kernels.paged import MIXED, TREE_PARENTS, UNIT, Case, Piece, columns, make_case, oracle
 from tests.kernels.variants import ARCHITECTURES, FIRST, every_architecture, kernels, marked, threads
 
+pytestmark = pytest.mark.fewer(3)
+
 every_dtype = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.int8], ids=["float32", "bfloat16", "int8"]
 )

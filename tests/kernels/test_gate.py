@@ -28,6 +28,8 @@ from specdec.randomness import RandomSource
 from tests.kernels.variants import kernels, threads
 from tests.tiny import llama_module
 
+pytestmark = pytest.mark.fewer(3)
+
 VOCAB, COMMITTED, BLOCKS = 64, 5, 2
 TREE = [-1, 0, 0, 1]
 HOSTILE = (-1, 300, 10**6, 10**9, -(10**9), 2**31, 2**40, -(2**63), 2**63 - 1)

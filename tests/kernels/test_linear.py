@@ -18,6 +18,8 @@ from specdec.kernels.linear.reference import linear, quantize_rows
 from specdec.kernels.linear.rounding import in_blocks
 from tests.kernels.variants import ARCHITECTURES, UNIT, every_architecture, kernels, threads
 
+pytestmark = pytest.mark.fewer(4)
+
 SIZES = [(1, 1), (7, 33), (33, 7), (49, 100), (100, 49), (64, 576), (576, 64), (16, 32), (97, 65)]
 """Columns and inputs: below, on and above the borders of panels (32), tiles (32 or 64 inputs) and vectors."""
 ROWS = 19

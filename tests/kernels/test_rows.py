@@ -15,6 +15,8 @@ from specdec.kernels.rows import reference
 from specdec.randomness import RandomSource
 from tests.kernels.variants import ARCHITECTURES, every_architecture, kernels, marked, threads
 
+pytestmark = pytest.mark.fewer(3)
+
 SIZES = [1, 2, 7, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4099, 49152]
 
 

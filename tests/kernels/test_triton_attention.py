@@ -19,6 +19,8 @@ from specdec.kernels.linear.reference import quantize_rows
 from tests.kernels.gpu import DEVICE, Check, assert_caught, poisoned
 from tests.kernels.paged import TREE_PARENTS, Case, Piece, columns, make_case, oracle
 
+pytestmark = pytest.mark.fewer(3)
+
 SMALL = [Piece(0, 3), Piece(18, 1), Piece(5, 7, TREE_PARENTS)]
 """A prefill, a token over two chunks, a tree over a border of chunks."""
 TINY = shipped.AttentionConfig(block_m=16, block_n=16, split=32)

@@ -27,6 +27,8 @@ from specdec.verify.base import StepKey, Verdict
 from specdec.verify.tree import ROOT, DraftTree
 from tests.kernels.gpu import DEVICE, Check, assert_caught, poisoned
 
+pytestmark = pytest.mark.fewer(3)
+
 V, BLOCK = 41, 16
 SEEDS = [0, 1, 2**32 + 5, 2**64 - 1]
 

@@ -39,6 +39,8 @@ from tests.models.bench import (
     text,
 )
 
+pytestmark = pytest.mark.fewer(4)
+
 GPT2 = {
     "vocab_size": VOCAB_SIZE,
     "n_embd": 32,

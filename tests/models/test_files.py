@@ -31,7 +31,7 @@ from specdec.models.tables import safetensors_table
 from specdec.models.vocabulary import tokens_of
 from tests.models.tinyfiles import cut, edit_json, make_module, make_tokenizer, write_gguf
 
-pytestmark = pytest.mark.usefixtures("alone")
+pytestmark = [pytest.mark.fewer(3), pytest.mark.usefixtures("alone")]
 
 
 class Trap:

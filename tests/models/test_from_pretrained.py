@@ -20,6 +20,8 @@ from specdec.testing.drafters import PoisonDrafter
 from tests.engines import ProphetDrafter
 from tests.models.zoo import MAX_CONTEXT, NAMES, VOCAB_SIZE, WINDOW, generated, save, tiny_config, tokenizer
 
+pytestmark = pytest.mark.fewer(3)
+
 PROMPTS = [
     [5, 9, 14, 33, 7, 5, 9, 14, 33, 50, 61, 5, 9, 71, 72, 5, 9, 14, 33, 80, 81, 82, 5, 9],
     [17, 18, 19, 20, 60, 3, 97, 41, 17, 18, 19],

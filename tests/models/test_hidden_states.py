@@ -31,6 +31,8 @@ from tests.models.bench import (
 )
 from tests.models.scenes import PROMPT, SCENES, TREE, Decoded
 
+pytestmark = pytest.mark.fewer(4)
+
 LAYERS = LLAMA["num_hidden_layers"]
 BOUNDARIES = tuple(range(LAYERS + 1))
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {

@@ -26,7 +26,7 @@ from specdec.paths import cache_dir
 from tests.cachefolders import DAMAGES, room_for, unwritable
 from tests.models.tinyfiles import WORDS, cut, edit_json, make_module, make_tokenizer, write_gguf
 
-pytestmark = pytest.mark.usefixtures("alone")
+pytestmark = [pytest.mark.fewer(2), pytest.mark.usefixtures("alone")]
 PROMPT = [4, 5, 6, 30, 7]
 
 

@@ -45,6 +45,8 @@ from tests.models.bench import (
 from tests.models.scenes import PROMPT, SCENES, TREE, Decoded
 from tests.tiny import llama_module
 
+pytestmark = pytest.mark.fewer(4)
+
 WINDOWED = LLAMA | {"sliding_window": WINDOW}
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA),

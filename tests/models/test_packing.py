@@ -17,6 +17,8 @@ from tests.kernels.variants import threads
 from tests.models.bench import LLAMA, MAX_CONTEXT, WINDOW, Bench, Own, assert_close, make_module
 from tests.models.scenes import PROMPT, SCENES, Decoded
 
+pytestmark = pytest.mark.fewer(3)
+
 WIDE = LLAMA | {"intermediate_size": 64}
 UNEVEN = LLAMA | {"intermediate_size": 50}
 """Rows that end within a vector: torch computes silu and gelu with another formula there."""

@@ -24,6 +24,8 @@ from tests.kernels.gpu import DEVICE
 from tests.models.bench import LLAMA, TREE_PARENTS, Bench, Own, make_module
 from tests.tiny import VOCAB_SIZE, llama_module
 
+pytestmark = pytest.mark.fewer(3)
+
 TINY = AttentionConfig(block_m=16, block_n=16, split=32)
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", LLAMA),

@@ -16,6 +16,8 @@ from specdec.policy.builder import MOST_NODES, MOST_ROWS, Wish, best_shape, buil
 from specdec.policy.curve import CostCurve
 from specdec.verify.shape import RANKS, ROOT, TreeShape
 
+pytestmark = pytest.mark.fewer(3)
+
 FREE = CostCurve((1, 100), (1.0, 1.0))
 PROPORTIONAL = CostCurve((1, 100), (1.0, 100.0))
 TYPICAL = CostCurve((1, 8, 16, 64), (1.0, 1.1, 1.5, 5.0))

@@ -165,14 +165,15 @@ def test_nonsense_is_soon_given_up_and_prophecy_is_not(monkeypatch: pytest.Monke
     assert good.stats.mean_accepted_length == 5.0
 
 
-def drawn(policy: ProductPolicy, accepted: int) -> list[int]:
-    """Depths of the chains of at most six that a policy asks for in 40 steps. A token of a chain takes 0.46 of a pass,
-    and so many of each chain are accepted."""
+def drawn(policy: ProductPolicy, accepted: int, first: float = 0.46) -> list[int]:
+    """Depths of the chains of at most six that a policy asks for in 40 steps. The first draft takes some time. Then a
+    token of a chain takes 0.46 of a pass. So many tokens of each chain are accepted."""
     candidate, depths = Candidate("d", 6), list[int]()
-    policy.drafted("d", 1, 1, 0.46)
     for _ in range(40):
         [choices] = policy.choose([Ask(0, (candidate,))], Load(1, 1))
         depths.append(sum(choice.depth for choice in choices))
+        if depths[-1]:
+            policy.drafted("d", 1, depths[-1], 0.46 * depths[-1] if any(depths[:-1]) else first)
         tree = DraftTree.chain(range(depths[-1]))
         right = min(accepted, len(tree))
         policy.observe(0, Draft("d", tree), range(right), range(right + 1))
@@ -182,6 +183,11 @@ def drawn(policy: ProductPolicy, accepted: int) -> list[int]:
 def test_a_dear_chain_that_is_always_right_grows_to_its_full_length() -> None:
     """(1 + γ) / (1 + 0.46 γ) rises with γ, and the policy must find it out by itself."""
     assert set(drawn(ProductPolicy(CostCurve((1, 8), (1.0, 1.2))), 6)[-20:]) == {6}
+
+
+def test_a_first_draft_that_takes_long_does_not_count() -> None:
+    """It reads weights from memory that was never touched: 30 times as long here."""
+    assert set(drawn(ProductPolicy(CostCurve((1, 8), (1.0, 1.2))), 6, first=14.0)[-20:]) == {6}
 
 
 def test_a_dear_chain_is_no_longer_than_what_is_right_of_it() -> None:

@@ -12,6 +12,8 @@ from specdec import Chat, InvalidRequestError
 from specdec.prompts.rendering import text_of
 from tests.prompts.scenes import CHATML, GEMMA, LLAMA, MISTRAL, QWEN, TEMPLATES, TRACKED, tokenizer
 
+pytestmark = pytest.mark.fewer(3)
+
 USER = {"role": "user", "content": "Hi, <b>you</b> 🙂 "}
 ANSWER = {"role": "assistant", "content": " Hello. "}
 SYSTEM = {"role": "system", "content": "Answer in one word.\n"}

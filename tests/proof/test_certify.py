@@ -24,6 +24,8 @@ from specdec.verify.tree import TreeShape
 from tests.mutants import MUTANTS, CutAtTheFirstForbiddenToken
 from tests.mutants.candidates import CANDIDATES
 
+pytestmark = pytest.mark.fewer(3)
+
 LOSSLESS = ["block", "greedy", "gumbel", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
 LONG = {"hsd", "kseq"}
 """Rules for trees whose certificate takes several seconds; that of `multiround` is in every run."""

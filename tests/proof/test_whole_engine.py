@@ -28,6 +28,8 @@ from tests.fewer import every
 from tests.mutants import BonusFromTheWrongRow, ResidualFromTarget
 from tests.tiny import llama, llama_module
 
+pytestmark = pytest.mark.fewer(3)
+
 Text = tuple[int, ...]
 V, LENGTH, SAMPLES = 4, 4, 1500
 ERROR_RATE = 1e-6

@@ -31,6 +31,8 @@ from specdec.sampling import (
     top_log_probabilities,
 )
 
+pytestmark = pytest.mark.fewer(3)
+
 VOCAB = 101
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
 PATHS: list[list[int]] = [[], [7], [7, 1], [7, 1, 7], [50, 50, 50], [8, 4, 1, 4]]

@@ -17,6 +17,8 @@ from specdec.models import reading
 from specdec.study import preflight, sweep
 from specdec.study.plan import identity, plan
 
+pytestmark = pytest.mark.fewer(3)
+
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml"))
 

@@ -35,6 +35,8 @@ from tests.medusaheads import random_medusa
 from tests.othertokenizers import other_tokenizer
 from tests.pairheads import random_pairs
 
+pytestmark = pytest.mark.fewer(2)
+
 MAKERS: dict[str, Callable[[CausalLM], Drafter]] = {
     "none": lambda target: NoDrafter(),
     "ngram": lambda target: NgramDrafter(num_draft_tokens=4),

@@ -23,6 +23,8 @@ from specdec.verify.base import Rule, StepKey
 from specdec.verify.select import select_rule
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
+pytestmark = pytest.mark.fewer(2)
+
 NAMES = sorted(RULES.names())
 LOSSLESS = [name for name in NAMES if RULES.get(name).lossless]
 READS_Q = ["block", "hsd", "kseq", "multiround", "rrs", "token", "traversal"]
