@@ -41,8 +41,8 @@ DRAWN = "html[data-drawn]"
 """Selects something once all charts are there."""
 
 VIEWS: dict[str, tuple[ViewportSize, Literal["light", "dark"]]] = {
-    "desktop": ({"width": 1120, "height": 640}, "light"),
-    "dark": ({"width": 1120, "height": 640}, "dark"),
+    "desktop": ({"width": 1120, "height": 680}, "light"),
+    "dark": ({"width": 1120, "height": 680}, "dark"),
     "phone": ({"width": 390, "height": 844}, "light"),
 }
 """Screenshot → size of the window, in CSS pixels, and colours."""
