@@ -23,13 +23,14 @@ from specdec.report.text import markdown
 from specdec.study import preflight
 
 TITLE = "Leaderboard of the drafters"
-ABOUT = """Speedup over plain decoding of the same prompts by the same engine, in the same job. τ is the mean of tokens a pass, the target's own token counted.
+ABOUT = """Speedup over plain decoding of the same prompts by the same engine, in the same job. τ counts the
+target's own token.
 
-- `always` (not named): every step drafts as much as the drafter's options allow. So the table shows the drafter itself, also
+- Policy `always`: every step drafts as much as the drafter's options allow. So the table shows the drafter itself, also
   where its drafts do not pay, as at batch 8.
-- `policy product`: the draft tree is as large as the measured cost of a pass makes worthwhile, and may be empty. This is how
-  to use a drafter.
-- `policy select`: chooses among several drafters in every step."""
+- Policy `product`: the draft tree is as large as pays by the measured cost of a pass, and may be empty. This is how to
+  use a drafter.
+- Policy `select`: chooses among several drafters in every step."""
 
 
 def study_words(settings: list[str]) -> list[str]:
