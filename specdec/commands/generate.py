@@ -29,7 +29,7 @@ def _generate(config: DictConfig) -> None:
     generator = job.generator()
     report = ConsoleReport(Console(record=config.svg is not None))
     report.legend(job.axes["drafter"], job.axes["rule"])
-    prompts = [(label, job.prompt(text, generator)) for label, text in texts]
+    prompts = [(label, job.prompt([text], generator)) for label, text in texts]
     comparable = job.judge.draft_invariant
     report.table(compare(generator, prompts, job.params, report.prompt, report.event, comparable))
     for note in filter(None, (_promise(job.judge), job.policy.account())):

@@ -57,7 +57,7 @@ def _search(config: DictConfig) -> None:
 def _answers(job: Plan) -> tuple[CausalLM, list[Text]]:
     """The target, and what it says to the prompts."""
     with job.generator() as generator:
-        prompts = [generator.encode(job.prompt(record.prompt, generator)) for record in job.source.load()]
+        prompts = [generator.encode(job.prompt([record.prompt], generator)) for record in job.source.load()]
         answers = [generation.token_ids for generation in generator.generate(prompts, job.params)]
         return generator.loaded.model, [Text(*pair) for pair in zip(prompts, answers, strict=True)]
 

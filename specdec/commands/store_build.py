@@ -80,7 +80,7 @@ def _prompts(config: DictConfig, job: Plan, generator: SpeculativeGenerator) -> 
         for text in shown(texts, "prompts"):
             yield _encoded(text, generator)
         return
-    prompts = [job.prompt(text, generator) for text in texts]
+    prompts = [job.prompt([text], generator) for text in texts]
     for generation in generator.generate(prompts, job.params_of(range(len(prompts)))):
         yield np.array(generation.token_ids, np.int32)
 

@@ -6,6 +6,7 @@ COMMANDS = {
     "report": ("specdec.commands.report", "make the page of a study again, or compare two studies"),
     "plot": ("specdec.commands.plot", "write a figure of a study as PDF, SVG, PNG or CSV"),
     "table": ("specdec.commands.tabulate", "print the methods of a study as Markdown, LaTeX or CSV"),
+    "answers": ("specdec.commands.answers", "write the answers of a study as Spec-Bench's files"),
     "replay": ("specdec.commands.replay", "judge recorded drafts with other rules; no model runs"),
     "profile": ("specdec.commands.profile", "measure what a pass of n rows costs"),
     "certify": ("specdec.commands.certify", "prove which rules are lossless, in fractions"),

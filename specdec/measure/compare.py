@@ -111,6 +111,7 @@ class Duel:
         params: SamplingParams | Sequence[SamplingParams],
         on_start: Callable[[], None] = lambda: None,
         on_event: Callable[[StreamEvent], None] = lambda event: None,
+        plain_prompts: Sequence[Prompt] | None = None,
     ) -> tuple[list[Generation] | None, list[Generation]]:
         """Both sides once, a batch each; in even turns the plain side goes first.
 
@@ -120,13 +121,15 @@ class Duel:
             params: for all, or one each; give a seed when sampling, or the outputs cannot be compared.
             on_start: called before the speculative side begins.
             on_event: called with each step of the speculative side; its time is not counted.
+            plain_prompts: of the plain side, if they differ: a chat holds what its own side answered before.
 
         Returns:
             Generations of the plain side, if there is one, and of the speculative side.
         """
         plain: list[Generation] | None = None
+        plain_prompts = prompts if plain_prompts is None else plain_prompts
         if self.plain is not None and turn % 2 == 0:
-            plain = self.plain.generate(prompts, params, progress=False)
+            plain = self.plain.generate(plain_prompts, params, progress=False)
         on_start()
         speculative: dict[int, Generation] = {}
         for event in self.generator.stream(prompts, params):
@@ -134,7 +137,7 @@ class Duel:
             if event.generation is not None:
                 speculative[event.index] = event.generation
         if self.plain is not None and turn % 2 == 1:
-            plain = self.plain.generate(prompts, params, progress=False)
+            plain = self.plain.generate(plain_prompts, params, progress=False)
         return plain, [speculative[index] for index in range(len(prompts))]
 
 

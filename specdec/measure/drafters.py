@@ -57,7 +57,9 @@ def along_the_text(rows: Sequence[PromptRow]) -> list[dict[str, Any]]:
     records = []
     for category, selected in _selections(rows):
         steps = Counter(
-            (part_of(step.anchor - row.stats.prompt_tokens), step.drafter) for row in selected for step in row.steps
+            (part_of(step.anchor - row.turns[step.turn].stats.prompt_tokens), step.drafter)
+            for row in selected
+            for step in row.steps
         )
         in_part: Counter[int] = Counter()
         for (part, _), count in steps.items():

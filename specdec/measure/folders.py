@@ -202,7 +202,7 @@ class RunFolder:
             raise DamagedRunError(f"{self.path / CONFIG} has another job's settings.")
         if self._prompts is None:
             return
-        kept: list[dict[str, Any]] = run.rows if run.status == "done" else [vars(row) for row in rows]
+        kept: list[dict[str, Any]] = run.rows if run.status == "done" else [row.table_row() for row in rows]
         told = [tuple(row.get(name) for name in ("index", "question_id", "category", "prompt")) for row in kept]
         wanted = [(index, one.question_id, one.category, one.prompt) for index, one in enumerate(self._prompts)]
         if told != wanted[: len(told)] or (run.status == "done" and len(told) != len(wanted)):

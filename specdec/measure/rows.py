@@ -17,7 +17,8 @@ class StepRow:
 
     Args:
         index: which prompt.
-        step: number of the step, from 0.
+        turn: which turn of a conversation, from 0.
+        step: number of the step, from 0; it counts on from turn to turn.
         anchor: tokens that are committed before it, the prompt's included.
         drafted, tested, accepted: draft nodes; draft positions.
         texts: pieces of text that became certain, in order.
@@ -27,6 +28,7 @@ class StepRow:
     """
 
     index: int
+    turn: int
     step: int
     anchor: int
     drafted: int
@@ -39,18 +41,38 @@ class StepRow:
 
 
 @dataclass(frozen=True)
+class TurnRow:
+    """One turn of a prompt: what was asked, and what both sides answered. Each side reads its own earlier answers.
+
+    Args:
+        prompt: what was asked.
+        text, token_ids, finish_reason: the answer with the drafter.
+        stats: counts and times of that answer.
+        plain_text, plain_token_ids, plain_stats: of the plain side, or None.
+    """
+
+    prompt: str
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    stats: DecodingStats
+    plain_text: str | None
+    plain_token_ids: list[int] | None
+    plain_stats: DecodingStats | None
+
+
+@dataclass(frozen=True)
 class PromptRow:
     """One prompt, decoded with the drafter and, if there is a plain side, without.
 
     Args:
         index: place in the run's prompts.
-        question_id, category, prompt: the prompt.
-        text, token_ids, seed, finish_reason: its output with the drafter.
-        stats: counts and times of that output.
-        plain_token_ids, plain_stats: of the plain side, or None.
+        question_id, category, kind: see `PromptRecord`.
+        turns: one for a question, several for a conversation; at least one.
+        seed: of its random numbers.
         comparable: whether both sides must give the same tokens (greedy, or a rule that follows plain decoding).
-        ttft_seconds: from the request to its first token.
-        gaps_seconds: from each arrival of tokens to the next.
+        ttft_seconds: from the request to its first token; of the first turn.
+        gaps_seconds: from each arrival of tokens to the next in its turn.
         kv_occupancy, kv_waste: mean share of the cache's slots that were allocated, and of those, that held no token.
         steps: what happened on the way.
     """
@@ -58,20 +80,47 @@ class PromptRow:
     index: int
     question_id: str
     category: str
-    prompt: str
-    text: str
-    token_ids: list[int]
+    kind: str | None
+    turns: list[TurnRow]
     seed: int
-    finish_reason: str
-    stats: DecodingStats
-    plain_token_ids: list[int] | None
-    plain_stats: DecodingStats | None
     comparable: bool
     ttft_seconds: float
     gaps_seconds: list[float]
     kv_occupancy: float
     kv_waste: float
     steps: list[StepRow] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> str:
+        """The first turn's."""
+        return self.turns[0].prompt
+
+    @property
+    def text(self) -> str:
+        """All answers with the drafter."""
+        return "\n\n".join(turn.text for turn in self.turns)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Of all answers with the drafter, one after the other."""
+        return [token for turn in self.turns for token in turn.token_ids]
+
+    @property
+    def plain_token_ids(self) -> list[int] | None:
+        """The same of the plain side, if there is one."""
+        sides = [turn.plain_token_ids for turn in self.turns]
+        return [token for side in sides for token in side or ()] if None not in sides else None
+
+    @property
+    def stats(self) -> DecodingStats:
+        """Of all turns, with the drafter."""
+        return DecodingStats.total(turn.stats for turn in self.turns)
+
+    @property
+    def plain_stats(self) -> DecodingStats | None:
+        """The same of the plain side, if there is one."""
+        sides = [turn.plain_stats for turn in self.turns if turn.plain_stats is not None]
+        return DecodingStats.total(sides) if sides else None
 
     @property
     def identical(self) -> bool | None:
@@ -96,18 +145,25 @@ class PromptRow:
     def table_row(self) -> dict[str, Any]:
         """As a row of `ROWS`: without steps, with the figures that a reader looks for."""
         row = {name: value for name, value in asdict(self).items() if name != "steps"}
-        plain = self.plain_stats.tokens_per_second if self.plain_stats is not None else None
-        speed = self.stats.tokens_per_second
+        stats, plain = self.stats, self.plain_stats
+        speed, plain_speed = stats.tokens_per_second, plain.tokens_per_second if plain is not None else None
         return row | {
-            "prompt_tokens": self.stats.prompt_tokens,
-            "cached_tokens": self.stats.cached_tokens,
-            "output_tokens": self.stats.output_tokens,
+            "prompt": self.prompt,
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "plain_token_ids": self.plain_token_ids,
+            "finish_reason": self.turns[-1].finish_reason,
+            "stats": asdict(stats),
+            "plain_stats": asdict(plain) if plain is not None else None,
+            "prompt_tokens": stats.prompt_tokens,
+            "cached_tokens": stats.cached_tokens,
+            "output_tokens": stats.output_tokens,
             "identical": self.identical,
-            "tau": self.stats.mean_accepted_length,
-            "alpha": self.stats.acceptance_rate,
+            "tau": stats.mean_accepted_length,
+            "alpha": stats.acceptance_rate,
             "tokens_per_second": speed,
-            "plain_tokens_per_second": plain,
-            "speedup": speed / plain if plain else None,
+            "plain_tokens_per_second": plain_speed,
+            "speedup": speed / plain_speed if plain_speed else None,
             "ttft_ms": 1e3 * self.ttft_seconds,
         }
 

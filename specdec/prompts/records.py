@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
@@ -20,11 +20,26 @@ WORD = either(text(), whole(-(2**63), 2**63 - 1)).but("a non-empty text or an in
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """One line of a prompt file: fields `question_id`, `category` and `prompt` (Spec-Bench's names)."""
+    """One question, or a conversation of several (Spec-Bench's names).
+
+    Args:
+        question_id: its name in the set.
+        category: what figures are summed up by.
+        prompt: the first turn.
+        later: the turns after it; each follows an answer.
+        kind: its category in the file, if `category` is a group of several; None otherwise.
+    """
 
     question_id: str
     category: str
     prompt: str
+    later: tuple[str, ...] = ()
+    kind: str | None = None
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """All that is asked, in order."""
+        return (self.prompt, *self.later)
 
 
 def load_prompts(path: str | Path | None = None, limit: int | None = None) -> list[PromptRecord]:
@@ -64,8 +79,8 @@ def _parse(file: Path) -> Iterator[PromptRecord]:
         yield record
 
 
-def record_of(where: str, question_id: Any, category: Any, prompt: Any) -> PromptRecord:
-    """A prompt of values from a file.
+def record_of(where: str, question_id: Any, category: Any, prompt: Any, later: Sequence[Any] = ()) -> PromptRecord:
+    """A prompt of values from a file; `later` are the turns after it.
 
     Raises:
         ConfigError: if one has another type than it must; says `where`.
@@ -74,4 +89,5 @@ def record_of(where: str, question_id: Any, category: Any, prompt: Any) -> Promp
         str(take(f"{where}: question_id", question_id, WORD)),
         str(take(f"{where}: category", category, WORD)),
         take(f"{where}: prompt", prompt, text()),
+        tuple(take(f"{where}: turn {number}", turn, text()) for number, turn in enumerate(later, 2)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from string import Formatter
@@ -23,15 +23,19 @@ from specdec.typed import TypedPath
 class PromptSet:
     """Rows from a file, from an installed package or from a hub: the first of these that exists.
 
-    If `prompt`, `id` or `category` names several alternatives, the first one whose columns a row has is taken. If a
-    column holds a list (the turns of a conversation), the first entry counts. A column that is null or an empty list
-    counts as missing.
+    If `prompt`, `id`, `category` or `turns` names several alternatives, the first one whose columns a row has is taken.
+    If a column holds a list (the turns of a conversation), its first entry makes the prompt. A column that is null or
+    an empty list counts as missing.
 
     Args:
         name: name of the set; also the category of its prompts, if `category` is None.
         prompt: format string over a row's columns, or several.
         id: column with the name of a prompt, or several; None counts rows.
         category: column with the category, or several.
+        turns: column whose list is a conversation, or several: what follows its first entry is asked after the answer.
+            None asks the first alone.
+        groups: group → categories in it. A category that is in one counts as that group, and stays as the prompt's
+            kind.
         path: a file of rows: .jsonl, .json (also .gz) or .parquet.
         package: `[module, file]` of a package that holds the rows, if it is installed.
         hub: keyword arguments of `datasets.load_dataset`: path, name, split.
@@ -49,6 +53,8 @@ class PromptSet:
     prompt: str | Sequence[str]
     id: str | Sequence[str] | None = None
     category: str | Sequence[str] | None = None
+    turns: str | Sequence[str] | None = None
+    groups: Mapping[str, Sequence[str]] | None = None
     path: TypedPath | None = None
     package: Sequence[str] | None = None
     hub: Mapping[str, Any] | None = None
@@ -83,7 +89,9 @@ class PromptSet:
             ConfigError: if rows cannot be had or lack a column, a prompt is empty or a placeholder, two have one id, or
                 none is left.
         """
-        records = [self._record(number, place, row) for number, (place, row) in enumerate(self._rows(), 1)]
+        records = [
+            self._grouped(self._record(number, place, row)) for number, (place, row) in enumerate(self._rows(), 1)
+        ]
         if len({record.question_id for record in records}) < len(records):
             raise ConfigError(f"{self._origin}: two prompts have one id. Set data.id=null to count rows instead.")
         if self.categories is not None:
@@ -109,6 +117,7 @@ class PromptSet:
                 number if self.id is None else _column(self.id, there),
                 self.name if self.category is None else _column(self.category, there),
                 _filled(self.prompt, there),
+                self._later(row),
             )
         except ConfigError:
             raise
@@ -120,10 +129,21 @@ class PromptSet:
             ) from error
         return record
 
+    def _later(self, row: Row) -> list[Any]:
+        """The turns after the first."""
+        asked = next((row[name] for name in _listed(self.turns or ()) if row.get(name) is not None), None)
+        return (
+            [turn.strip() if isinstance(turn, str) else turn for turn in asked[1:]] if isinstance(asked, list) else []
+        )
+
+    def _grouped(self, record: PromptRecord) -> PromptRecord:
+        groups = [name for name, kinds in (self.groups or {}).items() if record.category in kinds]
+        return replace(record, category=groups[0], kind=record.category) if groups else record
+
     def _check_fetched(self, records: Sequence[PromptRecord]) -> None:
         if self.placeholder is None:
             return
-        lacking = [record for record in records if record.prompt.startswith(self.placeholder)]
+        lacking = [record for record in records if any(turn.startswith(self.placeholder) for turn in record.turns)]
         if lacking:
             whole = sorted({record.category for record in records} - {record.category for record in lacking})
             raise ConfigError(

@@ -11,6 +11,9 @@ from specdec.report.methods import Method
 ROOM = 700_000
 """Characters that the view may take on the page; with more, it shows fewer prompts."""
 
+BETWEEN_TURNS = "\n\n"
+"""Before the first token of a later answer."""
+
 PromptKey: TypeAlias = tuple[str, str, str]
 """Category, question id and text of a prompt: the same prompt in every run."""
 
@@ -49,10 +52,14 @@ def _texts(method: Method) -> dict[PromptKey, list[list[Any]]]:
         if prompt not in prompts.values():
             prompts[row["index"]] = prompt
     steps: dict[PromptKey, list[list[Any]]] = {prompt: [] for prompt in prompts.values()}
+    turns: dict[int, int] = {}
     for step in sorted(method.run.steps, key=lambda step: (step["index"], step["step"])):
         if step["index"] in prompts:
-            flags = "".join("01"[proposed] for proposed in step["proposed"])
-            steps[prompts[step["index"]]].append([list(step["texts"]), flags, step["rejected"], step["drafter"]])
+            flags, pieces = "".join("01"[proposed] for proposed in step["proposed"]), list(step["texts"])
+            turn = step.get("turn", 0)  # runs of an older specdec have one turn alone
+            if pieces and turn > turns.get(step["index"], 0):
+                pieces[0], turns[step["index"]] = f"{BETWEEN_TURNS}{pieces[0]}", turn
+            steps[prompts[step["index"]]].append([pieces, flags, step["rejected"], step["drafter"]])
     return steps
 
 

@@ -47,7 +47,7 @@ def axes(
             if name != "temperature":
                 named[f"{group}.{name}" if name in named else name] = value
     data = _scalars(values["data"])
-    return {**named, **{f"data.{name}": data[name] for name in ("limit", "subset", "seed") if name in data}}
+    return {**named, **{f"data.{name}": data[name] for name in ("limit", "subset", "seed", "turns") if name in data}}
 
 
 def _scalars(part: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from specdec.engine.goals import Goals
 from specdec.models.loading import load
 from specdec.sampling import SamplingParams
 from specdec.serve.settings import Settings as ServerSettings
+from specdec.study.afterwards import AnswersConfig, PlotConfig, ReplayConfig, ReportConfig, TableConfig
 from specdec.study.choices import REGISTRIES, register_choices
 from specdec.study.schema import schema
 from specdec.training.batches import Batching
@@ -118,47 +119,6 @@ class StudyConfig(Decoding):
 
 
 @dataclass
-class ReportConfig:
-    """`specdec report`."""
-
-    study: TypedPath = MISSING
-    after: TypedPath | None = None
-    output: TypedPath | None = None
-    screenshots: TypedPath | None = None
-
-
-@dataclass
-class PlotConfig:
-    """`specdec plot`."""
-
-    study: TypedPath = MISSING
-    figure: str = "speedup"
-    kind: str | None = None
-    output: TypedPath | None = None
-    width: int = 480
-
-
-@dataclass
-class TableConfig:
-    """`specdec table`."""
-
-    study: TypedPath = MISSING
-    format: str = "markdown"
-    output: TypedPath | None = None
-
-
-@dataclass
-class ReplayConfig:
-    """`specdec replay`."""
-
-    trace: TypedPath = MISSING
-    rules: list[str] = field(default_factory=list)
-    gammas: list[int | None] = field(default_factory=list)
-    seeds: int = 20
-    json: TypedPath | None = None
-
-
-@dataclass
 class ProfileConfig:
     """`specdec profile`."""
 
@@ -244,6 +204,7 @@ PROGRAMS = {
     "report": ReportConfig,
     "plot": PlotConfig,
     "table": TableConfig,
+    "answers": AnswersConfig,
     "replay": ReplayConfig,
     "profile": ProfileConfig,
     "certify": CertifyConfig,

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from specdec.analysis.traces import record, save_trace
-from specdec.cache.layout import CacheUsage
-from specdec.engine.outputs import Generation, StreamEvent
 from specdec.generator import SpeculativeGenerator
 from specdec.measure.compare import Duel
 from specdec.measure.diagnostics import DraftDiagnostics
 from specdec.measure.drafters import survival
 from specdec.measure.folders import RunFolder
-from specdec.measure.rows import PromptRow, StepRow
+from specdec.measure.rows import PromptRow
 from specdec.measure.runs import TRACE
 from specdec.measure.summary import summarize
 from specdec.policy.cost import measure
 from specdec.prompts import PromptRecord
 from specdec.proof.certificates import certificate_of
 from specdec.study.config import TraceConfig
+from specdec.study.conversation import Conversation, Watch
 from specdec.study.plan import Plan
 from specdec.study.sameness import drafts_nothing
 from specdec.tracking import Tracker
-from specdec.verify.base import Rule
 
 HELD_EVERY = 16
 """Steps of a prompt from one look at the drafters' memory to the next."""
@@ -76,29 +72,20 @@ def run_job(
         SpecdecError: if the parts do not fit the model, or a request failed.
     """
     generator = plan.generator()
-    prompts = [generator.encode(plan.prompt(record.prompt, generator)) for record in records]
+    prompts = [generator.encode(plan.prompt(record.turns[:1], generator)) for record in records]
     rows, held = list(done), generator.engine.drafter_bytes
     on_prompt(len(rows))
-    itself = options.baseline and drafts_nothing(plan)
-    duel = Duel(generator, options.baseline and not itself) if len(rows) < len(prompts) else None
-    for start in range(len(rows), len(prompts), options.batch):
+    batches = range(len(rows), len(records), options.batch)
+    duel = Duel(generator, options.baseline and not drafts_nothing(plan)) if batches else None
+    for start in batches:
         assert duel is not None
-        indices = range(start, min(start + options.batch, len(prompts)))
-        batch = [prompts[index] for index in indices]
-        watch = _Watch(generator, indices, [len(tokens) for tokens in batch], tracker)
-        turn = start // options.batch
-        plain, generations = duel.round(turn, batch, plan.params_of(indices), watch.start, watch.event)
-        plain = generations if itself else plain
-        for generation in (*(plain or ()), *generations):
-            if generation.error is not None:
-                raise generation.error
-        finished = [
-            watch.row(at, records[index], generations[at], plain[at] if plain is not None else None, plan.judge)
-            for at, index in enumerate(indices)
+        conversations = [
+            Conversation(index, records[index]) for index in range(start, min(start + options.batch, len(records)))
         ]
+        held = max(held, _converse(duel, plan, options, conversations, start // options.batch, tracker))
+        finished = [conversation.row(plan.judge) for conversation in conversations]
         folder.append(finished)
         rows += finished
-        held = max(held, watch.held)
         for row in finished:
             tracker.prompt(row.table_row())
         on_prompt(len(rows))
@@ -110,6 +97,42 @@ def run_job(
         rows, options.batch, curve, held, evicted, cost_curve=curve and asdict(curve), survival=learnt, **evidence
     )
     folder.finish(rows, summary)
+
+
+def _converse(
+    duel: Duel, plan: Plan, options: JobOptions, conversations: Sequence[Conversation], number: int, tracker: Tracker
+) -> int:
+    """Decodes a batch turn by turn; each side reads its own answers.
+
+    Args:
+        duel: has both sides.
+        plan: see `run_job`.
+        options: see `run_job`.
+        conversations: of the batch; they get what is answered.
+        number: of the batch.
+        tracker: see `run_job`.
+
+    Returns:
+        Most bytes that the drafters held.
+    """
+    generator, held, turn = duel.generator, 0, 0
+    while going := [conversation for conversation in conversations if conversation.goes_on]:
+        prompts, plain_prompts = (
+            [generator.encode(plan.prompt(conversation.said(plain), generator)) for conversation in going]
+            for plain in (False, duel.plain is not None)
+        )
+        watch = Watch(generator, going, [len(tokens) for tokens in prompts], tracker)
+        params = plan.params_of([conversation.index for conversation in going])
+        plain, generations = duel.round(number + turn, prompts, params, watch.start, watch.event, plain_prompts)
+        if options.baseline and duel.plain is None:  # what decodes plainly is its own baseline
+            plain = generations
+        for generation in (*(plain or ()), *generations):
+            if generation.error is not None:
+                raise generation.error
+        for at, conversation in enumerate(going):
+            conversation.answered(generations[at], plain[at] if plain is not None else None)
+        held, turn = max(held, watch.held), turn + 1
+    return held
 
 
 def _examine(
@@ -134,101 +157,3 @@ def _examine(
         "calibration": diagnostics.calibration,
         "certificate": certificate_of(plan.judge) if options.certified else None,
     }
-
-
-class _Watch:
-    """Follows the speculative side of one batch, by the engine's own clock."""
-
-    def __init__(
-        self, generator: SpeculativeGenerator, indices: Sequence[int], prompt_tokens: Sequence[int], tracker: Tracker
-    ) -> None:
-        self._engine, self._tokenizer, self._tracker = generator.engine, generator.tokenizer, tracker
-        self._prompts = [_Prompt(index, count) for index, count in zip(indices, prompt_tokens, strict=True)]
-        self._began = 0.0
-        self.held = 0
-        """Most bytes that the drafters held, as often as was looked."""
-
-    def start(self) -> None:
-        """The batch begins."""
-        self._began = self._engine.busy_seconds
-
-    def event(self, event: StreamEvent) -> None:
-        """One prompt's part of a step."""
-        if event.generation is not None:
-            return
-        prompt = self._prompts[event.index]
-        prompt.arrivals.append(self._engine.busy_seconds - self._began)
-        usage = self._engine.cache.usage()
-        if usage.allocated_slots:  # the last step of a batch has given everything back
-            prompt.usage.append(usage)
-        step = prompt.step(event, self._tokenizer)
-        if step.step % HELD_EVERY == 0:
-            self.held = max(self.held, self._engine.drafter_bytes)
-        self._tracker.step(
-            {
-                "drafted": step.drafted,
-                "tested": step.tested,
-                "accepted": step.accepted,
-                "emitted": len(event.token_ids),
-                "kv_occupancy": usage.allocated_slots / usage.total_slots,
-            }
-        )
-
-    def row(
-        self, at: int, record: PromptRecord, generation: Generation, plain: Generation | None, rule: Rule
-    ) -> PromptRow:
-        """What is kept of the batch's prompt number `at`."""
-        prompt = self._prompts[at]
-        return PromptRow(
-            index=prompt.index,
-            question_id=record.question_id,
-            category=record.category,
-            prompt=record.prompt,
-            text=generation.text,
-            token_ids=generation.token_ids,
-            seed=generation.seed,
-            finish_reason=generation.finish_reason,
-            stats=generation.stats,
-            plain_token_ids=None if plain is None else plain.token_ids,
-            plain_stats=None if plain is None else plain.stats,
-            comparable=rule.draft_invariant,
-            ttft_seconds=prompt.arrivals[0],
-            gaps_seconds=[later - earlier for earlier, later in pairwise(prompt.arrivals)],
-            kv_occupancy=_mean([usage.allocated_slots / usage.total_slots for usage in prompt.usage]),
-            kv_waste=_mean([usage.waste for usage in prompt.usage]),
-            steps=prompt.steps,
-        )
-
-
-@dataclass
-class _Prompt:
-    """One prompt on its way: when tokens came, in seconds after the batch began, and what each step did."""
-
-    index: int
-    length: int
-    arrivals: list[float] = field(default_factory=list)
-    usage: list[CacheUsage] = field(default_factory=list)
-    steps: list[StepRow] = field(default_factory=list)
-
-    def step(self, event: StreamEvent, tokenizer: Any) -> StepRow:
-        tree, path = event.draft, event.path
-        refused = tree.refused(path)
-        row = StepRow(
-            index=self.index,
-            step=len(self.steps),
-            anchor=self.length,
-            drafted=len(tree),
-            tested=len(path) + bool(refused),
-            accepted=len(path),
-            texts=[piece.text for piece in event.pieces],
-            proposed=[piece.drafted for piece in event.pieces],
-            rejected=tokenizer.decode([tree.tokens[refused[0]]]) if refused else None,
-            drafter=event.drafter,
-        )
-        self.steps.append(row)
-        self.length += len(event.token_ids)
-        return row
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fmean(values) if values else 0.0

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,18 @@ class Plan:
         loaded = _loaded(**self.load_options)
         return SpeculativeGenerator(loaded, self.drafters, self.rule, config=self.engine, policy=self.policy)
 
-    def prompt(self, text: str, generator: SpeculativeGenerator) -> Prompt:
-        """A text as the target reads it: in its chat template, if it has one and `chat` is true."""
+    def prompt(self, said: Sequence[str], generator: SpeculativeGenerator) -> Prompt:
+        """What the target reads: a chat, if the tokenizer has a chat template and `chat` is true; else a text.
+
+        Args:
+            said: what the user and the model have said in turns; the user begins and ends.
+            generator: has the tokenizer.
+        """
         templated = getattr(generator.tokenizer, "chat_template", None) or self.template_kwargs
         if not (self.chat and templated):
-            return text
-        return Chat([{"role": "user", "content": text}], template_kwargs=self.template_kwargs)
+            return "\n\n".join(said)
+        messages = [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), said)]
+        return Chat(messages, template_kwargs=self.template_kwargs)
 
 
 def plan(config: DictConfig) -> Plan:

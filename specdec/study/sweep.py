@@ -40,7 +40,7 @@ from specdec.study.plan import (
     values_of,
 )
 from specdec.study.sameness import simplest
-from specdec.tracking import SafeTracker
+from specdec.tracking import SafeTracker, Tracker
 
 
 def check(config: DictConfig) -> None:
@@ -171,8 +171,20 @@ class SweepEnd(Callback):  # type: ignore[misc]
         for study in studies:
             names = {name for of, name in asked if of == study}
             complete &= finish(Path(config.runs) / study, config.report, names)
+            _track(config, Path(config.runs) / study)
         if not complete:
             sys.exit(1)
+
+
+def _track(config: DictConfig, folder: Path) -> None:
+    """Sends what a study found to its tracker, if that shows documents."""
+    tracker = instantiate(config.tracking, "tracking")
+    runs = load_runs(folder)
+    if type(tracker).study is Tracker.study or not any(run.status == "done" for run in runs):
+        return
+    from specdec.report.screen import first_screen  # brings a charting library, as `write_report` does
+
+    SafeTracker(tracker).study(folder.name, first_screen(runs, folder.name), folder)
 
 
 def finish(folder: Path, report: bool, asked: set[str] | None = None) -> bool:

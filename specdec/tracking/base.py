@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ def figures(metrics: Row) -> dict[str, Any]:
     """What is shown of a summary's metrics: nothing that was not measured, and no speedup that cannot be true."""
     hidden = () if metrics["credible"] else ("speedup", "speedup_low", "speedup_high", "speedup_with_prefill")
     return {name: value for name, value in metrics.items() if value is not None and name not in hidden}
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a study found, for a dashboard.
+
+    Args:
+        html: a document without scripts: who leads and why, speedups with their intervals, the leaderboard, the time.
+        columns, rows: the leaderboard's headings, and the cells of each method.
+    """
+
+    html: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 class Tracker(ABC):
@@ -54,6 +69,15 @@ class Tracker(ABC):
 
     def close(self) -> None:  # noqa: B027 - as above
         """A job that trains is done; it has no summary."""
+
+    def study(self, name: str, screen: Screen, folder: Path) -> None:  # noqa: B027 - as above
+        """The jobs of a study are done; no job is open. A tracker that shows no documents leaves it out.
+
+        Args:
+            name: of the study.
+            screen: what it found.
+            folder: of the study; files of the tracker's own belong below it.
+        """
 
 
 class NoTracker(Tracker):
@@ -112,6 +136,10 @@ class SafeTracker(Tracker):
     def close(self) -> None:
         """See `Tracker`."""
         self._guarded(lambda: self._tracker.close())
+
+    def study(self, name: str, screen: Screen, folder: Path) -> None:
+        """See `Tracker`."""
+        self._guarded(lambda: self._tracker.study(name, screen, folder))
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from specdec.errors import ConfigError
-from specdec.tracking.base import Row, Tracker, figures
+from specdec.tracking.base import Row, Screen, Tracker, figures
 from specdec.typed import TypedName
 
 INIT_SECONDS, FINISH_SECONDS = 15.0, 120.0
 """Longest waits for a server that does not answer; what it has not got by then is on the disk, for `wandb sync`."""
+SCREEN, LEADERBOARD = "study/first_screen", "study/leaderboard"
+"""Of a study's run."""
 PROMPT_SCALARS = ("index", "prompt_tokens", "output_tokens", "tau", "alpha", "tokens_per_second",
                   "plain_tokens_per_second", "speedup", "ttft_ms", "kv_occupancy", "kv_waste")  # fmt: skip
 PROMPT_TEXTS = ("question_id", "category", "prompt", "text", "finish_reason", "identical")
@@ -21,7 +23,7 @@ PROMPT_TEXTS = ("question_id", "category", "prompt", "text", "finish_reason", "i
 
 class WandbTracker(Tracker):
     """One wandb run a job, grouped by study: `step/…` for every verified step, `prompt/…` for every prompt, figures in
-    the summary, tables and charts, and the run folder as an artifact.
+    the summary, tables and charts, and the run folder as an artifact; and one run a study, with its first screen.
 
     Args:
         mode: "online", or "offline": files below the run folder, for `wandb sync` (no account, no network).
@@ -48,6 +50,18 @@ class WandbTracker(Tracker):
         """Opens the run.
 
         Raises:
+            ConfigError: see `_open`.
+        """
+        self._open(name, study, "benchmark", {"config": dict(config), "environment": dict(environment)}, folder)
+        for kind in ("step", "prompt"):
+            self._run.define_metric(f"{kind}/number", hidden=True)
+            self._run.define_metric(f"{kind}/*", step_metric=f"{kind}/number")
+        self._run.define_metric("train/*", step_metric="train/step")
+
+    def _open(self, name: str, study: str, kind: str, config: dict[str, Any], folder: Path) -> None:
+        """Begins a run of a kind.
+
+        Raises:
             ConfigError: online, without credentials: wandb would ask for them on the terminal.
         """
         import wandb
@@ -69,17 +83,13 @@ class WandbTracker(Tracker):
             entity=self._entity,
             name=name,
             group=study,
-            job_type="benchmark",
+            job_type=kind,
             tags=list(self._tags),
-            config={"config": dict(config), "environment": dict(environment)},
+            config=config,
             dir=folder,
             settings=settings,
             reinit="create_new",
         )
-        for kind in ("step", "prompt"):
-            self._run.define_metric(f"{kind}/number", hidden=True)
-            self._run.define_metric(f"{kind}/*", step_metric=f"{kind}/number")
-        self._run.define_metric("train/*", step_metric="train/step")
 
     def step(self, values: Mapping[str, float]) -> None:
         """Its values, and τ and α of the job so far."""
@@ -123,6 +133,19 @@ class WandbTracker(Tracker):
         """Marks the run as failed."""
         self._run.summary["error"] = error
         self._run.finish(exit_code=1)
+
+    def study(self, name: str, screen: Screen, folder: Path) -> None:
+        """A run of its own: the document, and the leaderboard as a table.
+
+        Raises:
+            ConfigError: see `_open`.
+        """
+        import wandb
+
+        self._open(name, name, "study", {}, folder)
+        leaderboard = wandb.Table(columns=[*screen.columns], data=[[*row] for row in screen.rows])
+        self._run.log({SCREEN: wandb.Html(screen.html, inject=False), LEADERBOARD: leaderboard})
+        self._run.finish()
 
 
 def has_credentials() -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from specdec.errors import ConfigError
+from specdec.tracking.wandb import LEADERBOARD, SCREEN
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,21 @@ class Panel:
 
     Args:
         title: over it.
-        kind: "bars" over runs of summary figures, "lines" over steps, "points" of two figures, or a "table".
+        kind: "bars" over runs of summary figures, "lines" over steps, "points" of two figures, a "table", or a
+            "document".
         metrics: what it shows, by the names that `WandbTracker` logs; for points x, then y.
     """
 
     title: str
-    kind: Literal["bars", "lines", "points", "table"]
+    kind: Literal["bars", "lines", "points", "table", "document"]
     metrics: tuple[str, ...]
 
 
 SECTIONS: Mapping[str, Sequence[Panel]] = {
+    "What was found": (
+        Panel("Who leads and why: speedups, 1.00 and τ, leaderboard, time", "document", (SCREEN,)),
+        Panel("Leaderboard", "table", (LEADERBOARD,)),
+    ),
     "Speed": (
         Panel("Speedup over plain decoding", "bars", ("speedup",)),
         Panel("Tokens per target pass (τ), the speedup's limit", "bars", ("tau",)),
@@ -59,6 +65,8 @@ SECTIONS: Mapping[str, Sequence[Panel]] = {
         Panel("Prompts", "table", ("tables/prompts",)),
     ),
 }
+WIDE, TALL = 24, 20
+"""Of a panel with a document: the whole width of a report, and a screen's height, in its units."""
 NOTE = (
     "τ: output tokens per target pass. α: accepted over tested draft positions. The speedup compares the same engine "
     "with and without its drafter, prompt by prompt in turns; above τ it would be a measuring error (docs/metrics.md)."
@@ -98,6 +106,9 @@ def report(entity: str, project: str) -> Any:
 def _made(panel: Panel, reports: Any) -> Any:
     if panel.kind == "table":
         return reports.WeavePanelSummaryTable(table_name=panel.metrics[0])
+    if panel.kind == "document":
+        size = reports.Layout(w=WIDE, h=TALL)
+        return reports.MediaBrowser(title=panel.title, media_keys=list(panel.metrics), num_columns=1, layout=size)
     if panel.kind == "lines":
         return reports.LinePlot(title=panel.title, x="step/number", y=list(panel.metrics))
     if panel.kind == "points":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from specdec.measure.drafters import FIRST_END, MOST_KINDS, along_the_text, by_drafter, part_of, survival
-from specdec.measure.rows import PromptRow, StepRow
+from specdec.measure.rows import PromptRow, StepRow, TurnRow
 from specdec.policy.always import AlwaysPolicy
 from specdec.policy.base import Draft
 from specdec.policy.curve import CostCurve
@@ -21,11 +23,10 @@ def row(index: int, category: str, prompt: int, steps: list[Step]) -> PromptRow:
     for number, (drafter, drafted, emitted) in enumerate(steps):
         stats.record_step(emitted, drafted, emitted - 1, emitted - 1, drafter)
         stats.of(drafter).seconds += drafted / 2
-        kept.append(StepRow(index, number, anchor, drafted, emitted - 1, emitted - 1, [], [], None, drafter))
+        kept.append(StepRow(index, 0, number, anchor, drafted, emitted - 1, emitted - 1, [], [], None, drafter))
         anchor += emitted
-    return PromptRow(
-        index, f"q{index}", category, "", "", [], 0, "length", stats, None, None, False, 0.1, [], 0.5, 0.25, kept
-    )
+    turn = TurnRow("", "", [], "length", stats, None, None, None)
+    return PromptRow(index, f"q{index}", category, None, [turn], 0, False, 0.1, [], 0.5, 0.25, kept)
 
 
 ROWS = [
@@ -63,6 +64,15 @@ def test_a_step_counts_in_the_part_of_the_text_where_it_begins() -> None:
     shares = {(one["drafter"], one["part"]): one["share"] for one in along_the_text(ROWS) if one["category"] is None}
     assert shares[("quick", 0)] == 3 / 7
     assert shares[("slow", 1)] == 1 / 3
+
+
+def test_each_turn_of_a_conversation_is_a_text_of_its_own() -> None:
+    first, second = row(0, "chat", 100, [("quick", 4, 5)]), row(0, "chat", 120, [("slow", 4, 20), ("slow", 4, 1)])
+    steps = [*first.steps, *(replace(step, turn=1) for step in second.steps)]
+    told = along_the_text([replace(first, turns=[*first.turns, *second.turns], steps=steps)])
+    assert [(one["begin"], one["drafter"], one["steps"]) for one in told if one["category"] is None] == [
+        (0, "quick", 1), (0, "slow", 1), (16, "slow", 1)
+    ]  # fmt: skip
 
 
 def test_parts_cover_every_position_once_and_grow() -> None:

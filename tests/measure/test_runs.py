@@ -8,7 +8,7 @@ import pytest
 
 from specdec.errors import ConfigError
 from specdec.measure.folders import RunFolder
-from specdec.measure.rows import PromptRow, StepRow
+from specdec.measure.rows import PromptRow, StepRow, TurnRow
 from specdec.measure.runs import LINES, load_run, load_runs
 from specdec.stats import DecodingStats
 
@@ -20,11 +20,10 @@ def row(
     stats.record_step(emitted=2, drafted=3, tested=2, accepted=1, drafter="ngram")
     stats.record_step(emitted=1, drafted=0, tested=0, accepted=0)
     slow = DecodingStats(prompt_tokens=3, output_tokens=3, passes=3, verify_seconds=2.0)
-    step = StepRow(index, 0, 3, 3, 2, 1, ["two ", "words"], [True, False], "three", "ngram")
-    return PromptRow(
-        index, f"q{index}", "kind", 'a "prompt"\n', "two words", tokens or [1, 2, 3], 7, "length", stats,
-        plain, slow if plain else None, comparable, 0.1, [0.2, 0.3], 0.5, 0.25, [step],
-    )  # fmt: skip
+    step = StepRow(index, 0, 0, 3, 3, 2, 1, ["two ", "words"], [True, False], "three", "ngram")
+    turn = TurnRow('a "prompt"\n', "two words", tokens or [1, 2, 3], "length", stats,
+                   "two words" if plain else None, plain, slow if plain else None)  # fmt: skip
+    return PromptRow(index, f"q{index}", "kind", None, [turn], 7, comparable, 0.1, [0.2, 0.3], 0.5, 0.25, [step])
 
 
 def begun(path: Path) -> RunFolder:
@@ -51,7 +50,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert (first["tokens_per_second"], first["plain_tokens_per_second"], first["speedup"]) == (3.0, 1.5, 2.0)
     assert first["ttft_ms"] == pytest.approx(100.0)
     assert run.steps[1] == {
-        "index": 1, "step": 0, "anchor": 3, "drafted": 3, "tested": 2, "accepted": 1,
+        "index": 1, "turn": 0, "step": 0, "anchor": 3, "drafted": 3, "tested": 2, "accepted": 1,
         "texts": ["two ", "words"], "proposed": [True, False], "rejected": "three", "drafter": "ngram",
     }  # fmt: skip
     assert folder.done

@@ -38,15 +38,18 @@ HUBS = {
 LAYOUTS: list[tuple[str, dict[str, Any], PromptRecord]] = [
     ("demo", {"question_id": 4, "category": "qa", "prompt": "Why {not}?", "more": [1]},
      PromptRecord("4", "qa", "Why {not}?")),
-    ("demo", {"question_id": 4, "category": "qa", "turns": ["Why?", "Really?"]}, PromptRecord("4", "qa", "Why?")),
+    ("demo", {"question_id": 4, "category": "qa", "turns": ["Why?", "Really?"]},
+     PromptRecord("4", "qa", "Why?", ("Really?",))),
     ("spec_bench", {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
-     PromptRecord("81", "writing", "Write.")),
+     PromptRecord("81", "mt_bench", "Write.", ("Again.",), kind="writing")),
     ("spec_bench", {"question_id": 81, "category": "writing", "prompt": "Write."},
-     PromptRecord("81", "writing", "Write.")),
+     PromptRecord("81", "mt_bench", "Write.", kind="writing")),
+    ("spec_bench", {"question_id": 301, "category": "rag", "turns": ["Find."], "reference": ["x"]},
+     PromptRecord("301", "rag", "Find.")),
     ("mt_bench", {"prompt_id": 9, "category": "stem", "prompt": ["What?", "Why?"], "reference": []},
-     PromptRecord("9", "stem", "What?")),
-    ("mt_bench", {"question_id": 9, "category": "stem", "turns": ["What?", "Why?"]},
-     PromptRecord("9", "stem", "What?")),
+     PromptRecord("9", "stem", "What?", ("Why?",))),
+    ("mt_bench", {"question_id": 9, "category": "stem", "turns": ["What?", "Why? "]},
+     PromptRecord("9", "stem", "What?", ("Why?",))),
     ("humaneval", {"task_id": "HumanEval/0", "prompt": "def f():\n", "test": "assert f()"},
      PromptRecord("HumanEval/0", "humaneval", "Complete this Python function. Answer with code alone.\n\ndef f():")),
     ("gsm8k", {"question": "2 + 2?", "answer": "#### 4"},
@@ -58,6 +61,8 @@ LAYOUTS: list[tuple[str, dict[str, Any], PromptRecord]] = [
      PromptRecord("1", "alpaca", "Sort these.\n\n2 1")),
     ("speed_bench", {"question_id": "s1", "category": "rag", "turns": ["Find."], "source": "x", "multiturn": False},
      PromptRecord("s1", "rag", "Find.")),
+    ("speed_bench", {"question_id": "s2", "category": "chat", "turns": ["a", "b", "c"]},
+     PromptRecord("s2", "chat", "a", ("b", "c"))),
     ("file", {"text": "Hello."}, PromptRecord("1", "file", "Hello.")),
 ]  # fmt: skip
 
@@ -119,7 +124,7 @@ def test_every_set_has_a_layout_here_and_a_line_in_the_docs() -> None:
 def test_every_set_has_all_options_and_is_made_without_reading(name: str, hub: SimpleNamespace) -> None:
     made = source.__wrapped__(name)
     assert {key: getattr(made, key) for key in COMMON} == COMMON
-    options = {"_target_", "name", "id", "category", "prompt", "path", "package", "hub", *COMMON}
+    options = {"_target_", "name", "id", "category", "prompt", "path", "package", "hub", "turns", "groups", *COMMON}
     assert set(settings(name)) - {"placeholder"} == options
     assert made.name == name
     assert made.hub == HUBS.get(name)
@@ -137,7 +142,7 @@ def test_a_row_of_every_layout(
 def test_the_hub_is_asked_for_what_the_config_names(name: str, hub: SimpleNamespace) -> None:
     """Rows of the hub hold nulls where a row lacks a column."""
     row, wanted = next((row, wanted) for layout, row, wanted in LAYOUTS if layout == name)
-    hub.rows = [{**row, "never": None}]
+    hub.rows = [{**row, "never": None, "turns": row.get("turns")}]
     assert replace(source(name), package=None).load() == [wanted]
     assert hub.asked == [HUBS[name]]
 
@@ -202,12 +207,22 @@ def test_options_are_given_on_the_command_line(written: Callable[..., str]) -> N
     assert made.load() == [PromptRecord("3", "b", "3"), PromptRecord("4", "b", "4")]
 
 
+def test_turns_can_be_left_out_and_a_turn_that_is_no_text_is_named(written: Callable[..., str]) -> None:
+    row = {"question_id": 81, "category": "math", "turns": ["Add.", "Again."]}
+    made = source("spec_bench", "data.turns=null", "data.groups=null", f"data.path={written(row)}")
+    assert made.load() == [PromptRecord("81", "math", "Add.")]
+    for turn in ("  ", 7, {"role": "user"}):
+        with pytest.raises(ConfigError, match=r"line 1: turn 2"):
+            replace(source("spec_bench"), path=written({**row, "turns": ["Add.", turn]})).load()
+
+
 def test_placeholders_are_never_decoded(written: Callable[..., str]) -> None:
     absent = "FULL BENCHMARK DATA SHOULD BE FETCHED FROM THE SOURCE USING SPECDEC_BENCH"
     kinds = [("coding", "Write."), ("math", absent), ("math", "Add."), ("qa", f"{absent}\n\nRead {{article}}")]
     rows = [{"question_id": i, "category": kind, "turns": [text]} for i, (kind, text) in enumerate(kinds)]
+    rows.append({"question_id": 4, "category": "chat", "turns": ["Hello.", absent]})
     made = replace(source("speed_bench"), path=written(*rows))
-    with pytest.raises(ConfigError, match=r"2 of 4 prompts are placeholders.*data\.categories=\[coding\]"):
+    with pytest.raises(ConfigError, match=r"3 of 5 prompts are placeholders.*data\.categories=\[coding\]"):
         replace(made, limit=1).load()
     with pytest.raises(ConfigError, match=r"1 of 1 prompts are placeholders.*data\.path=…\.$"):
         replace(made, categories=["qa"]).load()

@@ -16,7 +16,7 @@ import pytest
 from specdec import cli
 from specdec.commands.report import DRAWN, VIEWS, screenshots
 from specdec.measure.folders import RunFolder
-from specdec.measure.rows import PromptRow, StepRow
+from specdec.measure.rows import PromptRow, StepRow, TurnRow
 from specdec.measure.runs import Run
 from specdec.report.leaderboard import origins
 from specdec.report.methods import methods, varying_axes
@@ -580,9 +580,9 @@ def test_a_small_study_makes_a_small_page(rivers: Path) -> None:
 def folder_of_runs(path: Path) -> Path:
     """A study on the disk: one job that is done, and one that failed."""
     stats = DecodingStats(output_tokens=2, passes=2, verify_seconds=1.0)
-    step = StepRow(0, 0, 5, 1, 1, 1, ["Hello", "!"], [True, False], None, "ngram")
-    row = PromptRow(0, "q", "greeting", "Say hello.", "Hello!", [1, 2], 0, "length", stats, None, None, False, 0.1, [],
-                    0.5, 0.1, [step])  # fmt: skip
+    step = StepRow(0, 0, 0, 5, 1, 1, 1, ["Hello", "!"], [True, False], None, "ngram")
+    turn = TurnRow("Say hello.", "Hello!", [1, 2], "length", stats, None, None, None)
+    row = PromptRow(0, "q", "greeting", None, [turn], 0, False, 0.1, [], 0.5, 0.1, [step])
     done, failed = RunFolder(path / "done"), RunFolder(path / "failed")
     done.begin({"a": 1}, axes("ngram", "token", 3), environment())
     done.append([row])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from specdec.drafters.ngram import NgramDrafter
 from specdec.policy.base import Ask, Choice, Load, Policy
 from specdec.tracking import NoTracker
+from specdec.tracking.base import Screen
 
 
 class Turns(Policy):
@@ -45,6 +47,14 @@ class Forgetful(NgramDrafter):
     def memory(self) -> int:
         """Never told."""
         raise RuntimeError("no idea")
+
+
+class Showing(NoTracker):
+    """Keeps the documents of studies beside them."""
+
+    def study(self, name: str, screen: Screen, folder: Path) -> None:
+        (folder / f"{name}.html").write_text(screen.html, encoding="utf-8")
+        (folder / f"{name}.txt").write_text("\n".join(row[1] for row in screen.rows), encoding="utf-8")
 
 
 class Killing(NoTracker):

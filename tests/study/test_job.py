@@ -66,6 +66,88 @@ def test_rows_and_steps_are_those_of_the_generator_itself(
         assert all(step["rejected"] is not None for step in refused)
 
 
+CONVERSATIONS = [
+    {"question_id": 1, "category": "math", "turns": ["red green red green", "red red green", "green"]},
+    {"question_id": 2, "category": "qa", "turns": ["one two three one two"]},
+    {"question_id": 3, "category": "stem", "turns": ["blue blue blue", "blue, why"]},
+]
+
+
+@pytest.fixture
+def conversations(tmp_path: Path) -> str:
+    """A setting that names a file of them."""
+    path = tmp_path / "question.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in CONVERSATIONS), encoding="utf-8")
+    return f"data.path={path}"
+
+
+def test_every_turn_reads_the_answers_before_it(
+    composed: Callable[..., DictConfig], tiny_folder: Path, conversations: str
+) -> None:
+    from specdec import SamplingParams
+
+    done = run(composed("data=spec_bench", conversations, "certified=false"))
+    assert done.status == "done", done.error
+    generator = SpeculativeGenerator(load(str(tiny_folder)), "none")
+    for row, asked in zip(done.rows, CONVERSATIONS, strict=True):
+        chat: list[dict[str, str]] = []
+        assert [turn["prompt"] for turn in row["turns"]] == asked["turns"]
+        for number, turn in enumerate(row["turns"]):
+            chat.append({"role": "user", "content": turn["prompt"]})
+            [wanted] = generator.generate([chat], SamplingParams(max_tokens=12, ignore_eos=True))
+            assert (turn["token_ids"], turn["text"]) == (wanted.token_ids, wanted.text)
+            assert (turn["plain_token_ids"], turn["plain_text"]) == (wanted.token_ids, wanted.text)
+            assert turn["stats"]["prompt_tokens"] == wanted.stats.prompt_tokens
+            steps = [step for step in done.steps if (step["index"], step["turn"]) == (row["index"], number)]
+            assert len(steps) == turn["stats"]["passes"]
+            assert steps[0]["anchor"] == turn["stats"]["prompt_tokens"]
+            assert "".join(text for step in steps for text in step["texts"]) == turn["text"]
+            chat.append({"role": "assistant", "content": wanted.text})
+        numbers = [step["step"] for step in done.steps if step["index"] == row["index"]]
+        assert numbers == list(range(row["stats"]["passes"]))
+        assert row["output_tokens"] == 12 * len(asked["turns"]) == len(row["token_ids"])
+        assert row["identical"]
+    assert [(row["category"], row["kind"]) for row in done.rows] == [
+        ("mt_bench", "math"), ("qa", None), ("mt_bench", "stem")
+    ]  # fmt: skip
+    assert {name: told["prompts"] for name, told in done.summary["by_category"].items()} == {"mt_bench": 2, "qa": 1}
+    assert done.summary["metrics"]["output_tokens"] == 72
+
+
+def test_conversations_in_a_batch_give_the_same_rows(composed: Callable[..., DictConfig], conversations: str) -> None:
+    words = ("data=spec_bench", conversations, "rule=gumbel", "certified=false", *SAMPLED)
+    alone, together = run(composed(*words)), run(composed(*words, "batch=3"))
+    assert facts(together) == facts(alone)
+    assert all(row["identical"] for row in together.rows)
+
+
+def test_each_side_reads_its_own_answers(composed: Callable[..., DictConfig], conversations: str) -> None:
+    """With a rule that keeps the distribution but not the text, the sides answer differently."""
+    drafter = ("drafter=early_exit", "drafter.num_layers=1", "rule=token", "certified=false")
+    config = composed("data=spec_bench", conversations, *drafter, *SAMPLED)
+    done = run(config)
+    first, second = done.rows[2]["turns"]
+    assert first["text"] != first["plain_text"]
+    chat = [{"role": "user", "content": first["prompt"]}, {"role": "assistant", "content": first["plain_text"]},
+            {"role": "user", "content": second["prompt"]}]  # fmt: skip
+    job = plan(config)
+    [wanted] = job.generator().with_drafter("none").generate([chat], job.params_of([2]))
+    assert second["plain_token_ids"] == wanted.token_ids
+
+
+def test_without_a_chat_template_what_was_said_is_one_text(
+    composed: Callable[..., DictConfig], tiny_folder: Path, conversations: str
+) -> None:
+    from specdec import SamplingParams
+
+    done = run(composed("data=spec_bench", conversations, "chat=false", "certified=false"))
+    first, second = done.rows[2]["turns"]
+    said = f"blue blue blue\n\n{first['text']}\n\nblue, why"
+    params = SamplingParams(max_tokens=12, ignore_eos=True)
+    [wanted] = SpeculativeGenerator(load(str(tiny_folder)), "none").generate([said], params)
+    assert second["token_ids"] == wanted.token_ids
+
+
 def test_variables_of_the_chat_template_are_settings(
     composed: Callable[..., DictConfig], tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -75,13 +157,13 @@ def test_variables_of_the_chat_template_are_settings(
     job = plan(composed(f"target.path={folder}", "+template_kwargs.tone=kindly"))
     generator = job.generator()
     wanted = generator.tokenizer.encode("kindly, Hi", add_special_tokens=False)
-    assert generator.encode(job.prompt("Hi", generator)) == wanted
+    assert generator.encode(job.prompt(["Hi"], generator)) == wanted
     assert job.axes["template_kwargs.tone"] == "kindly"
     other = plan(composed(f"target.path={folder}", "+template_kwargs.mood=kind"))
     with pytest.raises(
         InvalidRequestError, match=r"does not read 'mood', so it would do nothing. It reads messages, tone"
     ):
-        generator.encode(other.prompt("Hi", generator))
+        generator.encode(other.prompt(["Hi"], generator))
     with pytest.raises(ConfigError, match=r"template_kwargs.tone does nothing with chat=false"):
         plan(composed("+template_kwargs.tone=kindly", "chat=false"))
 

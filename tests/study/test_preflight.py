@@ -225,6 +225,7 @@ def test_every_key_that_a_sweep_turns_is_an_axis_by_its_own_name(composed: Calla
         "max_num_seqs": 6,
         "chat": False,
         "data.limit": 2,
+        "data.turns": "turns",
         "rule": "gumbel",
     }
     assert {name: axes.get(name) for name in wanted} == wanted

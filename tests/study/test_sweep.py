@@ -96,6 +96,19 @@ def test_jobs_that_are_the_same_computation_run_once(
     assert "At temperature 0 every lossless rule takes the likeliest token." in out
 
 
+def test_a_tracker_gets_the_first_screen_of_the_whole_study(tiny: list[str], tmp_path: Path) -> None:
+    """Also of the jobs of earlier commands; a study without a finished job has none."""
+    words = [*tiny, *QUICK, "data.limit=1", "tracking._target_=tests.study.parts.Showing"]
+    assert study(*words, *FAILING) == 1
+    assert not list((tmp_path / "runs" / "benchmark").glob("*.html"))
+    assert study(*words) == 0
+    assert study("-m", *words, "drafter=none,early_exit") == 0
+    folder = tmp_path / "runs" / "benchmark"
+    names = (folder / "benchmark.txt").read_text(encoding="utf-8")
+    assert sorted(line.partition(" ")[0] for line in names.splitlines()) == ["early_exit", "ngram", "none"]
+    assert "<h2>Leaderboard</h2>" in (folder / "benchmark.html").read_text(encoding="utf-8")
+
+
 def test_plain_decoding_is_its_own_baseline(tiny: list[str], tmp_path: Path) -> None:
     assert study(*tiny, *QUICK, "data.limit=2", "drafter=none", "baseline=true") == 0
     [run] = runs(tmp_path)

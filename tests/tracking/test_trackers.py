@@ -23,6 +23,7 @@ from specdec.measure.runs import TRACE, Run, load_run
 from specdec.measure.summary import summarize
 from specdec.stats import DecodingStats
 from specdec.tracking import NoTracker, SafeTracker, Tracker, workspace
+from specdec.tracking.base import Screen
 from specdec.tracking.trackio import TrackioTracker
 from specdec.tracking.wandb import PROMPT_SCALARS, PROMPT_TEXTS, WandbTracker, has_credentials
 from tests.measure.test_runs import row
@@ -37,7 +38,8 @@ STEPS = [{"drafted": 3.0, "tested": 2.0, "accepted": 1.0, "emitted": 2.0, "kv_oc
 def run(tmp_path: Path) -> Run:
     """A small job that is done."""
     folder, plain = RunFolder(tmp_path / "study" / "job"), DecodingStats(output_tokens=3, passes=3, verify_seconds=1.25)
-    rows = [replace(row(index, plain=[1, 2, 3]), plain_stats=plain) for index in range(2)]  # 1.25 times as fast
+    rows = [row(index, plain=[1, 2, 3]) for index in range(2)]
+    rows = [replace(one, turns=[replace(one.turns[0], plain_stats=plain)]) for one in rows]  # 1.25 times as fast
     folder.begin({"drafter": {"gamma": 5}}, {"drafter": "ngram"}, {"machine": "a machine"})
     folder.append(rows)
     found = {"tv_by_position": [0.5, 0.25, 0.75], "calibration": [{"confidence": 0.5, "accepted": 0.25, "count": 4}],
@@ -176,15 +178,46 @@ def test_a_speedup_that_cannot_be_true_is_not_sent(run: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.xdist_group("wandb")
-def test_the_dashboard_shows_nothing_that_is_not_logged(file: WandbFile) -> None:
+def test_the_dashboard_shows_nothing_that_is_not_logged(file: WandbFile, study_file: WandbFile) -> None:
     pytest.importorskip("wandb_workspaces", reason="no wandb-workspaces: pip install 'specdec-lab[workspaces]'")
-    logged = {key for line in file.history for key in line} | set(file.summary)
+    logged = {key for one in (file, study_file) for line in one.history for key in line} | set(file.summary)
     logged |= {key.rpartition(".")[0] for key in logged}
     shown = {name for panels in workspace.SECTIONS.values() for panel in panels for name in panel.metrics}
     assert shown <= logged
     for made in (workspace.workspace("me", "specdec"), workspace.report("me", "specdec")):
         told = json.dumps(asdict(made), default=str)
         assert all(name in told for name in shown)
+    first, *_ = workspace.workspace("me", "specdec").sections
+    assert first.panels[0].media_keys == ["study/first_screen"]
+    [grid, *_] = [block for block in workspace.report("me", "specdec").blocks if type(block).__name__ == "PanelGrid"]
+    assert grid.panels[0].media_keys == ["study/first_screen"]
+
+
+SCREEN = Screen(
+    "<!doctype html><p>ngram · auto leads: größer</p>", ("Condition", "Method", "Speedup"), [["", "ngram", "1.5"]]
+)
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> WandbFile:
+    """What the run of a study wrote."""
+    import wandb
+
+    WandbTracker().study("rivers", SCREEN, tmp_path / "rivers")
+    wandb.teardown()
+    [path] = tmp_path.glob("rivers/wandb/offline-run-*/run-*.wandb")
+    return read(path)
+
+
+@pytest.mark.xdist_group("wandb")
+def test_a_study_has_a_run_with_its_first_screen(study_file: WandbFile, tmp_path: Path) -> None:
+    assert study_file.run == {"name": "rivers", "group": "rivers", "project": "specdec"}
+    assert study_file.exit_code == 0
+    [page] = tmp_path.glob("rivers/wandb/offline-run-*/files/media/html/study/first_screen_*.html")
+    assert page.read_text(encoding="utf-8") == SCREEN.html
+    [table] = tmp_path.glob("rivers/wandb/offline-run-*/files/media/table/study/leaderboard_*.table.json")
+    told = json.loads(table.read_text(encoding="utf-8"))
+    assert (told["columns"], told["data"]) == (list(SCREEN.columns), SCREEN.rows)
 
 
 class Broken(NoTracker):
