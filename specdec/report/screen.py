@@ -26,7 +26,7 @@ WIDTH = 640
 
 
 def first_screen(runs: Sequence[Run], title: str) -> Screen:
-    """What a study found: a sentence for each condition, the speedups, the leaderboard, and where the time goes.
+    """What a study found: what was found and why for each condition, the speedups, the leaderboard, and where the time goes.
 
     Args:
         runs: of one study, of which one at least is done.
@@ -42,7 +42,7 @@ def first_screen(runs: Sequence[Run], title: str) -> Screen:
         title=title,
         policy=policy(style_src="'unsafe-inline'"),
         style=Markup(style()),
-        answers=[(one.condition, answer(one)) for one in contests(runs)],
+        answers=[(one.condition, " ".join(answer(one))) for one in contests(runs)],
         charts={
             key: (drawn[key], Markup(vl_convert.vegalite_to_svg(standalone(drawn[key], drawn[key].records, WIDTH))))
             for key in SHOWN
