@@ -26,7 +26,7 @@ WIDTH = 640
 
 
 def first_screen(runs: Sequence[Run], title: str) -> Screen:
-    """What a study found: what was found and why for each condition, the speedups, the leaderboard, and where the time goes.
+    """The finding of each condition and why, the speedups, the leaderboard, and where the time goes.
 
     Args:
         runs: of one study, of which one at least is done.
