@@ -82,7 +82,7 @@ def least_survival(requests: int, growth: float) -> float:
         requests: all that wait for the step.
         growth: the least of T(n) / T(n - 1).
     """
-    return growth**requests - 1.0
+    return max(growth**requests - 1.0, 0.0)  # where more rows cost nothing, rounding makes a growth of less than 1
 
 
 def speed(wish: Wish, seconds: Sequence[float], level_seconds: float = 0.0) -> float:

@@ -58,6 +58,11 @@ def test_no_node_that_is_taken_survives_less_than_the_least_that_pays(name: str,
         assert all(survivals[node] >= least - 1e-12 for node in nodes)
 
 
+def test_where_more_rows_cost_nothing_every_node_pays() -> None:
+    """Also where rounding says that a pass gets shorter by a row."""
+    assert [least_survival(requests, 1.0 - 2**-53) for requests in (1, 8)] == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("seed", range(12))
 def test_no_part_of_a_draft_is_faster(name: str, seed: int) -> None:
