@@ -24,9 +24,9 @@ from specdec.stats import NOBODY
 
 COLUMNS = ("method", "speedup", "group", "over the leader (95 %)", "p", "prompts")
 EXPLAINED = (
-    "Over the leader: speedup of the method divided by that of the leader on the same prompt, geometric mean over "
-    "prompts, with its 95 % interval. p: p value of the paired t test on the logarithms, after Holm's correction over "
-    "all pairs of the table. Group: methods that share a letter do not differ significantly (5 % level)."
+    "Over the leader: speedup of the method divided by that of the leader on the same prompt. It is a geometric mean "
+    "over prompts, with its 95 % interval. p: p value of the paired t test on the logarithms, after Holm's correction "
+    "over all pairs of the table. Group: methods that share a letter do not differ significantly (5 % level)."
 )
 MIN_PROMPTS = 2
 """Prompts that two methods must share before anything is said of their difference."""

@@ -70,7 +70,7 @@ def markdown(runs: Sequence[Run], title: str, about: str = "") -> str:
             lines += ["", f"{method.run.status.capitalize()}: {method.label}: {method.reason}"]
     machines = dict.fromkeys(str(run.environment.get("machine", "an unknown machine")) for run in runs)
     commands = dict.fromkeys(str(run.environment.get("command", "")) for run in runs)
-    lines += ["", *(f"Measured on {machine}." for machine in machines), "", *(f"`{command}`" for command in commands)]
+    lines += ["", *(f"Measured on {machine}." for machine in machines), "", *(f"- `{command}`" for command in commands)]
     return "\n".join(lines) + "\n"
 
 
