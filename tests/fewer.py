@@ -30,11 +30,12 @@ def _slow(case: Any) -> Any:
 
 
 def thin(items: Iterable[pytest.Item]) -> None:
-    """Of the cases of a test function marked `fewer(step)` one of `step` stays; the others are slow. Which ones follows
-    from their names, so that no value of an argument is left out by its place in the list."""
+    """Of the cases of a test function marked `fewer(step)` that are not slow already, one of `step` stays; the others
+    become slow. Which ones follows from their names, so that no value of an argument is left out by its place."""
     families: dict[str, list[pytest.Item]] = {}
     for item in items:
-        families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        if item.get_closest_marker("slow") is None:
+            families.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for cases in families.values():
         mark = cases[0].get_closest_marker("fewer")
         if mark is not None:

@@ -25,9 +25,6 @@ from specdec.study.plan import Plan
 from specdec.study.sameness import drafts_nothing
 from specdec.tracking import Tracker
 
-HELD_EVERY = 16
-"""Steps of a prompt from one look at the drafters' memory to the next."""
-
 
 @dataclass(frozen=True)
 class JobOptions:
@@ -117,10 +114,10 @@ def _converse(
     """
     generator, held, turn = duel.generator, 0, 0
     while going := [conversation for conversation in conversations if conversation.goes_on]:
-        prompts, plain_prompts = (
-            [generator.encode(plan.prompt(conversation.said(plain), generator)) for conversation in going]
-            for plain in (False, duel.plain is not None)
-        )
+        prompts = [generator.encode(plan.prompt(one.said(), generator)) for one in going]
+        plain_prompts = None  # the first turns are the same for both sides
+        if turn and duel.plain is not None:
+            plain_prompts = [generator.encode(plan.prompt(one.said(plain=True), generator)) for one in going]
         watch = Watch(generator, going, [len(tokens) for tokens in prompts], tracker)
         params = plan.params_of([conversation.index for conversation in going])
         plain, generations = duel.round(number + turn, prompts, params, watch.start, watch.event, plain_prompts)

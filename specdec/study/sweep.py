@@ -179,8 +179,10 @@ class SweepEnd(Callback):  # type: ignore[misc]
 def _track(config: DictConfig, folder: Path) -> None:
     """Sends what a study found to its tracker, if that shows documents."""
     tracker = instantiate(config.tracking, "tracking")
+    if type(tracker).study is Tracker.study:
+        return
     runs = load_runs(folder)
-    if type(tracker).study is Tracker.study or not any(run.status == "done" for run in runs):
+    if not any(run.status == "done" for run in runs):
         return
     from specdec.report.screen import first_screen  # brings a charting library, as `write_report` does
 
