@@ -75,7 +75,7 @@ def measure(
     """Fills in the contenders."""
     chats = [[{"role": "user", "content": record.prompt}] for record in records]
     for each in contenders.values():
-        each.generator.generate(chats[:1], SamplingParams(max_tokens=8), progress=False)
+        warm_up(each.generator, chats[:1], batch)
     size, names = 4 * batch if batch > 1 else 1, list(contenders)
     for turn, start in enumerate(track(range(0, len(chats), size), "decoding", disable=len(chats) < 16)):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -83,6 +83,15 @@ def measure(
             own = [SamplingParams(max_tokens=params.max_tokens, temperature=params.temperature, seed=n) for n in group]
             texts = contenders[name].generator.generate([chats[n] for n in group], own, progress=False)
             contenders[name].generations.update(zip(group, texts, strict=True))
+
+
+def warm_up(generator: SpeculativeGenerator, chats: list[list[dict[str, str]]], batch: int) -> None:
+    """A few tokens; on a GPU texts of other prompts, for there each new number of rows is compiled and captured."""
+    if generator.engine.model.kv_layout.device == "cpu":
+        generator.generate(chats, SamplingParams(max_tokens=8), progress=False)
+        return
+    others = [[{"role": "user", "content": record.prompt}] for record in load_prompts(None)]
+    generator.generate((others * batch)[: 2 * batch + 2], SamplingParams(max_tokens=64), progress=False)
 
 
 def results(contenders: Mapping[str, Contender], records: Sequence[PromptRecord]) -> dict[str, Any]:
@@ -158,9 +167,10 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--rule", default=AUTO, help="of acceptance, with a temperature")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", help="name of a file in docs/results")
     args = parser.parse_args()
-    loaded = load(dtype=args.dtype)
+    loaded = load(dtype=args.dtype, device=args.device)
     names = dict.fromkeys([PLAIN, *args.contenders.split(",")])
     contenders = {name: contender(loaded, name, args.batch, args.rule) for name in names}
     records = choose(load_prompts(args.data), args.limit)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,10 +35,17 @@ from specdec.measure.results import save
 TESTS = ("tests/kernels/test_triton_attention.py", "tests/kernels/test_triton_linear.py",
          "tests/kernels/test_triton_norm.py", "tests/kernels/test_triton_verdicts.py",
          "tests/models/test_triton_model.py", "tests/heads/test_triton_runs.py")  # fmt: skip
-DRAFTERS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("ngram", {}), ("ngram", {"branches": 3}), ("recycling", {}), ("suffix", {}), ("early_exit", {}),
+Named = tuple[str, dict[str, Any]]
+HEAD: Named = ("head", {})
+TABLES: Named = ("cascade", {"stages": ["head", "suffix", "recycling"]})
+DRAFTERS: tuple[Named, ...] = (
+    ("ngram", {}), ("ngram", {"branches": 3}), ("recycling", {}), ("suffix", {}), ("retrieval", {}), ("lookahead", {}),
+    ("early_exit", {}), ("layer_skip", {}), HEAD, TABLES,
 )  # fmt: skip
-"""Chains, trees, one that reads the largest logits, one of native code, and one that runs the model."""
+"""Chains, trees, one that reads the largest logits, some of native code, some that run the model or a head."""
+TIMED: tuple[Named, ...] = (("none", {}), ("ngram", {}), HEAD)
+"""Those that remember no text, for the same prompts come again and again."""
+ROUNDS = 5
 
 
 def run_tests(log: Path | None = None) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def lossless(max_tokens: int = 96) -> dict[str, Any]:
 
     results: dict[str, Any] = {}
     chats = [[{"role": "user", "content": record.prompt}] for record in load_prompts(None)]
-    for dtype, drafters in (("bfloat16", DRAFTERS), ("float16", DRAFTERS[1:2]), ("int8", DRAFTERS[1:3])):
+    for dtype, drafters in (("bfloat16", DRAFTERS), ("float16", (DRAFTERS[1], HEAD)), ("int8", (*DRAFTERS[1:3], HEAD))):
         loaded = load(dtype=dtype, device="cuda")
         greedy = [SamplingParams(max_tokens=max_tokens) for _ in chats]
         seeded = [SamplingParams(max_tokens=max_tokens, temperature=0.8, seed=seed) for seed in range(len(chats))]
@@ -74,32 +81,49 @@ def lossless(max_tokens: int = 96) -> dict[str, Any]:
             plain = SpeculativeGenerator(loaded, "none", rule, config=one).generate(chats, params)
             for drafter, options in drafters:
                 config = EngineConfig(num_blocks=2048, max_num_seqs=8)
-                generator = SpeculativeGenerator(loaded, drafter, rule, drafter_options=options, config=config)
-                texts = generator.generate(chats, params)
-                same = sum(a.token_ids == b.token_ids for a, b in zip(texts, plain, strict=True))
-                results[f"{dtype}, {drafter} {options or ''}, {name}"] = {"identical": same, "of": len(chats)}
+                found = results[f"{dtype}, {drafter} {options or ''}, {name}"] = {"identical": 0, "of": len(chats)}
+                try:
+                    generator = SpeculativeGenerator(loaded, drafter, rule, drafter_options=options, config=config)
+                    texts = generator.generate(chats, params)
+                except Exception:  # the others are worth knowing
+                    found["broken"] = traceback.format_exc(limit=-4)
+                    continue
+                found["identical"] = sum(a.token_ids == b.token_ids for a, b in zip(texts, plain, strict=True))
     return results
 
 
-def engine() -> dict[str, Any]:
-    """Tokens per second of the embedded model, plain and speculating, the prompts taking turns."""
+def engine() -> Iterator[dict[str, Any]]:
+    """The embedded model speculating over plain decoding, by batch, drafter and policy, all taking turns."""
     from benchmarks.passes import seconds
     from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
     from specdec.models.loading import load
     from specdec.prompts import load_prompts
+    from specdec.stats import DecodingStats
 
     loaded = load(dtype="bfloat16", device="cuda")
-    chats = [[{"role": "user", "content": record.prompt}] for record in load_prompts(None)]
+    chats = [[{"role": "user", "content": record.prompt}] for record in load_prompts(None)] * 2
     params = SamplingParams(max_tokens=128)
-    config = EngineConfig(num_blocks=2048, max_num_seqs=1, prefix_cache=False)  # prompts come again and again
-    generators = {drafter: SpeculativeGenerator(loaded, drafter, config=config) for drafter in ("none", "ngram")}
-    for generator in generators.values():
-        generator.generate(chats, params)
-    times: dict[str, list[float]] = {drafter: [] for drafter in generators}
-    for _ in range(5):
-        for drafter, generator in generators.items():
-            times[drafter].append(seconds(partial(generator.generate, chats, params)))
-    return {"ratio": median(a / b for a, b in zip(times["none"], times["ngram"], strict=True)), "seconds": times}
+    for batch in (1, 8):
+        config = EngineConfig(num_blocks=2048, max_num_seqs=batch, prefix_cache=False)
+        contenders = {
+            (drafter, policy): SpeculativeGenerator(
+                loaded, drafter, config=config, drafter_options=options, policy=policy
+            )
+            for drafter, options in TIMED
+            for policy in (("always",) if drafter == "none" else ("always", "product"))
+        }
+        times: dict[tuple[str, str], list[float]] = {name: [] for name in contenders}
+        for generator in contenders.values():
+            generator.generate(chats, params)
+        for _ in range(ROUNDS):
+            for name, generator in contenders.items():
+                times[name].append(seconds(partial(generator.generate, chats, params)))
+        for (drafter, policy), generator in contenders.items():
+            stats = DecodingStats.total(text.stats for text in generator.generate(chats, params))
+            ratios = [a / b for a, b in zip(times["none", "always"], times[drafter, policy], strict=True)]
+            yield {"batch": batch, "drafter": drafter, "policy": policy, "tau": stats.mean_accepted_length,
+                   "ratio": median(ratios), "least": min(ratios), "most": max(ratios),
+                   "seconds": times[drafter, policy]}  # fmt: skip
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -110,14 +134,15 @@ def markdown(results: dict[str, Any]) -> str:
     if texts := results.get("lossless"):
         lines += ["", "| texts unchanged by speculation | |", "|---|---|"]
         lines += [f"| {name} | {r['identical']}/{r['of']} |" for name, r in texts.items()]
-    for group in ("attention", "linear", "tuned"):
-        columns = list(dict.fromkeys(key for result in results.get(group, ()) for key in result))
+        broken = {name: r["broken"] for name, r in texts.items() if "broken" in r}
+        lines += ["", *(f"{name}:\n```\n{trace}```" for name, trace in broken.items())] if broken else []
+    for group in ("attention", "linear", "tuned", "engine"):
+        found = (key for result in results.get(group, ()) for key in result)
+        columns = [key for key in dict.fromkeys(found) if key != "seconds"]
         lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)] if columns else []
         for result in results.get(group, ()):
             cells = [result.get(key, "") for key in columns]
             lines.append("| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |")
-    if speed := results.get("engine"):
-        lines += ["", f"Speculating (n-gram) over plain, embedded model, batch 1: {speed['ratio']:.2f}"]
     lines += ["", *(f"{part} broke:\n```\n{trace}```" for part, trace in results.get("broken", {}).items())]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -149,7 +174,7 @@ def parts_of(log: Path | None) -> dict[str, Callable[[], Any]]:
         "attention": lambda: list(attention()),
         "linear": lambda: list(linear()),
         "lossless": lossless,
-        "engine": engine,
+        "engine": lambda: list(engine()),
         "tuned": lambda: list(tuned()),
     }
 

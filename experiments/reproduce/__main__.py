@@ -1,9 +1,10 @@
 """Runs the reproductions, and makes docs/reproductions.md of what they found.
 
 python -m experiments.reproduce [NAME …] [--quick] [--data FILE] [--limit 12] [--tokens 200000]
-    [--output docs] [--kept runs/reproduce]
+    [--output docs] [--kept runs/reproduce] [--device cpu] [--jobs 1]
 
-Without names all but `heads`, which trains for hours on two cores. Each writes OUTPUT/results/reproduce-NAME.json.
+Without names all but `heads`, which trains for hours on two cores, and for minutes with `--device cuda --jobs 8`. Each
+writes OUTPUT/results/reproduce-NAME.json.
 """
 
 from __future__ import annotations
@@ -76,10 +77,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=Options.tokens, help="of answers that each head learns from")
     parser.add_argument("--output", type=Path, default=Path("docs"))
     parser.add_argument("--kept", type=Path, default=Options.kept, help="folder of what is trained")
+    parser.add_argument("--device", default=Options.device, help="that heads are trained on")
+    parser.add_argument("--jobs", type=int, default=Options.jobs, help="heads that are trained at a time")
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(STUDIES)):
         parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
-    options, console = Options(args.quick, args.data, args.limit, args.tokens, args.kept), Console()
+    options, console = (
+        Options(args.quick, args.data, args.limit, args.tokens, args.kept, args.device, args.jobs),
+        Console(),
+    )
     results = args.output / "results"
     for name in args.names or [name for name in STUDIES if name not in LONG]:
         with console.status(name):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -133,28 +135,38 @@ def settings(options: Options) -> Settings:
             answers=Answers(tokens=2000, chunk=32, max_tokens=32), batching=Batching(4, 32, 256),
             schedule=Schedule(epochs=1), loop=LoopConfig(points=2, evaluations=1),
         )  # fmt: skip
+    large = options.device != "cpu"
     return Settings(
-        folder, dtype="bfloat16", deny=denied, taps_gib=8.0, head=head, loss=loss,
-        answers=Answers(tokens=options.tokens, chunk=64, max_tokens=256, prompt_tokens=512),
-        batching=Batching(2, 512, 512), schedule=Schedule(epochs=3, lr=2e-3),
+        folder, dtype="bfloat16", device=options.device, deny=denied, taps_gib=8.0, head=head, loss=loss,
+        cells=1_000_000,
+        answers=Answers(options.tokens, chunk=2048 if large else 64, max_tokens=256, prompt_tokens=512),
+        batching=Batching(8, 768, 768) if large else Batching(2, 512, 512), schedule=Schedule(epochs=3, lr=2e-3),
         loop=LoopConfig(bfloat16=True, evaluations=1),
     )  # fmt: skip
 
 
 def run(options: Options) -> dict[str, Any]:
     """Arm → what it can do. A head that is there is read, one that was interrupted goes on."""
-    return study(settings(options), VOCABULARIES)
+    return study(settings(options), VOCABULARIES, options.jobs)
 
 
-def study(base: Settings, vocabularies: Sequence[int]) -> dict[str, Any]:
+def study(base: Settings, vocabularies: Sequence[int], jobs: int = 1) -> dict[str, Any]:
     """See `run`.
 
     Args:
         base: of all arms; below its folder each arm has one of its own.
         vocabularies: four draft vocabularies, the second the base's.
+        jobs: arms that are trained at a time, after the base.
     """
     known = arms(vocabularies)
-    found = {name: outcome(name, arm, base) for name, arm in known.items()}
+    first, *others = known.items()
+    found = {first[0]: outcome(*first, base)}
+    if jobs == 1:
+        found |= {name: outcome(name, arm, base) for name, arm in others}
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            tasks = {name: pool.submit(outcome, name, arm, base) for name, arm in others}
+            found |= {name: task.result() for name, task in tasks.items()}
     for name in known:
         for file in _folder(base, name).glob(TAPS):
             file.unlink()

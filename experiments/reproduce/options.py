@@ -30,6 +30,8 @@ class Options:
         limit: prompts of the studies that decode, at most.
         tokens: of answers that each head learns from, in each of its epochs.
         kept: folder of what is trained, with which an interrupted study goes on.
+        device: that heads are trained on.
+        jobs: heads that are trained at a time, each by a process of its own.
     """
 
     quick: bool = False
@@ -37,6 +39,8 @@ class Options:
     limit: int = 12
     tokens: int = 200_000
     kept: Path = Path("runs/reproduce")
+    device: str = "cpu"
+    jobs: int = 1
 
     @property
     def words(self) -> str:
@@ -45,6 +49,7 @@ class Options:
         words += [] if self.data is None else ["--data", self.data.name]
         words += [] if self.limit == Options.limit else ["--limit", str(self.limit)]
         words += [] if self.tokens == Options.tokens else ["--tokens", str(self.tokens)]
+        words += [] if self.device == Options.device else ["--device", self.device]
         return shlex.join(words)
 
     @property

@@ -42,7 +42,7 @@ def test_the_page_names_what_failed_and_what_changed() -> None:
         "attention": [{"kernel": "attention", "ms": 0.5}],
         "linear": [{"kernel": "linear o", "flat": 0.25, "gemv": 0.125}, {"kernel": "linear o", "flat": 0.5}],
         "tuned": [{"kernel": "linear", "config": "c", "ms": float("inf")}],
-        "engine": {"ratio": 1.5},
+        "engine": [{"batch": 1, "drafter": "ngram", "ratio": 1.5, "seconds": [1.0]}],
         "broken": {"tuned": "RuntimeError: no room"},
     }
     page = gpu_check.markdown(results)
@@ -52,7 +52,7 @@ def test_the_page_names_what_failed_and_what_changed() -> None:
         "3/4",
         "| linear o | 0.25 | 0.125 |",
         "| linear o | 0.5 |  |",
-        "1.50",
+        "| 1 | ngram | 1.5 |",
         "no room",
     ):
         assert piece in page
@@ -62,14 +62,14 @@ def test_a_part_that_breaks_leaves_the_others_alone() -> None:
     def breaks() -> object:
         raise RuntimeError("no room")
 
-    parts = {"attention": breaks, "engine": lambda: {"ratio": 2.0}}
+    parts = {"attention": breaks, "engine": lambda: [{"ratio": 2.5}]}
     results: dict[str, Any] = {"device": "a GPU", "attention": [{"ms": 0.125}]}
     kept = list[str]()
     gpu_check.check(parts, results, lambda: kept.append(gpu_check.markdown(results)))
     assert "no room" in results["broken"]["attention"]
     assert "attention" not in results
-    assert results["engine"] == {"ratio": 2.0}
-    assert ["2.00" in page for page in kept] == [False, True]
+    assert results["engine"] == [{"ratio": 2.5}]
+    assert ["| 2.5 |" in page for page in kept] == [False, True]
 
 
 def test_what_it_runs_exists() -> None:
