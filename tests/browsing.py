@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from specdec.commands.report import browser
 from specdec.errors import ConfigError
 
 EVIL = "</script ><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
@@ -33,6 +32,8 @@ LOOK = """() => {
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A browser; no test of its module may run an event loop beside it."""
+    from specdec.commands.report import browser  # most tests need no page, and no library of charts
+
     with ExitStack() as stack:
         try:
             chromium = stack.enter_context(browser())
