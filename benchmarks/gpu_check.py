@@ -40,7 +40,7 @@ HEAD: Named = ("head", {})
 TABLES: Named = ("cascade", {"stages": ["head", "suffix", "recycling"]})
 DRAFTERS: tuple[Named, ...] = (
     ("ngram", {}), ("ngram", {"branches": 3}), ("recycling", {}), ("suffix", {}), ("retrieval", {}), ("lookahead", {}),
-    ("early_exit", {}), ("layer_skip", {}), HEAD, TABLES,
+    ("early_exit", {}), HEAD, TABLES,
 )  # fmt: skip
 """Chains, trees, one that reads the largest logits, some of native code, some that run the model or a head."""
 TIMED: tuple[Named, ...] = (("none", {}), ("ngram", {}), HEAD)

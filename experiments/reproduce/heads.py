@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from multiprocessing import get_context
@@ -159,14 +158,13 @@ def study(base: Settings, vocabularies: Sequence[int], jobs: int = 1) -> dict[st
         jobs: arms that are trained at a time, after the base.
     """
     known = arms(vocabularies)
-    first, *others = known.items()
-    found = {first[0]: outcome(*first, base)}
     if jobs == 1:
-        found |= {name: outcome(name, arm, base) for name, arm in others}
-    else:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            tasks = {name: pool.submit(outcome, name, arm, base) for name, arm in others}
-            found |= {name: task.result() for name, task in tasks.items()}
+        found = {name: outcome(name, arm, base) for name, arm in known.items()}
+    else:  # a process for each, so that no head finds a GPU's memory held by one that is trained already
+        first, *later = ((name, arm, base) for name, arm in known.items())
+        with get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+            done = [pool.apply(outcome, first), *pool.starmap(outcome, later, chunksize=1)]
+        found = dict(zip(known, done, strict=True))
     for name in known:
         for file in _folder(base, name).glob(TAPS):
             file.unlink()

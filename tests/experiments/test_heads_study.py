@@ -87,7 +87,7 @@ def test_every_arm_is_trained_once_on_the_same_answers(base: Settings, monkeypat
     monkeypatch.setattr(foreign, "PASSAGES", 20)
     found = heads.study(base, VOCABULARIES)
     monkeypatch.setattr(heads, "Run", None)  # nothing is trained again
-    assert heads.study(base, VOCABULARIES) == found
+    assert heads.study(base, VOCABULARIES) == heads.study(base, VOCABULARIES, jobs=2) == found
     assert not list(base.folder.rglob(heads.TAPS))
     arms = found["arms"]
     assert list(arms) == list(heads.arms(VOCABULARIES))
