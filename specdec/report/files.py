@@ -91,6 +91,9 @@ def standalone(figure: Figure, records: Sequence[dict[str, Any]], width: int) ->
     spec: dict[str, Any] = json.loads(VARIABLE.sub(lambda match: palette[match[1]], text))
     if not figure.titled:
         _add_legends(spec, shown)
+    kinds = {record["kind"] for record in records} if figure.choices else set()
+    if len(kinds) == 1:
+        _add_titles(spec, figure.choices[kinds.pop()])
     if "facet" in spec:
         spec["spec"]["width"] = width // spec["columns"]
     else:
@@ -108,6 +111,18 @@ def _add_legends(part: Any, shown: Sequence[str]) -> None:
             part["legend"] = LEGEND | ({"values": shown} if part.get("field") == "method" else {})
         for each in part.values():
             _add_legends(each, shown)
+
+
+def _add_titles(part: Any, title: str) -> None:
+    """To every y axis without one: on the page the button beside the figure tells what is shown."""
+    if isinstance(part, list):
+        for each in part:
+            _add_titles(each, title)
+    elif isinstance(part, dict):
+        if "y" in part and isinstance(part["y"], dict) and part["y"].get("title") == "":
+            part["y"]["title"] = title
+        for each in part.values():
+            _add_titles(each, title)
 
 
 def light_colors() -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reproduce import foreign, heads
+from experiments.reproduce import foreign, head_arms, heads
 from experiments.reproduce.options import Options
 from specdec.errors import ConfigError
 from specdec.training.batches import Batching
@@ -90,15 +90,15 @@ def test_every_arm_is_trained_once_on_the_same_answers(base: Settings, monkeypat
     assert heads.study(base, VOCABULARIES) == heads.study(base, VOCABULARIES, jobs=2) == found
     assert not list(base.folder.rglob(heads.TAPS))
     arms = found["arms"]
-    assert list(arms) == list(heads.arms(VOCABULARIES))
+    assert list(arms) == list(head_arms.arms(VOCABULARIES))
     answers = [folder / "answers" for folder in sorted(base.folder.iterdir())]
     assert {folder.resolve().parent.name for folder in answers} == {"block", "block-others-answers"}
-    assert len({one["tokens"] for name, one in arms.items() if name != heads.FOREIGN}) == 1
-    covered = [arms[name]["coverage"] for name in heads.questions(VOCABULARIES)[2].published]
+    assert len({one["tokens"] for name, one in arms.items() if name != head_arms.FOREIGN}) == 1
+    covered = [arms[name]["coverage"] for name in head_arms.questions(VOCABULARIES)[2].published]
     assert covered == sorted(covered)
     assert covered[-1] == 1.0
     text = heads.table(found)
-    for question in heads.questions(VOCABULARIES):
+    for question in head_arms.questions(VOCABULARIES):
         assert f"### {question.title}" in text
         for name in question.published:
             assert f"| {name} | " in text
@@ -107,7 +107,7 @@ def test_every_arm_is_trained_once_on_the_same_answers(base: Settings, monkeypat
 
 
 def test_arms_that_read_the_same_share_what_the_target_saw(tmp_path: Path) -> None:
-    base, known = Settings(str(tmp_path)), heads.arms()
+    base, known = Settings(str(tmp_path)), head_arms.arms()
     seen = tmp_path / "block" / "taps.rows"
     seen.parent.mkdir()
     seen.write_bytes(b"states")
@@ -120,9 +120,9 @@ def test_arms_that_read_the_same_share_what_the_target_saw(tmp_path: Path) -> No
 
 def test_pairs_in_the_published_order_are_counted() -> None:
     one = {"hits": [0.5, 0.25], "alive": [0.5, 0.125], "tokens": 1000, "weights": 2_500_000, "coverage": 0.5}
-    taus = {name: 2.0 - 0.1 * place for place, name in enumerate(heads.arms())}
+    taus = {name: 2.0 - 0.1 * place for place, name in enumerate(head_arms.arms())}
     text = heads.table(
-        {"vocabularies": heads.VOCABULARIES, "arms": {name: one | {"tau": tau} for name, tau in taus.items()}}
+        {"vocabularies": head_arms.VOCABULARIES, "arms": {name: one | {"tau": tau} for name, tau in taus.items()}}
     )
     assert "| block | 2.50 M | 1,000 | 50.0% | 2.000 | 3.64 | 0.50 0.25 | 0.50 0.12 |" in text
     verdicts = [line for line in text.splitlines() if "pairs stand" in line]
@@ -131,6 +131,6 @@ def test_pairs_in_the_published_order_are_counted() -> None:
 
 def test_the_full_size_is_the_small_preset_and_a_quick_one_is_little() -> None:
     full, quick = (heads.settings(Options(quick=quick, data=Path("eval.jsonl"))) for quick in (False, True))
-    assert full.head.draft_vocab_size == quick.head.draft_vocab_size == heads.VOCABULARIES[1]
+    assert full.head.draft_vocab_size == quick.head.draft_vocab_size == head_arms.VOCABULARIES[1]
     assert full.deny == quick.deny == ("eval.jsonl",)
     assert full.answers.tokens == 200_000 > 50 * quick.answers.tokens

@@ -35,6 +35,12 @@ def test_the_figure_of_speedups_names_its_methods_and_holds_no_other(tmp_path: P
     assert "model · block" not in drawn  # above τ
 
 
+def test_a_figure_of_a_kind_names_it_on_its_axis(tmp_path: Path) -> None:
+    for kind, title in ((None, "Speedup"), ("tau", "τ"), ("alpha", "α")):
+        write_figure(study(), "over-num-draft-tokens", tmp_path / "over.svg", kind, 480)
+        assert f">{title}</text>" in (tmp_path / "over.svg").read_text(encoding="utf-8")
+
+
 def test_the_data_of_a_figure_by_hand(tmp_path: Path) -> None:
     write_figure(study(), "positions", tmp_path / "fig.csv", "cumulative", 480)
     with (tmp_path / "fig.csv").open(encoding="utf-8") as file:
