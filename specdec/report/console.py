@@ -43,24 +43,29 @@ class ConsoleReport:
             self.console.print()
 
     def table(self, comparison: Comparison) -> None:
-        """Prints the figures of every prompt and of all together, one column each."""
+        """Prints the figures of every prompt and, of several, of all together, one column each."""
         table = Table(title="Plain and speculative decoding: same engine, same run, interleaved", box=box.SIMPLE_HEAD)
         table.add_column("")
         pairs = comparison.pairs
-        same = ["yes" if pair.identical else "NO" for pair in pairs] + [f"{comparison.num_identical}/{len(pairs)}"]
-        parts = [*(Comparison([pair]) for pair in pairs), comparison]
+        same = ["yes" if pair.identical else "NO" for pair in pairs]
+        parts, labels = [Comparison([pair]) for pair in pairs], [pair.label for pair in pairs]
+        if len(pairs) > 1:
+            same.append(f"{comparison.num_identical}/{len(pairs)}")
+            parts.append(comparison)
+            labels.append("all")
         columns = [
             _column(part, cell if comparison.comparable else "–") for part, cell in zip(parts, same, strict=True)
         ]
-        for label in [*(pair.label for pair in pairs), "all"]:
+        for label in labels:
             table.add_column(label, justify="right")
         for name in columns[0]:
             table.add_row(name, *(column[name] for column in columns))
         self.console.print(table)
         low, middle, high = comparison.spread
+        spread = f"Ratio of a prompt: median {middle:.2f}, from {low:.2f} to {high:.2f}. " if len(pairs) > 1 else ""
         self.console.print(
-            f"Ratio of a prompt: median {middle:.2f}, from {low:.2f} to {high:.2f}. τ: tokens per target pass. "
-            "α: accepted share of the tested draft tokens. Prefill is not in tokens/s."
+            f"{spread}τ: tokens per target pass. α: accepted share of the tested draft tokens. "
+            "Prefill is not in tokens/s."
         )
 
     def note(self, text: str) -> None:

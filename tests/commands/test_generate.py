@@ -20,12 +20,26 @@ def generation(first: int) -> Generation:
     return Generation("", [first, 7], None, "length", 0, stats)
 
 
-def table(comparable: bool) -> str:
+PAIRS = [Pair("a", generation(1), generation(1)), Pair("b", generation(1), generation(2))]
+
+
+def printed(pairs: list[Pair], comparable: bool = True) -> str:
     out = io.StringIO()
-    pairs = [Pair("a", generation(1), generation(1)), Pair("b", generation(1), generation(2))]
     ConsoleReport(Console(file=out, width=100)).table(Comparison(pairs, comparable))
-    [row] = [line for line in out.getvalue().splitlines() if "identical output" in line]
+    return out.getvalue()
+
+
+def table(comparable: bool) -> str:
+    [row] = [line for line in printed(PAIRS, comparable).splitlines() if "identical output" in line]
     return " ".join(row.split())
+
+
+def test_of_one_prompt_no_spread_and_no_sum_is_told() -> None:
+    several, one = printed(PAIRS), printed(PAIRS[:1])
+    assert "Ratio of a prompt: median" in several
+    assert ["a", "b", "all"] in [line.split() for line in several.splitlines()]
+    assert "Ratio of a prompt" not in one
+    assert ["a"] in [line.split() for line in one.splitlines()]
 
 
 def test_texts_are_compared_where_they_must_be_the_same() -> None:
