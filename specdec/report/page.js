@@ -117,6 +117,8 @@ function drawnRuns(figure, visible) {
   return new Set(data.ranked.filter((run) => visible.has(run) && there.has(run)).slice(0, data.most));
 }
 
+const TALL = 1.3; // height over width, above which a chart shrunk to one sheet of paper cannot be read
+
 // A chart takes the width that there is; parts side by side share it, as many as have room.
 function sized(spec, width) {
   if (!spec.facet) return { ...spec, width };
@@ -125,10 +127,16 @@ function sized(spec, width) {
 }
 
 async function draw(before, figure, spec, records) {
-  const view = await before;
+  const place = one(".chart", figure);
+  const view = await drawn(await before, place, spec, records);
+  const [, , width, height] = one("svg", place).getAttribute("viewBox").split(" ").map(Number);
+  place.classList.toggle("tall", height > TALL * width);
+  return view;
+}
+
+async function drawn(view, place, spec, records) {
   if (view && !spec.facet) return view.data("records", records).resize().runAsync();
   view?.finalize();
-  const place = one(".chart", figure);
   // `ast`: expressions are interpreted, as the page's policy forbids to evaluate them.
   const options = { ast: true, renderer: "svg", actions: false, config: data.config };
   const shaped = spec.facet ? sized(spec, place.clientWidth) : spec;

@@ -514,6 +514,17 @@ def test_paper_shows_no_controls_and_a_quiet_reader_no_motion(page: Any) -> None
     assert page.locator("#standings").is_visible()
 
 
+def test_a_chart_of_many_methods_can_be_read_on_paper(show: Open) -> None:
+    page = show([
+        run(f"x{gamma}", axes("x", "token", gamma), summary(scalars(1.0 + gamma / 100, 2.0, 0.5), 0.8))
+        for gamma in range(1, 81)
+    ])  # fmt: skip
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 1000})  # of A4 within its margins
+    shrunk = "e => e.getBoundingClientRect().width / e.viewBox.baseVal.width"
+    assert page.locator("#figure-speedup svg").evaluate(shrunk) > 0.6
+
+
 # --- Parts
 
 
