@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -14,14 +15,13 @@ from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pi
 from specdec.policy.builder import MOST_ROWS, Wish, build, least_survival, speed
 from specdec.policy.cost import cost_curve
 from specdec.policy.curve import CostCurve, LiveCurve
+from specdec.policy.spent import Spent
 from specdec.policy.survival import SurvivalTable, judged, on_the_way
 from specdec.policy.tally import Tally
 from specdec.policy.trials import Purse
 from specdec.policy.trust import Trust
 from specdec.verify.shape import ROOT
 
-SMOOTHING = 0.9
-"""Weight of the old estimate of a drafter's time beside a new measurement."""
 DOUBT = 0.5
 """A draft has nodes down to this part of the survival that pays: the drafter's estimates are not the policy's."""
 FEW = 4
@@ -63,8 +63,8 @@ class ProductPolicy(Policy):
         self._curve = LiveCurve(curve.check()) if isinstance(curve, CostCurve) else None
         self.survival = SurvivalTable()
         self.trust = Trust()
-        self._level_seconds: dict[str, float] = {}
-        self._times_drafted: dict[str, int] = {}
+        self._levels: defaultdict[str, Spent] = defaultdict(Spent)
+        """Drafter → what a level of its drafts takes."""
         self._purses: dict[str, Purse] = {}
         self._shown: dict[int, tuple[Draft, ...]] = {}
         """Request → the trimmable drafts that it had in this step."""
@@ -109,11 +109,7 @@ class ProductPolicy(Policy):
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
         if levels:
-            spent, times = seconds / levels, self._times_drafted.get(drafter, 0)
-            known = self._level_seconds.get(drafter, spent)
-            # A first draft reads weights that nobody has read yet: if it counted, a drafter might never get a second.
-            now = SMOOTHING * known + (1 - SMOOTHING) * spent if times >= FEW else min(known, spent)
-            self._level_seconds[drafter], self._times_drafted[drafter] = now, times + 1
+            self._levels[drafter].observe(seconds / levels)
 
     def timed(self, load: Load, seconds: float) -> None:
         """See `Policy.timed`."""
@@ -160,7 +156,7 @@ class ProductPolicy(Policy):
 
     def _promise(self, request_id: int, costs: Sequence[float], candidate: Candidate) -> float:
         """Tokens a second of this request alone, by the rates of a candidate's depths and ranks."""
-        level = 0.0 if candidate.trimmable else self._level_seconds.get(candidate.drafter, 0.0)
+        level = 0.0 if candidate.trimmable else self._levels[candidate.drafter].seconds
         return speed(self._wish_of(request_id, candidate), costs, level)
 
     def _wish_of(self, request_id: int, candidate: Candidate) -> Wish:
@@ -194,7 +190,7 @@ class ProductPolicy(Policy):
         """For each request the shape that pays of what a candidate draws, or nothing; and now and then a trial."""
         unknown = {one.drafter for one in drawn.values() if self.survival.tested(one.drafter, 0) < FEW}
         known = {request: one for request, one in drawn.items() if one.drafter not in unknown}
-        level = max((self._level_seconds.get(one.drafter, 0.0) for one in known.values()), default=0.0)
+        level = max((self._levels[one.drafter].seconds for one in known.values()), default=0.0)
         wishes = [self._wish_of(request, one) for request, one in known.items()]
         costs = self._costs(load)
         parts = build(wishes, load.requests, costs, level)
@@ -216,5 +212,5 @@ class ProductPolicy(Policy):
     def _may_try(self, drafter: str, load: Load) -> bool:
         """Whether a drafter that does not pay may draw one level for one request."""
         plain, one_row = self._costs(load)[:2]
-        price = one_row - plain + self._level_seconds.get(drafter, 0.0)
+        price = one_row - plain + self._levels[drafter].seconds
         return self._purses.setdefault(drafter, Purse()).pay(max(price, 0.0))

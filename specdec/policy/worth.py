@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
+from specdec.policy.spent import Spent
 from specdec.policy.trials import Purse
 from specdec.policy.trust import Record
 
@@ -13,8 +15,6 @@ SMOOTHING = 0.9
 """Weight of the old mean beside a new value."""
 SHARE = 0.001
 """Of the time of all steps, for asking a drafter that is not worth it."""
-HELD_UP = 3.0
-"""A drafter that took more than so many times its mean was held up by something else."""
 PRIOR = 3.0
 """Promised gains, in multiples of the speed of plain decoding, that are believed before any was seen."""
 MEMORY = 0.999
@@ -50,10 +50,10 @@ class Worth:
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self._asking: defaultdict[str, Spent] = defaultdict(Spent)
         """Drafter → what it takes for one request."""
-        self.weighing = 0.0
-        """Seconds that it takes to weigh one draft."""
+        self._weighing = Spent()
+        """What it takes to weigh one draft."""
         self._alone, self._beyond = Means(), Means()
         self._kept: dict[str, Record] = {}
         self._purses: dict[str, Purse] = {}
@@ -75,9 +75,10 @@ class Worth:
             if drafter != leader and gain < inf:
                 kept = self._kept.get(drafter)
                 gain = self._beyond.of(request_id, drafter, inf) * (max(kept.ratio, 0.0) if kept else 1.0)
-            price = self.seconds.get(drafter, 0.0) + self.weighing
-            # what one request gains, all of them wait for
-            if gain * seconds >= requests * price or self._purses.setdefault(drafter, Purse(SHARE)).pay(price):
+            asking = self._asking[drafter]
+            price = asking.seconds + self._weighing.seconds
+            pays = gain * seconds >= requests * price  # what one request gains, all of them wait for
+            if pays or not asking.known or self._purses.setdefault(drafter, Purse(SHARE)).pay(price):
                 found.append(drafter)
         return found
 
@@ -95,11 +96,11 @@ class Worth:
 
     def took(self, drafter: str, seconds: float) -> None:
         """Learns what a drafter took for one request."""
-        self.seconds[drafter] = _smoothed(self.seconds.get(drafter, seconds), seconds)
+        self._asking[drafter].observe(seconds)
 
     def weighed(self, seconds: float) -> None:
         """Learns what it took to weigh a draft, once it was there."""
-        self.weighing = _smoothed(self.weighing or seconds, seconds)
+        self._weighing.observe(seconds)
 
     def passed(self, seconds: float) -> None:
         """A step took so long."""
@@ -110,7 +111,3 @@ class Worth:
         """Forgets a request."""
         self._alone.own.pop(request_id, None)
         self._beyond.own.pop(request_id, None)
-
-
-def _smoothed(known: float, seconds: float) -> float:
-    return SMOOTHING * known + (1 - SMOOTHING) * min(seconds, HELD_UP * known)

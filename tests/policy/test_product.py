@@ -131,9 +131,9 @@ def test_what_a_drafter_takes_counts_from_its_first_draft_on(monkeypatch: pytest
     policy = ProductPolicy(FREE)
     engine = small_engine(DRAFTERS["model"](), policy=policy)
     add(engine, [1, 2, 3], SamplingParams(max_tokens=20))
-    while not policy._level_seconds:
+    while not policy._levels["model"].seconds:
         engine.step()
-    assert policy._level_seconds == {"model": pytest.approx(1.0)}  # one level is tried at first
+    assert policy._levels["model"].seconds == pytest.approx(1.0)  # one level is tried at first
 
 
 def test_requests_that_ended_are_forgotten() -> None:

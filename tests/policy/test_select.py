@@ -14,6 +14,7 @@ from specdec.drafters.none import NoDrafter
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick
 from specdec.policy.curve import CostCurve
 from specdec.policy.select import Contest, SelectPolicy
+from specdec.policy.spent import FIRST
 from specdec.policy.worth import SHARE, Worth
 from specdec.testing import OracleDrafter, PoisonDrafter
 from specdec.verify.tree import ROOT, DraftTree
@@ -76,9 +77,17 @@ def test_a_drafter_that_draws_is_chosen_where_it_promises_more() -> None:
         assert isinstance(nothing_there, Choice)
 
 
+def drafted_before(seconds: dict[str, float]) -> Worth:
+    """Drafters whose times are known."""
+    worth = Worth()
+    for name, each in seconds.items():
+        for _ in range(FIRST):
+            worth.took(name, each)
+    return worth
+
+
 def test_what_is_never_the_best_is_asked_as_often_as_a_share_of_the_time_pays_for() -> None:
-    worth, asked = Worth(), 0
-    worth.took("slow", 0.5)
+    worth, asked = drafted_before({"slow": 0.5}), 0
     for _ in range(10_000):
         names = worth.asked(0, ["slow", "fast"], 1, 1.0)
         assert "fast" in names
@@ -90,9 +99,7 @@ def test_what_is_never_the_best_is_asked_as_often_as_a_share_of_the_time_pays_fo
 
 def test_of_two_drafters_that_say_the_same_one_is_asked() -> None:
     """Each estimate scatters, so one of them always promises more; what comes of it tells that it is no better."""
-    worth, draw, together = Worth(), random.Random(0), 0
-    for name in ("one", "two"):
-        worth.took(name, 0.01)
+    worth, draw, together = drafted_before({"one": 0.01, "two": 0.01}), random.Random(0), 0
     for step in range(4000):
         names = worth.asked(0, ["one", "two"], 1, 1.0)
         assert names
@@ -113,9 +120,23 @@ def test_a_contest_is_judged_on_the_text_that_came() -> None:
         assert contest.kept(2, 2, (1, 2, 5)) == pytest.approx(3 / 1.2 - theirs)
 
 
-def test_what_one_request_gains_all_the_others_wait_for() -> None:
+def asked_after(times: list[float], gain: float) -> list[str]:
+    """Of one drafter whose drafts took so long, in plain steps, and promise so much more than plain decoding."""
     worth = Worth()
-    worth.took("d", 0.1)
+    for seconds in times:
+        assert worth.asked(0, ["head"], 1, 1.0) == ["head"]
+        worth.took("head", seconds)
+        worth.promised(0, {"head": 1.0 + gain}, 1.0)
+    return worth.asked(0, ["head"], 1, 1.0)
+
+
+def test_a_first_draft_that_took_long_does_not_count() -> None:
+    assert asked_after([30.0] + [0.2] * (FIRST - 1), gain=0.5) == ["head"]
+    assert asked_after([0.6] * FIRST, gain=0.5) == []
+
+
+def test_what_one_request_gains_all_the_others_wait_for() -> None:
+    worth = drafted_before({"d": 0.1})
     for _ in range(60):
         worth.promised(0, {"d": 1.3}, 1.0)
     assert worth.asked(0, ["d"], 2, 1.0)

@@ -17,12 +17,13 @@ pytestmark = pytest.mark.slow
 TOKENS, LENGTH, SIZE = 5_000_000, 1000, 49_152
 MOST_MEMORY = 3 << 30
 BUILD = """
-import resource, sys
+import sys
 from pathlib import Path
+from specdec.measure.summary import peak_host_memory
 from specdec.stores import Store, Vocabulary, write
 from tests.stores.test_large import SIZE, texts
 write(Path(sys.argv[1]), Store.of(texts(), Vocabulary.of(SIZE, None), ordered=True))
-print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_host_memory())
 """
 
 
