@@ -91,7 +91,7 @@ def warm_up(generator: SpeculativeGenerator, chats: list[list[dict[str, str]]], 
         generator.generate(chats, SamplingParams(max_tokens=8), progress=False)
         return
     others = [[{"role": "user", "content": record.prompt}] for record in load_prompts(None)]
-    generator.generate((others * batch)[: 2 * batch + 2], SamplingParams(max_tokens=64), progress=False)
+    generator.generate(others * batch, SamplingParams(max_tokens=64), progress=False)
 
 
 def results(contenders: Mapping[str, Contender], records: Sequence[PromptRecord]) -> dict[str, Any]:

@@ -82,10 +82,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(STUDIES)):
         parser.error(f"unknown study {unknown[0]!r}; there are {', '.join(STUDIES)}")
-    options, console = (
-        Options(args.quick, args.data, args.limit, args.tokens, args.kept, args.device, args.jobs),
-        Console(),
-    )
+    options = Options(args.quick, args.data, args.limit, args.tokens, args.kept, args.device, args.jobs)
+    console = Console()
     results = args.output / "results"
     for name in args.names or [name for name in STUDIES if name not in LONG]:
         with console.status(name):

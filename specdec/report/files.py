@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,28 +101,26 @@ def standalone(figure: Figure, records: Sequence[dict[str, Any]], width: int) ->
     return {**spec, "background": "white", "datasets": {**spec.get("datasets", {}), "records": records}}
 
 
-def _add_legends(part: Any, shown: Sequence[str]) -> None:
+def _add_legends(spec: dict[str, Any], shown: Sequence[str]) -> None:
     """To every channel without one that names methods or parts; of methods, those that are drawn."""
-    if isinstance(part, list):
-        for each in part:
-            _add_legends(each, shown)
-    elif isinstance(part, dict):
+    for part in _parts(spec):
         if "legend" in part and part["legend"] is None:
             part["legend"] = LEGEND | ({"values": shown} if part.get("field") == "method" else {})
-        for each in part.values():
-            _add_legends(each, shown)
 
 
-def _add_titles(part: Any, title: str) -> None:
+def _add_titles(spec: dict[str, Any], title: str) -> None:
     """To every y axis without one: on the page the button beside the figure tells what is shown."""
-    if isinstance(part, list):
-        for each in part:
-            _add_titles(each, title)
-    elif isinstance(part, dict):
-        if "y" in part and isinstance(part["y"], dict) and part["y"].get("title") == "":
-            part["y"]["title"] = title
-        for each in part.values():
-            _add_titles(each, title)
+    for part in _parts(spec):
+        if isinstance(y := part.get("y"), dict) and y.get("title") == "":
+            y["title"] = title
+
+
+def _parts(spec: Any) -> Iterator[dict[str, Any]]:
+    """All objects of a specification, each before those in it."""
+    if isinstance(spec, dict):
+        yield spec
+    for each in spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ():
+        yield from _parts(each)
 
 
 def light_colors() -> dict[str, str]:
