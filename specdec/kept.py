@@ -7,6 +7,7 @@ was written is made anew, with one warning; and where nothing can be written, me
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -203,20 +204,37 @@ def _made(place: Path, make: Callable[[Path], None]) -> Path:
         make(new)
         stock = {path.relative_to(new).as_posix(): _mark(path) for path in sorted(new.rglob("*")) if path.is_file()}
         (new / SEAL).write_bytes(seal(json.dumps(stock).encode(), {}))
-        if not os.path.lexists(place) or _lack(place):  # otherwise another process was faster
-            _put(new, place)
+        _put(new, place)
     return place
 
 
 def _put(new: Path, place: Path) -> None:
-    """Moves a file or a folder to its place, and what is there out of it."""
+    """Moves a file or a folder to its place, and what is there out of it.
+
+    A whole folder stays: another process was faster, and somebody may be reading it.
+    """
+    with _alone_in(place.parent):
+        if new.is_dir() and os.path.lexists(place) and not _lack(place):
+            return
+        try:
+            os.replace(new, place)
+        except OSError:
+            if not os.path.lexists(place):
+                raise
+            place.rename(new.with_name("old"))
+            os.replace(new, place)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process or thread at a time, where the file system can lock a folder; the lock ends with its process."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.replace(new, place)
-    except OSError:
-        if not os.path.lexists(place):
-            raise
-        place.rename(new.with_name("old"))
-        os.replace(new, place)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lack(place: Path) -> str:
