@@ -13,7 +13,6 @@ from specdec.drafters.base import DraftRequest
 from specdec.drafters.growth import GrowingTree
 from specdec.drafters.stopping import Stop
 from specdec.models.base import PassOutput
-from specdec.sampling import probabilities
 from specdec.verify.shape import KINDS
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
@@ -96,7 +95,8 @@ class DynamicTree(GrowingTree):
         if self.by_largest(output.logits.shape[1]):
             rows = self._likeliest(output)
         else:
-            rows = [self._drawn(output, row, node) for row, node in enumerate(nodes)]
+            drawn = DraftTree(tuple(self.tokens), tuple(self.parents))
+            rows = [self._ranked(own, drawn.prefix(node)) for own, node in zip(output.logits, nodes, strict=True)]
         above = [1.0 if node == ROOT else self.values[node] for node in nodes]
         return [
             Candidate(value * chance, node, token, chance)
@@ -107,8 +107,11 @@ class DynamicTree(GrowingTree):
     def by_largest(self, size: int) -> bool:
         """Whether candidates are the largest logits as they are: no logit is edited, and the target has all of the
         drafting model's tokens, so many."""
-        told = size <= self.request.transform.vocab_size if self.known is None else self.known.whole(size)
-        return self.request.by_argmax and told
+        return self.request.by_argmax and self.told(size)
+
+    def told(self, size: int) -> bool:
+        """Whether the target has all of the drafting model's tokens, so many."""
+        return size <= self.request.transform.vocab_size if self.known is None else self.known.whole(size)
 
     def _likeliest(self, output: PassOutput) -> list[list[tuple[int, float]]]:
         """The largest of each row and their chances, of all rows at once, where no logit is edited."""
@@ -119,16 +122,16 @@ class DynamicTree(GrowingTree):
         told = tokens if self.known is None else [self.known.told(row) for row in tokens]
         return [list(zip(*row, strict=True)) for row in zip(told, chances, strict=True)]
 
-    def _drawn(self, output: PassOutput, row: int, node: int) -> list[tuple[int, float]]:
-        """The candidates that the rule draws below one node, and their chances."""
-        assert output.logits is not None
-        prefix = DraftTree(tuple(self.tokens), tuple(self.parents)).prefix(node)
-        drawn, _ = self._draw(output, row, prefix, range(self.width))
-        if not drawn:
-            return []
-        scores = self.request.transform.scores(self._over_target(output.logits[row])[None], [prefix])
-        law = probabilities(scores[0])
-        return [(token, min(float(law[token]), 1.0)) for token in drawn]
+    def _ranked(self, own: Tensor, prefix: Sequence[int]) -> list[tuple[int, float]]:
+        """The candidates below one node, and their chances.
+
+        Args:
+            own: the drafting model's logits there.
+            prefix: draft tokens on the way.
+        """
+        if self.known is not None and self.known.in_order and not self.request.transform.edits:
+            return self.request.ranked(own, prefix, self.width, self.known.ids)
+        return self._over_known(own, lambda logits: self.request.ranked(logits, prefix, self.width), [])
 
     def _add(self, candidate: Candidate) -> None:
         self.tokens.append(candidate.token)

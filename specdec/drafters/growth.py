@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from specdec.models.batch import SequenceRows
 from specdec.models.chains import ChainDraw, DrawnChain
 from specdec.sampling import probabilities
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
+
+Asked = TypeVar("Asked")
 
 
 class TokenMap:
@@ -198,13 +201,23 @@ class GrowingTree:
         own = output.logits[row]
         if self.known is not None and self.known.in_order and self.request.draws_among_some:
             return self.request.draw_among(own, self.known.ids, len(prefix), lanes)
+        return self._over_known(own, lambda logits: self.request.draw(logits, prefix, lanes), ([], None))
+
+    def _over_known(self, own: Tensor, ask: Callable[[Tensor], Asked], nothing: Asked) -> Asked:
+        """What a question to the logits over the target's tokens gives.
+
+        Args:
+            own: the drafting model's.
+            ask: the question.
+            nothing: the answer if all that may follow here are tokens that the drafting model does not know.
+        """
         logits = self._over_target(own)
         try:
-            return self.request.draw(logits, prefix, lanes)
+            return ask(logits)
         except NumericalError:
             if logits.isfinite().all() or not own.isfinite().all():
                 raise
-            return [], None  # all that may follow here are tokens that the drafting model does not know
+            return nothing
 
     def _over_target(self, logits: Tensor) -> Tensor:
         """Logits over the target's tokens: -inf at those that the drafting model cannot say."""

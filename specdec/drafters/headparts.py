@@ -99,7 +99,7 @@ def start_tree(
     committed: int,
     tail: Sequence[int],
 ) -> GrowingTree:
-    """A tree to grow: the likeliest nodes at temperature 0, else what the rule draws.
+    """A tree to grow: the likeliest nodes where the text does not depend on the draft, else what the rule draws.
 
     Args:
         request: who asks.
@@ -107,7 +107,7 @@ def start_tree(
         options, words: of the head.
         slots, committed, tail: see `GrowingTree`.
     """
-    if not request.rule.by_argmax:
+    if not request.rule.draft_invariant:
         drawn = (request.shape or shape).truncated(shape.depth)
         return GrowingTree(request, drawn, slots, committed, tail, known=words.map)
     most = _of_size(min(shape.depth, options.nodes), options.nodes)

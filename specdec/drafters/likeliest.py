@@ -33,7 +33,12 @@ class LikeliestTree(DynamicTree):
     @property
     def limits(self) -> TreeLimits:
         """What it may become, for who grows it by itself."""
-        return TreeLimits(len(self.shape), self.shape.depth, self.width, self.floor, self.deepen)
+        request = self.request
+        return TreeLimits(len(self.shape), self.shape.depth, self.width, self.floor, self.deepen, request.noise)
+
+    def by_itself(self, size: int) -> bool:
+        """Whether a head of so many tokens can grow it from its logits, and noise that is known."""
+        return self.by_largest(size) or (self.request.noise is not None and self.told(size))
 
     def grow(self, output: PassOutput) -> None:
         """See `GrowingTree.grow`."""

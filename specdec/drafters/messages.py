@@ -13,7 +13,8 @@ from torch import Tensor
 from specdec.cache import Layout
 from specdec.models.base import CausalLM
 from specdec.models.chains import ChainDraw
-from specdec.sampling import LogitsTransform
+from specdec.sampling import LogitsTransform, probabilities
+from specdec.sampling.noise import Noise
 from specdec.sampling.view import TransformView
 from specdec.verify.base import Rule, StepKey
 from specdec.verify.tree import DraftTree, TreeShape
@@ -142,6 +143,44 @@ class DraftRequest:
         return self.rule.draw(scores, self.key, len(prefix), lanes)
 
     @property
+    def noise(self) -> Noise | None:
+        """What the target's draw adds to its logits, if nothing else is done to them but the filters."""
+        params = self.transform.params
+        shared = self.rule.noisy_argmax and not params.greedy and not self.transform.edits
+        return Noise(params, self.key.random, self.key.anchor) if shared else None
+
+    def ranked(
+        self, logits: Tensor, prefix: Sequence[int], count: int, ids: Tensor | None = None
+    ) -> list[tuple[int, float]]:
+        """The tokens that the target will most likely emit at one node, best first, and how likely: for rules whose
+        text does not depend on the draft.
+
+        A target that shares its noise emits the argmax of z + T g, with z its logits. The drafter's are off by some
+        error. If that is standard Gumbel noise too, as where a softmax of logits is the chance of each token, then the
+        chances are softmax(z + T g): at T = 0 the drafter's own law, and otherwise much surer, since g is known.
+
+        Args:
+            logits: [V], the drafter's raw logits after the committed tokens and `prefix`; or [n], of `ids` alone.
+            prefix: draft tokens on the path to the node.
+            count: most tokens.
+            ids: int64 [n], the tokens that the drafter knows, increasing, where nothing edits logits; None: all.
+        """
+        transform, temperature = self.transform, self.transform.params.temperature
+        if ids is None:
+            [scores] = transform.scores(logits[None], [prefix])
+        else:
+            [scores] = transform.scores_of_some(logits[None])
+        if self.rule.noisy_argmax and temperature:
+            noise = Noise(transform.params, self.key.random, self.key.anchor).at(len(prefix), len(scores), ids)
+            law = probabilities(temperature * scores + noise.to(scores.device))
+            places = law.topk(min(count, int(law.count_nonzero()))).indices.tolist()
+        else:
+            law = probabilities(scores)
+            places, _ = self.rule.draw(scores, self.key, len(prefix), range(count))
+        tokens = places if ids is None else ids[places].tolist()
+        return list(zip(tokens, law[places].clamp(max=1.0).tolist(), strict=True))
+
+    @property
     def draws_among_some(self) -> bool:
         """Whether `draw_among` is for it: only q says what is drawn, and tokens count for nothing else."""
         return self.rule.needs_q and not self.transform.edits
@@ -149,8 +188,7 @@ class DraftRequest:
     def chain_draw(self, depth: int) -> ChainDraw | None:
         """How a chain of so many tokens is drawn, if it takes no more than temperature and points."""
         params = self.transform.params
-        filters = params.top_k or params.top_p < 1 or params.min_p > 0
-        if not self.draws_among_some or filters or not params.temperature > 0:
+        if not self.draws_among_some or params.filters or params.greedy:
             return None
         points = [self.rule.draw_points(self.key, level, [level]) for level in range(depth)]
         told = [point for each in points if each is not None for point in each]

@@ -75,7 +75,7 @@ class PairDrafts:
             piece = SequenceRows(tokens[done + 1 : done + most + 1], slots, done)
             self.run.step(self._entries, [piece], self._given(seq, done, done + most), top=0)
             done += most
-        limit = self.shape.depth if request.rule.by_argmax else self._options.drawn
+        limit = self.shape.depth if request.rule.draft_invariant else self._options.drawn
         shape = self.shape.truncated(min(request.max_depth, limit))
         return start_tree(request, shape, self._options, self._words, slots, done, tokens[done + 1 :])
 
@@ -102,7 +102,7 @@ class PairDrafts:
         """Those trees, by their places, that the run of the head can grow by itself."""
         size = self.run.config.draft_vocab_size
         fit = {
-            index: tree for index, tree in enumerate(trees) if isinstance(tree, LikeliestTree) and tree.by_largest(size)
+            index: tree for index, tree in enumerate(trees) if isinstance(tree, LikeliestTree) and tree.by_itself(size)
         }
         if not fit:
             return {}

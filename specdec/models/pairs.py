@@ -23,6 +23,8 @@ from specdec.models.chains import ChainDraw, DrawnChain, draw_chains
 from specdec.models.llama import LlamaWeights
 from specdec.models.native import BEST, NativeModel
 from specdec.models.rows import PassRows
+from specdec.randomness import Stream
+from specdec.sampling.noise import Noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ class TreeLimits:
         width: candidates of a node, and nodes of a level that are run.
         floor: least value of a node, the product of the chances from the root down to it.
         deepen: least sum of the values of a level that is run.
+        noise: under which the target draws; None: it takes the largest logit.
     """
 
     nodes: int
@@ -80,6 +83,16 @@ class TreeLimits:
     width: int
     floor: float
     deepen: float
+    noise: Noise | None = None
+
+    def draws(self) -> interface.PairDraws:
+        """How the target draws, for the C interface."""
+        if self.noise is None:
+            return interface.PairDraws(0.0, 1.0)
+        params, random, position = self.noise
+        return interface.PairDraws(
+            params.temperature, params.top_p, params.min_p, params.top_k, random.seed, position, int(Stream.GUMBEL)
+        )
 
 
 class PairModel(NativeModel):
@@ -138,10 +151,11 @@ class PairModel(NativeModel):
         tokens, parents = np.empty(shape, np.int32), np.empty(shape, np.int32)
         chances, sizes = np.empty(shape, np.float64), np.empty(len(parts), np.int64)
         asked = np.array([[each.nodes for each in limits], [each.depth for each in limits]], np.int64)
+        draws = (interface.PairDraws * len(limits))(*(each.draws() for each in limits))
         width, floor, deepen = limits[0].width, min(each.floor for each in limits), limits[0].deepen
         trees = interface.PairTrees(
             shape[1], min(width, self.vocab_size), floor, deepen, *(each.ctypes.data for each in asked),
-            native.address(ids, torch.int64, (self.vocab_size,)),
+            native.address(ids, torch.int64, (self.vocab_size,)), draws,
             *(each.ctypes.data for each in (tokens, parents, chances, sizes)),
         )  # fmt: skip
         self._kernels.pairs_grow(self._bound_to(pool), rows.struct, trees, num_threads())

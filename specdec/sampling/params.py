@@ -191,6 +191,11 @@ class SamplingParams:
         """Whether the most probable token is always taken."""
         return self.temperature == 0
 
+    @property
+    def filters(self) -> bool:
+        """Whether top-k, top-p or min-p leaves out tokens."""
+        return bool(self.top_k) or self.top_p < 1 or self.min_p > 0
+
     def over(self, defaults: Mapping[str, Any]) -> SamplingParams:
         """These parameters, with defaults for fields that nobody set.
 

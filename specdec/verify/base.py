@@ -65,6 +65,9 @@ class Rule(ABC):
     """Whether `draw` returns the distribution it drew from. Without it drafts count as deterministic."""
     draft_invariant: ClassVar[bool] = False
     """Whether the text depends only on (seed, prompt, p), and not on the draft or its size."""
+    noisy_argmax: ClassVar[bool] = False
+    """Whether every emitted token is the argmax of its row's scores and the noise of its position
+    (`RandomSource.gumbel`), which is known before anything is drafted."""
     by_argmax: ClassVar[bool] = False
     """Whether it needs only the first largest score of every row; then it has `accept_argmax`."""
     trees: ClassVar[bool] = True

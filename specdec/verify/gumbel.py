@@ -27,7 +27,7 @@ class GumbelRule(Rule):
     """
 
     name = kernel = "gumbel"
-    draft_invariant = True
+    draft_invariant = noisy_argmax = True
 
     def draw(self, scores: Tensor, key: StepKey, depth: int, lanes: Sequence[int]) -> tuple[list[int], None]:
         """The tokens with the largest log q + g, best first: those the target's own draw will most likely hit."""

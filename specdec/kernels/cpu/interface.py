@@ -162,12 +162,19 @@ class Fuse(Structure):
                 ("norms", c_void_p), ("product", Linear)]  # fmt: skip
 
 
+class PairDraws(Structure):
+    """passes/pairs.h"""
+
+    _fields_ = [("temperature", c_double), ("top_p", c_double), ("min_p", c_double), ("top_k", c_int64),
+                ("seed", c_uint64), ("position", c_uint32), ("stream", c_uint32)]  # fmt: skip
+
+
 class PairTrees(Structure):
     """passes/pairs.h"""
 
     _fields_ = [("most", c_int64), ("width", c_int64), ("floor", c_double), ("deepen", c_double),
-                ("nodes", c_void_p), ("depths", c_void_p), ("ids", c_void_p), ("tokens", c_void_p),
-                ("parents", c_void_p), ("chances", c_void_p), ("sizes", c_void_p)]  # fmt: skip
+                ("nodes", c_void_p), ("depths", c_void_p), ("ids", c_void_p), ("draws", POINTER(PairDraws)),
+                ("tokens", c_void_p), ("parents", c_void_p), ("chances", c_void_p), ("sizes", c_void_p)]  # fmt: skip
 
 
 class PairChains(Structure):
@@ -188,7 +195,7 @@ class CommitTensor(Structure):
 
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
-            MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairTrees, PairChains,
+            MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairDraws, PairTrees, PairChains,
             CommitTensor)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
@@ -209,6 +216,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "remember": [POINTER(Context), c_void_p, c_void_p, c_void_p, c_int64, c_int],
     "argmax": [c_void_p, c_int64, POINTER(c_float), POINTER(c_int64)],
     "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],
+    "gumbel_noise": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, c_void_p],
     "forbid": [c_void_p, c_void_p, c_int64],
     "divide": [c_void_p, c_int64, c_float, c_void_p, c_int],
     "retrieve": [

@@ -37,7 +37,7 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
                    sizeof(Batch), sizeof(Best), sizeof(suffix::Bounds), sizeof(suffix::Nodes),
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
                    sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
-                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Trees), sizeof(pairs::Chains),
+                   sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Draws), sizeof(pairs::Trees), sizeof(pairs::Chains),
                    sizeof(commit::Tensor)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
@@ -164,6 +164,16 @@ EXPORT int specdec_gumbel_argmax(const float* row, int64_t size, uint64_t seed, 
   return guarded([&] {
     demand_size(size, 1, "scores");
     *at = gumbel_argmax(row, size, seed, position, stream, threads);
+  });
+}
+
+// Noise of some tokens of a position, or of all from 0 on.
+EXPORT int specdec_gumbel_noise(const int64_t* ids, int64_t size, uint64_t seed, uint32_t position, uint32_t stream,
+                                float* out) {
+  return guarded([&] {
+    demand_size(size, 1, "tokens");
+    demand_memory(out, "noise");
+    gumbel_noise(ids, size, seed, position, stream, 1.0f, out);
   });
 }
 

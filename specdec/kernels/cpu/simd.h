@@ -133,6 +133,29 @@ INLINE vf exponential(vf x) {
   return tiny ? vf{} : p;
 }
 
+// log(1 + x) for |x| < 0.42 to 2 ulp (Cephes' polynomial).
+INLINE vf log_of_one_plus(vf x) {
+  vf p = splat(7.0376836292e-2f);
+  p = fma(p, x, splat(-1.1514610310e-1f));
+  p = fma(p, x, splat(1.1676998740e-1f));
+  p = fma(p, x, splat(-1.2420140846e-1f));
+  p = fma(p, x, splat(1.4249322787e-1f));
+  p = fma(p, x, splat(-1.6668057665e-1f));
+  p = fma(p, x, splat(2.0000714765e-1f));
+  p = fma(p, x, splat(-2.4999993993e-1f));
+  p = fma(p, x, splat(3.3333331174e-1f));
+  const vf square = x * x;
+  return fma(p * x, square, fma(square, splat(-0.5f), x));
+}
+
+// log x of positive normal numbers.
+INLINE vf logarithm(vf x) {
+  const vi root = splat_bits(0x3f3504f3);  // of 1/2: the mantissa is taken from there to twice as much
+  const vi exponent = ((vi)x - root) >> 23;
+  const vf mantissa = (vf)((vi)x - (exponent << 23));
+  return fma(__builtin_convertvector(exponent, vf), splat(0.69314718f), log_of_one_plus(mantissa - 1.0f));
+}
+
 INLINE vf silu(vf x) { return x / (exponential(-x) + 1.0f); }
 
 // Largest magnitude, or NaN if there is one: without their signs floats are ordered as integers, NaN above infinity.

@@ -111,19 +111,8 @@ INLINE void advance(Growing& tree, int64_t index, int64_t rows, const Trees& tre
 // The likeliest children of a node, from the scores of its row: chance = confidence · softmax.
 INLINE void look_for_children(const Term& term, Growing& tree, float odds, Best* list, const Trees& trees) {
   const int64_t size = term.vocab_size, room = trees.most - tree.values.size();
-  const float* x = tree.scores.data();
   const Largest largest{list, std::min(room, size), size};
-  largest.clear();
-  int64_t i = 0;
-  for (; i + W <= size; i += W) {
-    const vf values[1] = {load(x + i)};
-    largest.meet(i, values);
-  }
-  for (; i < size; i++) largest.meet({x[i], i});
-  vf sums = {};
-  for (i = 0; i + W <= size; i += W) sums += exponential(load(x + i) - list[0].value);
-  double sum = sum_lanes(sums);
-  for (; i < size; i++) sum += expf(x[i] - list[0].value);
+  const double sum = meet_row(tree.scores.data(), largest);
   const double sure = 1 / (1 + exp(-(double)odds)), above = tree.from < 0 ? 1.0 : tree.values[tree.from];
   for (int64_t rank = 0; rank < largest.count; rank++) {
     const double chance = std::min(sure * exp((double)list[rank].value - list[0].value) / sum, 1.0);  // NaN stays NaN

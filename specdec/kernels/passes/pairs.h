@@ -5,11 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <vector>
 
+#include "../rows/cpu.h"
 #include "llama.h"
 
 namespace pairs {
+
+// How a target draws: it takes the largest logit, or at a temperature the largest under noise that is known beforehand,
+// of those tokens that its filters leave.
+struct Draws {
+  double temperature;         // 0: without noise
+  double top_p, min_p;        // 1 and 0: off
+  int64_t top_k;              // 0: off
+  uint64_t seed;              // of the noise
+  uint32_t position, stream;  // of the draft's first token
+};
 
 // One tree for each sequence of a batch, from its last row on: [count, most] nodes, and how many each has.
 struct Trees {
@@ -17,6 +29,7 @@ struct Trees {
   double floor, deepen;            // least value of a node; least sum of values of a level that is run
   const int64_t *nodes, *depths;   // [count], most nodes and levels of each tree
   const int64_t* ids;              // [vocab_size], the target's tokens that the model knows; null: all, as they are
+  const Draws* draws;              // [count], how the target draws behind each
   int32_t *tokens, *parents;       // the target's tokens; -1: behind the last row
   double* chances;                 // of a node below the one before it
   int64_t* sizes;                  // -1: a score of the head was no number
@@ -89,6 +102,12 @@ INLINE void demand_drafts(const Model& model, const Batch& batch, int64_t kept, 
 
 INLINE void demand_trees(const Model& model, const Batch& batch, const Trees& trees) {
   demand_drafts(model, batch, trees.width, trees.most, trees.depths, trees.nodes, trees.ids, model.embedding_rows);
+  demand_memory(trees.draws, "draws");
+  for (int64_t s = 0; s < batch.sequences.count; s++) {
+    const Draws& draws = trees.draws[s];
+    DEMAND(draws.temperature >= 0 && draws.top_k >= 0 && draws.top_p > 0 && draws.min_p >= 0,
+           "draw %lld has a temperature or filters below their least", (long long)s);
+  }
   demand_memory(trees.tokens, "tokens");
   demand_memory(trees.parents, "parents");
   demand_memory(trees.chances, "chances");
@@ -122,6 +141,59 @@ INLINE void look(Growing& tree, int64_t parent, const Best* best, const float* c
     if (value >= trees.floor) tree.candidates.push_back({value, chance, said(trees.ids, best[rank].token), parent});
   }
 }
+
+// The least logit that the target's filters would leave of a row, if these were its logits: top-k, then top-p of the
+// rest, then min-p.
+INLINE float least_kept(const float* row, int64_t size, float top, const Draws& draws) {
+  static thread_local std::vector<float> some;
+  const float temperature = draws.temperature;
+  float least = -INFINITY;
+  if (draws.top_k && draws.top_k < size) {
+    some.assign(row, row + size);
+    std::nth_element(some.begin(), some.begin() + draws.top_k - 1, some.end(), std::greater<float>());
+    least = some[draws.top_k - 1];
+  }
+  if (draws.top_p < 1) {
+    double sum = 0, mass = 0;
+    for (int64_t i = 0; i < size; i++)
+      if (row[i] >= least) sum += expf((row[i] - top) / temperature);
+    // All that is below this adds up to less than is left out. What is not is little, and is sorted.
+    const float tiny = top + temperature * logf((1 - draws.top_p) * sum / size);
+    some.clear();
+    for (int64_t i = 0; i < size; i++)
+      if (row[i] >= least && row[i] >= tiny) some.push_back(row[i]);
+    std::sort(some.begin(), some.end(), std::greater<float>());
+    for (size_t i = 0; i < some.size() && mass < draws.top_p * sum; i++) {
+      least = some[i];
+      mass += expf((least - top) / temperature);
+    }
+  }
+  return draws.min_p > 0 ? std::max<float>(least, top + temperature * logf(draws.min_p)) : least;
+}
+
+// Candidates below rows whose target draws under noise that is known. It is the same for all rows of a level.
+struct Foresight {
+  std::vector<float> noise, scores, chances;
+  std::vector<Best> best;
+  const Growing* tree = nullptr;
+  int64_t level = -1;
+
+  // The candidates below a row of logits as in `look`: those of the softmax of logits and noise together.
+  void look(Growing& growing, const Draws& draws, int64_t parent, const float* row, const Best& top, int64_t size,
+            const Trees& trees) {
+    if (tree != &growing || level != growing.level) {
+      noise.resize(size), scores.resize(size), chances.resize(trees.width), best.resize(trees.width);
+      gumbel_noise(trees.ids, size, draws.seed, draws.position + growing.level, draws.stream, draws.temperature, noise.data());
+      tree = &growing, level = growing.level;
+    }
+    const float least = least_kept(row, size, top.value, draws);
+    for (int64_t i = 0; i < size; i++) scores[i] = row[i] >= least ? row[i] + noise[i] : -INFINITY;
+    const double sum = meet_row(scores.data(), {best.data(), trees.width, size});
+    int64_t kept = 0;
+    for (; kept < trees.width && best[kept].value > -INFINITY; kept++) chances[kept] = expf(best[kept].value - best[0].value) / sum;
+    pairs::look(growing, parent, best.data(), chances.data(), kept, trees);
+  }
+};
 
 // The best candidates of a tree, of equals the first, so that no node is without its parent.
 INLINE std::vector<int64_t> best_of(const Growing& tree, int64_t nodes) {
@@ -263,8 +335,14 @@ INLINE std::vector<Growing>& run_levels(const Model& model, const Batch& begun, 
 // All trees. The batch has the rows that the sequences have not run yet, and room in their slots for the nodes.
 static void grow(const Model& model, const Batch& begun, const Trees& trees, int threads) {
   demand_trees(model, begun, trees);
-  auto below = [&](Growing& tree, int64_t, int64_t parent, const Best* best, const float*, const float* chances) {
-    look(tree, parent, best, chances, trees.width, trees);
+  static thread_local Foresight foresight;
+  foresight.tree = nullptr;
+  auto below = [&](Growing& tree, int64_t index, int64_t parent, const Best* best, const float* logits,
+                   const float* chances) {
+    const Draws& draws = trees.draws[index];
+    if (draws.temperature > 0 && std::isfinite(*chances))
+      foresight.look(tree, draws, parent, logits, *best, model.vocab_size, trees);
+    else look(tree, parent, best, chances, trees.width, trees);
   };
   auto next = [&](Growing& tree, int64_t index, int64_t first) {
     choose(tree, first, trees.nodes[index], trees.depths[index], trees);

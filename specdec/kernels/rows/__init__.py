@@ -84,6 +84,27 @@ def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
     return at.value
 
 
+def gumbel_noise(random: RandomSource, position: int, size: int, ids: Tensor | None = None) -> Tensor:
+    """`random.gumbel(position, V)` of some tokens, to about 1e-6: enough to rank drafts by, not to emit by.
+
+    Args:
+        random: whose.
+        position: of the tokens.
+        size: how many.
+        ids: int64 [size], which they are; None: 0 .. size - 1.
+
+    Returns:
+        float32 [size], on the CPU.
+    """
+    kernels = native.library()
+    if kernels is None or not isinstance(random, RandomSource):
+        return reference.gumbel_noise(random, position, size, ids)
+    noise, stream = torch.empty(size), int(Stream.GUMBEL)
+    ids = None if ids is None else ids.cpu().contiguous()
+    kernels.gumbel_noise(native.address(ids, torch.int64, (size,)), size, random.seed, position, stream, noise.data_ptr())
+    return noise
+
+
 def forbid(rows: Tensor, allowed: Tensor) -> None:
     """Takes all mass, in place, from the tokens of float32 [R, V] that bool [R, V] does not allow: -inf."""
     kernels = _kernels(rows)

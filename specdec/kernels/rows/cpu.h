@@ -88,6 +88,30 @@ INLINE void token_words(uint32_t position, uint32_t stream, int64_t lane, uint64
   for (int half = 0; half < 2; half++) interleave(even[half], odd[half], &words[2 * half], &words[2 * half + 1]);
 }
 
+// -log(-log u) of u = (word + 1/2) / 2^32, to about 1e-6. Above 0.7 from 1 - u, of which a float has all digits there.
+INLINE vf gumbel(vu words) {
+  constexpr float WORD = 1 / 4294967296.0f;
+  const vf u = (__builtin_convertvector(words, vf) + 0.5f) * WORD, rest = (__builtin_convertvector(~words, vf) + 0.5f) * WORD;
+  return -logarithm(-(rest < 0.29f ? log_of_one_plus(-rest) : logarithm(u)));
+}
+
+// out = by · g, with g the noise of some tokens of one position; null: of the tokens 0 to size - 1.
+INLINE void gumbel_noise(const int64_t* ids, int64_t size, uint64_t seed, uint32_t position, uint32_t stream, float by,
+                         float* out) {
+  for (int64_t first = 0; first < size; first += W) {
+    const int64_t here = size - first < W ? size - first : W;
+    vu lane = {}, which = {}, x[4];
+    for (int64_t i = 0; i < here; i++) {
+      const uint32_t id = ids ? ids[first + i] : first + i;
+      lane[i] = id / 4, which[i] = id % 4;
+    }
+    philox(position, 0, stream, lane, seed, x);
+    const vf noise = gumbel(which < 2u ? (which == 0u ? x[0] : x[1]) : (which == 2u ? x[2] : x[3])) * by;
+    if (here == W) store(out + first, noise);
+    else for (int64_t i = 0; i < here; i++) out[first + i] = noise[i];
+  }
+}
+
 // A token and its score under noise; of equal scores the first token wins.
 struct Noisy {
   double score = -INFINITY;

@@ -46,3 +46,19 @@ struct Largest {
     for (int64_t i = 0; i < N * W && first + i < size; i++) meet({x[i], first + i});
   }
 };
+
+// The largest of a row, as many as the list has places, and the sum of e^(x - largest).
+INLINE double meet_row(const float* x, const Largest& largest) {
+  largest.clear();
+  int64_t i = 0;
+  for (; i + W <= largest.size; i += W) {
+    const vf values[1] = {load(x + i)};
+    largest.meet(i, values);
+  }
+  for (; i < largest.size; i++) largest.meet({x[i], i});
+  vf sums = {};
+  for (i = 0; i + W <= largest.size; i += W) sums += exponential(load(x + i) - largest.list[0].value);
+  double sum = sum_lanes(sums);
+  for (; i < largest.size; i++) sum += expf(x[i] - largest.list[0].value);
+  return sum;
+}

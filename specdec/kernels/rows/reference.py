@@ -29,3 +29,9 @@ def forbid(rows: Tensor, allowed: Tensor) -> None:
 def gumbel_argmax(row: Tensor, random: RandomSource, position: int) -> int:
     """See `specdec.kernels.rows.gumbel_argmax`."""
     return int((row + random.gumbel(position, len(row)).to(row.device)).argmax())
+
+
+def gumbel_noise(random: RandomSource, position: int, size: int, ids: Tensor | None) -> Tensor:
+    """See `specdec.kernels.rows.gumbel_noise`."""
+    noise = random.gumbel(position, size if ids is None else int(ids.max()) + 1)
+    return (noise if ids is None else noise[ids.cpu()]).float()
