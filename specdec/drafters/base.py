@@ -70,6 +70,12 @@ class Drafter(ABC):
         return self.deterministic
 
     @property
+    def ranks(self) -> bool:
+        """Whether it drafts trees of the likeliest candidates under rules whose text does not depend on the draft
+        (`DraftRequest.ranked`), though it draws under others. `rule=auto` takes such a rule then."""
+        return False
+
+    @property
     def num_draft_tokens(self) -> int:
         """γ: the longest branch of a draft."""
         return self.shape.depth

@@ -65,6 +65,11 @@ class CascadeDrafter(Drafter):
         return self.stages[0].trimmable
 
     @property
+    def ranks(self) -> bool:
+        """As the first stage, which has the say over what is drawn."""
+        return self.stages[0].ranks
+
+    @property
     def trees(self) -> bool:
         """Whether a node may have several candidates."""
         return any(stage.trees for stage in self.stages) or len(self.stages) > 1

@@ -33,10 +33,11 @@ class HeadDrafter(Drafter):
     """Drafts with a trained head (`specdec.heads`): a block head (`BlockDrafts`), Medusa heads (`MedusaDrafts`), or one
     that drafts token by token, of the kinds EAGLE-1, -2, -3 and MTP (`PairDrafts`).
 
-    At temperature 0 the draft is a tree of the nodes of largest chances: of a block head its confidence times the
-    softmax, of others the softmax. Under other rules it is drawn, node by node, as the rule's proof asks: a chain, or
-    the tree of `branches` or `choices`. q is the law of the drawn token over all of the target's tokens, those that the
-    head does not know among them: 0.
+    Where the text does not depend on the draft (`greedy`, `gumbel`) it is a tree of the nodes of largest chances: of a
+    block head its confidence times the softmax, of others the softmax, of logits and shared noise
+    (`DraftRequest.ranked`). Under other rules it is drawn, node by node, as the rule's proof asks: a chain, or the tree
+    of `branches` or `choices`. q is the law of the drawn token over all of the target's tokens, those that the head
+    does not know among them: 0.
 
     A request of whose tokens it has not seen all hidden states goes without a draft.
 
@@ -92,6 +93,11 @@ class HeadDrafter(Drafter):
         self._drawn = levels if choices is None else self.shape.depth
         self._drafts: HeadDrafts | None = None
         self._cache: PagedCache | None = None
+
+    @property
+    def ranks(self) -> bool:
+        """See `Drafter.ranks`; not if the tree to be drawn was given."""
+        return not self.trees
 
     def max_nodes(self, max_depth: int) -> int:
         """See `Drafter.max_nodes`."""

@@ -66,6 +66,11 @@ class ModelDrafter(Drafter):
         self._num_run: dict[int, tuple[int, int]] = {}
         """Request → committed tokens, and nodes, that the draft model has run for the last proposal."""
 
+    @property
+    def ranks(self) -> bool:
+        """See `Drafter.ranks`."""
+        return self.dynamic
+
     def bind(self, target: TargetHandle) -> Needs:
         """Loads the draft model; asks for a pool of its keys and values.
 

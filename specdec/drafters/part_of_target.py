@@ -57,6 +57,11 @@ class PartOfTargetDrafter(Drafter):
             ConfigError, UnsupportedModelError: if the target has no such part.
         """
 
+    @property
+    def ranks(self) -> bool:
+        """See `Drafter.ranks`."""
+        return self.dynamic
+
     def bind(self, target: TargetHandle) -> Needs:
         """Takes its part."""
         self._model = self.part(target.model)

@@ -56,8 +56,8 @@ class RowTrees:
         return [trees.get(index, DraftTree()) for index in range(len(requests))]
 
     def _trees(self, requests: Sequence[DraftRequest], given: BlockRows, counts: list[int]) -> list[DraftTree]:
-        """One draft each: where the argmax alone counts the likeliest tree, all of them in one call."""
-        plain = [index for index, request in enumerate(requests) if request.by_argmax]
+        """One draft each: the likeliest trees in one call, where scores are the logits, with noise at most."""
+        plain = [index for index, request in enumerate(requests) if request.by_argmax or _noisy(request)]
         trees = dict(zip(plain, self._likeliest(requests, given, counts, plain), strict=True)) if plain else {}
         for index, (request, logits) in enumerate(zip(requests, torch.split(given.logits, counts), strict=True)):
             if index not in trees:
@@ -69,15 +69,25 @@ class RowTrees:
     ) -> list[DraftTree]:
         """The trees of largest chances of the requests that are chosen."""
         logits, confidences = given.logits, given.confidences
-        if len(chosen) < len(requests):
+        noisy = any(_noisy(requests[index]) for index in chosen)
+        if noisy or len(chosen) < len(requests):
             rows = torch.cat([torch.arange(sum(counts[:index]), sum(counts[: index + 1])) for index in chosen])
             rows = rows.to(logits.device)
             logits, confidences = logits[rows], None if confidences is None else confidences[rows]
+        if noisy:  # the rows are copies
+            for index, block in zip(chosen, torch.split(logits, [counts[index] for index in chosen]), strict=True):
+                self._add_noise(requests[index], block)
         anchors = [self._places[requests[index].tokens[-1]] for index in chosen]
         own, nodes = [counts[index] for index in chosen], self._options.nodes
         floor = max(self._options.floor, min((requests[index].floor for index in chosen), default=0.0))
         grown = self._term.grow(logits, confidences, own, anchors, nodes, floor)
         return [self._tree(each) for each in grown]
+
+    def _add_noise(self, request: DraftRequest, block: Tensor) -> None:
+        """Adds to a request's rows, [depth, Vd], what its target's draw adds to its own."""
+        noise, known = request.noise, self._words.map
+        for depth, row in enumerate(block if noise else ()):
+            row += noise.at(depth, len(row), None if known is None else known.ids).to(row.device)
 
     def _tree(self, grown: Grown) -> DraftTree:
         return likeliest([self._words.ids[token] for token in grown.tokens], grown.parents, grown.chances)
@@ -91,3 +101,8 @@ class RowTrees:
             row, places = logits[tree.level], self._places
             tree.grow(PassOutput(torch.stack([self._term.corrected(row, places[token]) for token in nodes])))
         return tree.tree()
+
+
+def _noisy(request: DraftRequest) -> bool:
+    """Whether the target draws under noise that is known, and nothing else is done to its logits."""
+    return request.noise is not None and not request.noise.params.filters

@@ -114,6 +114,7 @@ class Intake:
             deterministic_drafter=all(drafter.deterministic for drafter in drafters),
             trees=any(drafter.trees for drafter in drafters),
             invariant_only=any(drafter.shares for drafter in drafters),
+            ranked=all(drafter.deterministic or drafter.ranks for drafter in drafters),
         )
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:

@@ -134,6 +134,7 @@ def plan(config: DictConfig) -> Plan:
         all(one.deterministic for one in drafters),
         any(one.trees for one in drafters),
         any(one.shares for one in drafters),
+        all(one.deterministic or one.ranks for one in drafters),
     )
     check_model_path("target.path", values["target"]["path"])
     check_model_path("drafter.draft", values["drafter"].get("draft"))

@@ -24,12 +24,14 @@ def select_rule(
     deterministic_drafter: bool,
     trees: bool = False,
     invariant_only: bool = False,
+    ranked: bool = False,
 ) -> Rule:
     """The rule for one request.
 
     At temperature 0 every lossless rule is the exact match. `auto` takes `gumbel` for deterministic drafters, where it
-    accepts as often as rejection and gives the text of plain decoding with the same seed; `traversal` for other trees
-    and `block` for other chains, where no rule in this package accepts more.
+    accepts as often as rejection and gives the text of plain decoding with the same seed, and for those that rank
+    candidates under the noise that it shares, of whose trees it accepts more than any rule does of a drawn chain;
+    `traversal` for other trees and `block` for other chains, where no rule in this package accepts more.
 
     Args:
         rule: a name, "auto", or a rule of one's own.
@@ -39,6 +41,7 @@ def select_rule(
         invariant_only: whether drafts may depend on other requests. They may then have been made with the very numbers
             that this request draws with, as when one seed is served twice, and a rule whose text depends on the draft
             is no longer lossless. A lossy rule promises nothing that could be lost.
+        ranked: whether the drafts are trees of candidates that are ranked under shared noise, if the rule has it.
 
     Raises:
         ConfigError: for an unknown name, for `greedy` at a temperature above 0, or for a rule that cannot judge the
@@ -46,7 +49,7 @@ def select_rule(
     """
     if isinstance(rule, str):
         if rule == AUTO:
-            rule = _automatic(deterministic_drafter or invariant_only, trees)
+            rule = _automatic(deterministic_drafter or invariant_only or ranked, trees)
         rule = _shared(rule)
     if params.greedy and rule.lossless:
         return _shared("greedy")

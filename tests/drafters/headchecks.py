@@ -17,6 +17,7 @@ from specdec.models.base import CausalLM
 from specdec.models.native import NativeModel
 from specdec.models.transformers import TransformersModel
 from specdec.policy.base import Policy
+from specdec.randomness import RandomSource
 from specdec.verify.tree import DraftTree
 from tests.engines import outputs, run
 
@@ -88,6 +89,26 @@ def deaf_at_first(drafter: Drafter) -> Callable[[], int]:
 
     drafter.observe = hear  # type: ignore[method-assign]
     return lambda: heard
+
+
+def chance_of(logits: torch.Tensor, place: int, token_ids: Sequence[int], params: SamplingParams, at: int) -> float:
+    """The chance of one of a head's tokens: the softmax of its logits and of the noise that the target's draw adds.
+
+    Args:
+        logits: float64 [Vd], of the head's modules.
+        place: of the token among them.
+        token_ids: which of the target's tokens they are.
+        params: of the request, with a seed if it draws.
+        at: position of the token in the text.
+    """
+    if params.temperature:
+        assert params.seed is not None
+        noise = RandomSource(params.seed).gumbel(at, 1 + max(token_ids))
+        logits = logits + params.temperature * noise[list(token_ids)]
+    return float(logits.softmax(-1)[place])
+
+
+every_noise = pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "warm"])
 
 
 def check_knows_only(head: Head, drafts: list[DraftTree], params: SamplingParams) -> None:

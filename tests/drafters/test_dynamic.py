@@ -92,7 +92,7 @@ def test_no_text_changes(rule: str, temperature: float) -> None:
     params = [SamplingParams(max_tokens=24, temperature=temperature, seed=seed) for seed in range(3)]
     engine = small_engine(ModelDrafter(llama(0), DEPTH, WIDTH, dynamic=True), rule)
     requests = run(engine, PROMPTS, params)
-    if temperature == 0 or rule == "gumbel":
+    if temperature == 0 or rule != "traversal":
         assert outputs(requests) == outputs(run(small_engine(NoDrafter(), rule), PROMPTS, params))
     else:  # the law of what is drawn from q is another matter: there the shape is fixed
         fixed = run(small_engine(ModelDrafter(llama(0), DEPTH, WIDTH), rule), PROMPTS, params)

@@ -38,10 +38,12 @@ from tests.drafters.headchecks import (
     PROMPTS,
     SIZES,
     WARM,
+    chance_of,
     check_knows_only,
     deaf_at_first,
     drafts_of,
     engine,
+    every_noise,
     every_target,
     every_way,
     texts,
@@ -108,7 +110,7 @@ def test_drafts_have_only_tokens_that_the_head_knows_and_q_is_zero_elsewhere(mad
     for params in (GREEDY, WARM, replace(GREEDY, repetition_penalty=1.3)):
         drafter = HeadDrafter(head)
         drafts = drafts_of(drafter)
-        texts(target, drafter, params)
+        texts(target, drafter, params, rule="block")
         check_knows_only(head, drafts, params)
 
 
@@ -178,7 +180,7 @@ def test_tables_go_on_where_the_head_stops(made: Callable[[Any], CausalLM]) -> N
     assert outputs(requests) == plain
     cut = CascadeDrafter([HeadDrafter(random_head(target)), SuffixDrafter(shared=False, floor=0.0)], max_nodes=5)
     drafts = drafts_of(cut)
-    assert texts(target, cut, WARM) != []
+    assert texts(target, cut, WARM, rule="traversal") != []
     assert all(tree.q is not None or not len(tree) for tree in drafts)
 
 
@@ -251,8 +253,9 @@ def test_a_block_is_no_longer_than_the_head_and_the_request_allow() -> None:
 
 @every_target
 @pytest.mark.parametrize("options", [{}, {"causal": False}, {"anchor_predicts": False}], ids=["causal", "not", "masks"])
+@every_noise
 def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
-    made: Callable[[Any], CausalLM], options: dict[str, Any]
+    made: Callable[[Any], CausalLM], options: dict[str, Any], params: SamplingParams
 ) -> None:
     """Of trees all along texts whose prompts were read in pieces, whose drafts were kept in part, and that lost their
     place: against the target's and the head's own modules, which see each text at once, in float64."""
@@ -267,25 +270,26 @@ def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
         return trees
 
     drafter.propose = kept  # type: ignore[method-assign]
-    requests = run(engine(target, drafter, num_blocks=28, max_batch_tokens=60), PROMPTS, GREEDY)
+    requests = run(engine(target, drafter, num_blocks=28, max_batch_tokens=60), PROMPTS, params)
     assert sum(request.stats.preemptions for request in requests)
     module, head = module.double(), head.double()
     head.bind(module.get_input_embeddings().weight, module.lm_head.weight)
     for tokens, tree in drafted[:: max(1, len(drafted) // 12)]:
         for node, chance in enumerate(tree.chances):
-            assert chance == pytest.approx(_chance(module, head, tokens, tree, node), rel=1e-3)
+            assert chance == pytest.approx(_chance(module, head, tokens, tree, node, params), rel=1e-3)
 
 
 @torch.no_grad()
-def _chance(module: Any, head: BlockHead, tokens: Any, tree: DraftTree, node: int) -> float:
-    """confidence · softmax of a node, from the definition."""
+def _chance(module: Any, head: BlockHead, tokens: Any, tree: DraftTree, node: int, params: SamplingParams) -> float:
+    """confidence · chance of a node, from the definition."""
     text, anchor = torch.tensor([tokens]), torch.tensor([[len(tokens) - 1]])
     states = torch.stack(module(text, output_hidden_states=True).hidden_states, 2)
     there = torch.ones_like(anchor, dtype=torch.bool)
     hidden = head.draft_states(states, text, anchor, there, head.config.num_drafted)[0, 0, tree.depths[node]]
     parent = tree.parents[node]
     before = torch.tensor(tokens[-1] if parent < 0 else tree.tokens[parent])
-    law = head.logits(hidden, before).softmax(-1)
+    logits, known = head.logits(hidden, before), head.draft_ids.tolist()
     sure = head.confidence_logits(hidden, before)
     assert sure is not None
-    return float(law[head.draft_ids.tolist().index(tree.tokens[node])] * sure.sigmoid())
+    at = len(tokens) + tree.depths[node]
+    return chance_of(logits, known.index(tree.tokens[node]), known, params, at) * float(sure.sigmoid())

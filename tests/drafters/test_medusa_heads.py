@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from specdec import SamplingParams
 from specdec.drafters.head import HeadDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.models.base import CausalLM
@@ -18,10 +19,12 @@ from tests.drafters.headchecks import (
     GREEDY,
     PROMPTS,
     WARM,
+    chance_of,
     check_knows_only,
     deaf_at_first,
     drafts_of,
     engine,
+    every_noise,
     every_target,
     texts,
     told,
@@ -35,9 +38,10 @@ KINDS = pytest.mark.parametrize("options", [{}, {"own_output": True}, {"known": 
 
 @every_target
 @KINDS
+@every_noise
 @torch.no_grad()
 def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
-    made: Callable[[Any], CausalLM], options: dict[str, Any]
+    made: Callable[[Any], CausalLM], options: dict[str, Any], params: SamplingParams
 ) -> None:
     """Head i on the state behind the last token but one, in float64: through prompts in pieces, drafts that are kept in
     part, and preemption. Logits of float32 are within 1e-4 of 100."""
@@ -45,7 +49,7 @@ def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
     head = random_medusa(target, **options)
     drafter = HeadDrafter(head, 4, 9, floor=0.0)
     drafted = told(drafter)
-    requests = run(engine(target, drafter, num_blocks=26, max_batch_tokens=48), PROMPTS, GREEDY)
+    requests = run(engine(target, drafter, num_blocks=26, max_batch_tokens=48), PROMPTS, params)
     assert sum(request.stats.preemptions for request in requests)
     head = head.double()
     head.bind(module.get_input_embeddings().weight, module.lm_head.weight)
@@ -53,10 +57,11 @@ def test_every_node_has_the_chance_that_the_modules_give_it_over_the_whole_text(
     assert max(tree.depth for _, tree in full) == 3
     for tokens, tree in full[:: max(1, len(full) // 8)]:
         last = module.model(torch.tensor([tokens])).last_hidden_state[0, len(tokens) - 2]
-        laws = head(last[None, None, None])[0, 0].softmax(-1)
+        logits, known = head(last[None, None, None])[0, 0], head.draft_ids.tolist()
         for node, (token, chance) in enumerate(zip(tree.tokens, tree.chances, strict=True)):
-            law = laws[len(tree.prefix(node)) - 1]
-            assert chance == pytest.approx(float(law[head.draft_ids.tolist().index(token)]), rel=1e-3)
+            depth = len(tree.prefix(node)) - 1
+            wanted = chance_of(logits[depth], known.index(token), known, params, len(tokens) + depth)
+            assert chance == pytest.approx(wanted, rel=1e-3)
 
 
 @every_target
@@ -76,7 +81,7 @@ def test_drafts_have_only_tokens_that_the_heads_know_and_q_is_zero_elsewhere() -
     for params in (GREEDY, WARM, replace(GREEDY, repetition_penalty=1.3)):
         drafter = HeadDrafter(head)
         drafts = drafts_of(drafter)
-        texts(target, drafter, params)
+        texts(target, drafter, params, rule="block")
         check_knows_only(head, drafts, params)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from specdec.models.batch import SequenceRows
 from specdec.models.chains import ChainDraw
 from specdec.models.native import NativeModel
 from specdec.models.pairs import TreeLimits
+from specdec.randomness import RandomSource
+from specdec.sampling.noise import Noise
 from specdec.testing.tiny import llama, llama_module
 from tests.heads import toys
 
@@ -192,6 +195,12 @@ def cramped() -> tuple[Bench, SequenceRows]:
     return bench, SequenceRows([3], bench.cache.slots(0)[:-2], 6, logit_rows=[0])
 
 
+def noise(**changed: float) -> Noise:
+    """Of parameters that nobody has checked."""
+    params: Any = SimpleNamespace(**{"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "top_k": 0, **changed})
+    return Noise(params, RandomSource(0), 7)
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
@@ -200,6 +209,8 @@ def cramped() -> tuple[Bench, SequenceRows]:
         (TreeLimits(4, 5, 2, 0.0, 0.0), "depth of draft 0 is 5"),
         (TreeLimits(4, 0, 2, 0.0, 0.0), "depth of draft 0 is 0"),
         (TreeLimits(4, 2, 0, 0.0, 0.0), "0 candidates"),
+        (TreeLimits(4, 2, 2, 0.0, 0.0, noise(temperature=-1.0)), "draw 0 has a temperature or filters"),
+        (TreeLimits(4, 2, 2, 0.0, 0.0, noise(top_p=0.0)), "draw 0 has a temperature or filters"),
     ],
 )
 def test_a_tree_that_cannot_be_is_refused(limits: TreeLimits, words: str) -> None:

@@ -143,3 +143,16 @@ def test_without_kernels_and_for_other_dtypes_torch_decides(monkeypatch: pytest.
     monkeypatch.setattr(native, "library", lambda: None)
     assert (rows.argmax(row), rows.gumbel_argmax(row, RandomSource(1), 2)) == wanted
     assert rows.argmax(row.double()) == wanted[0]
+
+
+@pytest.mark.usefixtures("_library")
+@pytest.mark.parametrize("size", SIZES)
+def test_noise_of_drafts_is_that_of_the_target_to_1e_6(size: int) -> None:
+    """Of all tokens, and of some: logarithms of float32 are within 2 ulp, and the largest noise is 22.9."""
+    random = RandomSource(2**63 + size)
+    for position in (0, 7, 4_000_000_000):
+        exact = random.gumbel(position, size)
+        assert float((rows.gumbel_noise(random, position, size) - exact).abs().max()) < 2e-6
+        ids = torch.arange(size)[:: 1 + size // 37]
+        some = rows.gumbel_noise(random, position, len(ids), ids)
+        assert float((some - exact[ids]).abs().max()) < 2e-6

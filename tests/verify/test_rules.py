@@ -302,6 +302,14 @@ def test_drafts_that_may_depend_on_other_requests_are_judged_by_rules_that_the_d
     assert select_rule(rule, params, deterministic, trees, invariant_only=True).name == expected
 
 
+def test_drafts_that_are_ranked_under_shared_noise_are_judged_by_the_rule_that_has_it() -> None:
+    """It is not refused to draw: a rule that was asked for stays."""
+    warm = SamplingParams(temperature=1.0)
+    assert select_rule("auto", warm, False, ranked=True).name == "gumbel"
+    assert select_rule("block", warm, False, ranked=True).name == "block"
+    assert select_rule("auto", SamplingParams(), False, ranked=True).name == "greedy"
+
+
 @pytest.mark.parametrize("name", [name for name in LOSSLESS if not RULES.get(name).draft_invariant])
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_other_lossless_rules_are_refused_for_them(name: str, deterministic: bool) -> None:

@@ -101,7 +101,8 @@ def gumbel_noise(random: RandomSource, position: int, size: int, ids: Tensor | N
         return reference.gumbel_noise(random, position, size, ids)
     noise, stream = torch.empty(size), int(Stream.GUMBEL)
     ids = None if ids is None else ids.cpu().contiguous()
-    kernels.gumbel_noise(native.address(ids, torch.int64, (size,)), size, random.seed, position, stream, noise.data_ptr())
+    which = native.address(ids, torch.int64, (size,))
+    kernels.gumbel_noise(which, size, random.seed, position, stream, noise.data_ptr())
     return noise
 
 
