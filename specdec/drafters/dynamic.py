@@ -131,7 +131,7 @@ class DynamicTree(GrowingTree):
         """
         if self.known is not None and self.known.in_order and not self.request.transform.edits:
             return self.request.ranked(own, prefix, self.width, self.known.ids)
-        return self._over_known(own, lambda logits: self.request.ranked(logits, prefix, self.width), [])
+        return self._over_known(own, lambda logits: self.request.ranked(logits, prefix, self.width)) or []
 
     def _add(self, candidate: Candidate) -> None:
         self.tokens.append(candidate.token)

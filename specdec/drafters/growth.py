@@ -201,15 +201,15 @@ class GrowingTree:
         own = output.logits[row]
         if self.known is not None and self.known.in_order and self.request.draws_among_some:
             return self.request.draw_among(own, self.known.ids, len(prefix), lanes)
-        return self._over_known(own, lambda logits: self.request.draw(logits, prefix, lanes), ([], None))
+        return self._over_known(own, lambda logits: self.request.draw(logits, prefix, lanes)) or ([], None)
 
-    def _over_known(self, own: Tensor, ask: Callable[[Tensor], Asked], nothing: Asked) -> Asked:
-        """What a question to the logits over the target's tokens gives.
+    def _over_known(self, own: Tensor, ask: Callable[[Tensor], Asked]) -> Asked | None:
+        """What a question to the logits over the target's tokens gives; None if all that may follow here are tokens
+        that the drafting model does not know.
 
         Args:
             own: the drafting model's.
             ask: the question.
-            nothing: the answer if all that may follow here are tokens that the drafting model does not know.
         """
         logits = self._over_target(own)
         try:
@@ -217,7 +217,7 @@ class GrowingTree:
         except NumericalError:
             if logits.isfinite().all() or not own.isfinite().all():
                 raise
-            return nothing
+            return None
 
     def _over_target(self, logits: Tensor) -> Tensor:
         """Logits over the target's tokens: -inf at those that the drafting model cannot say."""

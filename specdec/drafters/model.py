@@ -56,7 +56,7 @@ class ModelDrafter(Drafter):
         dynamic: bool = False,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
-        self.dynamic = take("dynamic", dynamic, flag())
+        self.dynamic: bool = take("dynamic", dynamic, flag())
         self._stop = stop_rule(stop, stop_below)
         self._source = DraftSource(self.name, draft, load_options)
         self._model: CausalLM | None = None

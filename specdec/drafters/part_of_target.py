@@ -44,7 +44,7 @@ class PartOfTargetDrafter(Drafter):
         dynamic: bool = False,
     ) -> None:
         super().__init__(num_draft_tokens, branches, self.chosen(choices))
-        self.dynamic = take("dynamic", dynamic, flag())
+        self.dynamic: bool = take("dynamic", dynamic, flag())
         self._stop = stop_rule(stop, stop_below)
         self._model: CausalLM | None = None
         self._cache: PagedCache | None = None

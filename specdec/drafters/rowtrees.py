@@ -14,6 +14,7 @@ from specdec.drafters.likeliest import likeliest
 from specdec.heads.blockrun import BlockRows
 from specdec.kernels.markov import Grown, MarkovTerm
 from specdec.models.base import PassOutput
+from specdec.sampling.noise import Noise
 from specdec.verify.tree import DraftTree, TreeShape
 
 NO_SLOTS = torch.empty(0, dtype=torch.int64)
@@ -76,18 +77,19 @@ class RowTrees:
             logits, confidences = logits[rows], None if confidences is None else confidences[rows]
         if noisy:  # the rows are copies
             for index, block in zip(chosen, torch.split(logits, [counts[index] for index in chosen]), strict=True):
-                self._add_noise(requests[index], block)
+                if noise := requests[index].noise:
+                    self._add(noise, block)
         anchors = [self._places[requests[index].tokens[-1]] for index in chosen]
         own, nodes = [counts[index] for index in chosen], self._options.nodes
         floor = max(self._options.floor, min((requests[index].floor for index in chosen), default=0.0))
         grown = self._term.grow(logits, confidences, own, anchors, nodes, floor)
         return [self._tree(each) for each in grown]
 
-    def _add_noise(self, request: DraftRequest, block: Tensor) -> None:
+    def _add(self, noise: Noise, block: Tensor) -> None:
         """Adds to a request's rows, [depth, Vd], what its target's draw adds to its own."""
-        noise, known = request.noise, self._words.map
-        for depth, row in enumerate(block if noise else ()):
-            row += noise.at(depth, len(row), None if known is None else known.ids).to(row.device)
+        ids = None if self._words.map is None else self._words.map.ids
+        for depth, row in enumerate(block):
+            row += noise.at(depth, len(row), ids).to(row.device)
 
     def _tree(self, grown: Grown) -> DraftTree:
         return likeliest([self._words.ids[token] for token in grown.tokens], grown.parents, grown.chances)
