@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.lossless import decode
+from benchmarks.lossless import decode, decode_twice
 from specdec import SamplingParams
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts import load_prompts
@@ -38,3 +38,19 @@ def test_speculation_and_batches_change_no_token(rounded: LoadedModel, temperatu
         texts, stats = decode(rounded, drafter, batch, CHATS, params)
         assert texts == plain
         assert stats.drafted_tokens > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.0, 0.8], ids=["greedy", "seeded"])
+def test_warm_is_cold_is_plain(rounded: LoadedModel, temperature: float) -> None:
+    """With the prefix cache, over so few blocks that requests lose their place."""
+    params = [SamplingParams(max_tokens=LENGTH, temperature=temperature, seed=seed) for seed in range(len(CHATS))]
+    plain, _ = decode(rounded, "none", 1, CHATS, params, prefix_cache=False)
+    preemptions = 0
+    for drafter in ("ngram", "suffix", "head"):
+        cold, warm, stats = decode_twice(rounded, drafter, 8, CHATS, params, 18)
+        assert cold == plain
+        assert warm == plain
+        assert stats.cached_tokens > 0
+        preemptions += stats.preemptions
+    assert preemptions > 0
