@@ -7,7 +7,6 @@ was written is made anew, with one warning; and where nothing can be written, me
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 
 from specdec.errors import SpecdecError
 from specdec.paths import private_folder
+from specdec.places import alone_in
 
 FORMAT = 1
 """Of the seal."""
@@ -213,7 +213,7 @@ def _put(new: Path, place: Path) -> None:
 
     A whole folder stays: another process was faster, and somebody may be reading it.
     """
-    with _alone_in(place.parent):
+    with alone_in(place.parent):
         if new.is_dir() and os.path.lexists(place) and not _lack(place):
             return
         try:
@@ -223,18 +223,6 @@ def _put(new: Path, place: Path) -> None:
                 raise
             place.rename(new.with_name("old"))
             os.replace(new, place)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process or thread at a time, where the file system can lock a folder; the lock ends with its process."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _lack(place: Path) -> str:

@@ -162,6 +162,23 @@ def claimed(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until this thread of this process is alone inside the block, where the file system can lock a folder; the
+    lock ends with its process.
+
+    Raises:
+        OSError: if there is no such folder.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def is_claimed(path: Path) -> bool:
     """Whether a process is inside of `claimed` now.
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from specdec.cache import PagedCache, Pool
 from specdec.checks import take
-from specdec.drafters.messages import DraftRequest, Needs, Outcome, TargetHandle
+from specdec.drafters.messages import DraftRequest, Needs, TargetHandle
+from specdec.drafters.outcome import Outcome
 from specdec.drafters.sizes import BRANCHES, CHOICES, DEPTH, MOST_NODES
 from specdec.errors import ConfigError
 from specdec.verify.tree import DraftTree, TreeShape
