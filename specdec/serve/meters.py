@@ -72,6 +72,7 @@ class Meters:
         self._looked_up = self._counter("vllm:prefix_cache_queries", "Tokens of prompts, looked up in the cache.")
         self._found = self._counter("vllm:prefix_cache_hits", "Tokens of prompts that were found in the cache.")
         self._preempted = self._counter("vllm:num_preemptions", "Requests that lost their place in the cache.")
+        self._refused = self._counter("specdec_refused_texts", "Texts refused with 429: too many ran or waited.")
         self._success = self._counters("vllm:request_success", "Requests that ended.", "finished_reason")
         self._first = self._histogram("time_to_first_token_seconds", "Until the first token.")
         self._between = self._histogram("inter_token_latency_seconds", "Between the outputs of two steps.")
@@ -87,6 +88,10 @@ class Meters:
     def text(self) -> bytes:
         """In Prometheus' format."""
         return generate_latest(self._registry)
+
+    def refused(self, count: int) -> None:
+        """So many texts were refused, because as many as may ran or waited already."""
+        self._refused.inc(count)
 
     def gained(self, output: StepOutput, times: Times, now: float) -> None:
         """A request gained tokens.

@@ -48,6 +48,7 @@ class Desk:
         if count > self._places:
             raise ApiError(400, f"{count} texts are more than the {self._places} that may wait. Send them one by one.")
         if self._taken + count > self._places:
+            self.meters.refused(count)
             raise ApiError(429, f"{self._taken} texts run or wait already. Try again later.")
         self._taken += count
         reservation = Reservation(self, count)

@@ -128,6 +128,8 @@ def test_a_full_queue_is_a_429_and_places_come_back() -> None:
             assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
             assert refused[0].json()["error"]["type"] == "RateLimitError"
         assert post(service, TEXTS, prompt=["a", "b", "c"]).status_code == 400  # never so many places
+        told = services.get(service, "/metrics").text
+        assert 'specdec_refused_texts_total{engine="0",model_name="tiny"} 30.0' in told
 
 
 def test_refused_calls_leave_no_place_taken() -> None:
