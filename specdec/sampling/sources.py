@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from specdec.errors import InvalidRequestError
-from specdec.foreign import described
+from specdec.foreign import foreign
 from specdec.sampling.grammar import Grammar
 
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -26,19 +26,20 @@ def source(grammar: Grammar) -> str:
 
     if grammar.kind == "json":
         separators: Any = None if grammar.flexible else SEPARATORS
-        made = json.loads(LLMatcher.grammar_from_json_schema(grammar.text, overrides=separators))
+        text = "{}" if json.loads(grammar.text) is True else grammar.text  # llguidance wants an object
+        with foreign(InvalidRequestError, "it cannot be read", "Correct it."):
+            made = json.loads(LLMatcher.grammar_from_json_schema(text, overrides=separators))
         [schema] = made["grammars"]
         made["grammars"] = [{"lark_grammar": _spelt(grammar, "start: @schema")}, schema | {"name": "schema"}]
         return json.dumps(made)
     if grammar.kind == "regex":
-        lark = f"start: /{regex_to_lark(grammar.text)}/"
+        with foreign(InvalidRequestError, "it cannot be read", "Correct it."):
+            lark = f"start: /{regex_to_lark(grammar.text)}/"
     elif grammar.kind == "choice":
         lark = "start: " + " | ".join(json.dumps(one, ensure_ascii=False) for one in json.loads(grammar.text))
     elif grammar.kind == "ebnf":
-        try:
+        with foreign(InvalidRequestError, "it cannot be read", "Correct it."):
             lark = gbnf_to_lark(_with_characters(grammar.text))
-        except Exception as error:
-            raise InvalidRequestError(f"it cannot be read: {described(error)} Correct it.") from error
     else:
         lark = grammar.text
     return _spelt(grammar, lark)

@@ -245,6 +245,17 @@ def test_masks_of_schemas_are_those_of_another_implementation(name: str, kind: s
             assert matcher.accept_token(token)
 
 
+def test_the_schema_true_is_any_json() -> None:
+    tokenizer = byte_level()
+    one = compiler(len(tokenizer), (tokenizer.eos_token_id,), tokenizer).compile(Grammar.json("true"))
+    other = compiler(len(tokenizer), (tokenizer.eos_token_id,), tokenizer).compile(Grammar.json("{}"))
+    for token in tokenizer.encode('{"a": [1, null, "x"]}'):
+        assert allowed(one) == allowed(other)
+        one.advance(token)
+        other.advance(token)
+    assert tokenizer.eos_token_id in allowed(one)
+
+
 @pytest.mark.parametrize(
     ("grammar", "message"),
     [
@@ -256,6 +267,7 @@ def test_masks_of_schemas_are_those_of_another_implementation(name: str, kind: s
         (Grammar.json({"not": {"type": "string"}}), 'Unimplemented keys: .*"not"'),
         (Grammar.json({"type": "nonsense"}), "nonsense"),
         (Grammar.json({"$ref": "https://example.org/schema"}), "retrieving it failed"),
+        (Grammar.json("false"), "it cannot be read: .*object schema"),
         (Grammar.regex("z"), "dead end"),
         (Grammar.regex("(" * 400 + "a" + ")" * 400), "invalid regex"),
         (Grammar.lark("start: " + "(" * 400 + '"a"' + ")" * 400), "nested"),
