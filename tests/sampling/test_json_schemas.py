@@ -1,7 +1,8 @@
 """JSON schemas against the JSON Schema Test Suite, as it comes with the source of `jsonschema`.
 
-A text keeps to a grammar if every token is allowed where it stands, and then the end. The suite says of each text whether
-its schema allows it. Nothing that it forbids may be written. What it allows and the grammar does not is listed here.
+A text keeps to a grammar if every token is allowed where it stands, and then the end. The suite says of each text
+whether its schema allows it. Nothing that it forbids may be written. What it allows and the grammar does not is listed
+here.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ REFUSED = {
     "minProperties": 1, "multipleOf": 1, "not": 9, "oneOf": 9, "patternProperties": 3, "propertyNames": 6, "ref": 6,
     "refRemote": 15, "unevaluatedItems": 27, "unevaluatedProperties": 41, "uniqueItems": 6, "vocabulary": 2,
 }  # fmt: skip
-"""File of the suite → schemas that are refused: with keywords that no grammar can follow, with parts that lie on another
-machine, that no text can satisfy, with limits that are written as 2.0."""
+"""File of the suite → schemas that are refused: with keywords that no grammar can follow, with parts that lie on
+another machine, that no text can satisfy, with limits that are written as 2.0."""
 STRICTER = {"allOf": 2, "const": 5, "enum": 4, "format": 10, "type": 1}
-"""File → texts that are allowed and cannot be written. Keys have one order (allOf, const). A number has one spelling: not
-0.0 for 0 (const, enum, type). A format is kept to, where the suite has it only annotate."""
+"""File → texts that are allowed and cannot be written. Keys have one order (allOf, const). A number has one spelling:
+not 0.0 for 0 (const, enum, type). A format is kept to, where the suite has it only annotate."""
 
 
 @pytest.fixture(scope="module")
