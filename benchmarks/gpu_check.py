@@ -34,7 +34,8 @@ from specdec.measure.results import save
 
 TESTS = ("tests/kernels/test_triton_attention.py", "tests/kernels/test_triton_linear.py",
          "tests/kernels/test_triton_norm.py", "tests/kernels/test_triton_verdicts.py",
-         "tests/models/test_triton_model.py", "tests/heads/test_triton_runs.py")  # fmt: skip
+         "tests/models/test_triton_model.py", "tests/heads/test_triton_runs.py",
+         "tests/heads/test_triton_trees.py")  # fmt: skip
 Named = tuple[str, dict[str, Any]]
 HEAD: Named = ("head", {})
 TABLES: Named = ("cascade", {"stages": ["head", "suffix", "recycling"]})

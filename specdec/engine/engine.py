@@ -27,6 +27,7 @@ from specdec.engine.scheduler import Scheduler
 from specdec.engine.settling import Deliver, Settling
 from specdec.errors import ConfigError, SpecdecError
 from specdec.kernels.cpu.threads import torch_on_one_thread
+from specdec.kernels.device import wait_for
 from specdec.models.base import CausalLM, PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.policy.always import AlwaysPolicy
@@ -203,7 +204,8 @@ class Engine:
         with self._clock.measure("verify"):
             outputs = self._run(plan, proposals)
         seconds = self._clock.spent("verify")
-        self.drafting.timed(proposals, seconds)
+        if not any(output.first for output in outputs):  # a pass that is captured first tells nothing of others
+            self.drafting.timed(proposals, seconds)
         gained, outcomes = self._settling.settle(plan, proposals, outputs, seconds, deliver)
         with self._clock.measure("draft"):
             self.drafting.observe(outcomes)
@@ -246,6 +248,8 @@ class Engine:
         argmax = needs.logits == "none" and all(p.by_argmax for p in plan)
         wants = Wants(logits="argmax" if argmax else "all", hidden=needs.hidden, top=needs.top)
         output = self.model.run(batch, self.cache.target, wants)
+        if self.drafting.policy.learns:
+            wait_for(self.model.kv_layout.device)
         return output.split([len(part.logit_rows) for part in parts], [len(part.tokens) for part in parts])
 
     def _abort(self, request: Request, error: Exception | None) -> StepOutput | None:

@@ -14,10 +14,12 @@ from specdec.heads.pairrun import PairRows, PairRun, StateLayout
 from specdec.heads.pairs import PairHead
 from specdec.heads.triton import FusedTaps
 from specdec.heads.weights import pair_weights
+from specdec.kernels.markov import Grown
 from specdec.kernels.rows import largest
 from specdec.kernels.rows.triton import chances
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
+from specdec.models.pairs import TreeLimits
 from specdec.models.triton import TritonModel
 from specdec.models.tritonpairs import TritonPairModel
 
@@ -39,6 +41,7 @@ class TritonPairs(PairRun):
         there = copy.deepcopy(head).to(device, torch.float32)
         weights, pairs = pair_weights(there, target)
         self.config = head.config
+        self._ids = head.draft_ids.to(device)
         self._model = TritonPairModel(weights, f"the head of {target.name}", kind, pairs)
         self.layout = self._model.kv_layout
         self.states = StateLayout(head.config.hidden_size, self.layout.dtype, device)
@@ -57,6 +60,22 @@ class TritonPairs(PairRun):
             return PairRows(PassOutput(logits), following)
         tops = largest(logits, top)
         return PairRows(PassOutput(logits, tops=tops, chances=chances(logits, tops)), following)
+
+    def grow(
+        self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]
+    ) -> list[Grown | None]:
+        """See `PairRun.grow`: those without noise, which is not known on the device before it is used."""
+        plain = [index for index, limit in enumerate(limits) if limit.noise is None]
+        found: list[Grown | None] = [None] * len(parts)
+        if plain:
+            each = torch.split(states, [len(part.tokens) for part in parts])
+            given = torch.cat([each[index] for index in plain]).float()
+            grown = self._model.grow_pairs(
+                [parts[index] for index in plain], pool, given, [limits[index] for index in plain], self._ids
+            )
+            for index, tree in zip(plain, grown, strict=True):
+                found[index] = tree
+        return found
 
 
 def _fuse(head: Eagle3Head, kind: str) -> FusedTaps:

@@ -17,6 +17,12 @@ def triton_runs(device: torch.device | str) -> bool:
     return torch.device(device).type == "cuda" and has_triton()
 
 
+def wait_for(device: torch.device | str) -> None:
+    """Waits until a GPU has done all that it was told: before that its time is not known. Nothing on a CPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def upload(tables: Sequence[Tensor | Sequence[int]], dtype: torch.dtype, device: torch.device | str) -> list[Tensor]:
     """Several lists of integers in one copy to the device, for which the host does not wait.
 

@@ -61,6 +61,7 @@ class PassOutput:
         tops: int32 [R, k] on the CPU, ids of each row's k largest logits, largest first and of equals the lowest id
             first; found in `logits` if left out.
         chances: float32 [R, k] on the CPU, the softmax at `tops`; likewise.
+        first: whether the pass took longer than others of its shape will, since it was captured first.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class PassOutput:
         hidden: Tensor | None = None,
         tops: Tensor | None = None,
         chances: Tensor | None = None,
+        first: bool = False,
     ) -> None:
         assert logits is not None or maxima is not None
+        self.first = first
         self.logits, self.hidden, self._maxima, self._tops, self._chances = logits, hidden, maxima, tops, chances
 
     def __len__(self) -> int:
@@ -126,7 +129,8 @@ class PassOutput:
         logits, tops = _split(self.logits, logit_rows), _split(self._tops, logit_rows)
         maxima = [None] * count if self._maxima is None else self._maxima.split(logit_rows)
         hidden, chances = _split(self.hidden, rows), _split(self._chances, logit_rows)
-        return [PassOutput(*parts) for parts in zip(logits, maxima, hidden, tops, chances, strict=True)]
+        parts = zip(logits, maxima, hidden, tops, chances, strict=True)
+        return [PassOutput(*each, first=self.first) for each in parts]
 
 
 def _split(rows: Tensor | None, counts: Sequence[int]) -> Sequence[Tensor | None]:

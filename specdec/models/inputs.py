@@ -69,15 +69,10 @@ class PassInputs:
                 path_starts=up(plan.path_starts),
                 slots=up(plan.slots),
                 paths=up(plan.paths),
-                longest=power_of_two(-(-plan.longest // split)) * split,
+                longest=whole_splits(plan.longest, split),
             ),
             states=None if self.states is None else up(self.states),
         )
-
-    def copy_from(self, other: PassInputs) -> None:
-        """Takes the contents of inputs of the same shape, in place."""
-        for own, new in zip(self.tensors, other.tensors, strict=True):
-            own.copy_(new)
 
     def clone(self) -> PassInputs:
         """With tensors of its own."""
@@ -89,3 +84,8 @@ class PassInputs:
 def power_of_two(number: int) -> int:
     """The smallest that is not below `number`; 1 for 0."""
     return 1 << max(0, number - 1).bit_length()
+
+
+def whole_splits(longest: int, split: int) -> int:
+    """The smallest power of two of splits that has so many positions, in positions."""
+    return power_of_two(-(-longest // split)) * split

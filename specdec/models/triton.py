@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,12 +22,15 @@ from specdec.kernels.rows import largest
 from specdec.kernels.verdicts.triton import row_maxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
+from specdec.models.graphs import Graphs
 from specdec.models.inputs import PassInputs
 from specdec.models.llama import LlamaLayer, LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 
 MOST_CAPTURED_ROWS = 64
-"""Longer passes (prefill) are launched kernel by kernel: their launches cost little beside their work."""
+"""Longer passes are launched kernel by kernel if they read prompts: their launches cost little beside their work."""
+MOST_VERIFIED_ROWS = 512
+"""Of a captured pass with as many logits as half of its rows: it verifies drafts of many requests."""
 
 
 def why_not_triton(module: PreTrainedModel) -> str | None:
@@ -40,15 +42,6 @@ def why_not_triton(module: PreTrainedModel) -> str | None:
 
 Outputs = tuple[Tensor, Tensor | None]
 """Logits, float32 [R, V], and hidden states, float32 [T, k, H], or None."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Graph:
-    """A captured pass: its inputs stay where they are, and so do its outputs."""
-
-    inputs: PassInputs
-    outputs: Outputs
-    graph: Any
 
 
 class TritonModel(LlamaModel[TritonProduct]):
@@ -152,7 +145,7 @@ class TritonModel(LlamaModel[TritonProduct]):
         self._final_norm, self._frequencies = sizes.final_norm, sizes.frequencies
         self._rope_factor = sizes.rope_factor
         self._attention = attention or config_for(self._dtype, sizes.head_size)
-        self._graphs: WeakKeyDictionary[KVPool, dict[tuple[Any, ...], _Graph]] = WeakKeyDictionary()
+        self._graphs = Graphs[PassInputs]()
 
     judges_on_device = True
 
@@ -160,22 +153,29 @@ class TritonModel(LlamaModel[TritonProduct]):
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`. Where maxima alone are wanted the host waits for them once."""
         wants.check(self.name, self.kv_layout.num_layers)
-        inputs = self._inputs(batch)
+        inputs, before = self._inputs(batch), self._graphs.captures
         logits, hidden = self._outputs(inputs, pool, wants.hidden)
+        first = self._graphs.captures > before
         logits, hidden = logits[: len(inputs.logit_rows)], None if hidden is None else hidden[: len(inputs.tokens)]
         if wants.logits == "all":
-            return PassOutput(logits, None, hidden)
-        return PassOutput(None, row_maxima(logits), hidden, largest(logits, wants.top) if wants.top else None)
+            return PassOutput(logits, None, hidden, first=first)
+        tops = largest(logits, wants.top) if wants.top else None
+        return PassOutput(None, row_maxima(logits), hidden, tops, first=first)
 
     def _inputs(self, batch: RaggedBatch) -> PassInputs:
         return PassInputs.of(batch, self._attention.rows_per_tile(self._heads, self._kv_heads))
 
     def _outputs(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...] = ()) -> Outputs:
-        """Of a pass. If it is short there may be rows of padding behind those that were asked for."""
-        if len(inputs.tokens) > MOST_CAPTURED_ROWS or not len(inputs.logit_rows):
+        """Of a pass. If it is captured there may be rows of padding behind those that were asked for."""
+        rows, wanted = len(inputs.tokens), len(inputs.logit_rows)
+        most = MOST_VERIFIED_ROWS if 2 * wanted >= rows else MOST_CAPTURED_ROWS
+        if rows > most or not wanted:
             return self._compute(inputs, pool, taps)
-        run = self._replay if inputs.tokens.is_cuda else self._compute
-        return run(inputs.padded(self._attention.split), pool, taps)
+        inputs = inputs.padded(self._attention.split)
+        compute = partial(self._compute, pool=pool, taps=taps)
+        logits, hidden = self._graphs.replay(pool, (inputs.shape, taps), inputs, PassInputs.clone, compute)
+        assert logits is not None
+        return logits, hidden
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""
@@ -184,7 +184,7 @@ class TritonModel(LlamaModel[TritonProduct]):
     def truncated(self, num_layers: int) -> TritonModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""
         clone = super().truncated(num_layers)
-        clone._graphs = WeakKeyDictionary()
+        clone._graphs = Graphs()
         return clone
 
     def without(self, attention: Collection[int], mlp: Collection[int]) -> TritonModel:
@@ -232,18 +232,6 @@ class TritonModel(LlamaModel[TritonProduct]):
         gated = silu_mul(layer.gate_up(normed, self._dtype, self._table))
         return layer.down(gated, self._dtype, self._table)
 
-    def _replay(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
-        """The same from a graph that was captured for this shape and these taps, or is now."""
-        graphs = self._graphs.setdefault(pool, {})
-        key = (inputs.shape, taps)
-        if key not in graphs:
-            graphs[key] = _capture(inputs.clone(), lambda static: self._compute(static, pool, taps))
-        captured = graphs[key]
-        captured.inputs.copy_from(inputs)
-        captured.graph.replay()
-        logits, hidden = captured.outputs  # the next replay writes over them
-        return logits.clone(), None if hidden is None else hidden.clone()
-
 
 def _stack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[TritonProduct]:
     return LayerProducts(
@@ -254,16 +242,3 @@ def _stack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[TritonProduct]:
         norms=layer.norms,
         window=layer.window,
     )
-
-
-def _capture(static: PassInputs, compute: Callable[[PassInputs], Outputs]) -> _Graph:
-    """Runs once aside, so that kernels are compiled, then once under capture."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        compute(static)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = compute(static)
-    return _Graph(static, outputs, graph)

@@ -11,12 +11,15 @@ from torch import Tensor
 from specdec.cache import KVPool
 from specdec.errors import SpecdecError
 from specdec.kernels.linear.triton_weights import stacked
+from specdec.kernels.markov import Grown
 from specdec.kernels.norm.triton import rms_norm
 from specdec.models.batch import RaggedBatch, SequenceRows
-from specdec.models.inputs import PassInputs
+from specdec.models.graphs import Graphs
+from specdec.models.inputs import PassInputs, whole_splits
 from specdec.models.llama import LlamaWeights
-from specdec.models.pairs import PairInput
-from specdec.models.triton import Outputs, TritonModel
+from specdec.models.pairs import PairInput, TreeLimits
+from specdec.models.triton import TritonModel
+from specdec.models.tritontrees import TreeInputs, TreeLevels, read_trees
 
 
 class TritonPairModel(TritonModel):
@@ -31,6 +34,8 @@ class TritonPairModel(TritonModel):
         self._take(weights, name, kind)
         self._pairs = pairs
         self._mix = None if pairs.mix is None else stacked([pairs.mix], kind, [pairs.mix_bias])
+        self._trees = Graphs[TreeInputs]()
+        self._deepest = self._largest = 0
 
     @torch.inference_mode()
     def run_pairs(self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,7 +64,40 @@ class TritonPairModel(TritonModel):
         count = len(batch.logit_rows)
         return logits[:count], following[:count]
 
-    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
+    @torch.inference_mode()
+    def grow_pairs(
+        self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor, limits: Sequence[TreeLimits], ids: Tensor
+    ) -> list[Grown | None]:
+        """The likeliest trees behind the last rows of some sequences: a pass for those rows, and one captured graph for
+        all levels, as many as the deepest tree so far had. The host waits once.
+
+        Args:
+            parts, pool, states: see `run_pairs`; of each part the last row alone has logits, and its slots have room
+                for a tree.
+            limits: of each tree; the width is that of the first.
+            ids: int64 [V], the target's tokens that it knows, on the device.
+
+        Returns:
+            Of each tree the nodes, in the target's tokens; None if a score was no number.
+        """
+        logits, following = self.run_pairs(parts, pool, states)
+        self._deepest = max(self._deepest, *(limit.depth for limit in limits))
+        self._largest = max(self._largest, *(limit.nodes for limit in limits))
+        given = TreeInputs.of(logits, following, parts, limits, self._largest)
+        position = max(part.committed + len(part.tokens) for part in parts) + self._deepest
+        longest, width = whole_splits(position, self._attention.split), limits[0].width
+        tile = self._attention.rows_per_tile(self._heads, self._kv_heads)
+
+        def grow(given: TreeInputs, levels: int = self._deepest) -> tuple[Tensor]:
+            trees = TreeLevels(given, ids, width, levels, longest, tile)
+            return (trees.grow(lambda rows: self._compute(rows, pool, ())),)
+
+        key = (given.shape, width, self._deepest, longest)
+        [told] = self._trees.replay(pool, key, given, TreeInputs.clone, grow)
+        assert told is not None
+        return read_trees(told, len(parts))
+
+    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Logits, and in place of hidden states the next states, of the rows with logits alone."""
         stream, read = self._read(inputs)
         delta = self._fed(0, stream, self._attended(0, read, inputs, pool))

@@ -15,6 +15,7 @@ import torch
 from specdec.cache import PagedCache
 from specdec.kept import kept_value
 from specdec.kernels.cpu.build import cpu_description
+from specdec.kernels.device import wait_for
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.paths import entry_name
@@ -24,7 +25,7 @@ LONG, MANY = 1024, 16
 """Cached tokens of two more measurements, of one row and of many: their difference to `SHORT` tells what each token
 costs, and what it costs for every row more."""
 ROUNDS = 7
-FORMAT = "4"
+FORMAT = "5"
 """Of the files; another one is measured anew."""
 
 
@@ -76,6 +77,7 @@ def measure(model: CausalLM) -> CostCurve:
         for sequence, rows in kinds:
             began = perf_counter()
             _run(model, cache, sequence, rows)
+            wait_for(model.kv_layout.device)
             least[sequence, rows] = min(least[sequence, rows], perf_counter() - began)
     shortest, apart = least[0, 1], max(long - short, 1)
     per_token = max(least[1, 1] - shortest, 0.0) / apart

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from specdec import SamplingParams
-from specdec.cache import KVPool
 from specdec.drafters.head import HeadDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.errors import SpecdecError
@@ -26,9 +25,7 @@ from specdec.kernels.rows.triton import chances
 from specdec.models import tritonpairs as pair_module
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
-from specdec.models.inputs import PassInputs
 from specdec.models.native import NativeModel
-from specdec.models.triton import Outputs, _Graph
 from specdec.testing.tiny import llama_module
 from tests.blockheads import random_head
 from tests.drafters.headchecks import PROMPTS, drafts_of, engine
@@ -38,7 +35,7 @@ from tests.heads import toys
 from tests.heads.test_pair_runs import CASES, Bench, close, made
 from tests.kernels.gpu import DEVICE, assert_caught
 from tests.medusaheads import random_medusa
-from tests.models.test_triton_model import Again
+from tests.models.test_triton_model import captured  # noqa: F401 - a fixture
 from tests.pairheads import random_pairs
 
 TREE = [-1, -1, 0, 0, 2], [5, 9, 11, 5, 7]
@@ -169,29 +166,19 @@ def test_states_that_do_not_fit_the_rows_are_refused() -> None:
             one.run.step(one.pool, rows, states.to(DEVICE), 1)
 
 
-def test_a_captured_step_reads_the_states_of_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("captured")
+def test_a_captured_step_reads_the_states_of_its_call() -> None:
     """Levels of the same shape share a graph; none gives what another one left."""
-
-    def capture(static: PassInputs, compute: Callable[[PassInputs], Outputs]) -> _Graph:
-        given = compute(static)
-        return _Graph(static, given, Again(lambda: compute(static), given))
-
-    plain, captured = bench(), bench()
-    assert isinstance(captured.run, TritonPairs)
-    model = captured.run._model
-
-    def replayed(inputs: PassInputs, pool: KVPool, taps: tuple[int, ...] = ()) -> Outputs:
-        return model._replay(inputs.padded(model._attention.split), pool, taps)
-
-    monkeypatch.setattr("specdec.models.triton._capture", capture)
-    monkeypatch.setattr(model, "_outputs", replayed)
-    found = []
-    for one in (plain, captured):
-        given = one.read([2])
-        found.append([one.draft(PairRows(given.output, factor * given.states), 0, [-1], [7]) for factor in (1, 2)])
-    assert torch.equal(torch.cat(found[0]), torch.cat(found[1]))
-    assert not torch.equal(*found[0])
-    assert len(model._graphs[captured.pool]) == 2
+    one = bench()
+    given = one.read([2])
+    found = [one.draft(PairRows(given.output, factor * given.states), 0, [-1], [7]) for factor in (1, 2)]
+    assert isinstance(one.run, TritonPairs)
+    assert len(one.run._model._graphs.captured[one.pool]) == 2
+    one.run._model._graphs.captured.clear()
+    for factor, wanted in ((2, found[1]), (1, found[0])):
+        again = one.draft(PairRows(given.output, factor * given.states), 0, [-1], [7])
+        assert torch.equal(again, wanted)
+    assert not torch.equal(*found)
 
 
 BROKEN = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,14 +12,19 @@ from torch import Tensor
 
 from specdec import Engine, EngineConfig, NumericalError, SamplingParams
 from specdec.cache import KVPool
+from specdec.drafters.none import NoDrafter
 from specdec.errors import UnsupportedModelError
 from specdec.kernels.attention.triton import AttentionConfig
 from specdec.kernels.linear.triton_weights import COMPUTED_IN
 from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
+from specdec.models.graphs import Captured, Outputs
 from specdec.models.inputs import PassInputs, power_of_two
 from specdec.models.native import NativeModel
-from specdec.models.triton import Outputs, TritonModel, _Graph
+from specdec.models.triton import TritonModel
+from specdec.policy.base import Load
+from specdec.policy.curve import CostCurve
+from specdec.policy.product import ProductPolicy
 from tests.engines import DRAFTERS, outputs, run
 from tests.kernels.gpu import DEVICE
 from tests.models.bench import LLAMA, TREE_PARENTS, Bench, Own, make_module
@@ -111,13 +117,7 @@ def test_shapes_are_rounded_up_so_that_few_occur() -> None:
     bench.append(0, PROMPT)
     for rows in range(5, 9):
         inputs = PassInputs.of(RaggedBatch.build([bench.part(0, PROMPT[:rows])], DEVICE), rows_per_tile=8)
-        padded = inputs.padded(split=32)
-        shapes.add(padded.shape)
-        static = padded.clone()
-        for tensor in static.tensors:
-            tensor.fill_(99)
-        static.copy_from(padded)
-        assert all(torch.equal(a, b) for a, b in zip(static.tensors, padded.tensors, strict=True))
+        shapes.add(inputs.padded(split=32).shape)
     assert len(shapes) <= 2  # 14 to 17 slots, around a power of two
 
 
@@ -133,26 +133,67 @@ class Again:
                 kept.copy_(new)
 
 
-def test_captured_passes_are_told_apart_by_their_taps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And each call's hidden states are its own: the next replay writes over the graph's."""
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes are captured and replayed as on a GPU, without one."""
 
-    def capture(static: PassInputs, compute: Callable[[PassInputs], Outputs]) -> _Graph:
+    def again(static: Any, compute: Callable[[Any], Outputs]) -> Captured[Any]:
         outputs = compute(static)
-        return _Graph(static, outputs, Again(lambda: compute(static), outputs))
+        return Captured(static, outputs, Again(lambda: compute(static), outputs))
 
-    monkeypatch.setattr("specdec.models.triton._capture", capture)
+    monkeypatch.setattr("specdec.models.graphs.capture", again)
+    monkeypatch.setattr("specdec.models.graphs.can_capture", lambda tensor: True)
+
+
+@pytest.mark.usefixtures("captured")
+def test_captured_passes_are_told_apart_by_their_taps() -> None:
+    """And each call's hidden states are its own: the next replay writes over the graph's."""
     model, inputs, expected, given = make(), [], [], []
     bench = Bench(model)
     for tokens in ([3, 1, 4], [1, 5, 9]):
         batch = RaggedBatch.build([bench.part(len(inputs), tokens)], DEVICE)
-        inputs.append(PassInputs.of(batch, rows_per_tile=8).padded(split=32))
+        inputs.append(PassInputs.of(batch, rows_per_tile=8))
     for taps in ((), (1, 3), (0,)):
         expected += [model._compute(one, bench.cache.target, taps) for one in inputs]
-        given += [model._replay(one, bench.cache.target, taps) for one in inputs]
-    assert len(model._graphs[bench.cache.target]) == 3
+        given += [model._outputs(one, bench.cache.target, taps) for one in inputs]
+    assert len(model._graphs.captured[bench.cache.target]) == 3
     for (logits, hidden), (own_logits, own_hidden) in zip(given, expected, strict=True):
-        assert torch.equal(logits, own_logits)
+        assert torch.equal(logits[: len(own_logits)], own_logits)
         assert (hidden is None and own_hidden is None) or torch.equal(hidden[:3], own_hidden[:3])
+
+
+@pytest.mark.usefixtures("captured")
+def test_passes_that_verify_are_captured_however_many_rows_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that read prompts only short ones. The first of a shape says so, also of each sequence."""
+    monkeypatch.setattr("specdec.models.triton.MOST_CAPTURED_ROWS", 4)
+    monkeypatch.setattr("specdec.models.triton.MOST_VERIFIED_ROWS", 8)
+    model = make()
+    bench = Bench(model)
+
+    def captures(rows: int, wanted: int) -> list[bool]:
+        part = bench.part(0, PROMPT[:rows])
+        batch = RaggedBatch.build([replace(part, logit_rows=range(rows - wanted, rows))], DEVICE)
+        output = model.run(batch, bench.cache.target)
+        return [one.first for one in output.split([1, wanted - 1], [rows - 1, 1])] if wanted > 1 else [output.first]
+
+    assert [captures(3, 1), captures(3, 1), captures(5, 1)] == [[True], [False], [False]]
+    assert [captures(8, 8), captures(8, 8), captures(8, 4)] == [[True] * 2, [False] * 2, [True] * 2]
+    assert [captures(9, 9), captures(8, 3)] == [[False] * 2, [False] * 2]
+
+
+@pytest.mark.usefixtures("captured")
+def test_what_a_captured_pass_took_is_no_news_to_a_policy() -> None:
+    told: list[Load] = []
+
+    class Listener(ProductPolicy):
+        def timed(self, load: Load, seconds: float) -> None:
+            told.append(load)
+
+    engine = Engine(make(), NoDrafter(), policy=Listener(CostCurve((1, 2), (1.0, 2.0))))
+    run(engine, [PROMPT], SamplingParams(max_tokens=4))
+    graphs = engine.model._graphs  # type: ignore[attr-defined]
+    assert graphs.captures >= 2
+    assert len(told) == 4 - graphs.captures
 
 
 def test_a_model_of_another_family_or_kind_is_refused() -> None:

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from specdec.errors import ConfigError
+from specdec.kernels.device import upload
 
 
 @triton.jit
@@ -50,16 +51,12 @@ def commit_paths(caches: Sequence[Tensor], moves: Sequence[tuple[Sequence[int], 
     starts = [0]
     for sources, _ in moves:
         starts.append(starts[-1] + len(sources))
-    device = caches[0].device
-
-    def ints(values: list[int], dtype: torch.dtype = torch.int32) -> Tensor:
-        return torch.tensor(values, dtype=dtype).to(device)
-
-    where = ints(starts)
-    froms = ints([slot for sources, _ in moves for slot in sources])
-    tos = ints([slot for _, targets in moves for slot in targets])
-    for (_, width), tensors in groups.items():
-        addresses = ints([tensor.data_ptr() for tensor in tensors], torch.int64)
+    froms = [slot for sources, _ in moves for slot in sources]
+    tos = [slot for _, targets in moves for slot in targets]
+    addresses = [[tensor.data_ptr() for tensor in tensors] for tensors in groups.values()]
+    tables = upload([starts, froms, tos, *addresses], torch.int64, caches[0].device)
+    where, at_first, at_last, *there = tables
+    for (_, width), tensors, at in zip(groups, groups.values(), there, strict=True):
         commit_kernel[(len(moves), len(tensors))](
-            addresses, tensors[0], where, froms, tos, WIDTH=width, BLOCK=min(1024, triton.next_power_of_2(width))
+            at, tensors[0], where, at_first, at_last, WIDTH=width, BLOCK=min(1024, triton.next_power_of_2(width))
         )
