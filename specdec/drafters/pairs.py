@@ -29,7 +29,8 @@ class PairDrafts:
     can be run as soon as the token is known, which is when a draft is asked for: then all pairs that are new run in one
     pass, whose last row is the first step of the draft. Every further level is one pass for all requests together, and
     reads the states that the last one gave. On the CPU's kernels one call does this for all levels of a tree of the
-    likeliest nodes, on Triton's one graph. What a draft writes is never kept: a committed pair is always made of the target's own state.
+    likeliest nodes, on Triton's one graph. What a draft writes is never kept: a committed pair is
+    always made of the target's own state.
     """
 
     def __init__(self, head: PairHead, target: CausalLM, options: HeadOptions) -> None:
