@@ -180,7 +180,9 @@ class Simulation:
                     drafts.setdefault(one.number, []).append(Draft(drafter.name, tree))
         drafted = [Drafted(number, tuple(own)) for number, own in drafts.items()]
         for each, pick in zip(drafted, self.policy.pick(drafted, load) if drafted else [], strict=True):
-            if isinstance(pick, Pick) and pick.nodes:
+            if isinstance(pick, Draft):
+                chosen.drafts[each.request_id] = pick
+            elif isinstance(pick, Pick) and pick.nodes:
                 [tree] = (draft.tree for draft in each.drafts if draft.drafter == pick.drafter)
                 chosen.drafts[each.request_id] = Draft(pick.drafter, tree.of(pick.nodes))
         return chosen

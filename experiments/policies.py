@@ -35,7 +35,7 @@ CURVE = CostCurve(ROWS, tuple(0.010 * times for times in (1, 1.02, 1.12, 1.3, 1.
 PRICES = {"ngram": 1e-4, "suffix": 1.4e-4, "recycling": 1e-4, "poison": 8e-5}
 """Seconds that a drafter takes for one request on that machine, about, with what it takes to weigh its draft: 0.8 to
 1.4 % of a pass. Much of it is Python between two passes, whose code and data the pass has driven out of the caches."""
-CHOOSERS = ("always", "product", "select", "hedge", "exp4", "ucb", "exp3")
+CHOOSERS = ("always", "product", "select", "merge", "hedge", "exp4", "ucb", "exp3")
 SEED = 5
 
 

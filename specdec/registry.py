@@ -138,6 +138,7 @@ def _build() -> tuple[Registry[Any], Registry[Any], Registry[Any]]:
             "always": "specdec.policy.always:AlwaysPolicy",
             "product": "specdec.policy.product:ProductPolicy",
             "select": "specdec.policy.select:SelectPolicy",
+            "merge": "specdec.policy.merge:MergePolicy",
             "exp3": "specdec.policy.bandit:Exp3Policy",
             "ucb": "specdec.policy.bandit:UcbPolicy",
             "exp4": "specdec.policy.experts:Exp4Policy",

@@ -7,7 +7,7 @@ from typing import Any
 
 from specdec.checks import is_integer, number, shown, take
 from specdec.errors import SpecdecError
-from specdec.policy.base import Ask, Candidate, Choice, Drafted, Pick
+from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Pick
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 FLOOR = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -49,14 +49,16 @@ def check_choice(choice: Any, ask: Ask) -> Choice:
     raise SpecdecError(f"it chose the drafter {shown(choice.drafter)}; give one of {named}")
 
 
-def check_pick(pick: Any, drafted: Drafted, ask: Ask) -> Pick | Choice:
-    """What a policy picks of a request's drafts, if it is a part of one of them, parents with their children; or a
-    choice of a candidate that draws."""
+def check_pick(pick: Any, drafted: Drafted, ask: Ask) -> Pick | Draft | Choice:
+    """What a policy picks of a request's drafts, if it is a part of one of them, parents with their children, or a tree
+    that is made of them; or a choice of a candidate that draws."""
     if isinstance(pick, Choice):
         choice = check_choice(pick, ask)
         if any(one.trimmable for one in ask.candidates if one.drafter == choice.drafter):
             raise SpecdecError(f"it chose {choice.drafter!r} when its draft was there; pick nodes of it")
         return choice
+    if isinstance(pick, Draft):
+        return _check_made(pick, drafted)
     if not isinstance(pick, Pick):
         raise SpecdecError(f"it picked {shown(pick)}; give a Pick")
     for draft in drafted.drafts:
@@ -64,6 +66,27 @@ def check_pick(pick: Any, drafted: Drafted, ask: Ask) -> Pick | Choice:
             return Pick(draft.drafter, _check_part(pick.nodes, draft.tree))
     named = ", ".join(repr(one.drafter) for one in drafted.drafts)
     raise SpecdecError(f"it picked from the drafter {shown(pick.drafter)}; drafts are there of {named}")
+
+
+def _check_made(made: Draft, drafted: Drafted) -> Draft:
+    """A tree that is made of the drafts: what is verified was drafted, and masked where there is a grammar."""
+    tree = made.tree
+    if not isinstance(tree, DraftTree) or tree.q is not None or not isinstance(made.drafter, str):
+        raise SpecdecError(f"it made the draft {shown(made)}; give a DraftTree without q, and a name")
+    if not 0 < len(tree) <= drafted.room:
+        raise SpecdecError(f"it made a draft of {len(tree)} nodes; there is room for 1 to {drafted.room}")
+    known = {path for one in drafted.drafts for path in _paths(one.tree)}
+    if strange := [path for path in _paths(tree) if path not in known]:
+        raise SpecdecError(f"it made a draft with the tokens {strange[0]}, which nobody drafted; make it of the drafts")
+    return made
+
+
+def _paths(tree: DraftTree) -> list[tuple[int, ...]]:
+    """Of each node the tokens from the root down to it."""
+    paths: list[tuple[int, ...]] = []
+    for token, parent in zip(tree.tokens, tree.parents, strict=True):
+        paths.append((token,) if parent == ROOT else (*paths[parent], token))
+    return paths
 
 
 def _check_part(nodes: Any, tree: DraftTree) -> tuple[int, ...]:

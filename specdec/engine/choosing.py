@@ -46,9 +46,11 @@ class Chooser:
                 choices[key] = check_choices(chosen, ask)
         return choices
 
-    def pick(self, drafted: Mapping[int, Drafted], asks: Mapping[int, Ask], load: Load) -> dict[int, Pick | Choice]:
+    def pick(
+        self, drafted: Mapping[int, Drafted], asks: Mapping[int, Ask], load: Load
+    ) -> dict[int, Pick | Draft | Choice]:
         """What the policy picks of each request's drafts, by their keys; nothing where it is wrong."""
-        picks: dict[int, Pick | Choice] = {}
+        picks: dict[int, Pick | Draft | Choice] = {}
         given: list[object] = []
         during = self._during["pick"]
         with during:

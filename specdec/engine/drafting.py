@@ -58,7 +58,7 @@ class Drafting:
         self.drafters = {drafter.name: drafter for drafter, _ in drafters}
         self.faults = Faults()
         self.policy = Chooser(policy, self.faults)
-        self._bounds = limits.of
+        self._limits, self._bounds = limits, limits.of
         self._asking = Asking(self.faults, limits.of, torch.device(device))
         self._forcing = Forcing(self.drafters, limits.of, self._asking)
         self._listeners = {name: one for name, one in self.drafters.items() if type(one).observe is not Drafter.observe}
@@ -220,15 +220,17 @@ class Drafting:
             asks: what the policy was asked for them.
             fixed: rows of drafts that are settled.
         """
-        drafted = {
-            index: Drafted(plan[index].request.id, tuple(Draft(one.drafter, one.tree) for one in own))
-            for index, own in drafts.items()
-        }
+        drafted = dict[int, Drafted]()
+        for index, own in drafts.items():
+            there, room = tuple(Draft(one.drafter, one.tree) for one in own), self._limits.max_nodes
+            drafted[index] = Drafted(plan[index].request.id, there, room(plan[index].max_depth))
         picks = self.policy.pick(drafted, asks, with_rows(self._load, fixed))
         late = {index: [pick] for index, pick in picks.items() if isinstance(pick, Choice)}
         settled = {index: own[0] for index, own in self._drafts(plan, late).items()}
         for index, pick in picks.items():
-            if isinstance(pick, Pick) and pick.nodes:
+            if isinstance(pick, Draft):
+                settled[index] = Proposal(pick.tree, pick.drafter)
+            elif isinstance(pick, Pick) and pick.nodes:
                 [tree] = (one.tree for one in drafted[index].drafts if one.drafter == pick.drafter)
                 settled[index] = Proposal(tree if len(pick.nodes) == len(tree) else tree.of(pick.nodes), pick.drafter)
         return settled

@@ -11,6 +11,9 @@ from typing import ClassVar
 from specdec.models.base import CausalLM
 from specdec.verify.tree import DraftTree, TreeShape
 
+MOST_NODES = 65536
+"""Where nobody says how many nodes there is room for."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -72,10 +75,17 @@ class Draft:
 @dataclass(frozen=True)
 class Drafted:
     """The trimmable drafts that a request has; none of them is empty. Without any it stands here only if another
-    candidate can still be chosen."""
+    candidate can still be chosen.
+
+    Args:
+        request_id: the request.
+        drafts: of one drafter each.
+        room: nodes that it has slots for, at least those of each draft.
+    """
 
     request_id: int
     drafts: tuple[Draft, ...]
+    room: int = MOST_NODES
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,9 @@ class Policy(ABC):
         """For each ask who is asked for a draft, before anything is drafted: nobody, any number of trimmable
         candidates, or one other."""
 
-    def pick(self, drafted: Sequence[Drafted], load: Load) -> Sequence[Pick | Choice | None]:
-        """For each request what of its trimmable drafts is verified, or a candidate that draws, which is then asked
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> Sequence[Pick | Draft | Choice | None]:
+        """For each request what of its trimmable drafts is verified: a part of one; or a draft that is made of them,
+        every path of which is a path of one of them, under any name. Or a candidate that draws, which is then asked
         instead; None for nothing."""
         return [whole(one.drafts[0]) if one.drafts else None for one in drafted]
 

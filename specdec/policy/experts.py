@@ -64,7 +64,7 @@ class ExpertsPolicy(RewardedPolicy, SelectPolicy):
         self._names = {ask.request_id: tuple(one.drafter for one in ask.candidates) for ask in asks}
         return super().choose(asks, load)
 
-    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Draft | Choice | None]:
         """Of each request the arm that was drawn: the nodes that pay of a draft, or a drafter that has to draw."""
         self._remember(drafted)
         best: dict[int, Weighed] = {}

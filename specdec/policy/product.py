@@ -29,12 +29,17 @@ FEW = 4
 
 
 class Weighed(NamedTuple):
-    """A draft that is there: who made it, what may be verified of it and what that is worth, and the trust in its
-    drafter that is part of the worth."""
+    """A draft that is there: what may be verified of it and what that is worth, and the trust in its drafter that is
+    part of the worth."""
 
-    drafter: str
+    draft: Draft
     wish: Wish
     trust: float
+
+    @property
+    def drafter(self) -> str:
+        """Who made it."""
+        return self.draft.drafter
 
 
 class ProductPolicy(Policy):
@@ -90,7 +95,7 @@ class ProductPolicy(Policy):
         }
         return [shapes[request] if request in shapes else whole[request] for request in candidates]
 
-    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Draft | Choice | None]:
         """The nodes that pay. These drafts have been paid for: only their rows count."""
         self._remember(drafted)
         best = {one.request_id: self._weighed(one.request_id, one.drafts[0]) for one in drafted if one.drafts}
@@ -173,9 +178,9 @@ class ProductPolicy(Policy):
         """The nodes that pay of one draft for each request."""
         parts = build([each.wish for each in drafts.values()], requests, costs)
         picks: dict[int, Pick] = {}
-        for (request_id, (drafter, wish, trust)), nodes in zip(drafts.items(), parts, strict=True):
-            picks[request_id] = Pick(drafter, tuple(nodes))
-            self.trust.promise(request_id, drafter, sum([wish.survivals[node] for node in nodes]) / trust)
+        for (request_id, (draft, wish, trust)), nodes in zip(drafts.items(), parts, strict=True):
+            picks[request_id] = Pick(draft.drafter, tuple(nodes))
+            self.trust.promise(request_id, draft.drafter, sum([wish.survivals[node] for node in nodes]) / trust)
         self._tally.note(len(picks), sum(not pick.nodes for pick in picks.values()), costs)
         return picks
 
@@ -184,7 +189,7 @@ class ProductPolicy(Policy):
         survivals = self.survival.survivals(request_id, draft)
         if trust != 1.0:
             survivals = [min(trust * each, 1.0) for each in survivals]
-        return Weighed(draft.drafter, Wish(survivals, draft.tree.depths), trust)
+        return Weighed(draft, Wish(survivals, draft.tree.depths), trust)
 
     def _shapes(self, drawn: Mapping[int, Candidate], load: Load) -> dict[int, list[Choice]]:
         """For each request the shape that pays of what a candidate draws, or nothing; and now and then a trial."""

@@ -84,7 +84,7 @@ class SelectPolicy(ProductPolicy):
         shapes = self._shapes(drawn, load) if drawn else {}
         return [own or shapes.get(ask.request_id, []) for ask, own in zip(asks, chosen, strict=True)]
 
-    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Choice | None]:
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Draft | Choice | None]:
         """Of each request's drafts the nodes that pay of the best one; or what promises more than that to be drawn."""
         began, costs = self.clock(), self._costs(load)
         self._remember(drafted)
@@ -98,7 +98,7 @@ class SelectPolicy(ProductPolicy):
             if favourite and self._promise(one.request_id, costs, favourite) > max(promises.values(), default=0.0):
                 drawn[one.request_id] = favourite
             elif weighed:
-                best[one.request_id] = self._first(one, weighed, promises, costs)
+                best[one.request_id] = self._first(one.request_id, weighed, promises, costs)
         self._worth.weighed((self.clock() - began) / max(sum(len(one.drafts) for one in drafted), 1))
         return self._settled(drafted, best, drawn, load, costs)
 
@@ -128,17 +128,16 @@ class SelectPolicy(ProductPolicy):
         self._contests.pop(request_id, None)
 
     def _first(
-        self, drafted: Drafted, weighed: Sequence[Weighed], promises: Mapping[str, float], costs: Sequence[float]
+        self, request_id: int, weighed: Sequence[Weighed], promises: Mapping[str, float], costs: Sequence[float]
     ) -> Weighed:
         """The draft that promises most; what it was chosen before is remembered."""
         first, *others = sorted(weighed, key=lambda each: promises[each.drafter], reverse=True)
         second, theirs = None, 1.0 / costs[0]
         if others and promises[others[0].drafter] > theirs:
-            theirs, wish = promises[others[0].drafter], others[0].wish
-            [tree] = (each.tree for each in drafted.drafts if each.drafter == others[0].drafter)
-            second = tree, build([wish], 1, costs)[0]
-        if promises[first.drafter] > theirs:
-            self._contests[drafted.request_id] = Contest((promises[first.drafter] - theirs) * costs[0], second, costs)
+            theirs = promises[others[0].drafter]
+            second = others[0].draft.tree, build([others[0].wish], 1, costs)[0]
+        if (promise := promises[first.drafter]) > theirs:
+            self._contests[request_id] = Contest((promise - theirs) * costs[0], second, costs)
         return first
 
     def _settled(
@@ -148,9 +147,9 @@ class SelectPolicy(ProductPolicy):
         drawn: Mapping[int, Candidate],
         load: Load,
         costs: Sequence[float],
-    ) -> list[Pick | Choice | None]:
+    ) -> list[Pick | Draft | Choice | None]:
         """What pays of the drafts that were chosen, and of what candidates would draw that were."""
-        picks: dict[int, Pick | Choice] = dict(self._picks(best, load.requests, costs))
+        picks: dict[int, Pick | Draft | Choice] = dict(self._picks(best, load.requests, costs))
         shapes = self._shapes(drawn, load) if drawn else {}
         picks.update((request_id, choice) for request_id, choices in shapes.items() for choice in choices)
         return [picks.get(one.request_id) for one in drafted]
@@ -162,4 +161,14 @@ class SelectPolicy(ProductPolicy):
         for each in drafts:
             promises[each.drafter] = speed(each.wish, costs)
         self._worth.promised(request_id, promises, plain)
+        self._compare(request_id, drafts, promises, costs)
         return promises
+
+    def _compare(
+        self, request_id: int, drafts: Sequence[Weighed], promises: Mapping[str, float], costs: Sequence[float]
+    ) -> None:
+        """Learns how much more each draft promises than the best of the others."""
+        plain = 1.0 / costs[0]
+        for drafter, promise in promises.items():
+            if others := [other for name, other in promises.items() if name != drafter]:
+                self._worth.adds(request_id, drafter, max(promise / max(plain, *others) - 1.0, 0.0))

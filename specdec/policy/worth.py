@@ -86,8 +86,11 @@ class Worth:
         """Learns what the drafters that were asked promise, in tokens a second."""
         for drafter, speed in speeds.items():
             self._alone.observe(request_id, drafter, speed / plain - 1.0)
-            if others := [other for name, other in speeds.items() if name != drafter]:
-                self._beyond.observe(request_id, drafter, max(speed / max(plain, *others) - 1.0, 0.0))
+
+    def adds(self, request_id: int, drafter: str, gain: float) -> None:
+        """Learns by how much the step is faster with a drafter's draft than with those of the others alone: in
+        multiples of the latter's speed."""
+        self._beyond.observe(request_id, drafter, gain)
 
     def kept(self, drafter: str, promised: float, kept: float) -> None:
         """Learns by how much a drafter's chosen draft was to be faster than the second best, and was: in multiples of

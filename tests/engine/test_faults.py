@@ -430,6 +430,10 @@ ANSWERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "nodes of nobody": {"pick": each(lambda one: Pick("who", one.nodes))},
     "a draft that was there": {"pick": each(lambda one: Choice(one.drafter, 1))},
     "words": {"pick": each(lambda one: "all of it")},
+    "a draft that nobody drafted": {"pick": each(lambda one: Draft(one.drafter, DraftTree.chain([V + 1])))},
+    "a draft without nodes": {"pick": each(lambda one: Draft(one.drafter, DraftTree()))},
+    "tokens for a draft": {"pick": each(lambda one: Draft(one.drafter, [1]))},  # type: ignore[arg-type]
+    "a draft of nobody": {"pick": each(lambda one: Draft(None, DraftTree.chain([0])))},  # type: ignore[arg-type]
     "a pick too few": {"pick": lambda right: right[1:]},
     "pick raises": {"pick": broken},
 }

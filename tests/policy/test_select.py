@@ -93,6 +93,9 @@ def test_what_is_never_the_best_is_asked_as_often_as_a_share_of_the_time_pays_fo
         assert "fast" in names
         asked += "slow" in names
         worth.promised(0, {name: {"slow": 1.0, "fast": 2.0}[name] for name in names}, 1.0)
+        if len(names) == 2:
+            worth.adds(0, "slow", 0.0)
+            worth.adds(0, "fast", 1.0)
         worth.passed(1.0)
     assert asked * 0.5 == pytest.approx(SHARE * 10_000, rel=0.2)
 
@@ -107,6 +110,8 @@ def test_of_two_drafters_that_say_the_same_one_is_asked() -> None:
         worth.promised(0, speeds, 1.0)
         if len(names) == 2:
             first, second = sorted(names, key=speeds.__getitem__, reverse=True)
+            worth.adds(0, first, speeds[first] / speeds[second] - 1.0)
+            worth.adds(0, second, 0.0)
             worth.kept(first, speeds[first] - speeds[second], draw.gauss(0.0, 0.5))
             together += step >= 2000
         worth.passed(1.0)
