@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
+from torch import Tensor
+
 from specdec.checks import is_integer, shown
 from specdec.engine.drafting import Proposal
 from specdec.engine.request import Request
 from specdec.engine.scheduled import Scheduled
 from specdec.errors import SpecdecError
 from specdec.foreign import STOPS, described
+from specdec.kernels.rows import argmax, forbid
 from specdec.models.base import PassOutput
+from specdec.sampling.constraints import allowed_rows, first_forbidden
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.device import can_judge, judge_batch
 from specdec.verify.tree import ROOT, DraftTree
@@ -104,11 +108,22 @@ def _alone(rule: Rule, item: Decoded) -> Verdict:
     assert item.verified.logits is not None
     paths = [(), *(tree.prefix(node) for node in range(len(tree)))]
     parents = [-1, *(parent + 1 for parent in tree.parents)]
-    scores = transform.scores(item.verified.logits, paths, parents)
-    verdicts = rule.accept([tree], [scores], [item.request.key()])
+    constraint = transform.constraint
+    if constraint is None or not transform.confines_winners or not (rule.by_argmax or rule.noisy_argmax):
+        return _accepted(rule, item, transform.scores(item.verified.logits, paths, parents))
+    scores = transform.scores(item.verified.logits, paths, parents, confined=False)
+    while (at := first_forbidden(constraint, (verdict := _accepted(rule, item, scores)).tokens(tree))) is not None:
+        row = verdict.path[at - 1] + 1 if at else 0  # its winner may not stand there: it alone needs a mask
+        forbid(scores[row : row + 1], allowed_rows(constraint, [paths[row]]))
+        transform.require_mass([argmax(scores[row])[1]])
+    return verdict
+
+
+def _accepted(rule: Rule, item: Decoded, scores: Tensor) -> Verdict:
+    verdicts = rule.accept([item.tree], [scores], [item.request.key()])
     if not isinstance(verdicts, list | tuple) or len(verdicts) != 1:
         raise SpecdecError(f"Rule {rule.name!r} gives {shown(verdicts)} for one draft; give a list of one Verdict.")
-    return checked(verdicts[0], tree, transform.vocab_size, rule)
+    return checked(verdicts[0], item.tree, item.request.transform.vocab_size, rule)
 
 
 def checked(verdict: Any, tree: DraftTree, vocab_size: int, rule: Rule) -> Verdict:

@@ -33,6 +33,11 @@ class Constraint(ABC):
             stand where it does are never read.
         """
 
+    def allows(self, path: Sequence[int], token: int) -> bool:
+        """Whether a token may follow the committed ones and a path of allowed tokens: what `masks` says, where one
+        token is asked for and a whole mask would take long."""
+        return bool(self.masks(path, range(-1, len(path) - 1))[-1, token])
+
     @abstractmethod
     def advance(self, token: int) -> None:
         """Takes one committed token, which is one of those that may come next."""
@@ -91,6 +96,10 @@ class Choices(Constraint):
             allowed[row, list(self._next(text))] = True
         return allowed
 
+    def allows(self, path: Sequence[int], token: int) -> bool:
+        """See `Constraint.allows`."""
+        return token in self._next((*self._written, *path))
+
     def advance(self, token: int) -> None:
         """See `Constraint.advance`."""
         self._written = (*self._written, token)
@@ -114,6 +123,39 @@ class Choices(Constraint):
         size = len(text)
         longer = {choice[size] for choice in self._texts if len(choice) > size and choice[:size] == text}
         return frozenset(longer | (self._end if text in self._texts else set()))
+
+
+def allowed_rows(
+    constraint: Constraint, paths: Sequence[Sequence[int]], parents: Sequence[int] | None = None
+) -> Tensor:
+    """bool [R, V]: which tokens may follow each path.
+
+    Args:
+        constraint: of the request.
+        paths: R paths of draft tokens.
+        parents: if they are those of a tree's rows, the row above each one, -1 for row 0.
+    """
+    if parents is not None:
+        return constraint.masks([path[-1] for path in paths[1:]], [row - 1 for row in parents[1:]])
+    return torch.stack([constraint.masks(path, range(-1, len(path) - 1))[-1] for path in paths])
+
+
+def forbidden_nodes(constraint: Constraint, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
+    """Nodes of a draft tree whose token is not allowed where it stands, or that are below one."""
+    nodes: list[int] = []
+    paths: list[tuple[int, ...]] = [()]
+    for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
+        above = paths[parent + 1]
+        if parent in nodes or not constraint.allows(above, token):
+            nodes.append(node)
+        paths.append((*above, token))
+    return nodes
+
+
+def first_forbidden(constraint: Constraint, tokens: Sequence[int]) -> int | None:
+    """The place of the first of some tokens, one after the other, that is not allowed where it stands; None if all
+    are."""
+    return next((at for at in range(len(tokens)) if not constraint.allows(tokens[:at], tokens[at])), None)
 
 
 def below_banned(scores: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int]) -> list[int]:

@@ -28,6 +28,9 @@ class Following(Protocol):
     def forced(self, path: Sequence[int] = ()) -> list[int]:
         """See `Constraint.forced`."""
 
+    def free(self, path: Sequence[int]) -> bool:
+        """Whether more may follow a path than is worth drafting."""
+
     def allowed_after(self, path: Sequence[int]) -> NDArray[np.bool_]:
         """[V]: tokens that may follow a path."""
 
@@ -67,6 +70,8 @@ def _choices(constraint: Following, run: Sequence[int]) -> Iterator[list[int]]:
     """Chains that may follow a run, if the grammar leaves a choice between a few texts there. Each of them goes on as
     far as its first byte forces it, but for a last token that may turn out longer."""
     vocabulary = constraint.vocabulary
+    if constraint.free(run):
+        return
     openings = vocabulary.openings(constraint.allowed_after(run), MOST_CHOICES)
     if len(openings) < 2:
         return

@@ -21,7 +21,7 @@ from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
 from specdec.foreign import LONGEST, foreign
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Grammar
-from specdec.sampling.guesses import guesses
+from specdec.sampling.guesses import MOST_CHOICES, guesses
 from specdec.sampling.sources import source
 from specdec.sampling.spelling import Vocabulary
 
@@ -56,6 +56,8 @@ class GrammarConstraint(Constraint):
         """Where the matcher stands, from the committed tokens on."""
         self._rows: dict[tuple[int, ...], NDArray[np.bool_]] = {}
         """Masks after paths that were asked for, from the committed tokens on; not to be written to."""
+        self._free: dict[tuple[int, ...], bool] = {}
+        """What `free` found, likewise."""
         self._ended = False
 
     def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
@@ -71,6 +73,15 @@ class GrammarConstraint(Constraint):
             self._rows.clear()
         return torch.from_numpy(np.stack([self._row(path) for path in paths]))
 
+    def allows(self, path: Sequence[int], token: int) -> bool:
+        """See `Constraint.allows`. One token takes much less than all of them; but where text is forced, a mask says
+        how it is spelt."""
+        path = tuple(path)
+        known = path in self._rows or self._over(path) or token in self.vocabulary.ends
+        if known or (self.canonical and not self.free(path)):
+            return bool(self._row(path)[token])
+        return self.vocabulary.may(token) and self.valid(path, [token]) == 1
+
     def advance(self, token: int) -> None:
         """See `Constraint.advance`."""
         if self._ended:
@@ -81,6 +92,7 @@ class GrammarConstraint(Constraint):
             self._stand_at((token,))
             self._path = ()
         self._rows = {path[1:]: row for path, row in self._rows.items() if path[:1] == (token,)}
+        self._free = {path[1:]: free for path, free in self._free.items() if path[:1] == (token,)}
 
     def forced(self, path: Sequence[int] = ()) -> list[int]:
         """See `Constraint.forced`: the tokens that the tokenizer makes of forced text. Unless the spelling is canonical
@@ -113,6 +125,17 @@ class GrammarConstraint(Constraint):
         self._stand_at(tuple(path))
         return int(self._matcher.validate_tokens(list(tokens)))
 
+    def free(self, path: Sequence[int]) -> bool:
+        """Whether more may follow a path than is worth drafting, as within a string, where a mask takes longest: each
+        of many letters may."""
+        path = tuple(path)
+        if path not in self._free:
+            letters = self.vocabulary.usual
+            reached = not self._over(path) and self.valid((), path) == len(path)
+            many = reached and len(letters) > MOST_CHOICES
+            self._free[path] = many and all(self.valid(path, [letter]) for letter in letters)
+        return self._free[path]
+
     def fork(self) -> GrammarConstraint:
         """See `Constraint.fork`."""
         if self._path:
@@ -142,7 +165,7 @@ class GrammarConstraint(Constraint):
 
     def _forced_after(self, path: tuple[int, ...]) -> list[int]:
         """Tokens that follow a path, as far as one look tells."""
-        if self._over(path) or not (count := np.count_nonzero(row := self._row(path))):
+        if self._over(path) or self.free(path) or not (count := np.count_nonzero(row := self._row(path))):
             return []
         if count == 1:
             return [int(row.argmax())]

@@ -60,7 +60,18 @@ class Vocabulary:
 
     def prepare(self) -> None:
         """Works out all that is looked up later: no step of an engine shall wait for it."""
-        for name in ("usable", "everything", "nothing", "_tokens", "_first", "_single", "_longest", "for_matchers"):
+        for name in (
+            "usable",
+            "usual",
+            "_may",
+            "everything",
+            "nothing",
+            "_tokens",
+            "_first",
+            "_single",
+            "_longest",
+            "for_matchers",
+        ):
             getattr(self, name)
 
     @property
@@ -76,6 +87,20 @@ class Vocabulary:
             token in self.ends or (bool(piece) and token not in self.special) for token, piece in enumerate(self.pieces)
         ]
         return np.packbits(usable, bitorder="little")
+
+    def may(self, token: int) -> bool:
+        """Whether a token is among the usable ones."""
+        return bool(self._may[token])
+
+    @cached_property
+    def _may(self) -> NDArray[np.bool_]:
+        return np.unpackbits(self.usable, count=self.size, bitorder="little").view(np.bool_)
+
+    @cached_property
+    def usual(self) -> list[int]:
+        """Tokens that say one letter alone, of the letters that are used most: where all of them may come next, the
+        text is free."""
+        return [token for letter in b"etaoinsrh" if (token := self.byte(letter)) is not None]
 
     @cached_property
     def everything(self) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from specdec.errors import ConfigError, NumericalError
 from specdec.kernels.filters.reference import keep_min_p, keep_top_k, keep_top_p
 from specdec.kernels.rows import argmax, divided, forbid
-from specdec.sampling.constraints import Constraint, below_banned
+from specdec.sampling.constraints import allowed_rows, below_banned, forbidden_nodes
 from specdec.sampling.params import SamplingParams
 
 
@@ -77,6 +77,10 @@ class LogitsTransform:
             self._outside = torch.full((vocab_size,), params.allowed_token_ids is not None)
             self._outside[list(params.allowed_token_ids or ())] = False
             self._outside[list(params.suppress_tokens)] = True
+        filters = params.top_k or params.top_p < 1 or params.min_p > 0
+        self.confines_winners = self.constraint is not None and (params.greedy or not filters)
+        """Whether a token that wins without the constraint, by its score or under noise, wins with it if it may stand
+        there: no filter is worked out over what the constraint leaves."""
         self._forbids = bool(words) or self._outside is not None or self.constraint is not None
         self._edits_always = self._penalizes or bool(bias) or self._forbids
         # Keys: every token in the prompt or the output. Values: how often it is in the output.
@@ -111,7 +115,13 @@ class LogitsTransform:
                 self._counts[token] = self._counts.get(token, 0) + 1
             self._count_tensors = None
 
-    def scores(self, logits: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int] | None = None) -> Tensor:
+    def scores(
+        self,
+        logits: Tensor,
+        paths: Sequence[Sequence[int]],
+        parents: Sequence[int] | None = None,
+        confined: bool = True,
+    ) -> Tensor:
         """Log-probabilities up to a constant per row, -inf where the probability is 0.
 
         Args:
@@ -119,6 +129,7 @@ class LogitsTransform:
             paths: R paths; row r follows the committed tokens and then the draft tokens `paths[r]`.
             parents: if the rows are those of a tree, the row above each one, -1 for row 0. A row below a token that is
                 banned where it stands is never read: it can have no token left, and comes out as zeros.
+            confined: whether to the constraint; if not, that is left to the caller.
 
         Returns:
             float32 [R, V].
@@ -139,8 +150,8 @@ class LogitsTransform:
         if len(self._bias):
             scores[:, self._bias_ids.to(scores.device)] += self._bias.to(scores.device)
         self._ban(scores, paths)
-        if self.constraint is not None:
-            forbid(scores, self._allowed(self.constraint, paths, parents))
+        if self.constraint is not None and confined:
+            forbid(scores, allowed_rows(self.constraint, paths, parents))
         if edits and parents is not None:
             scores[below_banned(scores, paths, parents)] = 0.0
         self.require_mass(largest for _, largest in map(argmax, scores))
@@ -164,22 +175,7 @@ class LogitsTransform:
 
     def forbidden(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
         """Nodes of a draft tree whose token the constraint does not allow where it stands, or that are below one."""
-        if self.constraint is None or not tokens:
-            return []
-        allowed = self.constraint.masks(tokens, parents)
-        nodes: list[int] = []
-        for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
-            if parent in nodes or not allowed[parent + 1, token]:
-                nodes.append(node)
-        return nodes
-
-    @staticmethod
-    def _allowed(constraint: Constraint, paths: Sequence[Sequence[int]], parents: Sequence[int] | None) -> Tensor:
-        """bool [R, V]: which tokens may follow each path."""
-        if parents is not None:
-            return constraint.masks([path[-1] for path in paths[1:]], [row - 1 for row in parents[1:]])
-        chains = [constraint.masks(path, range(-1, len(path) - 1))[-1] for path in paths]
-        return torch.stack(chains)
+        return [] if self.constraint is None else forbidden_nodes(self.constraint, tokens, parents)
 
     def require_mass(self, largest: Iterable[float]) -> None:
         """Raises NumericalError unless every row's largest score, as given, is finite."""

@@ -374,3 +374,76 @@ def test_the_host_judges_what_the_device_cannot(why: str, monkeypatch: pytest.Mo
     assert device.asked == []
     assert [item for item, _ in found] == items
     assert all(isinstance(verdict, Verdict) for _, verdict in found)
+
+
+class Only(Constraint):
+    """Some tokens may come next, wherever; how often it was asked for whole masks is counted."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens, self.asked = tuple(tokens), list[int]()
+
+    def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
+        self.asked.append(len(tokens) + 1)
+        rows = torch.zeros(len(tokens) + 1, V, dtype=torch.bool)
+        rows[:, list(self.tokens)] = True
+        return rows
+
+    def allows(self, path: Sequence[int], token: int) -> bool:
+        return token in self.tokens
+
+    def advance(self, token: int) -> None: ...
+
+    def forced(self, path: Sequence[int] = ()) -> list[int]:
+        return []
+
+    def fork(self) -> Only:
+        return self
+
+
+def constrained(rule: Rule, rows: Tensor, tree: DraftTree, tokens: Sequence[int], **settings: Any) -> tuple[Any, Only]:
+    """The decision where some tokens may come next, and the constraint."""
+    only = Only(tokens)
+    [(_, decision)] = decide([decoded(rule, 3, rows, tree, constraint=only, **settings)], on_device=False)
+    return decision, only
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        (GreedyRule(), {}),
+        (GumbelRule(), {"temperature": 1.0}),
+        (GumbelRule(), {"temperature": 0.7, "logit_bias": {3: 1.5}}),
+        (GumbelRule(), {"temperature": 1.5, "top_k": 5}),
+        (GumbelRule(), {"temperature": 1.0, "top_p": 0.6}),
+        (GumbelRule(), {"temperature": 1.0, "min_p": 0.3}),
+    ],
+    ids=["greedy", "warm", "biased", "top-k", "top-p", "min-p"],
+)
+def test_a_verdict_under_a_constraint_is_that_over_masked_logits(
+    rule: Rule, settings: dict[str, Any], seed: int
+) -> None:
+    """Rows of numbers drawn at random, of which a half may come next; drafts of any tokens, also forbidden ones."""
+    rows, draw = noise(seed) * 2, torch.Generator().manual_seed(seed)
+    tokens = torch.randperm(V, generator=draw)[: V // 2].tolist()
+    winners = rows.argmax(1).tolist()
+    tree = DraftTree((winners[0], tokens[0], winners[1]), (ROOT, ROOT, 0))
+    masked = rows.clone()
+    masked[:, [token for token in range(V) if token not in tokens]] = -torch.inf
+    got, only = constrained(rule, rows, tree, tokens, **settings)
+    [(_, wanted)] = decide([decoded(rule, 3, masked, tree, **settings)], on_device=False)
+    assert got == wanted
+    assert got.next_token in tokens
+    if rows[0].argmax() in tokens and rule.by_argmax and not got.path:
+        assert not only.asked
+
+
+def test_only_rows_whose_winner_is_forbidden_get_a_mask() -> None:
+    rows, tree = torch.zeros(4, V), DraftTree((7, 8, 9), (ROOT, 0, 1))
+    rows[0, 7], rows[1, 8], rows[2, 5], rows[2, 6] = 9.0, 9.0, 9.0, 8.0
+    decision, only = constrained(GreedyRule(), rows, tree, [6, 7, 8])
+    assert decision == Verdict((0, 1), 6)
+    assert only.asked == [3]  # one path of two tokens
+    decision, only = constrained(GreedyRule(), rows, tree, [5, 6, 7, 8])
+    assert decision == Verdict((0, 1), 5)
+    assert not only.asked

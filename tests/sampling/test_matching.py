@@ -116,6 +116,48 @@ def test_a_tree_has_the_rows_of_its_paths_and_leaves_no_trace(name: str) -> None
             assert constraint.masks((), ()).all()
 
 
+@pytest.mark.parametrize("spelling", ["any", "canonical"])
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_one_token_is_allowed_where_the_mask_allows_it(name: str, spelling: Any) -> None:
+    """Whether the mask was worked out before or not, and at places that were committed or are drafted."""
+    grammar, texts = LANGUAGES[name]
+    grammar = grammar.spelt(spelling)
+    for path in paths(texts, 3):
+        for committed in range(len(path) + 1):
+            fresh, known = (compiler().compile(grammar).fork() for _ in range(2))
+            for at, token in enumerate(path):
+                if not known.masks((), ())[0, token]:
+                    break  # another spelling than the canonical one
+                if at < committed:
+                    fresh.advance(token)
+                    known.advance(token)
+            else:
+                rest = path[committed:]
+                rows = known.masks(rest, range(-1, len(rest) - 1))
+                if all(rows[at, token] for at, token in enumerate(rest)):
+                    asked = {token for token in range(V) if fresh.allows(rest, token)}
+                    assert asked == set(rows[-1].nonzero().flatten().tolist()), (path, committed)
+                    assert asked == {token for token in range(V) if known.allows(rest, token)}
+
+
+def test_in_free_text_no_mask_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There it takes longest. One token, what is forced and what is likely are told without."""
+    tokenizer = byte_level()
+    made = compiler(len(tokenizer), (tokenizer.eos_token_id,), tokenizer)
+    constraint = made.compile(Grammar.json({"type": "string", "maxLength": 40})).fork()
+    quote, letter = (tokenizer.encode(text)[-1] for text in ('"', "a"))
+    constraint.advance(quote)
+    monkeypatch.setattr(GrammarConstraint, "_read", None)
+    assert constraint.allows((), letter)
+    assert constraint.allows((letter, letter), quote)
+    assert constraint.forced() == []
+    assert constraint.likely(8, 8) == []
+    assert constraint.forced([letter, letter]) == []
+    assert not constraint.free([tokenizer.eos_token_id])
+    assert not constraint.free([quote, letter])
+    assert constraint.allows((), letter)
+
+
 def test_after_an_end_everything_may_follow_whether_it_is_drafted_or_committed() -> None:
     constraint = compiler().compile(Grammar.choice(["ab"])).fork()
     assert constraint.masks([4, END, 0], [-1, 0, 1])[2:].all()
