@@ -27,6 +27,7 @@ from experiments._results import table
 from experiments._schemas import Task, tasks
 from experiments._words import Makers, listed, parsed, several
 from specdec import EngineConfig, Generation, Grammar, SamplingParams, SpeculativeGenerator
+from specdec.engine import verdicts
 from specdec.models.loading import LoadedModel, load
 from specdec.sampling import transform
 from specdec.sampling.constraints import Constraint
@@ -97,10 +98,10 @@ class Way:
 def clocked() -> Iterator[list[float]]:
     """Adds up the time that grammars take inside the block, nested calls once."""
     spent, depth = [0.0], [0]
-    names = ("masks", "advance", "forced", "likely")
+    names = ("masks", "allows", "advance", "forced", "likely")
     before: list[tuple[Any, str, Callable[..., Any]]] = [
         *((GrammarConstraint, name, getattr(GrammarConstraint, name)) for name in names),
-        (transform, "forbid", transform.forbid),
+        *((module, "forbid", module.forbid) for module in (transform, verdicts)),
     ]
 
     def timed(method: Callable[..., Any]) -> Callable[..., Any]:
