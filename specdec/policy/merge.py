@@ -13,8 +13,6 @@ from specdec.policy.product import Weighed
 from specdec.policy.select import SelectPolicy
 from specdec.verify.tree import KINDS, ROOT, DraftTree
 
-MERGED = "merged"
-"""The name by which all that is learnt of merged trees is kept. Steps go by the names of the drafters in them."""
 BINS = 8
 """Chances that the kinds of nodes tell apart, for each set of drafters."""
 EVERY = 4
@@ -54,7 +52,7 @@ class MergePolicy(SelectPolicy):
     def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
         """See `Policy.observe`."""
         merged = self._trees.pop(request_id, None)
-        super().observe(request_id, draft if merged is None else replace(draft, drafter=MERGED), path, tokens)
+        super().observe(request_id, draft if merged is None else replace(draft, drafter=merged.drafter), path, tokens)
 
     def end(self, request_id: int) -> None:
         """See `Policy.end`."""
@@ -77,6 +75,8 @@ class MergePolicy(SelectPolicy):
             others = [each for each in drafts if each is not left_out]
             without = others[0] if len(others) == 1 else self._merged(request_id, others)
             gains[left_out.drafter] = whole / speed(without.wish, costs) - 1.0
+            if len(others) > 1:  # how right it would have been is learnt from the text, as of any draft
+                self._shown[request_id] = (*self._shown[request_id], without.draft)
         for drafter, gain in gains.items():
             self._worth.adds(request_id, drafter, gain)
 
@@ -91,12 +91,13 @@ class MergePolicy(SelectPolicy):
         return merged
 
     def _merged(self, request_id: int, drafts: Sequence[Weighed]) -> Weighed:
-        """All nodes of some drafts, or as many as there is room for, those of largest chance."""
+        """All nodes of some drafts, or as many as there is room for, those of largest chance. It goes by the names of
+        the drafters: a node that one of them lacks says something else than one that it was not asked for."""
         tree = self._union(drafts)
         room = self._rooms[request_id]
         if len(tree) > room:
             tree = tree.of(_largest(tree, room))
-        return self._weighed(request_id, Draft(MERGED, tree))
+        return self._weighed(request_id, Draft("+".join(each.drafter for each in drafts), tree))
 
     def _union(self, drafts: Sequence[Weighed]) -> DraftTree:
         """All nodes of some drafts, each with the mean of the rates that its drafters give it."""
@@ -129,12 +130,13 @@ class MergePolicy(SelectPolicy):
 
     def _told(self, drafted: Drafted, pick: Pick | Draft | Choice | None) -> Pick | Draft | Choice | None:
         """What the engine is told: of a merged tree the nodes that pay, by the names of the drafters that made them."""
-        if not isinstance(pick, Pick) or pick.drafter != MERGED:
+        merged = self._trees.get(drafted.request_id)
+        if merged is None or not isinstance(pick, Pick):
             self._trees.pop(drafted.request_id, None)
             return pick
         if not pick.nodes:
             return None
-        tree, made = self._trees[drafted.request_id].draft.tree, 0
+        tree, made = merged.draft.tree, 0
         for node in pick.nodes:
             made |= tree.kinds[node] // BINS
         names = [one.drafter for one in drafted.drafts if made >> self._bits[one.drafter] & 1]
