@@ -15,6 +15,9 @@ SMOOTHING = 0.9
 """Weight of the old mean beside a new value."""
 SHARE = 0.001
 """Of the time of all steps, for asking a drafter that is not worth it."""
+OPENING, LITTLE = 4, 0.03
+"""In so many first steps of a request each drafter is asked that takes no more than this part of a pass: what it gains
+on other texts says little of this one."""
 PRIOR = 3.0
 """Promised gains, in multiples of the speed of plain decoding, that are believed before any was seen."""
 MEMORY = 0.999
@@ -57,6 +60,8 @@ class Worth:
         self._alone, self._beyond = Means(), Means()
         self._kept: dict[str, Record] = {}
         self._purses: dict[str, Purse] = {}
+        self._steps: dict[int, int] = {}
+        """Request → steps that it has had, up to `OPENING`."""
 
     def asked(self, request_id: int, drafters: Sequence[str], requests: int, seconds: float) -> list[str]:
         """Those of the drafters that are worth asking for a request.
@@ -70,6 +75,8 @@ class Worth:
         alone = {drafter: self._alone.of(request_id, drafter, inf) for drafter in drafters}
         leader = max(drafters, key=alone.__getitem__, default="")
         found = []
+        begins = self._steps.get(request_id, 0) < OPENING
+        self._steps[request_id] = min(self._steps.get(request_id, 0) + 1, OPENING)
         for drafter in drafters:
             gain = alone[drafter]
             if drafter != leader and gain < inf:
@@ -78,6 +85,7 @@ class Worth:
             asking = self._asking[drafter]
             price = asking.seconds + self._weighing.seconds
             pays = gain * seconds >= requests * price  # what one request gains, all of them wait for
+            pays = pays or (begins and requests * price <= LITTLE * seconds)
             if pays or not asking.known or self._purses.setdefault(drafter, Purse(SHARE)).pay(price):
                 found.append(drafter)
         return found
@@ -113,4 +121,5 @@ class Worth:
     def end(self, request_id: int) -> None:
         """Forgets a request."""
         self._alone.own.pop(request_id, None)
+        self._steps.pop(request_id, None)
         self._beyond.own.pop(request_id, None)

@@ -15,7 +15,7 @@ from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pi
 from specdec.policy.curve import CostCurve
 from specdec.policy.select import Contest, SelectPolicy
 from specdec.policy.spent import FIRST
-from specdec.policy.worth import SHARE, Worth
+from specdec.policy.worth import OPENING, SHARE, Worth
 from specdec.testing import OracleDrafter, PoisonDrafter
 from specdec.verify.tree import ROOT, DraftTree
 from tests.engines import outputs, run, small_engine
@@ -100,9 +100,9 @@ def test_what_is_never_the_best_is_asked_as_often_as_a_share_of_the_time_pays_fo
     assert asked * 0.5 == pytest.approx(SHARE * 10_000, rel=0.2)
 
 
-def test_of_two_drafters_that_say_the_same_one_is_asked() -> None:
-    """Each estimate scatters, so one of them always promises more; what comes of it tells that it is no better."""
-    worth, draw, together = drafted_before({"one": 0.01, "two": 0.01}), random.Random(0), 0
+def asked_together(seed: int) -> float:
+    """How often two drafters that say the same are both asked, once both are known."""
+    worth, draw, together = drafted_before({"one": 0.01, "two": 0.01}), random.Random(seed), 0
     for step in range(4000):
         names = worth.asked(0, ["one", "two"], 1, 1.0)
         assert names
@@ -115,7 +115,26 @@ def test_of_two_drafters_that_say_the_same_one_is_asked() -> None:
             worth.kept(first, speeds[first] - speeds[second], draw.gauss(0.0, 0.5))
             together += step >= 2000
         worth.passed(1.0)
-    assert together < 0.3 * 2000  # trials are a tenth of the steps; without what was kept it is nearly all
+    return together / 2000
+
+
+def test_of_two_drafters_that_say_the_same_one_is_asked() -> None:
+    """Each estimate scatters, so one of them always promises more; what comes of it tells that it is no better. Of
+    eight seeds the shares are 0.15 to 0.31, 0.2 on average; without what was kept they are nearly 1."""
+    assert sum(map(asked_together, range(4))) / 4 < 0.3
+
+
+def test_a_drafter_that_takes_little_is_asked_where_a_text_begins() -> None:
+    """What it gained on other texts says little; one that takes long must be worth it."""
+    worth = drafted_before({"leads": 0.01, "cheap": 0.01, "slow": 0.2})
+    for request in range(40):
+        for name, gain in (("leads", 1.0), ("cheap", 0.0), ("slow", 0.0)):
+            worth.promised(request, {name: 1.0 + gain}, 1.0)
+            worth.adds(request, name, gain)
+    names = ["leads", "cheap", "slow"]
+    steps = [worth.asked(99, names, 1, 1.0) for _ in range(OPENING + 3)]
+    assert steps == [["leads", "cheap"]] * OPENING + [["leads"]] * 3
+    assert worth.asked(98, names, 8, 1.0) == ["leads"]  # all of a batch wait for it
 
 
 def test_a_contest_is_judged_on_the_text_that_came() -> None:
