@@ -208,7 +208,7 @@ class NothingFarBelow(NoLeap):
 
     def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
         allowed = super().masks(tokens, parents)
-        if tokens:
+        if len(tokens) > 1:
             allowed[2] = True
             allowed[-1] = False
         return allowed
