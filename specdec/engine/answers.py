@@ -8,6 +8,7 @@ from typing import Any
 from specdec.checks import is_integer, number, shown, take
 from specdec.errors import SpecdecError
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Pick
+from specdec.sampling.constraints import paths_of
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
 FLOOR = number(lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -75,18 +76,10 @@ def _check_made(made: Draft, drafted: Drafted) -> Draft:
         raise SpecdecError(f"it made the draft {shown(made)}; give a DraftTree without q, and a name")
     if not 0 < len(tree) <= drafted.room:
         raise SpecdecError(f"it made a draft of {len(tree)} nodes; there is room for 1 to {drafted.room}")
-    known = {path for one in drafted.drafts for path in _paths(one.tree)}
-    if strange := [path for path in _paths(tree) if path not in known]:
+    known = {path for one in drafted.drafts for path in paths_of(one.tree.tokens, one.tree.parents)}
+    if strange := [path for path in paths_of(tree.tokens, tree.parents) if path not in known]:
         raise SpecdecError(f"it made a draft with the tokens {strange[0]}, which nobody drafted; make it of the drafts")
     return made
-
-
-def _paths(tree: DraftTree) -> list[tuple[int, ...]]:
-    """Of each node the tokens from the root down to it."""
-    paths: list[tuple[int, ...]] = []
-    for token, parent in zip(tree.tokens, tree.parents, strict=True):
-        paths.append((token,) if parent == ROOT else (*paths[parent], token))
-    return paths
 
 
 def _check_part(nodes: Any, tree: DraftTree) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from specdec.errors import SpecdecError
 from specdec.foreign import STOPS, described
 from specdec.kernels.rows import argmax, forbid
 from specdec.models.base import PassOutput
-from specdec.sampling.constraints import allowed_rows, first_forbidden
+from specdec.sampling.constraints import allowed_rows, first_forbidden, paths_of
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.device import can_judge, judge_batch
 from specdec.verify.tree import ROOT, DraftTree
@@ -106,7 +106,7 @@ def _alone(rule: Rule, item: Decoded) -> Verdict:
         transform.require_mass(item.verified.maxima.values)
         return checked(rule.accept_argmax(tree, item.verified.maxima.tokens), tree, transform.vocab_size, rule)
     assert item.verified.logits is not None
-    paths = [(), *(tree.prefix(node) for node in range(len(tree)))]
+    paths = paths_of(tree.tokens, tree.parents)
     parents = [-1, *(parent + 1 for parent in tree.parents)]
     constraint = transform.constraint
     if constraint is None or not transform.confines_winners or not (rule.by_argmax or rule.noisy_argmax):

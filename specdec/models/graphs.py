@@ -20,6 +20,9 @@ class Inputs(Protocol):
     def tensors(self) -> list[Tensor]:
         """All of them, in a fixed order, on one device."""
 
+    def clone(self) -> Any:
+        """The same with tensors of its own."""
+
 
 Given = TypeVar("Given", bound=Inputs)
 Outputs = tuple[Tensor | None, ...]
@@ -47,7 +50,6 @@ class Graphs(Generic[Given]):
         pool: KVPool,
         key: Hashable,
         inputs: Given,
-        clone: Callable[[Given], Given],
         compute: Callable[[Given], Outputs],
     ) -> Outputs:
         """What `compute` gives, on a GPU from the graph that was captured under this key, or is now.
@@ -56,14 +58,13 @@ class Graphs(Generic[Given]):
             pool: that it reads and writes.
             key: all that a captured computation depends on but the numbers in its inputs.
             inputs: of this call.
-            clone: makes inputs whose tensors are their own.
             compute: leaves the host out: no result of the device is waited for, nothing is sent there.
         """
         if not can_capture(inputs.tensors[0]):
             return compute(inputs)
         graphs = self.captured.setdefault(pool, {})
         if key not in graphs:
-            graphs[key] = capture(clone(inputs), compute)
+            graphs[key] = capture(inputs.clone(), compute)
             self.captures += 1
         captured = graphs[key]
         for own, new in zip(captured.inputs.tensors, inputs.tensors, strict=True):

@@ -173,7 +173,7 @@ class TritonModel(LlamaModel[TritonProduct]):
             return self._compute(inputs, pool, taps)
         inputs = inputs.padded(self._attention.split)
         compute = partial(self._compute, pool=pool, taps=taps)
-        logits, hidden = self._graphs.replay(pool, (inputs.shape, taps), inputs, PassInputs.clone, compute)
+        logits, hidden = self._graphs.replay(pool, (inputs.shape, taps), inputs, compute)
         assert logits is not None
         return logits, hidden
 

@@ -93,7 +93,7 @@ class TritonPairModel(TritonModel):
             return (trees.grow(lambda rows: self._compute(rows, pool, ())),)
 
         key = (given.shape, width, self._deepest, longest)
-        [told] = self._trees.replay(pool, key, given, TreeInputs.clone, grow)
+        [told] = self._trees.replay(pool, key, given, grow)
         assert told is not None
         return read_trees(told, len(parts))
 

@@ -88,9 +88,7 @@ class Choices(Constraint):
 
     def masks(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
         """See `Constraint.masks`."""
-        texts = [self._written]
-        for token, parent in zip(tokens, parents, strict=True):
-            texts.append((*texts[parent + 1], token))
+        texts = paths_of(tokens, parents, self._written)
         allowed = torch.zeros(len(texts), self._vocab_size, dtype=torch.bool)
         for row, text in enumerate(texts):
             allowed[row, list(self._next(text))] = True
@@ -125,6 +123,19 @@ class Choices(Constraint):
         return frozenset(longer | (self._end if text in self._texts else set()))
 
 
+def paths_of(tokens: Sequence[int], parents: Sequence[int], before: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
+    """The tokens from the root of a draft tree down to each of its rows: none for the root, then those of each node.
+
+    Args:
+        tokens, parents: of the nodes; -1 is the root.
+        before: with which all of them begin.
+    """
+    paths = [before]
+    for token, parent in zip(tokens, parents, strict=True):
+        paths.append((*paths[parent + 1], token))
+    return paths
+
+
 def allowed_rows(
     constraint: Constraint, paths: Sequence[Sequence[int]], parents: Sequence[int] | None = None
 ) -> Tensor:
@@ -143,12 +154,9 @@ def allowed_rows(
 def forbidden_nodes(constraint: Constraint, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
     """Nodes of a draft tree whose token is not allowed where it stands, or that are below one."""
     nodes: list[int] = []
-    paths: list[tuple[int, ...]] = [()]
-    for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
-        above = paths[parent + 1]
-        if parent in nodes or not constraint.allows(above, token):
+    for node, (*above, token) in enumerate(paths_of(tokens, parents)[1:]):
+        if parents[node] in nodes or not constraint.allows(above, token):
             nodes.append(node)
-        paths.append((*above, token))
     return nodes
 
 

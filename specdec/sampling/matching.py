@@ -19,7 +19,7 @@ from torch import Tensor
 
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
 from specdec.foreign import LONGEST, foreign
-from specdec.sampling.constraints import Constraint
+from specdec.sampling.constraints import Constraint, paths_of
 from specdec.sampling.grammar import Grammar
 from specdec.sampling.guesses import MOST_CHOICES, guesses
 from specdec.sampling.sources import source
@@ -66,12 +66,9 @@ class GrammarConstraint(Constraint):
         Raises:
             SpecdecError: if the grammar is too complex to go on.
         """
-        paths: list[tuple[int, ...]] = [()]
-        for token, parent in zip(tokens, parents, strict=True):
-            paths.append((*paths[parent + 1], token))
         if len(self._rows) > MOST_ROWS:
             self._rows.clear()
-        return torch.from_numpy(np.stack([self._row(path) for path in paths]))
+        return torch.from_numpy(np.stack([self._row(path) for path in paths_of(tokens, parents)]))
 
     def allows(self, path: Sequence[int], token: int) -> bool:
         """See `Constraint.allows`. One token takes much less than all of them; but where text is forced, a mask says
