@@ -63,7 +63,6 @@ class Vocabulary:
         for name in (
             "usable",
             "usual",
-            "_may",
             "everything",
             "nothing",
             "_tokens",
@@ -90,11 +89,7 @@ class Vocabulary:
 
     def may(self, token: int) -> bool:
         """Whether a token is among the usable ones."""
-        return bool(self._may[token])
-
-    @cached_property
-    def _may(self) -> NDArray[np.bool_]:
-        return np.unpackbits(self.usable, count=self.size, bitorder="little").view(np.bool_)
+        return bool(self.usable[token // 8] >> token % 8 & 1)
 
     @cached_property
     def usual(self) -> list[int]:
