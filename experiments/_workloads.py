@@ -13,9 +13,10 @@ FACTS = ("Paris is in France.", "Rome is in Italy.", "Oslo is in Norway.", "Lima
 
 
 def few_shot(generator: SpeculativeGenerator) -> None:
-    """Twelve questions behind the same eight examples, all at once."""
+    """Forty-eight questions behind the same eight examples, all at once."""
     examples = "".join(f"Review: the {thing} was {mood}.\nMood: {mood}\n\n" for thing, mood in EXAMPLES)
-    gather(*(generator.session(f"{examples}Review: the {thing} was fine.\nMood:").gen(SHORT) for thing in THINGS))
+    asked = [f"{examples}Review: the {thing} was {how}.\nMood:" for thing in THINGS for how in FOUND]
+    gather(*(generator.session(text).gen(SHORT) for text in asked))
 
 
 def agents(generator: SpeculativeGenerator) -> None:
@@ -33,11 +34,14 @@ def agents(generator: SpeculativeGenerator) -> None:
 
 def tree_of_thought(generator: SpeculativeGenerator) -> None:
     """Two levels of three thoughts, all of which are thought further."""
-    root = generator.session("A plan to cross the river with a boat, a goat and a wolf, in short steps:")
+    root = generator.session(
+        "A farmer must cross a river with a wolf, a goat and a cabbage. His boat holds him and one of them. Alone, "
+        "a wolf eats a goat, and a goat eats a cabbage. Make a plan in short steps."
+    )
 
     def think(session: Session, depth: int) -> Program:
         children = [child.append("\nNext:") for child in session.fork(3)]
-        yield [child.gen(SamplingParams(max_tokens=8, temperature=0.8, seed=depth)) for child in children]
+        yield [child.gen(SamplingParams(max_tokens=24, temperature=0.8, seed=depth)) for child in children]
         for child in children if depth else ():
             yield from think(child, depth - 1)
 
@@ -52,14 +56,14 @@ def self_consistency(generator: SpeculativeGenerator) -> None:
 
 
 def multi_turn(generator: SpeculativeGenerator) -> None:
-    """Four chats of four turns, side by side."""
+    """Four chats of five turns, side by side."""
 
     def chat(topic: str) -> Program:
         session = generator.session([{"role": "user", "content": f"Tell me about {topic}."}])
-        for more in ("Why?", "Say it shorter.", "And what else is there to know about it?"):
-            yield session.gen(SamplingParams(max_tokens=24))
+        for more in ("Why?", "Say it shorter.", "And what else is there to know about it?", "Thank you. Any advice?"):
+            yield session.gen(SamplingParams(max_tokens=48))
             session.append([{"role": "user", "content": more}])
-        yield session.gen(SamplingParams(max_tokens=24))
+        yield session.gen(SamplingParams(max_tokens=48))
 
     gather(*(chat(topic) for topic in ("rivers", "bread", "stars", "horses")))
 
@@ -78,6 +82,7 @@ Program = Generator[Call[Any] | list[Call[Any]], Any, None]
 EXAMPLES = (("food", "good"), ("film", "bad"), ("room", "good"), ("beach", "bad"), ("book", "good"), ("song", "bad"),
             ("game", "good"), ("tour", "bad"))  # fmt: skip
 THINGS = ("car", "bus", "train", "boat", "bike", "plane", "house", "park", "shop", "bar", "pool", "zoo")
+FOUND = ("fine", "slow", "clean", "dear")
 WORKLOADS: dict[str, Callable[[SpeculativeGenerator], None]] = {
     "few-shot": few_shot, "agents": agents, "tree of thought": tree_of_thought, "self-consistency": self_consistency,
     "multi-turn chat": multi_turn, "shared documents": shared_documents,

@@ -13,12 +13,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
+from time import perf_counter
+from typing import Any
 
 from experiments._results import table
 from experiments._words import Makers, listed, parsed
 from experiments._workloads import WORKLOADS
 from specdec import EngineConfig, SpeculativeGenerator
+from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.errors import ConfigError
 from specdec.models.loading import LoadedModel, load
@@ -48,6 +51,7 @@ class Row:
         requests, prompt_tokens, cached_tokens: with the cache.
         optimum: tokens that a cache without bounds would have found.
         times: seconds of reading prompts with the cache over those without, of each round.
+        first: likewise, from a later turn's question to its first token; none if there are no later turns.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Row:
     cached_tokens: int
     optimum: int
     times: tuple[float, ...]
+    first: tuple[float, ...] = ()
 
     @property
     def cells(self) -> list[str]:
@@ -64,8 +69,23 @@ class Row:
         ran = (self.prompt_tokens - self.cached_tokens) / self.prompt_tokens
         return [
             self.name, str(self.requests), str(self.prompt_tokens), f"{hit:.1%}", f"{best:.1%}", f"{hit / best:.1%}",
-            f"{ran:.2f}", f"{median(self.times):.2f} ({min(self.times):.2f} to {max(self.times):.2f})",
+            f"{ran:.2f}", _spread(self.times), _spread(self.first) if self.first else "–",
         ]  # fmt: skip
+
+
+@dataclass
+class Asked:
+    """A request as it was queued, and when.
+
+    Args:
+        request: itself.
+        begun: when it was queued.
+        waited: seconds from then to its first token.
+    """
+
+    request: Request
+    begun: float
+    waited: float = 0.0
 
 
 def found_at_best(requests: Sequence[tuple[Sequence[int], Sequence[int]]]) -> int:
@@ -88,50 +108,80 @@ def common(one: Sequence[int], other: Sequence[int]) -> int:
                 min(len(one), len(other)))  # fmt: skip
 
 
-def requests_of(loaded: LoadedModel, name: str, cached: bool) -> list[Request]:
+def requests_of(loaded: LoadedModel, name: str, cached: bool) -> list[Asked]:
     """Those of a workload in a new engine, as they were queued."""
     config = EngineConfig(prefix_cache=cached, max_num_seqs=8)
-    queued: dict[int, Request] = {}
+    queued: dict[int, Asked] = {}
     with SpeculativeGenerator(loaded, "none", config=config) as generator:
-        add = generator.engine.add
+        add, step = generator.engine.add, generator.engine.step
 
         def noted(request: Request) -> None:
-            queued[request.id] = request
+            queued[request.id] = Asked(request, perf_counter())
             add(request)
 
-        generator.engine.add = noted  # type: ignore[method-assign]
+        def clocked(*given: Any) -> list[StepOutput]:
+            outputs = step(*given)
+            for output in outputs:
+                asked = queued[output.request.id]
+                asked.waited = asked.waited or perf_counter() - asked.begun
+            return outputs
+
+        generator.engine.add, generator.engine.step = noted, clocked  # type: ignore[method-assign, assignment]
         WORKLOADS[name](generator)
     return list(queued.values())
+
+
+def later_turns(asked: Sequence[Asked]) -> list[Asked]:
+    """Those whose prompt goes on from the whole text of an earlier one."""
+    texts, later = list[Sequence[int]](), list[Asked]()
+    for one in asked:
+        if any(common(one.request.prompt, text) == len(text) for text in texts):
+            later.append(one)
+        texts.append(one.request.tokens[:-1])
+    return later
 
 
 def measured(loaded: LoadedModel, name: str, rounds: int) -> Row:
     """One workload; the texts must be the same with the cache and without it."""
     times: list[float] = []
+    first: list[float] = []
     for turn in range(rounds):
         sides = {cached: requests_of(loaded, name, cached) for cached in ((True, False) if turn % 2 else (False, True))}
         warm, cold = sides[True], sides[False]
         # A program that waits for another's beginning asks its next question later: the order says nothing.
-        if sorted(one.tokens for one in warm) != sorted(one.tokens for one in cold):
+        if sorted(one.request.tokens for one in warm) != sorted(one.request.tokens for one in cold):
             raise AssertionError(f"The prefix cache changed a text of {name}.")
         times.append(_seconds(warm) / _seconds(cold))
+        if later_turns(warm):
+            first.append(_wait(warm) / _wait(cold))
+    requests = [one.request for one in warm]
     return Row(
         name,
-        len(warm),
-        sum(one.stats.prompt_tokens for one in warm),
-        sum(one.stats.cached_tokens for one in warm),
-        found_at_best([(one.prompt, one.tokens) for one in warm]),
+        len(requests),
+        sum(one.stats.prompt_tokens for one in requests),
+        sum(one.stats.cached_tokens for one in requests),
+        found_at_best([(one.prompt, one.tokens) for one in requests]),
         tuple(times),
+        tuple(first),
     )
 
 
-def _seconds(requests: Sequence[Request]) -> float:
-    return sum(one.stats.prefill_seconds for one in requests)
+def _seconds(asked: Sequence[Asked]) -> float:
+    return sum(one.request.stats.prefill_seconds for one in asked)
+
+
+def _wait(asked: Sequence[Asked]) -> float:
+    return fmean(one.waited for one in later_turns(asked))
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def report(study: Study, rows: Sequence[Row]) -> str:
     """The page."""
     heading = ["workload", "requests", "tokens of prompts", "hit rate", "optimum", "of the optimum", "tokens that ran",
-               "time to read prompts"]  # fmt: skip
+               "time to read prompts", "first token of later turns"]  # fmt: skip
     command = shlex.join(["python", "-m", "experiments.prefix", *sys.argv[1:]])
     return PAGE.format(
         command=command, dtype=study.dtype, rounds=study.rounds, table=table([heading, *(row.cells for row in rows)])
@@ -161,8 +211,10 @@ cache and without it.
 
 - *Hit rate* is the share of prompt tokens that the cache holds already.
 - *Optimum* is the hit rate of a cache without limits, if each request finds all that earlier ones have run.
-- *Tokens that ran* and *time to read prompts* are ratios: with the cache over without it. The time is the median of
-  {rounds} rounds, with their range.
+- The last three columns are ratios: with the cache over without it. Times are the median of {rounds} rounds, with
+  their range.
+- *First token of later turns* is the mean time from a question to its first token, for requests that go on from the
+  whole text of an earlier one. Other requests are running at the same time.
 
 {table}
 

@@ -98,7 +98,7 @@ class Way:
 def clocked() -> Iterator[list[float]]:
     """Adds up the time that grammars take inside the block, nested calls once."""
     spent, depth = [0.0], [0]
-    names = ("masks", "allows", "advance", "forced", "likely")
+    names = ("masks", "allows", "allowed_after", "kept", "advance", "forced", "likely")
     before: list[tuple[Any, str, Callable[..., Any]]] = [
         *((GrammarConstraint, name, getattr(GrammarConstraint, name)) for name in names),
         *((module, "forbid", module.forbid) for module in (transform, verdicts)),

@@ -17,7 +17,7 @@ from specdec.errors import SpecdecError
 from specdec.foreign import STOPS, described
 from specdec.kernels.rows import argmax, forbid
 from specdec.models.base import PassOutput
-from specdec.sampling.constraints import allowed_rows, first_forbidden, paths_of
+from specdec.sampling.constraints import paths_of
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.device import can_judge, judge_batch
 from specdec.verify.tree import ROOT, DraftTree
@@ -112,9 +112,9 @@ def _alone(rule: Rule, item: Decoded) -> Verdict:
     if constraint is None or not transform.confines_winners or not (rule.by_argmax or rule.noisy_argmax):
         return _accepted(rule, item, transform.scores(item.verified.logits, paths, parents))
     scores = transform.scores(item.verified.logits, paths, parents, confined=False)
-    while (at := first_forbidden(constraint, (verdict := _accepted(rule, item, scores)).tokens(tree))) is not None:
+    while (at := constraint.kept(tokens := (verdict := _accepted(rule, item, scores)).tokens(tree))) < len(tokens):
         row = verdict.path[at - 1] + 1 if at else 0  # its winner may not stand there: it alone needs a mask
-        forbid(scores[row : row + 1], allowed_rows(constraint, [paths[row]]))
+        forbid(scores[row : row + 1], constraint.allowed_after(paths[row])[None])
         transform.require_mass([argmax(scores[row])[1]])
     return verdict
 

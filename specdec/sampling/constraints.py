@@ -36,7 +36,15 @@ class Constraint(ABC):
     def allows(self, path: Sequence[int], token: int) -> bool:
         """Whether a token may follow the committed ones and a path of allowed tokens: what `masks` says, where one
         token is asked for and a whole mask would take long."""
-        return bool(self.masks(path, range(-1, len(path) - 1))[-1, token])
+        return bool(self.allowed_after(path)[token])
+
+    def allowed_after(self, path: Sequence[int]) -> Tensor:
+        """bool [V]: which tokens may follow the committed ones and a path, as `masks` says; not to be written to."""
+        return self.masks(path, range(-1, len(path) - 1))[-1]
+
+    def kept(self, tokens: Sequence[int]) -> int:
+        """How many of some tokens may follow the committed ones, one after the other."""
+        return next((at for at in range(len(tokens)) if not self.allows(tokens[:at], tokens[at])), len(tokens))
 
     @abstractmethod
     def advance(self, token: int) -> None:
@@ -148,22 +156,18 @@ def allowed_rows(
     """
     if parents is not None:
         return constraint.masks([path[-1] for path in paths[1:]], [row - 1 for row in parents[1:]])
-    return torch.stack([constraint.masks(path, range(-1, len(path) - 1))[-1] for path in paths])
+    return torch.stack([constraint.allowed_after(path) for path in paths])
 
 
 def forbidden_nodes(constraint: Constraint, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
     """Nodes of a draft tree whose token is not allowed where it stands, or that are below one."""
+    if list(parents) == list(range(-1, len(parents) - 1)):
+        return list(range(constraint.kept(tokens), len(tokens)))
     nodes: list[int] = []
     for node, (*above, token) in enumerate(paths_of(tokens, parents)[1:]):
         if parents[node] in nodes or not constraint.allows(above, token):
             nodes.append(node)
     return nodes
-
-
-def first_forbidden(constraint: Constraint, tokens: Sequence[int]) -> int | None:
-    """The place of the first of some tokens, one after the other, that is not allowed where it stands; None if all
-    are."""
-    return next((at for at in range(len(tokens)) if not constraint.allows(tokens[:at], tokens[at])), None)
 
 
 def below_banned(scores: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int]) -> list[int]:

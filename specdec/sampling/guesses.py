@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from specdec.sampling.spelling import END, Vocabulary
 
@@ -31,8 +30,8 @@ class Following(Protocol):
     def free(self, path: Sequence[int]) -> bool:
         """Whether more may follow a path than is worth drafting."""
 
-    def allowed_after(self, path: Sequence[int]) -> NDArray[np.bool_]:
-        """[V]: tokens that may follow a path."""
+    def allowed_after(self, path: Sequence[int]) -> Tensor:
+        """bool [V]: tokens that may follow a path."""
 
     def forced_text(self, path: Sequence[int]) -> bytes:
         """Bytes that must follow a path that is allowed."""
@@ -72,12 +71,13 @@ def _choices(constraint: Following, run: Sequence[int]) -> Iterator[list[int]]:
     vocabulary = constraint.vocabulary
     if constraint.free(run):
         return
-    openings = vocabulary.openings(constraint.allowed_after(run), MOST_CHOICES)
+    allowed = constraint.allowed_after(run).numpy()
+    openings = vocabulary.openings(allowed, MOST_CHOICES)
     if len(openings) < 2:
         return
     for opening in openings:
         if opening == END:
-            yield [next(end for end in sorted(vocabulary.ends) if constraint.allowed_after(run)[end])]
+            yield [next(end for end in sorted(vocabulary.ends) if allowed[end])]
         elif (byte := vocabulary.byte(opening)) is not None and constraint.valid(run, [byte]):
             text = bytes([opening]) + constraint.forced_text([*run, byte])
             tokens = vocabulary.encode_behind(run[-CONTEXT:], text)

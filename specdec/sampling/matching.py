@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from specdec.errors import ConfigError, InvalidRequestError, SpecdecError
-from specdec.foreign import LONGEST, foreign
+from specdec.foreign import foreign
 from specdec.sampling.constraints import Constraint, paths_of
+from specdec.sampling.follower import Follower, Origin, count_valid, forced_tokens, may_follow, next_as_spelt
 from specdec.sampling.grammar import Grammar
 from specdec.sampling.guesses import MOST_CHOICES, guesses
 from specdec.sampling.sources import source
@@ -34,26 +35,25 @@ MOST_ROWS = 1024
 MOST_STATES = 20_000
 """Of one grammar's lexer, at about 2 KB each. llguidance's own limits on its time hold beside it: 1 M units of work to
 build a lexer (20 ms), 50,000 items a mask (a few ms, up to 0.2 s where they are the worst)."""
+MOST_WORK = 1_000_000
+"""Of a lexer from one mask to the next (70 ms), in llguidance's units; five times its own default, since masks are rare
+here."""
 
 
 class GrammarConstraint(Constraint):
     """A text keeps to a grammar. Made by `GrammarCompiler`.
 
-    One matcher serves the committed tokens and the whole draft tree: it goes down a path and is taken back. What it
-    allows is a function of the tokens alone, so no mask is worked out twice: those of drafted tokens stay when they are
-    committed.
+    What it allows is a function of the tokens alone, so no mask is worked out twice: those of drafted tokens stay when
+    they are committed.
 
     Args:
         vocabulary: what tokens say.
-        matcher: an `llguidance.LLMatcher` after the committed tokens. It allows every spelling, or one where text is
-            forced.
+        follower: of a matcher that allows every spelling, or one where text is forced.
         canonical: whether forced text is spelt as its tokenizer spells it.
     """
 
-    def __init__(self, vocabulary: Vocabulary, matcher: Any, canonical: bool = False) -> None:
-        self.vocabulary, self._matcher, self.canonical = vocabulary, matcher, canonical
-        self._path: tuple[int, ...] = ()
-        """Where the matcher stands, from the committed tokens on."""
+    def __init__(self, vocabulary: Vocabulary, follower: Follower, canonical: bool = False) -> None:
+        self.vocabulary, self._follower, self.canonical = vocabulary, follower, canonical
         self._rows: dict[tuple[int, ...], NDArray[np.bool_]] = {}
         """Masks after paths that were asked for, from the committed tokens on; not to be written to."""
         self._free: dict[tuple[int, ...], bool] = {}
@@ -71,13 +71,26 @@ class GrammarConstraint(Constraint):
         return torch.from_numpy(np.stack([self._row(path) for path in paths_of(tokens, parents)]))
 
     def allows(self, path: Sequence[int], token: int) -> bool:
-        """See `Constraint.allows`. One token takes much less than all of them; but where text is forced, a mask says
-        how it is spelt."""
+        """See `Constraint.allows`. One token takes much less than all of them."""
         path = tuple(path)
-        known = path in self._rows or self._over(path) or token in self.vocabulary.ends
-        if known or (self.canonical and not self.free(path)):
+        if path in self._rows or self._over(path) or token in self.vocabulary.ends:
             return bool(self._row(path)[token])
-        return self.vocabulary.may(token) and self.valid(path, [token]) == 1
+        if not self.vocabulary.may(token):
+            return False
+        question = next_as_spelt if self.canonical else may_follow
+        return self._follower.ask(path, lambda matcher: question(matcher, token))
+
+    def allowed_after(self, path: Sequence[int]) -> Tensor:
+        """See `Constraint.allowed_after`."""
+        return torch.from_numpy(self._row(tuple(path)))
+
+    def kept(self, tokens: Sequence[int]) -> int:
+        """See `Constraint.kept`."""
+        if self.canonical or self._ended:
+            return super().kept(tokens)
+        words = list(takewhile(lambda token: token not in self.vocabulary.ends and self.vocabulary.may(token), tokens))
+        kept = self.valid((), words)
+        return len(tokens) if kept < len(tokens) and self.allows(words[:kept], tokens[kept]) else kept
 
     def advance(self, token: int) -> None:
         """See `Constraint.advance`."""
@@ -86,8 +99,7 @@ class GrammarConstraint(Constraint):
         if token in self.vocabulary.ends:
             self._ended = True
         else:
-            self._stand_at((token,))
-            self._path = ()
+            self._follower.advance(token)
         self._rows = {path[1:]: row for path, row in self._rows.items() if path[:1] == (token,)}
         self._free = {path[1:]: free for path, free in self._free.items() if path[:1] == (token,)}
 
@@ -96,6 +108,8 @@ class GrammarConstraint(Constraint):
         others may spell it too, so that they are a good guess and no more. An end token that alone may follow is one
         of them."""
         run: list[int] = []
+        if path and self.kept(path) < len(path):
+            return run
         while len(run) < MOST_FORCED and (more := self._forced_after((*path, *run))):
             run += more
         return run[:MOST_FORCED]
@@ -104,23 +118,17 @@ class GrammarConstraint(Constraint):
         """See `Constraint.likely`: forced text, and the few texts between which there is a choice then."""
         return guesses(self, depth, nodes)
 
-    def allowed_after(self, path: Sequence[int]) -> NDArray[np.bool_]:
-        """[V]: tokens that may follow a path; not to be written to."""
-        return self._row(tuple(path))
-
     def forced_text(self, path: Sequence[int]) -> bytes:
         """Bytes that must follow a path that is allowed."""
         if self._over(tuple(path)):
             return b""
-        self._stand_at(tuple(path))
-        return bytes(self._matcher.compute_ff_bytes())
+        return bytes(self._follower.ask(path, lambda matcher: matcher.compute_ff_bytes()))
 
     def valid(self, path: Sequence[int], tokens: Sequence[int]) -> int:
         """How many of some tokens may follow a path one after the other, however they spell it."""
         if self._over(tuple(path)):
             return len(tokens)
-        self._stand_at(tuple(path))
-        return int(self._matcher.validate_tokens(list(tokens)))
+        return self._follower.ask(path, lambda matcher: count_valid(matcher, tokens))
 
     def free(self, path: Sequence[int]) -> bool:
         """Whether more may follow a path than is worth drafting, as within a string, where a mask takes longest: each
@@ -135,9 +143,7 @@ class GrammarConstraint(Constraint):
 
     def fork(self) -> GrammarConstraint:
         """See `Constraint.fork`."""
-        if self._path:
-            self._stand_at(())
-        other = GrammarConstraint(self.vocabulary, self._matcher.deep_copy(), self.canonical)
+        other = GrammarConstraint(self.vocabulary, self._follower.fork(), self.canonical)
         other._rows, other._ended = dict(self._rows), self._ended
         return other
 
@@ -145,7 +151,8 @@ class GrammarConstraint(Constraint):
         if self._over(path):
             return self.vocabulary.everything
         if path not in self._rows:
-            allowed = not path or self._row(path[:-1])[path[-1]]
+            above = self._rows.get(path[:-1]) if path else None
+            allowed = self.kept(path) == len(path) if above is None else above[path[-1]]
             self._rows[path] = self._read(path) if allowed else self.vocabulary.nothing
         return self._rows[path]
 
@@ -154,45 +161,20 @@ class GrammarConstraint(Constraint):
 
     def _read(self, path: tuple[int, ...]) -> NDArray[np.bool_]:
         """What the matcher allows after a path that it allows."""
-        self._stand_at(path)
         usable = self.vocabulary.usable
-        packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8, count=len(usable))
-        check_matcher(self._matcher)
+        found = self._follower.ask(path, lambda matcher: matcher.compute_bitmask())
+        packed = np.frombuffer(found, dtype=np.uint8, count=len(usable))
         return np.unpackbits(packed & usable, count=self.vocabulary.size, bitorder="little").view(np.bool_)
 
     def _forced_after(self, path: tuple[int, ...]) -> list[int]:
-        """Tokens that follow a path, as far as one look tells."""
-        if self._over(path) or self.free(path) or not (count := np.count_nonzero(row := self._row(path))):
+        """Tokens that follow a path that is allowed, as far as one look tells."""
+        if self._over(path):
             return []
-        if count == 1:
-            return [int(row.argmax())]
-        if self.canonical or not self.forced_text(path):
+        if run := self._follower.ask(path, forced_tokens):
+            return run[: self.valid(path, run)]
+        if self.free(path) or np.count_nonzero(row := self._row(path)) != 1:
             return []
-        tokens = self._matcher.compute_ff_tokens()
-        tokens = tokens[: self._matcher.validate_tokens(tokens)] if tokens else []
-        check_matcher(self._matcher)
-        return [int(token) for token in tokens]
-
-    def _stand_at(self, path: tuple[int, ...]) -> None:
-        """Brings the matcher to a path that it allows."""
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._path, path, strict=False)))
-        if common < len(self._path):
-            self._matcher.rollback(len(self._path) - common)
-        for token in path[common:]:
-            self._matcher.consume_token(token)
-        self._path = path
-        check_matcher(self._matcher)
-
-
-def check_matcher(matcher: Any) -> None:
-    """Raises InvalidRequestError if a matcher has met a limit, a dead end, or a token that may not follow."""
-    if matcher.is_error():
-        words = " ".join(matcher.get_error().partition("<")[0].split())
-        if "NoExtension" in words:
-            raise InvalidRequestError(
-                "The grammar has a dead end: no token of the vocabulary may come next. Correct it."
-            )
-        raise InvalidRequestError(f"The grammar fails: {words[:LONGEST].rstrip('. ')}. Make it simpler, or correct it.")
+        return [int(row.argmax())]
 
 
 class GrammarCompiler:
@@ -234,10 +216,10 @@ class GrammarCompiler:
         from llguidance import LLMatcher, LLParserLimits
 
         try:
-            limits = LLParserLimits(max_lexer_states=MOST_STATES, verbose_errors=False)
-            matcher = LLMatcher(vocabulary.for_matchers, source(grammar), log_level=0, limits=limits)
-            check_matcher(matcher)
-            made = GrammarConstraint(vocabulary, matcher, grammar.spelling == "canonical")
+            words = source(grammar)
+            limits = LLParserLimits(max_lexer_states=MOST_STATES, step_lexer_fuel=MOST_WORK, verbose_errors=False)
+            origin = Origin(lambda: LLMatcher(vocabulary.for_matchers, words, log_level=0, limits=limits))
+            made = GrammarConstraint(vocabulary, Follower(origin), grammar.spelling == "canonical")
             begins = bool(made.fork().masks((), ()).any())
         except SpecdecError as error:
             raise InvalidRequestError(f"grammar, of kind {grammar.kind}: {error}") from error

@@ -15,6 +15,15 @@ EVERY_SPELLING = '%llguidance {"no_forcing": true}\n'
 """Else where a text is forced one token alone may come, the first of those that its tokenizer makes of it."""
 
 
+FORMATS = frozenset({
+    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
+    "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex",
+})  # fmt: skip
+"""That JSON Schema defines (2020-12, Validation, section 7.3)."""
+DATA = frozenset({"const", "enum", "default", "examples"})
+"""Keywords whose values are not schemas."""
+
+
 def source(grammar: Grammar) -> str:
     """A grammar as llguidance reads it.
 
@@ -26,7 +35,7 @@ def source(grammar: Grammar) -> str:
 
     if grammar.kind == "json":
         separators: Any = None if grammar.flexible else SEPARATORS
-        text = "{}" if json.loads(grammar.text) is True else grammar.text  # llguidance wants an object
+        text = _schema(grammar.text)
         with foreign(InvalidRequestError, "it cannot be read", "Correct it."):
             made = json.loads(LLMatcher.grammar_from_json_schema(text, overrides=separators))
         [schema] = made["grammars"]
@@ -43,6 +52,26 @@ def source(grammar: Grammar) -> str:
     else:
         lark = grammar.text
     return _spelt(grammar, lark)
+
+
+def _schema(text: str) -> str:
+    """JSON of a schema as llguidance wants it: an object, without the formats of others. Those say nothing about what
+    is valid, and no reader may stop at one (section 7.2.3), but llguidance does."""
+    given = json.loads(text)
+    kept = {} if given is True else _without_foreign_formats(given)
+    return text if kept == given else json.dumps(kept, ensure_ascii=False)
+
+
+def _without_foreign_formats(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_foreign_formats(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: value if key in DATA else _without_foreign_formats(value)
+        for key, value in schema.items()
+        if key != "format" or not isinstance(value, str) or value in FORMATS
+    }
 
 
 def _spelt(grammar: Grammar, lark: str) -> str:

@@ -138,6 +138,25 @@ def test_one_token_is_allowed_where_the_mask_allows_it(name: str, spelling: Any)
                     asked = {token for token in range(V) if fresh.allows(rest, token)}
                     assert asked == set(rows[-1].nonzero().flatten().tolist()), (path, committed)
                     assert asked == {token for token in range(V) if known.allows(rest, token)}
+                    assert set(fresh.allowed_after(rest).nonzero().flatten().tolist()) == asked
+
+
+@pytest.mark.parametrize("spelling", ["any", "canonical"])
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_as_many_tokens_are_kept_as_the_masks_allow(name: str, spelling: Any) -> None:
+    """Of all texts of three tokens, ends and tokens that say nothing among them, before and after a first token."""
+    grammar = LANGUAGES[name][0].spelt(spelling)
+    for first in (None, *sorted(allowed(compiler().compile(grammar)))):
+        for text in product(range(V), repeat=3):
+            constraint = compiler().compile(grammar).fork()
+            if first is not None:
+                constraint.advance(first)
+            other = constraint.fork()
+            kept = 0
+            while kept < 3 and bool(other.masks((), ())[0, text[kept]]):
+                other.advance(text[kept])
+                kept += 1
+            assert constraint.kept(text) == kept, (first, text)
 
 
 def test_in_free_text_no_mask_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +315,25 @@ def test_the_schema_true_is_any_json() -> None:
         one.advance(token)
         other.advance(token)
     assert tokenizer.eos_token_id in allowed(one)
+
+
+def test_a_format_that_json_schema_does_not_define_says_nothing() -> None:
+    """Section 7.2.3 of its validation, 2020-12: no reader may stop there. Data that looks like a format stays."""
+    tokenizer = byte_level()
+    end = tokenizer.eos_token_id
+    made = compiler(len(tokenizer), (end,), tokenizer)
+    own = {"type": "string", "format": "mongo-id", "maxLength": 4}
+    schema = {
+        "properties": {"format": own, "more": {"anyOf": [own]}, "kind": {"const": {"format": "mongo-id"}}},
+        "required": ["format", "more", "kind"],
+        "additionalProperties": False,
+    }
+    text = '{"format": "any", "more": "any", "kind": {"format": "mongo-id"}}'
+    assert made.compile(Grammar.json(schema)).valid((), tokenizer.encode(text)) == len(tokenizer.encode(text))
+    dates = made.compile(Grammar.json({"type": "string", "format": "date"}))
+    assert dates.valid((), tokenizer.encode('"any"')) < len(tokenizer.encode('"any"'))
+    with pytest.raises(InvalidRequestError, match="uri-reference"):
+        made.compile(Grammar.json({"type": "string", "format": "uri-reference"}))
 
 
 @pytest.mark.parametrize(
