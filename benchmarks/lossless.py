@@ -78,6 +78,12 @@ def _generator(loaded: LoadedModel, drafter: str, params: SamplingParams, size: 
     return SpeculativeGenerator(loaded, name, "auto" if params.greedy else "gumbel", options, size)
 
 
+def shown(drafter: str) -> str:
+    """Its name, and its draft model's without the folders."""
+    name, colon, given = drafter.partition(":")
+    return f"{name}{colon}{Path(given).name}"
+
+
 def differences(records: Sequence[PromptRecord], plain: list[list[int]], other: list[list[int]]) -> list[str]:
     """Where each text that is not the same departs."""
     found = []
@@ -137,10 +143,10 @@ def main() -> None:
         all_texts = len(rounds) * len(records)
         identical = all_texts - len(differing)
         tau, speed = stats.mean_accepted_length, stats.tokens_per_second
-        print(f"{drafter}, batch {batch}: τ {tau:.2f}, {speed:.1f} tokens/s, identical {identical}/{all_texts}")
+        print(f"{shown(drafter)}, batch {batch}: τ {tau:.2f}, {speed:.1f} tokens/s, identical {identical}/{all_texts}")
         print(*differing, sep="\n", end="\n" if differing else "")
         same, compared = same + identical, compared + all_texts
-        results.append({"drafter": drafter, "batch": batch, "tau": tau, "identical": identical, "of": all_texts})
+        results.append({"drafter": shown(drafter), "batch": batch, "tau": tau, "identical": identical, "of": all_texts})
         if args.warm:
             found = {"cached": stats.cached_tokens / stats.prompt_tokens, "preemptions": stats.preemptions}
             print(f"{found['cached']:.0%} of prompts found in the cache; {stats.preemptions} requests lost their place")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from itertools import product
 from typing import Any
 
 from specdec import SamplingParams, SpeculativeGenerator, gather
@@ -15,7 +16,7 @@ FACTS = ("Paris is in France.", "Rome is in Italy.", "Oslo is in Norway.", "Lima
 def few_shot(generator: SpeculativeGenerator) -> None:
     """Forty-eight questions behind the same eight examples, all at once."""
     examples = "".join(f"Review: the {thing} was {mood}.\nMood: {mood}\n\n" for thing, mood in EXAMPLES)
-    asked = [f"{examples}Review: the {thing} was {how}.\nMood:" for thing in THINGS for how in FOUND]
+    asked = [f"{examples}Review: the {thing} was {how}.\nMood:" for thing, how in product(THINGS, FOUND)]
     gather(*(generator.session(text).gen(SHORT) for text in asked))
 
 
@@ -78,12 +79,19 @@ def shared_documents(generator: SpeculativeGenerator) -> None:
         gather(*(session.gen(SHORT) for session in asked))
 
 
+def nothing_shared(generator: SpeculativeGenerator) -> None:
+    """Forty-eight texts that begin differently: what the cache costs where it finds nothing."""
+    kinds = enumerate(product(THINGS, FOUND), start=100)
+    asked = [f"{number} words about a {how} {thing}, as an old sailor would tell it:" for number, (thing, how) in kinds]
+    gather(*(generator.session(text).gen(SamplingParams(max_tokens=24)) for text in asked))
+
+
 Program = Generator[Call[Any] | list[Call[Any]], Any, None]
 EXAMPLES = (("food", "good"), ("film", "bad"), ("room", "good"), ("beach", "bad"), ("book", "good"), ("song", "bad"),
             ("game", "good"), ("tour", "bad"))  # fmt: skip
 THINGS = ("car", "bus", "train", "boat", "bike", "plane", "house", "park", "shop", "bar", "pool", "zoo")
-FOUND = ("fine", "slow", "clean", "dear")
+FOUND = ("fine", "slow", "clean", "small")
 WORKLOADS: dict[str, Callable[[SpeculativeGenerator], None]] = {
     "few-shot": few_shot, "agents": agents, "tree of thought": tree_of_thought, "self-consistency": self_consistency,
-    "multi-turn chat": multi_turn, "shared documents": shared_documents,
+    "multi-turn chat": multi_turn, "shared documents": shared_documents, "nothing shared": nothing_shared,
 }  # fmt: skip

@@ -51,6 +51,7 @@ class Row:
         requests, prompt_tokens, cached_tokens: with the cache.
         optimum: tokens that a cache without bounds would have found.
         times: seconds of reading prompts with the cache over those without, of each round.
+        whole: likewise, of reading prompts and decoding.
         first: likewise, from a later turn's question to its first token; none if there are no later turns.
     """
 
@@ -60,6 +61,7 @@ class Row:
     cached_tokens: int
     optimum: int
     times: tuple[float, ...]
+    whole: tuple[float, ...]
     first: tuple[float, ...] = ()
 
     @property
@@ -68,8 +70,9 @@ class Row:
         hit, best = self.cached_tokens / self.prompt_tokens, self.optimum / self.prompt_tokens
         ran = (self.prompt_tokens - self.cached_tokens) / self.prompt_tokens
         return [
-            self.name, str(self.requests), str(self.prompt_tokens), f"{hit:.1%}", f"{best:.1%}", f"{hit / best:.1%}",
-            f"{ran:.2f}", _spread(self.times), _spread(self.first) if self.first else "–",
+            self.name, str(self.requests), str(self.prompt_tokens), f"{hit:.1%}", f"{best:.1%}",
+            f"{hit / best:.1%}" if best else "–", f"{ran:.2f}", _spread(self.times),
+            _spread(self.first) if self.first else "–", _spread(self.whole),
         ]  # fmt: skip
 
 
@@ -144,6 +147,7 @@ def later_turns(asked: Sequence[Asked]) -> list[Asked]:
 def measured(loaded: LoadedModel, name: str, rounds: int) -> Row:
     """One workload; the texts must be the same with the cache and without it."""
     times: list[float] = []
+    whole: list[float] = []
     first: list[float] = []
     for turn in range(rounds):
         sides = {cached: requests_of(loaded, name, cached) for cached in ((True, False) if turn % 2 else (False, True))}
@@ -151,7 +155,8 @@ def measured(loaded: LoadedModel, name: str, rounds: int) -> Row:
         # A program that waits for another's beginning asks its next question later: the order says nothing.
         if sorted(one.request.tokens for one in warm) != sorted(one.request.tokens for one in cold):
             raise AssertionError(f"The prefix cache changed a text of {name}.")
-        times.append(_seconds(warm) / _seconds(cold))
+        times.append(_reading(warm) / _reading(cold))
+        whole.append(_all(warm) / _all(cold))
         if later_turns(warm):
             first.append(_wait(warm) / _wait(cold))
     requests = [one.request for one in warm]
@@ -162,12 +167,17 @@ def measured(loaded: LoadedModel, name: str, rounds: int) -> Row:
         sum(one.stats.cached_tokens for one in requests),
         found_at_best([(one.prompt, one.tokens) for one in requests]),
         tuple(times),
+        tuple(whole),
         tuple(first),
     )
 
 
-def _seconds(asked: Sequence[Asked]) -> float:
+def _reading(asked: Sequence[Asked]) -> float:
     return sum(one.request.stats.prefill_seconds for one in asked)
+
+
+def _all(asked: Sequence[Asked]) -> float:
+    return _reading(asked) + sum(one.request.stats.decode_seconds for one in asked)
 
 
 def _wait(asked: Sequence[Asked]) -> float:
@@ -181,7 +191,7 @@ def _spread(ratios: Sequence[float]) -> str:
 def report(study: Study, rows: Sequence[Row]) -> str:
     """The page."""
     heading = ["workload", "requests", "tokens of prompts", "hit rate", "optimum", "of the optimum", "tokens that ran",
-               "time to read prompts", "first token of later turns"]  # fmt: skip
+               "time to read prompts", "first token of later turns", "whole time"]  # fmt: skip
     command = shlex.join(["python", "-m", "experiments.prefix", *sys.argv[1:]])
     return PAGE.format(
         command=command, dtype=study.dtype, rounds=study.rounds, table=table([heading, *(row.cells for row in rows)])
@@ -211,7 +221,7 @@ cache and without it.
 
 - *Hit rate* is the share of prompt tokens that the cache holds already.
 - *Optimum* is the hit rate of a cache without limits, if each request finds all that earlier ones have run.
-- The last three columns are ratios: with the cache over without it. Times are the median of {rounds} rounds, with
+- The last four columns are ratios: with the cache over without it. Times are the median of {rounds} rounds, with
   their range.
 - *First token of later turns* is the mean time from a question to its first token, for requests that go on from the
   whole text of an earlier one. Other requests are running at the same time.

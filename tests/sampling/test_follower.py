@@ -17,7 +17,7 @@ pytest.importorskip("xgrammar", reason="needs the extra 'grammar'")
 TOKENIZER = byte_level()
 END = TOKENIZER.eos_token_id
 MANY_STATES = Grammar.regex("(.*[ab].{9}[cd])?[a-z]*")
-"""Its lexer has to know which of the last ten signs were a or b: up to 1,024 states, most of which a long text needs."""
+"""Its lexer has to know which of the last ten signs were a or b: 1,024 states, most of which a long text needs."""
 
 
 def compiled(grammar: Grammar, monkeypatch: pytest.MonkeyPatch, states: int) -> GrammarConstraint:
