@@ -13,8 +13,8 @@ T = TypeVar("T")
 
 
 REFUEL = 16
-"""Committed tokens after which a matcher is asked for a mask. A lexer may do so much work, and a mask gives it fresh
-fuel. Where it runs out, tokens look as if they did not fit."""
+"""Committed tokens after which a matcher is asked for a mask, as long as it meets no limit; then after each token. A
+lexer may do so much work from one mask to the next. Where that is not enough, tokens look as if they did not fit."""
 
 
 class Origin:
@@ -57,6 +57,7 @@ class Follower:
         self._committed: list[int] = []
         self._path: tuple[int, ...] = ()
         """Where the matcher stands, from the committed tokens on."""
+        self._refuel = REFUEL
 
     def ask(self, path: Sequence[int], question: Callable[[Any], T]) -> T:
         """What the matcher says after a path that is allowed.
@@ -83,7 +84,7 @@ class Follower:
         self.ask((token,), lambda matcher: None)
         self._committed.append(token)
         self._path = ()
-        if len(self._committed) % REFUEL == 0:
+        if len(self._committed) % self._refuel == 0:
             self.ask((), lambda matcher: matcher.compute_bitmask())
 
     def fork(self) -> Follower:
@@ -91,7 +92,8 @@ class Follower:
         if self._path:
             self.ask((), lambda matcher: None)
         other = Follower(self._origin)
-        other._matcher, other._committed = self._matcher.deep_copy(), list(self._committed)
+        other._matcher, other._refuel = self._matcher.deep_copy(), self._refuel
+        other._committed = list(self._committed)
         return other
 
     def _asked(self, path: tuple[int, ...], question: Callable[[Any], T]) -> T:
@@ -107,11 +109,10 @@ class Follower:
 
     def _renew(self) -> None:
         self._origin.renew()
-        self._matcher, self._path = self._origin.copy(), ()
-        for start in range(0, len(self._committed), REFUEL):
-            self._matcher.consume_tokens(run := self._committed[start : start + REFUEL])
-            if len(run) == REFUEL:
-                self._matcher.compute_bitmask()
+        self._matcher, self._path, self._refuel = self._origin.copy(), (), 1
+        for token in self._committed:
+            self._matcher.consume_token(token)
+            self._matcher.compute_bitmask()
 
 
 def count_valid(matcher: Any, tokens: Sequence[int]) -> int:

@@ -42,7 +42,6 @@ def test_every_schema_and_text_is_counted_once(folder: Path) -> None:
     assert (found.followed, sum(found.refused.values())) == (2, 2)
     assert list(found.refused) == ['Unimplemented keys: ["not"]']
     assert found.texts == {(True, True): 2, (True, False): 1, (False, False): 2}
-    assert found.wrong == []
     texts = [json.dumps(each) for each in ({"size": 3, "unit": "cm"}, "abc")]
     tokens = [len(tokenizer.encode(each)) + 1 for each in texts]
     assert found.tokens == sum(tokens)
@@ -55,10 +54,10 @@ def test_every_schema_and_text_is_counted_once(folder: Path) -> None:
     assert "| not valid | 2 | 0 | 2 |" in page
 
 
-def test_a_text_that_is_forbidden_and_can_be_written_is_named(folder: Path) -> None:
+def test_a_text_that_is_forbidden_and_can_be_written_is_counted(folder: Path) -> None:
     (folder / "1.json").write_text(json.dumps(case({"type": "string"}, bad="abc")))
     tokenizer = byte_level()
-    assert judge(Study(folder).files, tokenizer, len(tokenizer), tokenizer.eos_token_id).wrong == ["1.json"]
+    assert judge(Study(folder).files, tokenizer, len(tokenizer), tokenizer.eos_token_id).texts[False, True] == 1
 
 
 def test_files_are_chosen_evenly(folder: Path, tmp_path: Path) -> None:

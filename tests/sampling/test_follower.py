@@ -37,14 +37,14 @@ def write(constraint: GrammarConstraint, tokens: list[int]) -> None:
 
 
 def test_what_other_requests_built_ends_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each text needs about 100 states. Together they need more than there may be."""
-    grammar = compiled(MANY_STATES, monkeypatch, 300)
+    """With a mask at each token, a text needs up to 940 states. Together they need more than there may be."""
+    grammar = compiled(MANY_STATES, monkeypatch, 1000)
     for tokens in texts(20, 30):
         write(grammar.fork(), tokens)
 
 
 def test_a_request_goes_on_where_another_has_met_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    grammar = compiled(MANY_STATES, monkeypatch, 300)
+    grammar = compiled(MANY_STATES, monkeypatch, 1000)
     [short], [long] = texts(1, 10), texts(1, 2000)
     before = grammar.fork()
     before.advance(short[0])
@@ -57,8 +57,8 @@ def test_a_request_goes_on_where_another_has_met_the_limit(monkeypatch: pytest.M
 @pytest.mark.parametrize("spelling", ["any", "canonical"])
 def test_looks_at_drafts_end_no_request(spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every place the beginnings of many drafts are asked about: none of them is committed."""
-    grammar = compiled(MANY_STATES.spelt(spelling), monkeypatch, 300)  # type: ignore[arg-type]
-    drafts, [tokens] = texts(12, 20), texts(1, 20)
+    grammar = compiled(MANY_STATES.spelt(spelling), monkeypatch, 500)  # type: ignore[arg-type]
+    drafts, [tokens] = texts(60, 30), texts(1, 20)
     constraint = grammar.fork()
     for token in tokens:
         for draft in drafts:
@@ -67,8 +67,9 @@ def test_looks_at_drafts_end_no_request(spelling: str, monkeypatch: pytest.Monke
         write(constraint, [token])
 
 
-def test_long_text_is_looked_at_without_masks() -> None:
-    """No mask gives the lexer fresh fuel there, and each look takes some."""
+def test_long_text_is_looked_at_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one mask to the next a lexer may do so much work, and each look is some."""
+    monkeypatch.setattr(matching, "MOST_WORK", 50_000)
     schema = {
         "type": "object",
         "properties": {
