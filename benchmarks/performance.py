@@ -33,7 +33,8 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
      "Runs are interleaved with plain decoding. Open chat is writing, roleplay, humanities and stem together.",
      lambda told: drafters.table(told["results"])),
     ("lossless*.json", "Speculation changes no token",
-     "Texts of plain decoding, one prompt at a time, compared with speculation. `ngram:3` and the like draft trees.",
+     "Texts of plain decoding, one prompt at a time, compared with speculation. `ngram:3` and the like draft trees. "
+     "With `blocks` each prompt is decoded twice, cold and warm, and the prefix cache is small.",
      lambda told: lossless.table(told["results"])),
     ("twin*.json", "The roofline model, and the engine",
      "Predicted over measured time of a pass. The model knows only measurements of single kernels on this machine.",

@@ -79,8 +79,8 @@ def shared_documents(generator: SpeculativeGenerator) -> None:
         gather(*(session.gen(SHORT) for session in asked))
 
 
-def nothing_shared(generator: SpeculativeGenerator) -> None:
-    """Forty-eight texts that begin differently: what the cache costs where it finds nothing."""
+def little_shared(generator: SpeculativeGenerator) -> None:
+    """Forty-eight texts that soon differ: what the cache costs where it finds next to nothing."""
     kinds = enumerate(product(THINGS, FOUND), start=100)
     asked = [f"{number} words about a {how} {thing}, as an old sailor would tell it:" for number, (thing, how) in kinds]
     gather(*(generator.session(text).gen(SamplingParams(max_tokens=24)) for text in asked))
@@ -93,5 +93,5 @@ THINGS = ("car", "bus", "train", "boat", "bike", "plane", "house", "park", "shop
 FOUND = ("fine", "slow", "clean", "small")
 WORKLOADS: dict[str, Callable[[SpeculativeGenerator], None]] = {
     "few-shot": few_shot, "agents": agents, "tree of thought": tree_of_thought, "self-consistency": self_consistency,
-    "multi-turn chat": multi_turn, "shared documents": shared_documents, "nothing shared": nothing_shared,
+    "multi-turn chat": multi_turn, "shared documents": shared_documents, "little shared": little_shared,
 }  # fmt: skip

@@ -96,7 +96,7 @@ def judge(files: Sequence[Path], tokenizer: Any, vocab_size: int, end: int) -> F
     compiler, found = GrammarCompiler(tokenizer, vocab_size, (end,)), Found()
     compiler.compile(Grammar.json())  # reads the vocabulary, once for all
     for path in track(files, "schemas", disable=len(files) < 16):
-        case = json.loads(path.read_text(encoding="utf-8"))
+        case = read(path)
         try:
             grammar = Grammar.json(case["schema"])
             begun = perf_counter()
@@ -113,6 +113,18 @@ def judge(files: Sequence[Path], tokenizer: Any, vocab_size: int, end: int) -> F
             except SpecdecError as error:
                 found.failed[reason(error)] += 1
     return found
+
+
+def read(path: Path) -> Any:
+    """A file of MaskBench.
+
+    Raises:
+        ConfigError: if it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}. Copy it anew, or take it out of the folder.") from error
 
 
 def judge_text(found: Found, compiler: GrammarCompiler, grammar: Grammar, valid: bool, tokens: Sequence[int]) -> None:
@@ -214,14 +226,15 @@ store and from function calls. For each there are texts, with what a validator s
 each of its tokens is allowed where it stands, and then the end. The tokens are those that SmolLM2's tokenizer makes
 of the JSON. No model runs.
 
-Of {schemas} schemas {followed} are followed ({followed_share}). The others are refused before decoding, with the
-reason.
+Of {schemas} schemas {followed} are followed ({followed_share}). The others are refused before decoding,
+with the reason.
 
 {texts}
 
 A valid text cannot be written if its keys stand in another order than in the schema, if a number is spelt otherwise,
 or if a `format` is kept to that the validator does not check. In the middle of some texts the grammar became too
-complex, which ends a request with an error: {failed}.
+complex, which ends a request with an error:
+{failed}.
 
 ## Time
 {times}

@@ -97,7 +97,8 @@ class DraftRequest:
         tokens: every committed token, the prompt's first. Read it before the next pass: it may be a view that grows
             with the text. The target has not run the last token yet.
         max_depth: no branch may be longer than this. At least 1.
-        transform: the request's sampling transform, the same for q as for p.
+        transform: the request's sampling transform, the same for q as for p. Under a rule that is draft-invariant its
+            scores leave out the constraint: what that forbids is taken out of the draft afterwards.
         rule: the acceptance rule that will judge the draft.
         key: the step's random numbers.
         shape: the tree to draw, at most this deep, for drafters that sample; None lets the drafter choose.

@@ -82,7 +82,7 @@ class LogitsTransform:
         """Whether a token that wins without the constraint, by its score or under noise, wins with it if it may stand
         there: no filter is worked out over what the constraint leaves."""
         self._forbids = bool(words) or self._outside is not None or self.constraint is not None
-        self._edits_always = self._penalizes or bool(bias) or self._forbids
+        self._edits_always = self._penalizes or bool(bias) or bool(words) or self._outside is not None
         # Keys: every token in the prompt or the output. Values: how often it is in the output.
         self._counts: dict[int, int] = dict.fromkeys(prompt, 0) if self._penalizes else {}
         self._count_tensors: tuple[Tensor, Tensor] | None = None
@@ -91,6 +91,11 @@ class LogitsTransform:
     @property
     def edits(self) -> bool:
         """Whether single logits are changed, from the committed tokens on."""
+        return self.constraint is not None or self.edits_unconfined
+
+    @property
+    def edits_unconfined(self) -> bool:
+        """Whether anything but the constraint changes them."""
         return self._edits_always or self._num_output < self._first_free
 
     @property

@@ -16,12 +16,13 @@ class TransformView:
 
     Args:
         transform: see `LogitsTransform` for the methods.
+        confined: whether scores keep to the constraint.
     """
 
-    __slots__ = ("_transform",)
+    __slots__ = ("_confined", "_transform")
 
-    def __init__(self, transform: LogitsTransform) -> None:
-        self._transform = transform
+    def __init__(self, transform: LogitsTransform, confined: bool = True) -> None:
+        self._transform, self._confined = transform, confined
 
     @property
     def params(self) -> SamplingParams:
@@ -36,12 +37,12 @@ class TransformView:
     @property
     def identity(self) -> bool:
         """Whether scores are the logits themselves, whatever the path."""
-        return self._transform.identity
+        return self.params.greedy and not self.edits
 
     @property
     def edits(self) -> bool:
         """Whether anything but temperature and the filters is done to logits."""
-        return self._transform.edits
+        return self._transform.edits if self._confined else self._transform.edits_unconfined
 
     @property
     def constraint(self) -> Constraint | None:
@@ -51,7 +52,7 @@ class TransformView:
 
     def scores(self, logits: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int] | None = None) -> Tensor:
         """See `LogitsTransform.scores`."""
-        return self._transform.scores(logits, paths, parents)
+        return self._transform.scores(logits, paths, parents, self._confined)
 
     def scores_of_some(self, logits: Tensor) -> Tensor:
         """See `LogitsTransform.scores_of_some`."""

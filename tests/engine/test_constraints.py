@@ -7,11 +7,14 @@ are drawn, rows transformed and drafts judged as in a step; what comes out must 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 
-from specdec import ConfigError, Drafter, DraftTree, SamplingParams
+from specdec import ConfigError, Drafter, DraftRequest, DraftTree, SamplingParams
 from specdec.proof.evidence import Evidence
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
@@ -129,3 +132,39 @@ def test_forbidden_drafts_of_a_deterministic_drafter_are_not_verified() -> None:
         accepted.append(request.stats.accepted_tokens)
     assert drafted[0] == 0  # not one of them was allowed
     assert accepted[1] > 3
+
+
+class LooksDrafter(Drafter):
+    """Notes whether the scores that it is given keep to the constraint, and drafts one token that may follow, then one
+    that may not."""
+
+    name = "looks"
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.confined: set[bool] = set()
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        trees = []
+        for request in requests:
+            view, constraint = request.transform, request.transform.constraint
+            assert constraint is not None
+            [allowed], [scores] = constraint.masks((), ()), view.scores(torch.zeros(1, view.vocab_size), [()])
+            kept = bool((scores[~allowed] == -math.inf).all())
+            assert view.edits == kept
+            self.confined.add(kept)
+            trees.append(DraftTree.chain([int(allowed.nonzero()[0]), 63]))
+        return trees
+
+
+@pytest.mark.parametrize(("rule", "confined"), [("greedy", False), ("gumbel", False), ("token", True)])
+def test_a_drafter_is_told_of_a_constraint_only_if_the_text_depends_on_its_draft(rule: str, confined: bool) -> None:
+    """Else what may not stand where it does is taken out of its draft."""
+    drafter, temperature = LooksDrafter(), 0.0 if rule == "greedy" else 1.0
+    engine = small_engine(drafter, rule)
+    engine._intake._eos = frozenset([0])
+    params = SamplingParams(max_tokens=8, temperature=temperature, seed=1, constraint=Choices([[7, 9] * 4], [0], 64))
+    [request] = run(engine, [[7, 9, 7, 9]], params)
+    assert outputs([request]) == [[7, 9] * 4]
+    assert drafter.confined == {confined}
+    assert request.stats.drafted_tokens == request.stats.accepted_tokens > 2

@@ -60,6 +60,12 @@ def test_a_text_that_is_forbidden_and_can_be_written_is_counted(folder: Path) ->
     assert judge(Study(folder).files, tokenizer, len(tokenizer), tokenizer.eos_token_id).texts[False, True] == 1
 
 
+def test_a_file_that_was_cut_off_is_named(folder: Path) -> None:
+    (folder / "1.json").write_text('{"schema": ')
+    with pytest.raises(ConfigError, match=r"1\.json is not JSON: .* Copy it anew"):
+        judge(Study(folder).files, byte_level(), len(byte_level()), byte_level().eos_token_id)
+
+
 def test_files_are_chosen_evenly(folder: Path, tmp_path: Path) -> None:
     assert [path.stem for path in Study(folder, limit=2).files] == ["0", "2"]
     assert len(Study(folder, limit=9).files) == 4

@@ -48,7 +48,7 @@ def test_workloads_run_and_find_what_can_be_found(name: str) -> None:
     assert row.requests >= 10
     assert 0.6 * row.optimum <= row.cached_tokens <= row.optimum < row.prompt_tokens
     assert bool(row.first) == (name in ("agents", "tree of thought", "multi-turn chat"))
-    assert bool(row.optimum > 0.1 * row.prompt_tokens) == (name != "nothing shared")
+    assert bool(row.optimum > 0.1 * row.prompt_tokens) == (name != "little shared")
     assert prefix.report(prefix.Study(), [row]).count(f"| {name} | {row.requests} |") == 1
 
 
