@@ -51,9 +51,7 @@ class Study:
         """Those of the folder, or so many, evenly out of all."""
         found = sorted(self.path.glob("*.json"))
         if not found:
-            raise ConfigError(
-                f"path = {self.path} has no JSON files. Give maskbench/data of guidance-ai/jsonschemabench."
-            )
+            raise ConfigError(f"path = {self.path} has no JSON files. {GIVE}")
         if self.limit is None or self.limit >= len(found):
             return found
         return [found[number * len(found) // self.limit] for number in range(self.limit)]

@@ -157,8 +157,8 @@ def measured(loaded: LoadedModel, name: str, rounds: int) -> Row:
             raise AssertionError(f"The prefix cache changed a text of {name}.")
         times.append(_reading(warm) / _reading(cold))
         whole.append(_all(warm) / _all(cold))
-        if later_turns(warm):
-            first.append(_wait(warm) / _wait(cold))
+        if later := later_turns(warm):
+            first.append(_wait(later) / _wait(later_turns(cold)))
     requests = [one.request for one in warm]
     return Row(
         name,
@@ -181,7 +181,7 @@ def _all(asked: Sequence[Asked]) -> float:
 
 
 def _wait(asked: Sequence[Asked]) -> float:
-    return fmean(one.waited for one in later_turns(asked))
+    return fmean(one.waited for one in asked)
 
 
 def _spread(ratios: Sequence[float]) -> str:
