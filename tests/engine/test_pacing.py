@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from specdec import ConfigError, Drafter, EngineConfig, SamplingParams
+from specdec import ConfigError, Drafter, Engine, EngineConfig, SamplingParams
 from specdec.cache import KVLayout, PagedCache
 from specdec.drafters.base import Needs
 from specdec.drafters.ngram import NgramDrafter
@@ -240,6 +240,25 @@ def carried_out(
     return gained
 
 
+def in_time(engine: Engine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[Request]:
+    """Runs requests that come at once; with goals, each pass takes what the curve says of its rows, on any machine."""
+    pace, now = engine.scheduler.pace, 0.0
+
+    def passed(plan: Sequence[Scheduled], gained: Sequence[StepOutput]) -> None:
+        nonlocal now
+        now += CURVE(sum(len(part.tail) for part in plan) + sum(len(output.draft) for output in gained))
+        GoalPace.passed(pace, plan, gained)  # type: ignore[arg-type]
+
+    if isinstance(pace, GoalPace):
+        pace._curve, pace._clock, pace.passed = CURVE, lambda: now, passed  # type: ignore[method-assign]
+    requests = [engine.make_request(prompt, params) for prompt in prompts]
+    for request in requests:
+        request.made = now
+        engine.add(request)
+    drain(engine)
+    return requests
+
+
 PROMPTS = [[1, 2, 3, 1, 2, 3, 1, 2], [5, 6, 5, 6, 5], [9] * 12, [4, 4, 8, 4, 4], list(range(20))]
 
 
@@ -253,11 +272,7 @@ def test_goals_move_drafts_by_load_where_no_text_depends_on_it_and_never_a_text(
         drafter = NgramDrafter(num_draft_tokens=4, min_match=1)
         flat = CostCurve((1, 2), (0.01, 0.01))  # drafts cost nothing: without goals all are verified
         engine = small_engine(drafter, rule, policy=ProductPolicy(flat), max_num_seqs=3, goals=goals)
-        engine.scheduler.pace._curve = CURVE  # type: ignore[attr-defined]
-        requests = [engine.make_request(prompt, params) for prompt in PROMPTS]
-        for request in requests:
-            engine.add(request)
-        drain(engine)
+        requests = in_time(engine, PROMPTS, params)
         runs.append((outputs(requests), sum(request.stats.drafted_tokens for request in requests)))
     (texts, drafted), (texts_with_goals, drafted_with_goals) = runs
     assert texts_with_goals == texts
@@ -267,8 +282,5 @@ def test_goals_move_drafts_by_load_where_no_text_depends_on_it_and_never_a_text(
 
 def test_whoever_wants_every_draft_gets_every_draft() -> None:
     engine = small_engine(NonsenseDrafter(), "greedy", policy=AlwaysPolicy(), goals=Goals(ttft_ms=1, tpot_ms=12))
-    engine.scheduler.pace._curve = CURVE  # type: ignore[attr-defined]
-    [request] = [engine.make_request([1, 2, 3], SamplingParams(max_tokens=8))]
-    engine.add(request)
-    drain(engine)
+    [request] = in_time(engine, [[1, 2, 3]], SamplingParams(max_tokens=8))
     assert request.stats.drafted_tokens > 0
