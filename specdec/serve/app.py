@@ -38,6 +38,7 @@ class Service:
         name: of the model, for clients.
         settings: what is taken.
         base: what calls get that leave a field out.
+        number: of the engine, among those that one server has.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class Service:
         name: str,
         settings: Settings | None = None,
         base: SamplingParams | None = None,
+        number: int = 0,
     ) -> None:
         self.generator = generator
         self.settings, self.name = settings or Settings(), settings.name if settings and settings.name else name
         engine = generator.engine
         self.context = engine.model.max_context
         self.thread = EngineThread(generator.loop)
-        self.meters = Meters(engine, self.name)
+        self.meters = Meters(engine, self.name, number)
         places = engine.config.max_num_seqs + self.settings.max_waiting
         self.desk = Desk(self.thread, self.meters, places, self.settings.max_unread)
         drafters = tuple(drafter.name for drafter in engine.drafters)
@@ -64,9 +66,13 @@ class Service:
         self._born = int(time.time())
         self.app = self._app()
 
+    def drain(self) -> None:
+        """Takes nothing in any more."""
+        self.desk.draining = True
+
     def close(self) -> None:
         """Takes nothing in any more, and ends what runs."""
-        self.desk.draining = True
+        self.drain()
         self.thread.close()
 
     def _app(self) -> FastAPI:

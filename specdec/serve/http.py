@@ -6,10 +6,9 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -39,24 +38,33 @@ def failed(error: ApiError) -> Json:
     return Json(error.body, error.status, error.headers)
 
 
+async def data_of(receive: Receive, most: int) -> bytes:
+    """A body, as far as its client sends it.
+
+    Raises:
+        ApiError: 413 if it has more than `most` bytes.
+    """
+    data, size, more = bytearray(), 0, True
+    while more and size <= DROPPED * most:
+        message = await receive()
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size <= most:
+            data += part
+        more = message.get("more_body", False)
+    if size > most:
+        raise ApiError(413, f"The body has more than {most} bytes. Send less.")
+    return bytes(data)
+
+
 async def body_of(request: Request, most: int) -> dict[str, Any]:
     """A body that is a JSON object.
 
     Raises:
         ApiError: 413 if it has more than `most` bytes, 400 if it is none.
     """
-    data, size = bytearray(), 0
-    with suppress(ClientDisconnect):
-        async for part in request.stream():
-            size += len(part)
-            if size <= most:
-                data += part
-            elif size > DROPPED * most:
-                break
-    if size > most:
-        raise ApiError(413, f"The body has more than {most} bytes. Send less.")
     try:
-        body = json.loads(data, parse_constant=_no_number)
+        body = json.loads(await data_of(request.receive, most), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is not JSON that can be read: {error}") from None
     if not isinstance(body, dict):

@@ -47,11 +47,12 @@ class Meters:
     Args:
         engine: whose queue and cache are shown, and whose goals are held against what requests get.
         model: label of every figure.
+        number: of the engine, another one.
     """
 
-    def __init__(self, engine: Engine, model: str) -> None:
+    def __init__(self, engine: Engine, model: str, number: int = 0) -> None:
         self._registry = CollectorRegistry()
-        self._labels = (model, "0")
+        self._labels = (model, str(number))
         self._drafts = self._counter("vllm:spec_decode_num_drafts", "Drafts that were verified.")
         self._drafted = self._counter("vllm:spec_decode_num_draft_tokens", "Draft tokens that were verified.")
         self._accepted = self._counter("vllm:spec_decode_num_accepted_tokens", "Draft tokens that were accepted.")

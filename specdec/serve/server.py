@@ -6,11 +6,13 @@ import asyncio
 import logging
 import socket
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from specdec.errors import ConfigError
-from specdec.serve.app import Service
+from specdec.serve.settings import Settings
 
 LOG = logging.getLogger("specdec.serve")
 BACKLOG = 2048
@@ -20,6 +22,22 @@ IDLE_SECONDS = 75
 on both sides, a call may be sent on a connection that is just being closed."""
 
 
+class Served(Protocol):
+    """What is served: one engine, or several behind a router."""
+
+    settings: Settings
+
+    @property
+    def app(self) -> ASGIApp:
+        """Answers."""
+
+    def drain(self) -> None:
+        """Takes nothing in any more."""
+
+    def close(self) -> None:
+        """Takes nothing in any more, and ends what runs."""
+
+
 class Server(uvicorn.Server):
     """Ends at the first signal once all that runs has ended, and at the second one at once.
 
@@ -27,7 +45,7 @@ class Server(uvicorn.Server):
         service: what is served.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Served) -> None:
         self._service, settings = service, service.settings
         super().__init__(
             uvicorn.Config(
@@ -45,7 +63,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """What a signal does."""
-        self._service.desk.draining = True
+        self._service.drain()
         self.force_exit = self.should_exit
         self.should_exit = True
 

@@ -18,6 +18,7 @@ KINDS = {
     "drain_seconds": number(lambda value: 0 < value <= 86_400, "seconds, above 0 and at most a day"),
     "refuse_unknown": flag(),
     "dashboard": flag(),
+    "replicas": whole(1, 64),
 }
 """What each setting may be."""
 
@@ -38,6 +39,7 @@ class Settings:
         drain_seconds: after SIGTERM, how long what runs may take to end.
         refuse_unknown: whether a field that the server does not know is refused, or ignored with a warning in the log.
         dashboard: whether `/` is a page that shows what the server does, and sends it prompts.
+        replicas: engines; more than one are processes of their own (Ray Serve), and all limits hold for each.
 
     Raises:
         ConfigError: if a value is out of range; names it and the remedy.
@@ -54,6 +56,7 @@ class Settings:
     drain_seconds: float = 30.0
     refuse_unknown: bool = True
     dashboard: bool = True
+    replicas: int = 1
 
     def __post_init__(self) -> None:
         settle(self, KINDS)

@@ -254,6 +254,28 @@ vllm:generation_tokens_created{engine="0",model_name="a \"b\" {c}\\n"} 1.5e+09
 """
 
 
+TWO_ENGINES = "".join(
+    f'vllm:num_requests_running{{engine="{engine}",model_name="a"}} {running}.0\n'
+    f'vllm:kv_cache_usage_perc{{engine="{engine}",model_name="a"}} {share}\n'
+    f'vllm:spec_decode_num_accepted_tokens_per_pos_total{{engine="{engine}",model_name="a",position="1"}} {running}.0\n'
+    for engine, running, share in ((0, 3, 0.5), (1, 4, 0.25))
+)
+
+
+def test_figures_of_several_engines_are_added_up_and_their_shares_averaged(visitor: Visitor, url: str) -> None:
+    page = visitor.open(url)
+    settled(page, "Live.")
+    found = page.evaluate(
+        """text => {
+          const span = new Span(null, parsed(text, 0)), of = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
+          const gauges = ["vllm:num_requests_running", "vllm:kv_cache_usage_perc"].map((name) => span.gauge(name));
+          return [...gauges, span.each(of).get("1")];
+        }""",
+        TWO_ENGINES,
+    )
+    assert found == [7, 0.375, 7]
+
+
 def test_quantiles_rates_and_memory_by_hand(visitor: Visitor, url: str) -> None:
     page = visitor.open(url)
     settled(page, "Live.")

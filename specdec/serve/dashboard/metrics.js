@@ -6,9 +6,10 @@ const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 const ESCAPED = { n: "\n" };
 const SHARED = new Set(["model_name", "engine"]); // labels that all figures have
 
-// Prometheus' text → name → own label ("" if there is none) → value, with the model's name and the time of the look.
+// Prometheus' text → name → own label ("" if there is none) → value, with the model's name, the engines and the time of
+// the look. What several engines say is added up.
 function parsed(text, time) {
-  const look = { time, model: "", values: new Map() };
+  const look = { time, model: "", engines: new Set(), values: new Map() };
   for (const line of text.split("\n")) {
     const [, name, labels, value] = line.match(LINE) ?? [];
     if (name === undefined) continue;
@@ -16,10 +17,12 @@ function parsed(text, time) {
     for (const [, key, raw] of (labels ?? "").matchAll(LABEL)) {
       const said = raw.replace(/\\(.)/g, (_, letter) => ESCAPED[letter] ?? letter);
       if (key === "model_name") look.model = said;
+      if (key === "engine") look.engines.add(said);
       if (!SHARED.has(key)) own = said;
     }
     if (!look.values.has(name)) look.values.set(name, new Map());
-    look.values.get(name).set(own, Number(value.replace("Inf", "Infinity")));
+    const values = look.values.get(name);
+    values.set(own, (values.get(own) ?? 0) + Number(value.replace("Inf", "Infinity")));
   }
   return look;
 }
@@ -37,7 +40,8 @@ class Span {
   }
 
   gauge(name) {
-    return this.now.values.get(name)?.get("") ?? null;
+    const sum = this.now.values.get(name)?.get("") ?? null;
+    return sum !== null && name.endsWith("_perc") ? sum / this.now.engines.size : sum; // a share is one of each engine
   }
 
   each(name) {

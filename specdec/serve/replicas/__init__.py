@@ -1,0 +1,1 @@
+"""Several engines behind one router, each in a process of its own (Ray Serve)."""
