@@ -200,7 +200,7 @@ def test_what_becomes_of_a_mutant(source: str, fate: str, tmp_path: Path) -> Non
         "    if m.x == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    assert m.x == 1\n",
         tmp_path,
-        seconds=0.2 if fate == "timeout" else 20.0,
+        seconds=0.2 if fate == "timeout" else 60.0,
     )
     assert found.fate == fate
     assert (found.test != "") == (fate == "tests")
@@ -215,10 +215,10 @@ def test_a_mutant_may_take_the_same_memory_whatever_its_parent_holds(size: int, 
         assert judged(f"x = {size}\n", test, tmp_path).fate == fate
 
 
-def judged(source: str, test: str, folder: Path, seconds: float = 20.0) -> Found:
+def judged(source: str, test: str, folder: Path, seconds: float = 60.0) -> Found:
     """What becomes of a mutant that adds the source to a module, when this test judges it, in so much time."""
     (folder / "test_x.py").write_text(test, encoding="utf-8")
     original = Path(specdec.errors.__file__).read_text(encoding="utf-8")
     mutant = Mutant("errors.py", 1, "", "", "", original + source)
-    [(_, found)] = judge_all([Task(mutant, ByTests([str(folder / "test_x.py")], seconds=0.2))], jobs=1)
+    [(_, found)] = judge_all([Task(mutant, ByTests([str(folder / "test_x.py")], seconds=seconds))], jobs=1)
     return found
