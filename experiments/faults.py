@@ -11,12 +11,14 @@ same answers again.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ FAULTS: dict[str, tuple[Fault, Path | None]] = {
 }
 """Name → what is done, and the file that the log goes to."""
 SIGNALS = {"SIGTERM under load": signal.SIGTERM, "SIGKILL under load": signal.SIGKILL}
+REPLICA = "SIGKILL of a replica under load"
 Tally = Counter[str]
 """Counts: tries, beside, lost, other, broken, leaked, after."""
 
@@ -119,7 +122,8 @@ def signalled(model: Path, number: signal.Signals, texts: Sequence[Known], tries
     server = ServerProcess(str(model), *OPTIONS)
     for turn in range(tries):
         with server, guest(server) as run:
-            fates = run(lambda one, server=server: interrupted(one, server, number, texts))
+            strike = partial(server.process.send_signal, number)
+            fates = run(lambda one, strike=strike: interrupted(one, strike, texts))
             status = server.process.wait(SECONDS)
         tally["tries"] += 1
         tally["broken"] += status not in (0, -number)
@@ -133,15 +137,37 @@ def signalled(model: Path, number: signal.Signals, texts: Sequence[Known], tries
     return tally
 
 
-async def interrupted(
-    guest: Guest, server: ServerProcess, number: signal.Signals, texts: Sequence[Known]
-) -> list[Fate]:
-    """Fates of requests that have begun when the signal comes."""
+async def interrupted(guest: Guest, strike: Callable[[], None], texts: Sequence[Known]) -> list[Fate]:
+    """Fates of requests that have begun when it strikes."""
     begun = [asyncio.Event() for _ in texts]
     running = asyncio.gather(*(guest.fate(one, True, event) for one, event in zip(texts, begun, strict=True)))
     await asyncio.gather(*(event.wait() for event in begun))
-    server.process.send_signal(number)
+    strike()
     return await running
+
+
+def replaced(server: ServerProcess, texts: Sequence[Known], tries: int) -> Tally:
+    """SIGKILL of one replica after the other while all texts are streamed, and asked for whole. Streams may break that
+    it has begun; what it has not begun to answer is asked of the other one. Another process takes its place."""
+    tally = Tally()
+
+    async def once(guest: Guest, turn: int) -> None:
+        before = server.replicas()
+        whole = [asyncio.ensure_future(guest.fate(one, False)) for one in texts]
+        fates = await interrupted(guest, partial(os.kill, before[turn % len(before)], signal.SIGKILL), texts)
+        unbroken = await asyncio.gather(*whole)
+        _count(tally, [*fates, *unbroken])
+        tally.update(tries=1, broken=sum(fate is Fate.LOST for fate in unbroken))
+        while len(after := server.replicas()) < len(before) or after == before:
+            await asyncio.sleep(POLL)
+        again = await all_fates(guest, texts, turn)
+        tally["after"] += sum(fate is not Fate.SAME for fate in again)
+        tally["leaked"] += await settled(guest, server)
+
+    with guest(server) as run:
+        for turn in range(tries):
+            run(lambda one, turn=turn: once(one, turn))
+    return tally
 
 
 def study(model: Path, tries: int, requests: int) -> Iterator[dict[str, Any]]:
@@ -161,6 +187,9 @@ def study(model: Path, tries: int, requests: int) -> Iterator[dict[str, Any]]:
     for name, number in SIGNALS.items():
         faults[name] = signalled(model, number, late, tries)
         yield {"faults": faults, "memory": None}
+    with ServerProcess(str(model), *OPTIONS, "replicas=2", seconds=SECONDS) as server:
+        faults[REPLICA] = replaced(server, late, tries)
+        yield {"faults": faults, "memory": None}
     with ServerProcess(str(model), *OPTIONS) as server:
         yield {"faults": faults, "memory": memory(server, requests)}
 
@@ -178,6 +207,11 @@ def told(found: Mapping[str, Any]) -> str:
         text += (
             "\nSIGKILL may lose only the requests that run at that moment. After a signal the next server at the same "
             "address is asked.\n"
+        )
+    if REPLICA in found["faults"]:
+        text += (
+            "\nOf two replicas the killed one may lose only streams that it has begun. A call whose answer comes as "
+            "a whole is never lost. When another process has taken its place, both are asked.\n"
         )
     if (grown := found["memory"]) is None:
         return text

@@ -8,10 +8,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from socket import create_connection
 from types import TracebackType
+
+import psutil
 
 from specdec.errors import SpecdecError
 from specdec.serve.server import bound
@@ -74,6 +76,15 @@ class ServerProcess:
                 name = name.partition("{")[0]
                 found[name] = found.get(name, 0.0) + float(value)
         return found
+
+    def replicas(self) -> list[int]:
+        """Process ids of its replicas, in the order of their engines' numbers."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if (name := process.cmdline()[0]).startswith("ray::ServeReplica"):
+                    found[process.pid] = name
+        return sorted(found, key=found.__getitem__)
 
     def terminate(self) -> None:
         """SIGTERM: it takes nothing in any more, and ends when what runs has ended."""

@@ -41,10 +41,14 @@ def test_a_part_of_a_page_is_written_anew_and_the_others_stay(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_no_fault_costs_others_anything(tmp_path: Path) -> None:
-    """Each is tried once against servers of their own; SIGKILL alone loses what ran."""
+    """Each is tried once against servers of their own; SIGKILL alone loses what ran, and of a
+    replica what it had begun to stream."""
     save(tmp_path / "model", faults.of_bytes(), max_context=2048)
     *_, found = faults.study(tmp_path / "model", tries=1, requests=80)
-    assert set(found["faults"]) == {*faults.FAULTS, *faults.SIGNALS}
+    assert set(found["faults"]) == {*faults.FAULTS, *faults.SIGNALS, faults.REPLICA}
+    replica = found["faults"].pop(faults.REPLICA)
+    assert replica.pop("lost", 0) <= 4
+    assert +replica == {"tries": 1, "beside": 8}
     for name, tally in found["faults"].items():
         lost = {"lost": 4} if name == "SIGKILL under load" else {}
         assert +tally == {"tries": 1, "beside": 4, **lost}, name

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -54,19 +53,6 @@ def texts(server: ServerProcess) -> list[str]:
         return [client.post("/v1/completions", json=call).json()["choices"][0]["text"] for call in CALLS]
 
 
-def replicas() -> dict[int, str]:
-    """Process id → name, of those that are there."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (folder / "cmdline").read_bytes().partition(b"\0")[0].decode()
-        except OSError:
-            continue
-        if name.startswith("ray::ServeReplica") and "engine-" in name:
-            found[int(folder.name)] = name
-    return found
-
-
 def text(url: str, call: dict[str, Any]) -> str | None:
     """What is answered; None if its replica was lost."""
     answer = httpx.post(f"{url}/v1/completions", json=call, timeout=300)
@@ -78,7 +64,7 @@ def text(url: str, call: dict[str, Any]) -> str | None:
 
 
 def test_both_replicas_answer_and_all_texts_are_the_same_in_a_crowd(server: ServerProcess, texts: list[str]) -> None:
-    assert len(replicas()) == 2
+    assert len(server.replicas()) == 2
     with ThreadPoolExecutor(16) as crowd:
         assert list(crowd.map(lambda call: text(server.url, call), CALLS)) == texts
     lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
@@ -90,14 +76,14 @@ def test_both_replicas_answer_and_all_texts_are_the_same_in_a_crowd(server: Serv
 
 def test_a_killed_replica_costs_its_own_calls_at_most_and_comes_back(server: ServerProcess, texts: list[str]) -> None:
     """A call that it had answered nothing to is given to the other one: here, where nothing streams, none is lost."""
-    before = replicas()
+    before = server.replicas()
     with ThreadPoolExecutor(16) as crowd:
         answers = [crowd.submit(text, server.url, call) for call in CALLS * 4]
-        os.kill(next(iter(before)), signal.SIGKILL)
+        os.kill(before[0], signal.SIGKILL)
         got = [one.result() for one in answers]
     assert got == texts * 4
     until = time.monotonic() + 300
-    while len(replicas()) < 2 or set(replicas()) == set(before):
+    while len(after := server.replicas()) < 2 or after == before:
         assert time.monotonic() < until
         time.sleep(0.1)
     with ThreadPoolExecutor(16) as crowd:
