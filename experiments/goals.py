@@ -23,7 +23,7 @@ from experiments._serving import Arrival, MakePace, Served, Server
 from experiments._texts import Text, read
 from experiments._words import Makers, parsed, several
 from experiments.policies import CURVE
-from specdec import EngineConfig, Goals
+from specdec import Drafter, EngineConfig, Goals
 from specdec.drafters.ngram import NgramDrafter
 from specdec.engine.pace import Pace
 from specdec.engine.pacing import GoalPace
@@ -31,6 +31,7 @@ from specdec.engine.request import Request
 from specdec.errors import ConfigError
 from specdec.policy.always import AlwaysPolicy
 from specdec.policy.base import Policy
+from specdec.policy.curve import CostCurve
 from specdec.policy.product import ProductPolicy
 
 GAMMA, MOST_GAMMA = 4, 8
@@ -48,14 +49,14 @@ class Way:
     """How a server decides.
 
     Args:
-        policy: makes the policy.
-        pace: makes the pace, for these goals.
+        policy: makes the policy, for a curve of passes.
+        pace: makes the pace, for these goals and a curve.
         gamma: longest draft.
         batch: most requests that run.
     """
 
-    policy: Callable[[], Policy]
-    pace: Callable[[Goals], MakePace]
+    policy: Callable[[CostCurve], Policy]
+    pace: Callable[[Goals, CostCurve], MakePace]
     gamma: int = MOST_GAMMA
     batch: int = 16
 
@@ -68,38 +69,38 @@ class FirstComePace(GoalPace):
         return waiting
 
 
-def product() -> Policy:
-    """The default of `specdec serve`."""
-    return ProductPolicy(CURVE)
-
-
-def free(goals: Goals) -> MakePace:
+def free(goals: Goals, curve: CostCurve) -> MakePace:
     """No control."""
     return lambda cache, limits, rows, clock: Pace()
 
 
-def clipper(goals: Goals) -> MakePace:
+def clipper(goals: Goals, curve: CostCurve) -> MakePace:
     """Of passes that may take as long as a token."""
     return lambda cache, limits, rows, clock: BatchPace(1e-3 * (goals.tpot_ms or 0.0), clock)
 
 
-def first_come(goals: Goals) -> MakePace:
+def first_come(goals: Goals, curve: CostCurve) -> MakePace:
     """Ours, but for the order."""
-    return lambda cache, limits, rows, clock: FirstComePace(goals, cache, limits, rows, CURVE, clock)
+    return lambda cache, limits, rows, clock: FirstComePace(goals, cache, limits, rows, curve, clock)
 
 
-def ours(goals: Goals) -> MakePace:
+def ours(goals: Goals, curve: CostCurve) -> MakePace:
     """What `specdec serve goals.…` does."""
-    return lambda cache, limits, rows, clock: GoalPace(goals, cache, limits, rows, CURVE, clock)
+    return lambda cache, limits, rows, clock: GoalPace(goals, cache, limits, rows, curve, clock)
+
+
+def always(curve: CostCurve) -> Policy:
+    """As many drafts as there are."""
+    return AlwaysPolicy()
 
 
 WAYS = {
-    "without control": Way(product, free),
-    **{f"fixed: batch {batch}, γ {GAMMA}": Way(AlwaysPolicy, free, GAMMA, batch) for batch in (2, 4, 8, 16)},
-    f"Clipper's batch, γ {GAMMA}": Way(AlwaysPolicy, clipper, GAMMA),
-    "SmartSpec's γ": Way(lambda: GoodputPolicy(CURVE, MOST_GAMMA), free),
-    "ours, first come first served": Way(product, first_come),
-    "ours": Way(product, ours),
+    "without control": Way(ProductPolicy, free),
+    **{f"fixed: batch {batch}, γ {GAMMA}": Way(always, free, GAMMA, batch) for batch in (2, 4, 8, 16)},
+    f"Clipper's batch, γ {GAMMA}": Way(always, clipper, GAMMA),
+    "SmartSpec's γ": Way(lambda curve: GoodputPolicy(curve, MOST_GAMMA), free),
+    "ours, first come first served": Way(ProductPolicy, first_come),
+    "ours": Way(ProductPolicy, ours),
 }
 BASE = "without control"
 
@@ -125,11 +126,20 @@ def trace(texts: Sequence[Text], requests: int, seed: int, times: Sequence[float
     return [Arrival(at, random.choice(texts)) for at, _ in zip(coming, range(requests), strict=False)]
 
 
-def serve(way: Way, goals: Goals, arrivals: Sequence[Arrival], seed: int) -> list[Served]:
-    """A run."""
-    config = EngineConfig(num_blocks=16 * 128, max_num_seqs=way.batch)
-    drafter = NgramDrafter(num_draft_tokens=way.gamma)
-    return list(Server(drafter, way.policy(), way.pace(goals), CURVE, config, NOISE, seed).run(arrivals))
+def serve(way: Way, goals: Goals, arrivals: Sequence[Arrival], seed: int, curve: CostCurve = CURVE) -> list[Served]:
+    """A run by the curve."""
+    pace = way.pace(goals, curve)
+    return list(Server(drafter_of(way), way.policy(curve), pace, curve, config_of(way), NOISE, seed).run(arrivals))
+
+
+def config_of(way: Way) -> EngineConfig:
+    """Sizes. Prompts come again and again, and reading them is a part of the work: nothing of them is kept."""
+    return EngineConfig(num_blocks=16 * 128, max_num_seqs=way.batch, prefix_cache=False)
+
+
+def drafter_of(way: Way) -> Drafter:
+    """Drafts out of the request's own text."""
+    return NgramDrafter(num_draft_tokens=way.gamma)
 
 
 def summary(served: Sequence[Served], goals: Goals) -> dict[str, float]:
