@@ -111,6 +111,7 @@ class Cluster:
         import ray
         from ray import serve
 
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 would leave an engine what others leave over
         ray.init(num_cpus=max(os.cpu_count() or 1, self._count), include_dashboard=False, log_to_driver=True)
         serve.start(proxy_location="Disabled")
         deployment: Any = serve.deployment(Engine)
