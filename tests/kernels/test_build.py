@@ -146,7 +146,7 @@ def test_a_compiler_that_never_ends_is_given_up(
         raise subprocess.TimeoutExpired(command, 300)
 
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(BuildError, match="could not be run"):
+    with pytest.raises(BuildError, match=r"did not end within \d+ s\. Try again when the machine has less to do"):
         build("native", tmp_path / "kept")
 
 

@@ -32,7 +32,8 @@ ARCHITECTURES = {
 }  # fmt: skip
 """Instruction sets to compile for. `native` is what this CPU has; the others are for comparing and testing. `checked`
 ends the process at the first access beyond its memory; the process must preload the compiler's libasan."""
-TIMEOUT = 300
+TIMEOUT = 900
+"""Seconds; alone it takes about a minute."""
 
 
 class BuildError(SpecdecError):
@@ -130,7 +131,11 @@ def _run(command: list[str], **environment: str) -> str:
             check=False,
             env={**os.environ, **environment},
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(
+            f"{command[0]} did not end within {TIMEOUT} s. Try again when the machine has less to do."
+        ) from error
+    except OSError as error:
         raise BuildError(f"{command[0]} could not be run: {error}") from error
     if done.returncode != 0:
         raise BuildError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
