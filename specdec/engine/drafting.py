@@ -94,7 +94,7 @@ class Drafting:
         self, plan: Sequence[Scheduled], room: Callable[[int], int | None] = lambda rows: None
     ) -> list[Proposal]:
         """One proposal per scheduled request; empty for those that prefill, may not draft, or had better not. A probe
-        brings its own tree. `room`: rows of drafts that latency goals leave beside so many others."""
+        brings its own. `room`: rows of drafts that latency goals leave beside so many others."""
         self.seconds, self._load = {}, load_of(plan, room)
         began = perf_counter()
         forced = {index: Proposal(*one) for index, one in self._forcing.drafts(plan, self._first).items()}

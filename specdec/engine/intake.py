@@ -11,6 +11,7 @@ from typing import Any
 
 from specdec.checks import instance, shown, take
 from specdec.drafters.base import Drafter
+from specdec.engine.probe import Probe
 from specdec.engine.request import Request
 from specdec.engine.text import TextStream
 from specdec.errors import InvalidRequestError, NumericalError
@@ -103,7 +104,7 @@ class Intake:
             max_tokens=1, temperature=0.0, cache_salt=params.cache_salt, store=params.store,
             prefix_cache=params.prefix_cache,
         )  # fmt: skip
-        return replace(self.make(prompt, kept), probe=tree)
+        return replace(self.make(prompt, kept), probe=Probe(tree))
 
     def _select_rule(self, params: SamplingParams) -> Rule:
         """A rule that can judge the drafts of every drafter that may serve the request."""

@@ -95,7 +95,7 @@ class DraftLimits:
     def draft_rows(self, request: Request) -> int:
         """Rows of the largest draft that a request may get now, or of its probe."""
         if request.probe is not None:
-            return len(request.probe)
+            return len(request.probe.read)
         return self._by_depth[self.depth(request)]
 
     def rows(self, request: Request) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,10 +9,7 @@ from torch import Tensor
 
 from specdec.engine.request import Request
 from specdec.engine.verdicts import Decoded
-from specdec.errors import NumericalError
-from specdec.models.base import PassOutput
 from specdec.sampling import log_probability, top_log_probabilities
-from specdec.verify.tree import DraftTree
 
 
 @dataclass(frozen=True)
@@ -52,25 +48,6 @@ def score_step(item: Decoded, path: Sequence[int], tokens: Sequence[int]) -> Sco
     request.logprobs.extend(scored.logprobs)
     request.top_logprobs.extend(scored.tops)
     return scored
-
-
-def score_tree(tree: DraftTree, verified: PassOutput) -> list[float]:
-    """Of each node its natural log-probability after the nodes above it.
-
-    Args:
-        tree: N nodes.
-        verified: of the N + 1 rows: of the token before the tree, and of each node.
-
-    Raises:
-        NumericalError: if one of them is no number.
-    """
-    assert verified.logits is not None  # a probe is not judged by argmax
-    scores: list[float] = log_probability(
-        verified.logits[[parent + 1 for parent in tree.parents]], tree.tokens
-    ).tolist()
-    if any(math.isnan(score) for score in scores):
-        raise NumericalError("The logits of a text that is to be scored hold NaN. Load the model in another dtype.")
-    return scores
 
 
 def score_prompt(request: Request, start: int, num_rows: int, logits: Tensor | None) -> None:

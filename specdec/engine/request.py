@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
 
+from specdec.engine.probe import Probe
 from specdec.engine.text import TextStream
 from specdec.foreign import STOPS
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
 from specdec.stats import DecodingStats
 from specdec.verify.base import Rule, StepKey
-from specdec.verify.tree import DraftTree
 
 FinishReason = Literal["stop", "length", "error", "aborted"]
 
@@ -41,7 +41,7 @@ class Request:
         ends: token ids that end the text.
         max_length: no more tokens than this, prompt included.
         prediction: token ids that the user expects.
-        probe: a tree of tokens below the prompt. The request ends when each of its nodes has its log-probability, and
+        probe: tokens below the prompt that are scored. The request ends when each of them has its log-probability, and
             no token is emitted; None for a request that generates.
         made: seconds by the engine's clock: when it came.
         first_at: when its first token was there, if the engine has goals; None before.
@@ -57,7 +57,7 @@ class Request:
     ends: frozenset[int]
     max_length: int
     prediction: tuple[int, ...] = ()
-    probe: DraftTree | None = None
+    probe: Probe | None = None
     tokens: list[int] = field(init=False)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)

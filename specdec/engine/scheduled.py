@@ -34,9 +34,9 @@ class Scheduled:
 
     @property
     def probe(self) -> DraftTree:
-        """The tree that the request itself wants to be scored in the pass; an empty one if there is none."""
+        """What the request itself wants to be run below its tail; an empty tree if there is nothing."""
         probe = self.request.probe
-        return probe if probe is not None and self.decodes else NO_TREE
+        return probe.read if probe is not None and self.decodes else NO_TREE
 
     @property
     def by_argmax(self) -> bool:

@@ -72,7 +72,7 @@ class Scheduler:
 
     @property
     def most_probed(self) -> int:
-        """Nodes of the largest probe that a pass has room for, whatever else it must serve."""
+        """Nodes that a probe may read in a pass, whatever else it must serve."""
         others = (self._max_num_seqs - 1) * (1 + self._limits.max_nodes(self._limits.max_depth))
         return self._max_batch_tokens - others - 1
 
@@ -80,9 +80,9 @@ class Scheduler:
         """Raises OutOfBlocksError if the request cannot be served even when it is alone, InvalidRequestError if no pass
         has room for its probe beside the others."""
         rows = self._limits.most_rows(request)
-        if request.probe is not None and len(request.probe) > self.most_probed:
+        if request.probe is not None and len(request.probe.read) > self.most_probed:
             raise InvalidRequestError(
-                f"{len(request.probe)} tokens are too many to be scored in one pass, which has room for "
+                f"{len(request.probe.read)} tokens are too many to be read in one pass, which has room for "
                 f"{self.most_probed} of them. Raise max_batch_tokens, or give fewer or shorter texts."
             )
         wanted = self._cache.blocks(rows)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from specdec.cache.paged import PagedCache
 from specdec.drafters.base import Outcome
 from specdec.engine.drafting import Drafting, Proposal
-from specdec.engine.logprobs import score_prompt, score_step, score_tree
+from specdec.engine.logprobs import score_prompt, score_step
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.engine.scheduled import Scheduled
@@ -64,7 +64,7 @@ class Settling:
         gained: list[StepOutput] = []
         decoded: list[Decoded] = []
         for part, one, output in zip(plan, proposals, outputs, strict=True):
-            probed = bool(len(part.probe))
+            probed = part.decodes and part.request.probe is not None
             if part.decodes and not probed:
                 decoded.append(Decoded(part, one, output, output.last(len(one.tree) + 1)))
                 continue
@@ -104,8 +104,9 @@ class Settling:
     def _answer(self, part: Scheduled, output: PassOutput) -> StepOutput:
         """Ends a probe, with the log-probabilities that it is for."""
         request = part.request
+        assert request.probe is not None
         try:
-            request.node_logprobs = score_tree(part.probe, output.last(len(part.probe) + 1))
+            request.node_logprobs = request.probe.scores(output.last(len(part.probe) + 1))
         except NumericalError as error:
             return self._fail(request, error)
         request.finish_reason = "stop"

@@ -167,7 +167,7 @@ class Session:
         """
         tokens = self.tokens
         start, [path] = self._paths(tokens, [more])
-        whole, size = [*tokens[:start], *path], self._host.loop.engine.scheduler.most_probed
+        whole, size = [*tokens[:start], *path], self._host.loop.engine.scheduler.most_probed + 1
         probes = [
             self._probe(whole[:place], DraftTree.chain(whole[place : place + size]))
             for place in range(start, len(whole), size)

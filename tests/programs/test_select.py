@@ -112,11 +112,21 @@ def test_eight_choices_take_one_pass_and_run_common_beginnings_once() -> None:
         rows = one.engine.model.rows
         selection = one.session("over").select(choices, "mean").result()
         nodes = {tuple(path[: n + 1]) for path in paths for n in range(len(path))}
-        assert rows == [len(encoded("over")) + len(nodes)]
-        assert len(nodes) < sum(map(len, paths))
+        inner = {node[:-1] for node in nodes} - {()}
+        assert rows == [len(encoded("over")) + len(inner)]  # the last token of a choice is scored, and not read
+        assert len(inner) < len(nodes) < sum(map(len, paths))
         one.session("over" + selection.choice).select(choices, "sum").result()
         assert len(rows) == 2
         assert rows[1] < rows[0] + len(encoded(selection.choice))  # what came before was cached
+
+
+def test_choices_of_one_token_are_read_off_the_row_before_them() -> None:
+    with generator() as one:
+        selection = one.session("New lines and").select(["p", "m", "able"], "sum").result()
+        assert one.engine.model.rows == [len(encoded("New lines and"))]
+        before = encoded("New lines and")
+        wanted = [sum(logprobs(before, encoded(choice))) for choice in ("p", "m", "able")]
+        assert selection.logprobs == pytest.approx(wanted, **CLOSE)
 
 
 def test_a_score_is_that_of_transformers_and_changes_nothing() -> None:
