@@ -39,8 +39,8 @@ class Probe:
         """
         assert verified.logits is not None  # a probe is not judged by argmax
         rows = {node: row for row, node in enumerate(self.tree.shape.inner)}
-        above = verified.logits[[rows[parent] for parent in self.tree.parents]]
-        scores: list[float] = log_probability(above, self.tree.tokens).tolist()
+        above = [rows[parent] for parent in self.tree.parents]
+        scores: list[float] = log_probability(verified.logits, self.tree.tokens, above).tolist()
         if any(math.isnan(score) for score in scores):
             raise NumericalError("The logits of a text that is to be scored hold NaN. Load the model in another dtype.")
         return scores

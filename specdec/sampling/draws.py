@@ -52,18 +52,24 @@ def top_log_probabilities(logits: Tensor, k: int) -> list[list[tuple[int, float]
     return listed
 
 
-def log_probability(logits: Tensor, tokens: Tensor | Sequence[int]) -> Tensor:
-    """Log-softmax of each row at one token, without the softmax of the others.
+def log_probability(
+    logits: Tensor, tokens: Tensor | Sequence[int], rows: Tensor | Sequence[int] | None = None
+) -> Tensor:
+    """Log-softmax of each row at some tokens, without the softmax of the others.
 
     Args:
         logits: float [R, V].
-        tokens: int64 [R], or R token ids.
+        tokens: int64 [N], or N token ids.
+        rows: of each of them its row; None is one token for each row, in order.
 
     Returns:
-        float32 [R], in nats. A row's result is the same bits whatever rows share the call.
+        float32 [N], in nats. A row's result is the same bits whatever rows share the call.
     """
-    columns = torch.as_tensor(tokens, dtype=torch.long, device=logits.device).unsqueeze(-1)
-    chosen = logits.gather(-1, columns).squeeze(-1).to(torch.float32)
+    columns = torch.as_tensor(tokens, dtype=torch.long, device=logits.device)
+    places = torch.arange(len(logits)) if rows is None else torch.as_tensor(rows, dtype=torch.long)
+    if not len(logits):
+        return logits.new_empty(0, dtype=torch.float32)
     # Row by row: a reduction over all rows at once may split its sums by their number.
-    normalizers = [torch.logsumexp(row.to(torch.float32), dim=0) for row in logits]
-    return chosen - torch.stack(normalizers) if normalizers else chosen
+    normalizers = torch.stack([torch.logsumexp(row.to(torch.float32), dim=0) for row in logits])
+    places = places.to(logits.device)
+    return logits[places, columns].to(torch.float32) - normalizers[places]
