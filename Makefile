@@ -9,7 +9,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format typecheck docs kernels-aot gpu-check bench bench-peers reproduce clean
+.PHONY: help demo test test-slow lint format typecheck docs kernels-aot gpu-check bench bench-peers \
+	bench-serve reproduce clean
 
 help:  ## list the targets, and the variables that they read
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ bench: $(STAMP)  ## measure plain and speculative decoding against transformers'
 
 bench-peers: $(STAMP)  ## measure ours, transformers, llama.cpp, OpenVINO and vLLM on the same weights, interleaved
 	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
+
+bench-serve: $(STAMP)  ## measure specdec serve, vLLM's server and llama-server under the load of aiperf, interleaved
+	$(BIN)/python -m benchmarks.serve $(BENCH_ARGS)
 
 reproduce: $(STAMP)  ## published results beside ours, CPU-sized; writes docs/reproductions.md and docs/results
 	$(BIN)/python -m experiments.reproduce

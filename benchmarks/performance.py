@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import acceptance, drafters, kernels, lossless, mixtures, passes, perplexity, split, twin
 from benchmarks.peers.table import markdown as peers_table
+from benchmarks.serve.table import markdown as servers_table
 from specdec.measure.results import read
 
 RESULTS, DOCUMENT = Path("docs/results"), Path("docs/performance.md")
@@ -29,6 +30,10 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
      lambda told: kernels.table(told["results"])),
     ("peers*.json", "Comparison with other engines",
      "All use the same weights, prompts and threads. One runs at a time.", peers_table),
+    ("servers*.json", "Servers under load",
+     "Each server runs in turn, beside the client that loads it. Weights, prompts and arrivals are the same for all. "
+     "llama-server is compiled from the source in llama-cpp-python's release on PyPI.",
+     lambda told: servers_table(told | told["results"])),
     ("drafters*.json", "Drafters and policies",
      "Runs are interleaved with plain decoding. Open chat is writing, roleplay, humanities and stem together.",
      lambda told: drafters.table(told["results"])),

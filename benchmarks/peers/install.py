@@ -2,10 +2,10 @@
 
 python -m benchmarks.peers.install [peer ...]
 
-What is installed already is left alone until its pins change. llama.cpp is compiled for this machine's processor, which
-takes minutes. The lists of pins are complete and nothing else is installed: what an engine merely declares, such as
-torchvision, would not run beside the CPU's torch. pip's own settings apply; for the CPU's torch on Linux set
-`PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu`.
+What is installed already is left alone until its pins change. llama.cpp and its server are compiled for this machine's
+processor, which takes minutes. The lists of pins are complete and nothing else is installed: what an engine merely
+declares, such as torchvision, would not run beside the CPU's torch. pip's own settings apply; for the CPU's torch on
+Linux set `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from benchmarks.peers.worker import last_line
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 BUILD_ENVIRONMENT = {
-    "CMAKE_ARGS": "-DGGML_NATIVE=ON",
+    "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON "
+    "-DLLAMA_USE_PREBUILT_UI=OFF "  # llama-server without its page, which it would download
+    "-DLLAVA_BUILD=OFF",  # the tools bring it
     "CMAKE_BUILD_PARALLEL_LEVEL": str(len(os.sched_getaffinity(0))),
 }
 

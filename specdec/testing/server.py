@@ -30,6 +30,19 @@ def free_port() -> int:
     return port
 
 
+def scraped(url: str) -> dict[str, float]:
+    """What a server's /metrics shows, by name; figures that differ in their labels alone are added up."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    found = dict[str, float]()
+    for line in lines:
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            name = name.partition("{")[0]
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
 class ServerProcess:
     """A server that listens once this is made, and is killed at the end of the `with` block.
 
@@ -67,15 +80,7 @@ class ServerProcess:
 
     def metrics(self) -> dict[str, float]:
         """What /metrics shows, by name; figures that differ in their labels alone are added up."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
-            lines = answer.read().decode().splitlines()
-        found = dict[str, float]()
-        for line in lines:
-            if not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                name = name.partition("{")[0]
-                found[name] = found.get(name, 0.0) + float(value)
-        return found
+        return scraped(self.url)
 
     def replicas(self) -> list[int]:
         """Process ids of its replicas, in the order of their engines' numbers."""
