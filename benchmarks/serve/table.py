@@ -11,7 +11,10 @@ from benchmarks.serve.load import PERCENTILES
 
 Rounds = Sequence[Mapping[str, Any]]
 """Of one contender under one load: what `runs.loaded` found."""
-HEAD = ("server", "tokens/s", "ratio to ours, plain", "good requests/s", "TTFT, ms", "ITL, ms", "client's CPU")
+HEAD = (
+    "server", "tokens/s", "ratio to ours, plain", "good requests/s", "TTFT, ms", "ITL, ms",
+    "mean TTFT, ms: client's, server's clock", "client's CPU",
+)  # fmt: skip
 COUNTS = ("tool", "server", "by the server's counters", "by the tool")
 
 
@@ -80,6 +83,10 @@ def _row(name: str, rounds: Rounds, baseline: Rounds | None) -> list[str]:
     def times(key: str) -> str:
         return " / ".join(f"{median(run[key][each] for run in rounds):.0f}" for each in PERCENTILES)
 
+    def clocks() -> str:
+        told = [run["server_mean_ttft_ms"] for run in rounds]
+        return "" if None in told else f"{median(run['mean_ttft_ms'] for run in rounds):.0f}, {median(told):.0f}"
+
     return [
         name,
         spread((run["tokens_per_second"] for run in rounds), ".1f"),
@@ -87,6 +94,7 @@ def _row(name: str, rounds: Rounds, baseline: Rounds | None) -> list[str]:
         spread((run["goodput"] for run in rounds), ".2f"),
         times("ttft_ms"),
         times("itl_ms"),
+        clocks(),
         f"{median(run['client_cpu'] for run in rounds):.0%}",
     ]
 

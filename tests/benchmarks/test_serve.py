@@ -317,9 +317,11 @@ def test_what_the_tools_say_of_drafts_stands_beside_what_the_server_counted(repo
 def test_the_page_tells_medians_ranges_ratios_and_who_is_left_out(report: dict[str, Any]) -> None:
     for turn, speed in enumerate((60.0, 100.0)):
         report["loads"]["clients=1"]["ours-ngram"][turn]["tokens_per_second"] = speed
+        report["loads"]["clients=1"]["ours-plain"][turn]["server_mean_ttft_ms"] = 90 + turn
     text = markdown(report)
     row = "| ours-ngram | 80.0 (60.0 to 100.0) | 1.60 (1.20 to 2.00) | 0.75 (0.75 to 0.75) "
-    assert f"{row}| 100 / 190 / 199 | 20 / 190 / 199 |" in text
+    assert f"{row}| 100 / 190 / 199 | 20 / 190 / 199 |  | 0% |" in text
+    assert "| 20 / 190 / 199 | 120, 90 | 0% |" in text
     assert "### Closed loop, clients: 1" in text
     assert "### 2 requests/s, a Poisson process" in text
     assert "| vllm bench serve | ours-ngram | 10, 40, 5 | 10, 40, 5 |" in text
