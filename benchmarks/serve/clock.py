@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from time import time
@@ -56,6 +58,8 @@ def watched(
         finally:
             ended.set()
             watcher.join()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it left, or all of it on Ctrl-C
     return status, looks
 
 
