@@ -12,7 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import acceptance, drafters, kernels, lossless, mixtures, passes, perplexity, split, twin
+from benchmarks import (
+    acceptance,
+    choices,
+    drafters,
+    kernels,
+    lossless,
+    mixtures,
+    passes,
+    perplexity,
+    serving,
+    split,
+    twin,
+)
 from benchmarks.peers.table import markdown as peers_table
 from benchmarks.serve.table import markdown as servers_table
 from specdec.measure.results import read
@@ -34,6 +46,13 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
      "Each server runs in turn, beside the client that loads it. Weights, prompts and arrivals are the same for all. "
      "llama-server is compiled from the source in llama-cpp-python's release on PyPI.",
      lambda told: servers_table(told | told["results"])),
+    ("serving*.json", "What HTTP costs",
+     "The whole time of a text over HTTP, compared with the Python API: median, least and most of the rounds.",
+     lambda told: serving.table(told["results"])),
+    ("choices*.json", "What a selection costs",
+     "`Session.select` among eight choices of at most six tokens, compared with a token of plain decoding. It takes "
+     "one pass of 16 rows.",
+     lambda told: choices.table(told["results"])),
     ("drafters*.json", "Drafters and policies",
      "Runs are interleaved with plain decoding. Open chat is writing, roleplay, humanities and stem together.",
      lambda told: drafters.table(told["results"])),

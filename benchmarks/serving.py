@@ -1,7 +1,7 @@
 """What HTTP costs: the same texts over `specdec serve` and from the Python API, interleaved.
 
 python -m benchmarks.serving [--data FILE] [--batch 1,8] [--repeats 7] [--max-tokens 128] [--precision bfloat16]
-    [--drafters none,ngram] [--json FILE] [--markdown FILE]
+    [--drafters none,ngram] [--json FILE]
 
 The server is a process of its own with the same weights and threads; it and the Python API of this process take turns,
 and the order changes with every turn. The client shares the processors with the server. Times are from the first call
@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from specdec import SamplingParams, SpeculativeGenerator
-from specdec.measure.results import read, save
+from specdec.measure.results import save
 from specdec.prompts import load_prompts
 from specdec.testing.server import ServerProcess
 
@@ -124,10 +124,10 @@ def line(row: dict[str, Any]) -> str:
     return f"| {row['drafter']} | {row['batch']} | {median(row['seconds'][PYTHON]):.2f} | {' | '.join(cells)} |"
 
 
-def table(record: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Markdown."""
     head = "| drafter | batch | Python, s | over HTTP, in one body | streamed |\n|---|---|---|---|---|\n"
-    return head + "\n".join(map(line, record["results"]["rows"])) + "\n"
+    return head + "\n".join(map(line, results["rows"])) + "\n"
 
 
 def arguments() -> argparse.Namespace:
@@ -140,7 +140,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
     return parser.parse_args()
 
 
@@ -149,8 +148,6 @@ def main() -> None:
     options = arguments()
     rows = study(options)
     save(options.json, "benchmarks.serving", {"rows": rows}, max_tokens=options.max_tokens, precision=options.precision)
-    if options.markdown is not None and options.json is not None:
-        options.markdown.write_text(table(read(options.json)), encoding="utf-8")
 
 
 if __name__ == "__main__":
