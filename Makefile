@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format typecheck docs kernels-aot gpu-check bench bench-peers \
+.PHONY: help demo test test-slow test-triton lint format typecheck docs kernels-aot gpu-check bench bench-peers \
 	bench-serve reproduce clean
 
 help:  ## list the targets, and the variables that they read
@@ -25,6 +25,9 @@ test: $(STAMP)  ## run the tests, but for the slow ones
 
 test-slow: $(STAMP)  ## run the slow tests
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-triton: $(STAMP)  ## install NVIDIA's Triton Inference Server into .venv-triton, and run the tests that need it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/experiments -m triton_server $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## check style, formatting and the prose of README and docs
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._clients import CLIENTS, Client
+from experiments._environments import installed
 from experiments._results import publish, table
 from experiments._words import Makers, listed, parsed, several
 from specdec.errors import ConfigError
@@ -39,23 +40,9 @@ SHOWN = 160
 HEAD = "## Results\n"
 
 
-def installed(name: str, client: Client, home: Path) -> Path:
-    """Folder of the programs of a client's environment, which is made unless it is there with these requirements.
-
-    Raises:
-        ConfigError: if pip cannot install it; with pip's last line.
-    """
-    folder, wanted = home / client.requirements[0].partition("=")[0], "\n".join(client.requirements)
-    stamp = folder / ".installed"
-    if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted):
-        print(f"Installing {name} into {folder} …", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(folder / "bin" / "pip"), "install", "--quiet", *client.requirements]
-        done = subprocess.run(pip, capture_output=True, text=True)
-        if done.returncode:
-            raise ConfigError(f"{name} cannot be installed: {(done.stderr.splitlines() or [''])[-1]}")
-        stamp.write_text(wanted, encoding="utf-8")
-    return folder / "bin"
+def programs_of(client: Client, home: Path) -> Path:
+    """Folder of a client's programs; they are installed first, if need be."""
+    return installed(home / client.requirements[0].partition("=")[0], client.requirements)
 
 
 def called(client: Client, programs: Path, url: str) -> dict[str, Any]:
@@ -91,7 +78,7 @@ def called(client: Client, programs: Path, url: str) -> dict[str, Any]:
 
 def study(names: Sequence[str], home: Path) -> dict[str, Any]:
     """Client → version, call, what it says, and what the server counted meanwhile."""
-    programs = {name: installed(name, CLIENTS[name], home) for name in names}
+    programs = {name: programs_of(CLIENTS[name], home) for name in names}
     found: dict[str, Any] = {}
     with ServerProcess(*OPTIONS) as server:
         for name in names:

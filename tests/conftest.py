@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 from hypothesis import settings
 
 from specdec.models.loading import LoadedModel, load
+from tests.asked import leave_out
 from tests.browsing import chromium  # noqa: F401 - a fixture of all tests of pages
 from tests.fewer import thin
 from tests.skips import pytest_addoption, pytest_runtest_makereport, pytest_terminal_summary  # noqa: F401 - hooks
@@ -25,10 +26,11 @@ settings.load_profile("ci")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Workers collect for themselves and must find the same names: none may hold an address."""
     if named := [item.nodeid for item in items if " at 0x" in item.nodeid]:
         raise pytest.UsageError(f"{named[0]} has another name in every process. Give its parameters ids.")
+    leave_out(config, items)
     thin(items)
 
 

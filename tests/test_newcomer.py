@@ -41,6 +41,7 @@ LEFT_OUT = {
     r"experiments\.mutate": "takes hours; tests/proof/test_mutation.py runs it on single mistakes",
     r"reproduce heads": "takes hours; tests/experiments/test_heads_study.py runs it on a tiny target",
     r"--project specdec$": "writes to an account; the same command with --dry-run runs",
+    r"tritonclient|experiments\.triton_repository": "installs NVIDIA's server; `make test-triton` runs it",
     r"^torchrun": "tests/commands/test_train.py trains in two processes",
 }
 """Commands and snippets that do not run here, by a part of their text, and why."""

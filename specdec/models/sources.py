@@ -121,6 +121,21 @@ def gguf_words(path: Path) -> tuple[Any, Words]:
     return tokenizer_of(path), Words.of_gguf(path)
 
 
+def tokenizer_alone(path: str | None) -> Any:
+    """A model's tokenizer, without the model.
+
+    Args:
+        path: as for `specdec.models.loading.load`.
+
+    Raises:
+        ConfigError, UnsupportedModelError: as `located`; also if there is no tokenizer.
+    """
+    source = located(path)
+    if _is_gguf(source):
+        return tokenizer_of(source)
+    return read_tokenizer(source, str(path))
+
+
 def located(
     path: str | None, revision: str | None = None, *, allow_pickle: bool = False, trust_remote_code: bool = False
 ) -> Path:

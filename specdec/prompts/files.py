@@ -11,8 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow.parquet as pq
-
 from specdec.errors import ConfigError
 from specdec.foreign import described
 from specdec.places import is_file, missing
@@ -129,6 +127,8 @@ def _whole(file: Path) -> str:
 
 
 def _parquet(file: Path) -> Sequence[Row]:
+    import pyarrow.parquet as pq  # few programs read such files, and it takes long to load
+
     with pq.ParquetFile(file) as table:
         about = table.metadata
         size = sum(about.row_group(index).total_byte_size for index in range(about.num_row_groups))

@@ -284,6 +284,14 @@ def test_a_gguf_file_loads_with_its_tokenizer(gguf: Path, module: PreTrainedMode
     assert loaded.eos == (1,)
 
 
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_a_tokenizer_is_read_without_the_weights(kind: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(kind)
+    if kind == "folder":
+        (path / "model.safetensors").unlink()
+    assert sources.tokenizer_alone(str(path)).decode([30, 6]) == "abc"
+
+
 def test_a_gguf_file_loads_in_the_wanted_dtype(gguf: Path, module: PreTrainedModel) -> None:
     """Whichever comes first: the converted weights keep their precision."""
     rounded = copy.deepcopy(module).bfloat16().float()

@@ -1,0 +1,1 @@
+"""specdec behind NVIDIA's Triton Inference Server: a model repository, the server, and a client."""
