@@ -55,7 +55,7 @@ class TritonServer:
 
     Raises:
         ConfigError: if it cannot be installed.
-        SpecdecError: if it is not ready in time, or a model cannot be loaded; with the end of its log.
+        SpecdecError: if it is not ready in time, or a model cannot be loaded; with what its log says.
     """
 
     def __init__(self, repository: Path, home: Path = HOME, log: Path | None = None, seconds: float = 300.0) -> None:
@@ -159,8 +159,9 @@ class TritonServer:
                 if httpx.get(f"{self.url}/v2/health/ready").is_success:
                     return
             if self.process.poll() is not None or time.monotonic() > until:
-                end = self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
-                raise SpecdecError(f"The server is not ready at {self.url}. Its log ends: {end}")
+                log = self.log.read_text(encoding="utf-8", errors="replace")
+                why = "\n".join(re.findall("^E.*failed to load.*$", log, re.MULTILINE)) or log[-2000:]
+                raise SpecdecError(f"The server is not ready at {self.url}. Its log says: {why}")
             time.sleep(POLL)
 
 
@@ -173,7 +174,8 @@ def _command(bundle: Path) -> list[str]:
     stub = bundle / "python_backend_stubs" / NAME.removeprefix("python") / STUB
     if not stub.is_file():
         raise ConfigError(f"This tritonserver has no backend for {NAME}. Use Python 3.10 to 3.12 on Linux.")
-    shutil.copy(stub, bundle / "backends" / "python" / STUB)
+    if not (place := bundle / "backends" / "python" / STUB).is_file():
+        shutil.copy(stub, place)
     return [
         str(bundle / "bin" / "tritonserver"),
         f"--backend-directory={bundle / 'backends'}",
