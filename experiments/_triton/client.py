@@ -55,6 +55,10 @@ class Stream:
         self._client.stop_stream(cancel_requests=True)
         self._arrived.put(CANCELLED)
 
+    def close(self) -> None:
+        """Ends the connection; its threads would keep the program running."""
+        self._client.close()
+
 
 def _input(name: str, text: str) -> Any:
     tensor = grpc.InferInput(name, [1], "BYTES")
@@ -71,6 +75,7 @@ def main(address: str) -> None:
     for responses, stream in zip(found, streams, strict=True):
         while not stream.over:
             responses.append(stream.next())
+        stream.close()
     print(json.dumps(found))
 
 

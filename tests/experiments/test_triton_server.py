@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def started(server: TritonServer, asked: list[dict[str, Any]]) -> subprocess.Pop
 
 def ended(process: subprocess.Popen[str], word: str = "") -> list[list[dict[str, Any]]]:
     """The responses that a client had; a word cancels what still runs."""
-    told, _ = process.communicate(word)
+    told, _ = process.communicate(word, timeout=300)
     assert process.returncode == 0
     return json.loads(told)
 
@@ -181,5 +182,7 @@ def test_a_drafter_that_needs_the_target_is_refused_and_the_old_one_stays(served
 
 def test_a_server_whose_model_cannot_be_loaded_is_not_started(tmp_path: Path) -> None:
     repository.write(tmp_path / "models", str(tmp_path / "nowhere"))
+    for others in ("target", "drafter", "propose"):  # one is enough
+        shutil.rmtree(tmp_path / "models" / others)
     with pytest.raises(SpecdecError, match="There is nothing at"):
         TritonServer(tmp_path / "models", HOME)
