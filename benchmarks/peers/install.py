@@ -22,7 +22,7 @@ from benchmarks.peers.worker import last_line
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 BUILD_ENVIRONMENT = {
-    "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON "
+    "CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON -DLLAMA_TOOLS_INSTALL=ON "
     "-DLLAMA_USE_PREBUILT_UI=OFF "  # llama-server without its page, which it would download
     "-DLLAVA_BUILD=OFF",  # the tools bring it
     "CMAKE_BUILD_PARALLEL_LEVEL": str(len(os.sched_getaffinity(0))),
