@@ -62,24 +62,27 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measures and prints; writes what was asked for."""
+    """Measures; after every round it prints, and writes what was asked for, so that a long run may be cut short."""
     args = arguments()
     load = os.getloadavg()[0]  # of the last minute, before any of ours adds to it
     goals = Goals(args.goal_ttft_ms, args.goal_itl_ms)
     plan = Plan((*args.clients, *args.rates), args.rounds, args.requests, args.max_tokens, goals)
     limits = Limits(threads=args.threads)
     prompts = [record.prompt for record in load_prompts(args.data)[:: args.every]]
+    about: dict[str, Any] = {"model": MODEL, "load": load, **asdict(limits), **asdict(plan)}
+
+    def keep(found: dict[str, Any]) -> None:
+        text = markdown(about | found)
+        print(machine(), "", text, sep="\n", flush=True)
+        save(args.json, "benchmarks.serve", found, **about)
+        if args.markdown is not None:
+            head = f"## Servers\n\n`{command('benchmarks.serve')}`; {machine()}."
+            args.markdown.write_text(f"{head}\n\n{text}", encoding="utf-8")
+
     try:
-        found = compare(chosen(args.contenders), prompts, limits, plan)
+        compare(chosen(args.contenders), prompts, limits, plan, keep)
     except (ValueError, WorkerError) as error:
         sys.exit(str(error))
-    about: dict[str, Any] = {"model": MODEL, "load": load, **asdict(limits), **asdict(plan)}
-    text = markdown(about | found)
-    print(machine(), "", text, sep="\n")
-    save(args.json, "benchmarks.serve", found, **about)
-    if args.markdown is not None:
-        head = f"## Servers\n\n`{command('benchmarks.serve')}`; {machine()}."
-        args.markdown.write_text(f"{head}\n\n{text}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,7 +89,13 @@ def start_all(
     return servers
 
 
-def compare(contenders: Sequence[Contender], prompts: Sequence[str], limits: Limits, plan: Plan) -> dict[str, Any]:
+def compare(
+    contenders: Sequence[Contender],
+    prompts: Sequence[str],
+    limits: Limits,
+    plan: Plan,
+    keep: Callable[[dict[str, Any]], None],
+) -> None:
     """Measures all of them, interleaved: every server gets a load before anyone gets the next.
 
     Args:
@@ -97,14 +103,19 @@ def compare(contenders: Sequence[Contender], prompts: Sequence[str], limits: Lim
         prompts: of chats.
         limits: of every server.
         plan: how.
-
-    Returns:
-        versions; left_out: why; loads: load → contender → a record for each round (`runs.loaded`); bench: contender →
-        what `vllm bench serve` says (`runs.benched`).
+        keep: gets the report after every round, and at the end: versions; rounds, so far; left_out: why; loads: load →
+            contender → a record for each round (`runs.loaded`); bench: contender → what `vllm bench serve` says
+            (`runs.benched`).
     """
     contenders, left_out = ready(contenders)
     loads: dict[str, dict[str, list[dict[str, Any]]]] = {load.name: {} for load in plan.loads}
     bench: dict[str, Any] = {}
+    told = versions(["aiperf", *dict.fromkeys(each.engine for each in contenders if each.engine != OURS)])
+
+    def report(rounds: int) -> dict[str, Any]:
+        whole = {name: {key: rows for key, rows in found.items() if key in servers} for name, found in loads.items()}
+        return {"versions": told, "rounds": rounds, "left_out": left_out, "loads": whole, "bench": bench}
+
     with ExitStack() as stack:
         servers = start_all(contenders, limits, prompts[0], left_out, stack)
         for turn in range(plan.rounds):
@@ -119,6 +130,7 @@ def compare(contenders: Sequence[Contender], prompts: Sequence[str], limits: Lim
                     else:
                         loads[load.name].setdefault(name, []).append(found)
                         print(f"{turn} {load.name} {name}: {found['tokens_per_second']:.1f} tokens/s", flush=True)
+            keep(report(turn + 1))
         for each in contenders:
             if each.engine == OURS and each.drafter != PLAIN and each.name in servers and BENCH not in left_out:
                 try:
@@ -126,9 +138,7 @@ def compare(contenders: Sequence[Contender], prompts: Sequence[str], limits: Lim
                     bench[each.name] = benched(servers[each.name], plan.texts(prompts, 0), log)
                 except FAILURES as error:
                     left_out[f"{BENCH}, {each.name}"] = str(error)
-    whole = {name: {key: rows for key, rows in found.items() if key in servers} for name, found in loads.items()}
-    peers = dict.fromkeys(each.engine for each in contenders if each.engine != OURS)
-    return {"versions": versions(["aiperf", *peers]), "left_out": left_out, "loads": whole, "bench": bench}
+        keep(report(plan.rounds))
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:

@@ -66,9 +66,9 @@ def _heading(report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     return (
         f"{report['model']} in bfloat16, greedy chats of at most {report['max_tokens']} new tokens, "
-        f"{report['requests']} a run, {report['rounds']} interleaved rounds; {report['threads']} threads each, beside "
-        f"the client. A request is good if its first token takes at most {report['goals']['ttft_ms']:g} ms and each "
-        f"further one {report['goals']['itl_ms']:g} ms on average. Medians over rounds, with ranges. {versions}."
+        f"{report['requests']} a run, rounds: {report['rounds']}, interleaved; {report['threads']} threads each, "
+        f"beside the client. A request is good if its first token takes at most {report['goals']['ttft_ms']:g} ms and "
+        f"each further one {report['goals']['itl_ms']:g} ms on average. Medians over rounds, with ranges. {versions}."
     )
 
 
@@ -76,7 +76,7 @@ def _load(name: str, found: Mapping[str, Rounds]) -> str:
     kind, _, number = name.partition("=")
     title = f"{number} requests/s, a Poisson process" if kind == "rate" else f"Closed loop, clients: {number}"
     rows = [HEAD, *(_row(name, rounds, found.get(BASELINE)) for name, rounds in found.items())]
-    return f"### {title}\n\nTTFT and ITL: {' / '.join(PERCENTILES)}.\n\n{table(rows)}"
+    return f"### {title}\n\nTTFT and ITL: {' / '.join(PERCENTILES)} of a run's requests.\n\n{table(rows)}"
 
 
 def _row(name: str, rounds: Rounds, baseline: Rounds | None) -> list[str]:

@@ -282,8 +282,16 @@ def test_a_tool_that_fails_says_why(tmp_path: Path) -> None:
 @pytest.fixture
 def report(tried: Path) -> dict[str, Any]:
     plan = Plan((Load(clients=1), Load(rate=2.0)), rounds=2, requests=4, max_tokens=8)
-    found = session.compare(chosen(["ours-plain", "ours-ngram", "vllm-plain"]), ["a", "b", "c"], Limits(), plan)
-    return {"model": MODEL, **asdict(Limits()), **asdict(plan), **found}
+    kept = list[str]()
+    contenders = chosen(["ours-plain", "ours-ngram", "vllm-plain"])
+    session.compare(contenders, ["a", "b", "c"], Limits(), plan, lambda found: kept.append(json.dumps(found)))
+    reports = [json.loads(text) for text in kept]
+    assert [(found["rounds"], len(found["loads"]["rate=2"]["ours-ngram"])) for found in reports] == [
+        (1, 1),
+        (2, 2),
+        (2, 2),
+    ]
+    return {"model": MODEL, **asdict(Limits()), **asdict(plan), **reports[-1]}
 
 
 def test_servers_take_turns_and_the_first_changes(report: dict[str, Any], tried: Path) -> None:
@@ -338,7 +346,9 @@ def test_a_server_that_fails_under_load_is_left_out_and_the_others_finish(
 
     monkeypatch.setattr(session, "loaded", loaded)
     plan = Plan((Load(clients=1),), rounds=2, requests=4)
-    found = session.compare(chosen(["ours-plain", "ours-head"]), ["a"], Limits(), plan)
+    kept = list[dict[str, Any]]()
+    session.compare(chosen(["ours-plain", "ours-head"]), ["a"], Limits(), plan, kept.append)
+    found = kept[-1]
     assert found["left_out"] == {"ours-head": "clients=1: 3 of 4 calls were answered"}
     assert {name: len(rows) for name, rows in found["loads"]["clients=1"].items()} == {"ours-plain": 2}
 
