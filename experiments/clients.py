@@ -26,15 +26,14 @@ from experiments._results import publish, table
 from experiments._words import Makers, listed, parsed, several
 from specdec.errors import ConfigError
 from specdec.models.sources import embedded_folder
-from specdec.testing.server import ServerProcess
+from specdec.testing.server import ServerProcess, drafts_counted
 
 NAME = "smollm2"
 OPTIONS = (f"name={NAME}", "drafter=ngram", "policy=always", "precision=bfloat16")
 SECONDS = 600
 """That a client may take."""
-COUNTED = ("spec_decode_num_drafts", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens")
 AIPERF = ("total_spec_decode_steps", "total_draft_tokens", "total_accepted_draft_tokens")
-"""Its names of the same figures, in the same order."""
+"""Its names of the figures that a server counts (`specdec.testing.server.COUNTED`), in the same order."""
 SHOWN = 160
 """Characters of a line that the page shows."""
 HEAD = "## Results\n"
@@ -93,8 +92,9 @@ def study(names: Sequence[str], home: Path) -> dict[str, Any]:
 
 def counts(server: ServerProcess) -> list[int]:
     """Steps with a draft, draft tokens and accepted ones so far."""
-    metrics = server.metrics()
-    return [round(metrics[f"vllm:{name}_total"]) for name in COUNTED]
+    found = drafts_counted(server.metrics())
+    assert found is not None  # our servers count them
+    return found
 
 
 def told(found: Mapping[str, Any]) -> str:

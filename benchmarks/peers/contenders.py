@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".venv-peers"
@@ -16,6 +17,21 @@ MODELS = HOME / "models"
 WORKERS = Path(__file__).parent / "workers"
 OURS = "ours"
 PEERS = ("transformers", "llamacpp", "openvino", "vllm")
+
+
+class Named(Protocol):
+    """A contender of any comparison."""
+
+    @property
+    def engine(self) -> str:
+        """Ours or a peer's."""
+
+    @property
+    def name(self) -> str:
+        """Key in reports."""
+
+
+C = TypeVar("C", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -95,15 +111,20 @@ def python_of(peer: str) -> Path:
 
 
 def chosen(names: Iterable[str] | None) -> list[Contender]:
-    """The contenders of these names; an engine's name stands for all of its contenders.
+    """As `named`, of `CONTENDERS`."""
+    return named(names, CONTENDERS, (OURS, *PEERS))
+
+
+def named(names: Iterable[str] | None, contenders: Sequence[C], engines: Iterable[str]) -> list[C]:
+    """The contenders of these names; an engine's name stands for all of its contenders, None for all there are.
 
     Raises:
         ValueError: for a name that fits none.
     """
     if names is None:
-        return list(CONTENDERS)
+        return list(contenders)
     wanted = set(names)
-    valid = {contender.name for contender in CONTENDERS} | {OURS, *PEERS}
+    valid = {contender.name for contender in contenders} | {*engines}
     if unknown := sorted(wanted - valid):
         raise ValueError(f"There is no contender {unknown[0]!r}. Valid names: {', '.join(sorted(valid))}.")
-    return [contender for contender in CONTENDERS if {contender.name, contender.engine} & wanted]
+    return [contender for contender in contenders if {contender.name, contender.engine} & wanted]

@@ -8,9 +8,8 @@ from typing import Any
 from benchmarks.peers.contenders import WORKERS, python_of
 from benchmarks.serve.contenders import MODEL
 from benchmarks.serve.load import TEXTS, Texts
+from specdec.testing.server import drafts_counted
 
-COUNTED = ("spec_decode_num_drafts", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens")
-"""Steps with a draft, draft tokens and accepted ones; behind a prefix that names the engine."""
 BENCH = ("spec_decode_num_drafts", "spec_decode_draft_tokens", "spec_decode_accepted_tokens")
 """The names of the same figures in the result file of `vllm bench serve`, in the same order."""
 RESULT = "bench.json"
@@ -29,7 +28,7 @@ def command(texts: Texts, url: str, clients: int) -> list[str]:
 
 
 def read(told: Mapping[str, Any], asked: int) -> list[int] | None:
-    """What `vllm bench serve` says of drafts, in the order of COUNTED; None if it says nothing.
+    """What `vllm bench serve` says of drafts, in the order of `COUNTED` of the server; None if it says nothing.
 
     Raises:
         ValueError: if a call failed.
@@ -39,17 +38,9 @@ def read(told: Mapping[str, Any], asked: int) -> list[int] | None:
     return [round(told[name]) for name in BENCH] if BENCH[0] in told else None
 
 
-def counts(metrics: Mapping[str, float]) -> list[int] | None:
-    """The same figures so far, as a server counts them; None if it has no such counters."""
-    prefixes = [name.partition(":")[0] for name in metrics if name.endswith(f":{COUNTED[1]}_total")]
-    if not prefixes:
-        return None
-    return [round(metrics.get(f"{prefixes[0]}:{name}_total", 0)) for name in COUNTED]
-
-
 def counted(before: Mapping[str, float], after: Mapping[str, float]) -> list[int] | None:
     """What a server counted between two looks at its /metrics."""
-    first, last = counts(before), counts(after)
+    first, last = drafts_counted(before), drafts_counted(after)
     return None if first is None or last is None else [b - a for a, b in zip(first, last, strict=True)]
 
 

@@ -113,15 +113,5 @@ BASELINE = CONTENDERS[0].name
 
 
 def chosen(names: Iterable[str] | None) -> list[Contender]:
-    """The contenders of these names; an engine's name stands for all of its contenders.
-
-    Raises:
-        ValueError: for a name that fits none.
-    """
-    if names is None:
-        return list(CONTENDERS)
-    wanted = set(names)
-    valid = {contender.name for contender in CONTENDERS} | set(COMMANDS)
-    if unknown := sorted(wanted - valid):
-        raise ValueError(f"There is no contender {unknown[0]!r}. Valid names: {', '.join(sorted(valid))}.")
-    return [contender for contender in CONTENDERS if {contender.name, contender.engine} & wanted]
+    """As `benchmarks.peers.contenders.named`, of `CONTENDERS`."""
+    return peers.named(names, CONTENDERS, COMMANDS)

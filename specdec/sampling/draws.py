@@ -65,11 +65,14 @@ def log_probability(
     Returns:
         float32 [N], in nats. A row's result is the same bits whatever rows share the call.
     """
-    columns = torch.as_tensor(tokens, dtype=torch.long, device=logits.device)
-    places = torch.arange(len(logits)) if rows is None else torch.as_tensor(rows, dtype=torch.long)
     if not len(logits):
         return logits.new_empty(0, dtype=torch.float32)
+    device = logits.device
+    columns = torch.as_tensor(tokens, dtype=torch.long, device=device)
+    if rows is None:
+        places = torch.arange(len(logits), device=device)
+    else:
+        places = torch.as_tensor(rows, dtype=torch.long, device=device)
     # Row by row: a reduction over all rows at once may split its sums by their number.
     normalizers = torch.stack([torch.logsumexp(row.to(torch.float32), dim=0) for row in logits])
-    places = places.to(logits.device)
     return logits[places, columns].to(torch.float32) - normalizers[places]

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from socket import create_connection
@@ -21,6 +22,8 @@ from specdec.serve.server import bound
 HOST = "127.0.0.1"
 POLL = 0.02
 """Seconds between two looks."""
+COUNTED = ("spec_decode_num_drafts", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens")
+"""Steps with a draft, draft tokens and accepted ones, as /metrics names them behind a prefix: ours is vLLM's."""
 
 
 def free_port() -> int:
@@ -41,6 +44,14 @@ def scraped(url: str) -> dict[str, float]:
             name = name.partition("{")[0]
             found[name] = found.get(name, 0.0) + float(value)
     return found
+
+
+def drafts_counted(metrics: Mapping[str, float]) -> list[int] | None:
+    """The figures of COUNTED so far, out of what `scraped` returns; None if the server has no such counters."""
+    prefixes = [name.partition(":")[0] for name in metrics if name.endswith(f":{COUNTED[1]}_total")]
+    if not prefixes:
+        return None
+    return [round(metrics.get(f"{prefixes[0]}:{name}_total", 0)) for name in COUNTED]
 
 
 class ServerProcess:

@@ -23,7 +23,7 @@ from benchmarks.serve.load import Goals, Load, Texts
 from benchmarks.serve.process import Server
 from benchmarks.serve.session import Plan
 from benchmarks.serve.table import acceptance_rows, markdown
-from specdec.testing.server import free_port
+from specdec.testing.server import COUNTED, drafts_counted, free_port
 
 SERVER = """
 import json, sys
@@ -134,7 +134,7 @@ def test_a_result_file_of_vllm_is_read() -> None:
 
 def test_what_a_server_counts_between_two_looks() -> None:
     def look(prefix: str, *counts: float) -> dict[str, float]:
-        return {f"{prefix}:{name}_total": count for name, count in zip(acceptance.COUNTED, counts, strict=True)}
+        return {f"{prefix}:{name}_total": count for name, count in zip(COUNTED, counts, strict=True)}
 
     assert acceptance.counted(look("vllm", 1, 5, 2), look("vllm", 4, 20, 9)) == [3, 15, 7]
     assert acceptance.counted(look("llamacpp", 0, 0, 0), look("llamacpp", 4, 20, 9)) == [4, 20, 9]
@@ -264,7 +264,7 @@ def test_a_server_that_is_not_asked_is_stopped(tried: Path, tmp_path: Path) -> N
             assert found.si_status == signal.SIGSTOP
             server.ask("x", max_tokens=1)
         with server:
-            assert acceptance.counts(server.metrics()) == [20, 80, 10]
+            assert drafts_counted(server.metrics()) == [20, 80, 10]
 
 
 def test_a_server_that_cannot_start_says_why(tried: Path, tmp_path: Path) -> None:
