@@ -1,11 +1,11 @@
 """What goes wrong around a server, tried again and again: who loses what, and does it answer afterwards as before?
 
-python -m experiments.faults [tries=20] [requests=10000] [model=FOLDER] [results=docs/results/faults.json]
+python -m experiments.faults [tries=20] [requests=20000] [model=FOLDER] [results=docs/results/faults.json]
     [markdown=docs/serving.md]
 
 `specdec serve` runs in a process of its own on a tiny random model, or on `model`. Beside every fault requests
 run whose tokens and log-probabilities are known from the Python API. Then the server must hold nothing, and give the
-same answers again.
+same answers again. Where `results` is there already, only the faults that it lacks are tried, and the memory again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from experiments._faults import Fault, crowd, harm, leave_a_stream, leave_before_the_answer, nothing, overflow
@@ -32,6 +32,7 @@ from experiments._memory import memory
 from experiments._results import publish, table
 from experiments._words import Makers, parsed, several
 from specdec.errors import ConfigError
+from specdec.measure.results import read
 from specdec.testing.server import POLL, ServerProcess
 from specdec.testing.tiny import save
 
@@ -62,10 +63,13 @@ Tally = Counter[str]
 
 
 def of_bytes() -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the bytes, and an end token."""
+    """A tokenizer whose tokens are the bytes, and an end token. It keeps nothing: a BPE model would keep 10,000 words
+    for each thread that encodes, which is all that a server's memory then shows."""
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|end|>"]
-    made = Tokenizer(models.BPE(vocab={piece: token for token, piece in enumerate(pieces)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made = Tokenizer(models.WordLevel({piece: token for token, piece in enumerate(pieces)}, unk_token=pieces[-1]))
+    made.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), pre_tokenizers.Split(Regex("."), "isolated"),
+    ])  # fmt: skip
     made.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=pieces[-1])
 
@@ -170,26 +174,37 @@ def replaced(server: ServerProcess, texts: Sequence[Known], tries: int) -> Tally
     return tally
 
 
-def study(model: Path, tries: int, requests: int) -> Iterator[dict[str, Any]]:
+def study(
+    model: Path, tries: int, requests: int, before: Mapping[str, Mapping[str, int]] | None = None
+) -> Iterator[dict[str, Any]]:
     """All faults, each so many times, and the memory after so many requests.
+
+    Args:
+        model: folder of the model.
+        tries, requests: how many.
+        before: faults that a run before found, which is gone on with.
 
     Yields:
         faults: name → tally, of those that have been tried; memory: see `experiments._memory`, None before the end.
     """
     texts, late = known(model, TOKENS), known(model, LATE_TOKENS)
-    faults: dict[str, Tally] = {}
+    faults = {name: Counter(tally) for name, tally in (before or {}).items() if tally["tries"] == tries}
     for log in (None, FULL):
+        left = [name for name, (_, where) in FAULTS.items() if where == log and name not in faults]
+        if not left:
+            continue
         with ServerProcess(str(model), *OPTIONS, log=log) as server:
-            for name, (fault, where) in FAULTS.items():
-                if where == log:
-                    faults[name] = tried(fault, server, texts, tries)
-                    yield {"faults": faults, "memory": None}
+            for name in left:
+                faults[name] = tried(FAULTS[name][0], server, texts, tries)
+                yield {"faults": faults, "memory": None}
     for name, number in SIGNALS.items():
-        faults[name] = signalled(model, number, late, tries)
-        yield {"faults": faults, "memory": None}
-    with ServerProcess(str(model), *OPTIONS, "replicas=2", seconds=SECONDS) as server:
-        faults[REPLICA] = replaced(server, late, tries)
-        yield {"faults": faults, "memory": None}
+        if name not in faults:
+            faults[name] = signalled(model, number, late, tries)
+            yield {"faults": faults, "memory": None}
+    if REPLICA not in faults:
+        with ServerProcess(str(model), *OPTIONS, "replicas=2", seconds=SECONDS) as server:
+            faults[REPLICA] = replaced(server, late, tries)
+            yield {"faults": faults, "memory": None}
     with ServerProcess(str(model), *OPTIONS) as server:
         yield {"faults": faults, "memory": memory(server, requests)}
 
@@ -218,7 +233,8 @@ def told(found: Mapping[str, Any]) -> str:
     return text + (
         "\n{requests} short requests: the server's memory is {first:.0f} MiB after the first {every} and {last:.0f} "
         "MiB at the end. Over the second half it grows by {slope:.0f} ± {error:.0f} bytes a request (least squares, "
-        "standard error).\n"
+        "standard error). This model's tokenizer keeps nothing. A BPE tokenizer keeps up to 10,000 words for each "
+        "thread that encodes (the cache of the `tokenizers` library): a server grows until those are full.\n"
     ).format(first=grown["mebibytes"][0], last=grown["mebibytes"][-1], **grown)
 
 
@@ -232,7 +248,9 @@ def main(words: Sequence[str]) -> None:
         if (model := options.get("model")) is None:
             model = Path(folder) / "model"
             save(model, of_bytes(), max_context=2048)
-        for found in study(model, options.get("tries", 20), options.get("requests", 10_000)):
+        results = options.get("results")
+        before = read(results)["results"]["faults"] if results and results.exists() else None
+        for found in study(model, options.get("tries", 20), options.get("requests", 20_000), before):
             text = told(found)
             print(text, flush=True)
             publish("experiments.faults", words, options, found, text, HEAD)

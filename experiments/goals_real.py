@@ -4,31 +4,34 @@ python -m experiments.goals_real texts=FILE [requests=100] [seeds=1] [results=do
     [markdown=docs/goals.md]
 
 `texts` were recorded by `python -m experiments.policies record=FILE` with the embedded model in bfloat16, on a machine
-that gives the same bits. Both use the curve of passes that is measured here. Requests come in real time, so that a run
-takes about a minute for 100 of them and each way. The machine must be quiet.
+that gives the same bits. Both use the curve of passes that is measured here. The ways take turns, pass by pass, each
+by its own clock (`experiments._playing`): however fast the machine is at the moment, it is so for all of them.
+Arrivals and goals are stretched as much as passes take longer here than `experiments.policies.CURVE` says, so that
+every machine has the same load for its speed.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from scipy.stats import kendalltau
 
-from experiments._playing import RealServer
+from experiments._playing import RealServer, in_turns
 from experiments._results import publish, table
-from experiments._serving import Arrival, Served
 from experiments._texts import Text, read
 from experiments._words import Makers, parsed, several
-from experiments.goals import BASE, GOALS, WAYS, Way, config_of, drafter_of, serve, summary, trace
+from experiments.goals import BASE, WAYS, Way, config_of, drafter_of, serve, summary, trace
+from experiments.policies import CURVE
 from specdec import Goals
 from specdec.errors import ConfigError
 from specdec.models.loading import LoadedModel, load
 from specdec.paths import cache_dir
 from specdec.policy.cost import cost_curve
-from specdec.policy.curve import CostCurve
+from specdec.policy.curve import ROWS, CostCurve
 
 HEAD = "## A real run\n"
 PLAYED = (
@@ -36,25 +39,30 @@ PLAYED = (
     "ours, first come first served", "ours",
 )  # fmt: skip
 """Ways that are compared."""
+GOAL = (1000, 40)
+"""Milliseconds to the first token, and for each further one, where passes take what `CURVE` says."""
 
 
-def played(loaded: LoadedModel, curve: CostCurve, way: Way, goals: Goals, arrivals: Sequence[Arrival]) -> list[Served]:
-    """For real."""
-    pace = way.pace(goals, curve)
-    return list(RealServer(loaded, drafter_of(way), way.policy(curve), pace, config_of(way)).run(arrivals))
+def server(loaded: LoadedModel, curve: CostCurve, way: Way, goals: Goals) -> RealServer:
+    """That serves in this way."""
+    return RealServer(loaded, drafter_of(way), way.policy(curve), way.pace(goals, curve), config_of(way))
 
 
 def compare(loaded: LoadedModel, texts: Sequence[Text], requests: int, seeds: int) -> dict[str, Any]:
-    """Way → the figures of each seed, real and simulated. The ways take turns, seed by seed."""
-    curve, goals = cost_curve(loaded.model, cache_dir()), GOALS[0]
+    """Way → the figures of each seed, real and simulated."""
+    curve = cost_curve(loaded.model, cache_dir())
+    stretch = fmean(curve(rows, 0, 1) / CURVE(rows, 0, 1) for rows in ROWS)
+    ttft, tpot = (round(stretch * goal) for goal in GOAL)
+    goals = Goals(ttft, tpot)
     ways: dict[str, dict[str, list[dict[str, float]]]] = {name: {"real": [], "simulated": []} for name in PLAYED}
     for seed in range(seeds):
-        arrivals = trace(texts, requests, seed)
+        arrivals = [replace(one, at=stretch * one.at) for one in trace(texts, requests, seed)]
+        real = in_turns({name: server(loaded, curve, WAYS[name], goals) for name in PLAYED}, arrivals)
         for name, rows in ways.items():
-            rows["real"].append(summary(played(loaded, curve, WAYS[name], goals, arrivals), goals))
+            rows["real"].append(summary(real[name], goals))
             rows["simulated"].append(summary(serve(WAYS[name], goals, arrivals, seed, curve), goals))
-            print(name, {kind: f"{each[-1]['goodput']:.3f}" for kind, each in rows.items()}, flush=True)
-    return {"requests": requests, "seeds": seeds, "goals": [goals.ttft_ms, goals.tpot_ms], "ways": ways}
+            print(seed, name, {kind: f"{each[-1]['goodput']:.3f}" for kind, each in rows.items()}, flush=True)
+    return {"requests": requests, "seeds": seeds, "stretch": stretch, "goals": [ttft, tpot], "ways": ways}
 
 
 def agreement(found: Mapping[str, Any]) -> float:
@@ -79,8 +87,9 @@ def told(found: Mapping[str, Any]) -> str:
         ])  # fmt: skip
     ttft, tpot = found["goals"]
     return (
-        f"{table(rows)}\n\nFirst token within {ttft:g} ms, {tpot:g} ms for each further one. {found['requests']} "
-        f"requests, seeds: {found['seeds']}. The two orders agree by Kendall's τ-b of {agreement(found):.2f}.\n"
+        f"{table(rows)}\n\nFirst token within {ttft:g} ms, {tpot:g} ms for each further one; arrivals and goals times "
+        f"{found['stretch']:.2f}. {found['requests']} requests, seeds: {found['seeds']}. The two orders agree by "
+        f"Kendall's τ-b of {agreement(found):.2f}.\n"
     )
 
 

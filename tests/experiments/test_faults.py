@@ -54,3 +54,17 @@ def test_no_fault_costs_others_anything(tmp_path: Path) -> None:
         assert +tally == {"tries": 1, "beside": 4, **lost}, name
     assert len(found["memory"]["mebibytes"]) == 40
     assert f"| SIGKILL under load | 1 | 4 | 4 | {' | '.join('0' * 4)} |" in faults.told(found)
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    """What was tried as often as is asked stays; what was tried less often is tried again."""
+    save(tmp_path / "model", faults.of_bytes(), max_context=2048)
+    names = [*faults.FAULTS, *faults.SIGNALS, faults.REPLICA]
+    before = {name: {"tries": 1, "beside": 77} for name in names} | {names[0]: {"tries": 3, "beside": 77}}
+    first, last = faults.study(tmp_path / "model", tries=1, requests=40, before=before)
+    assert first["memory"] is None
+    assert {name: tally["beside"] for name, tally in last["faults"].items()} == {
+        **dict.fromkeys(names, 77),
+        names[0]: 4,
+    }

@@ -1,17 +1,18 @@
-"""The real run beside the simulation: recorded texts of a tiny model, asked for by the clock."""
+"""The real run beside the simulation: recorded texts of a tiny model, and ways to serve that take turns."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 
 from experiments import goals_real as study
-from experiments._playing import RealServer
+from experiments._playing import in_turns
 from experiments._serving import Arrival
 from experiments._texts import Text, save
-from experiments.goals import GOALS, WAYS, config_of, drafter_of
+from experiments.goals import GOALS, WAYS
 from specdec import SamplingParams
 from specdec.drafters.none import NoDrafter
 from specdec.models.loading import LoadedModel
@@ -38,23 +39,39 @@ def texts(loaded: LoadedModel) -> list[Text]:
     ]
 
 
-@pytest.mark.parametrize("name", study.PLAYED)
 def test_every_request_is_answered_with_its_text_and_none_begins_before_it_comes(
-    name: str, loaded: LoadedModel, texts: list[Text]
+    loaded: LoadedModel, texts: list[Text]
 ) -> None:
     arrivals = [Arrival(0.01 * number, texts[number % 3]) for number in range(7)]
-    served = study.played(loaded, CURVE, WAYS[name], GOALS[0], arrivals)
-    assert sorted(one.queued for one in served) == pytest.approx([one.at for one in arrivals])
-    assert {one.tokens for one in served} == {12}
-    assert all(one.queued < one.first <= one.last for one in served)
-    assert all(1 <= one.passes <= 12 for one in served)
+    ways = in_turns({name: study.server(loaded, CURVE, WAYS[name], GOALS[0]) for name in study.PLAYED}, arrivals)
+    for served in ways.values():
+        assert sorted(one.queued for one in served) == pytest.approx([one.at for one in arrivals])
+        assert {one.tokens for one in served} == {12}
+        assert all(one.queued < one.first <= one.last for one in served)
+        assert all(1 <= one.passes <= 12 for one in served)
+
+
+def test_a_clock_skips_the_time_in_which_nobody_waits(loaded: LoadedModel, texts: list[Text]) -> None:
+    """An hour later the second request is answered at once, and the first one keeps its own times."""
+    server = study.server(loaded, CURVE, WAYS["ours"], GOALS[0])
+    first, second = in_turns({"ours": server}, [Arrival(at, texts[0]) for at in (0.0, 3600.0)])["ours"]
+    assert first.last < 600
+    assert 3600 < second.first <= second.last == server.now < 4200
+
+
+def test_a_clock_stands_still_while_others_have_their_turn(loaded: LoadedModel, texts: list[Text]) -> None:
+    """What both took together is no longer than the time that went by."""
+    began = perf_counter()
+    arrivals = [Arrival(0.0, text) for text in texts]
+    servers = {name: study.server(loaded, CURVE, WAYS["ours"], GOALS[0]) for name in ("one", "other")}
+    in_turns(servers, arrivals)
+    assert sum(server.now for server in servers.values()) <= perf_counter() - began
 
 
 def test_another_text_than_the_recorded_one_is_an_error(loaded: LoadedModel, texts: list[Text]) -> None:
-    way, wrong = WAYS["ours"], Text("", texts[0].prompt, (*texts[0].answer[:-1], 1 + texts[0].answer[-1] % 50), ())
-    server = RealServer(loaded, drafter_of(way), way.policy(CURVE), way.pace(GOALS[0], CURVE), config_of(way))
+    wrong = Text("", texts[0].prompt, (*texts[0].answer[:-1], 1 + texts[0].answer[-1] % 50), ())
     with pytest.raises(AssertionError, match="not say what was recorded"):
-        list(server.run([Arrival(0.0, wrong)]))
+        in_turns({"ours": study.server(loaded, CURVE, WAYS["ours"], GOALS[0])}, [Arrival(0.0, wrong)])
 
 
 def figures(goodput: float) -> dict[str, list[dict[str, float]]]:
@@ -68,7 +85,7 @@ def test_the_agreement_of_two_orders_by_hand(tmp_path: Path) -> None:
         str(number): {**figures(real), "simulated": figures(other)["real"]}
         for number, (real, other) in enumerate([(1, 1), (2, 3), (3, 2), (4, 4)])
     }
-    found = {"requests": 7, "seeds": 1, "goals": [1000, 40], "ways": ways}
+    found = {"requests": 7, "seeds": 1, "stretch": 1.5, "goals": [1000, 40], "ways": ways}
     assert study.agreement(found) == pytest.approx(2 / 3)
     assert "τ-b of 0.67" in study.told(found)
 
