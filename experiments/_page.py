@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments._judges import FATES, RULE_SECONDS
-from experiments._results import table
 from experiments._rooms import BY_HAND, ROOMS, RULE_FILES
+from specdec.measure.markdown import table
 
 REASONS: dict[str, list[str]] = json.loads(Path(__file__).with_name("explained.json").read_text(encoding="utf-8"))
 EXPLAINED = {key: reason for reason, keys in REASONS.items() for key in keys}

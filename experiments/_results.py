@@ -1,4 +1,4 @@
-"""What studies write: tables, and the part of a page that a simulation makes."""
+"""What studies write: figures, and a part of a page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ NEXT = "\n## "
 """Where the next part of a page begins."""
 HEAD = "## Simulation\n"
 """Of that part."""
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the first row is the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def publish(

@@ -22,9 +22,10 @@ from typing import Any
 
 from experiments._clients import CLIENTS, Client
 from experiments._environments import installed
-from experiments._results import publish, table
+from experiments._results import publish
 from experiments._words import Makers, listed, parsed, several
 from specdec.errors import ConfigError
+from specdec.measure.markdown import table
 from specdec.models.sources import embedded_folder
 from specdec.testing.server import ServerProcess, drafts_counted
 

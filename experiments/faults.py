@@ -29,9 +29,10 @@ from transformers import PreTrainedTokenizerFast
 from experiments._faults import Fault, crowd, harm, leave_a_stream, leave_before_the_answer, nothing, overflow
 from experiments._guests import Fate, Guest, Known, known
 from experiments._memory import memory
-from experiments._results import publish, table
+from experiments._results import publish
 from experiments._words import Makers, parsed, several
 from specdec.errors import ConfigError
+from specdec.measure.markdown import table
 from specdec.measure.results import read
 from specdec.testing.server import POLL, ServerProcess
 from specdec.testing.tiny import save

@@ -21,13 +21,14 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from experiments._playing import RealServer, in_turns
-from experiments._results import publish, table
+from experiments._results import publish
 from experiments._texts import Text, read
 from experiments._words import Makers, parsed, several
 from experiments.goals import BASE, WAYS, Way, config_of, drafter_of, serve, summary, trace
 from experiments.policies import CURVE
 from specdec import Goals
 from specdec.errors import ConfigError
+from specdec.measure.markdown import table
 from specdec.models.loading import LoadedModel, load
 from specdec.paths import cache_dir
 from specdec.policy.cost import cost_curve

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from experiments._results import table
 from experiments._words import Makers, parsed
 from experiments.structured import forced_share
 from specdec import Grammar
 from specdec.errors import ConfigError, SpecdecError
 from specdec.measure.environment import machine
+from specdec.measure.markdown import table
 from specdec.models.loading import load
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Spelling

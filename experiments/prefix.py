@@ -17,13 +17,13 @@ from statistics import fmean, median
 from time import perf_counter
 from typing import Any
 
-from experiments._results import table
 from experiments._words import Makers, listed, parsed
 from experiments._workloads import WORKLOADS
 from specdec import EngineConfig, SpeculativeGenerator
 from specdec.engine.outputs import StepOutput
 from specdec.engine.request import Request
 from specdec.errors import ConfigError
+from specdec.measure.markdown import table
 from specdec.models.loading import LoadedModel, load
 
 

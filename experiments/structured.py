@@ -23,11 +23,11 @@ from typing import Any
 
 import jsonschema
 
-from experiments._results import table
 from experiments._schemas import Task, tasks
 from experiments._words import Makers, listed, parsed, several
 from specdec import EngineConfig, Generation, Grammar, SamplingParams, SpeculativeGenerator
 from specdec.engine import verdicts
+from specdec.measure.markdown import table
 from specdec.models.loading import LoadedModel, load
 from specdec.sampling import transform
 from specdec.sampling.constraints import Constraint

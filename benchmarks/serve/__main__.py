@@ -66,7 +66,10 @@ def main() -> None:
     args = arguments()
     load = os.getloadavg()[0]  # of the last minute, before any of ours adds to it
     goals = Goals(args.goal_ttft_ms, args.goal_itl_ms)
-    plan = Plan((*args.clients, *args.rates), args.rounds, args.requests, args.max_tokens, goals)
+    try:
+        plan = Plan((*args.clients, *args.rates), args.rounds, args.requests, args.max_tokens, goals)
+    except ValueError as error:
+        sys.exit(str(error))
     limits = Limits(threads=args.threads)
     prompts = [record.prompt for record in load_prompts(args.data)[:: args.every]]
     about: dict[str, Any] = {"model": MODEL, "load": load, **asdict(limits), **asdict(plan)}

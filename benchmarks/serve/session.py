@@ -45,6 +45,14 @@ class Plan:
     max_tokens: int = 64
     goals: Goals = field(default_factory=Goals)
 
+    def __post_init__(self) -> None:
+        most = max((load.clients or 0 for load in self.loads), default=0)
+        if self.rounds and self.requests < most:
+            raise ValueError(
+                f"{most} clients ask for something each, but a load has {self.requests} requests. Raise --requests, or "
+                "lower --clients."
+            )
+
     def texts(self, prompts: Sequence[str], turn: int) -> Texts:
         """Of a round: the next prompts, from the first again behind the last."""
         chosen = [prompts[(turn * self.requests + place) % len(prompts)] for place in range(self.requests)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.serve.contenders import BASELINE
 from benchmarks.serve.load import PERCENTILES
+from specdec.measure.markdown import table
 
 Rounds = Sequence[Mapping[str, Any]]
 """Of one contender under one load: what `runs.loaded` found."""
@@ -35,12 +36,6 @@ def spread(values: Iterable[float], form: str) -> str:
     """Median and range."""
     found = sorted(values)
     return f"{median(found):{form}} ({found[0]:{form}} to {found[-1]:{form}})"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the first row is the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def acceptance_rows(report: Mapping[str, Any]) -> list[tuple[str, str, list[int], list[int]]]:

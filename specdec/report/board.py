@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from specdec.measure.markdown import table
 from specdec.measure.runs import Run
 from specdec.report.leaderboard import ALL, NOT_CREDIBLE, NOT_RELIABLE, Standing, categories, standings
 from specdec.report.methods import CONDITIONS, condition, methods, name_without, varying_axes
@@ -47,8 +48,7 @@ def boards(runs: Sequence[Run]) -> list[Board]:
 def markdown(board: Board) -> list[str]:
     """Lines of a document."""
     lines = [f"### {board.condition}", ""] if board.condition else []
-    lines += [f"| {' | '.join(board.columns)} |", "|" + "---|" * len(board.columns)]
-    return [*lines, *(f"| {' | '.join(cells)} |" for cells in board.rows)]
+    return [*lines, *table([board.columns, *board.rows]).splitlines()]
 
 
 def notes(runs: Iterable[Run]) -> list[str]:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from specdec.measure.markdown import table
 from specdec.measure.runs import Run
 from specdec.report.differences import Contest, Entrant, contests
 from specdec.report.leaderboard import NOT_CREDIBLE
@@ -33,8 +34,7 @@ def markdown(found: Sequence[Block]) -> str:
     lines: list[str] = []
     for condition, rows in found:
         lines += [f"**{condition}**", ""] if condition else []
-        lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-        lines += [*(f"| {' | '.join(cells)} |" for cells in rows), ""]
+        lines += [table([COLUMNS, *rows]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

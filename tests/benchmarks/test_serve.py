@@ -306,12 +306,20 @@ def test_servers_take_turns_and_the_first_changes(report: dict[str, Any], tried:
 
 
 def test_rounds_have_other_prompts() -> None:
-    plan = Plan(requests=2)
+    plan = Plan((), requests=2)
     assert [list(plan.texts(["a", "b", "c"], turn).prompts) for turn in range(3)] == [
         ["a", "b"],
         ["c", "a"],
         ["b", "c"],
     ]
+
+
+def test_a_load_has_a_request_for_every_client() -> None:
+    loads = (Load(clients=1), Load(clients=8), Load(rate=1.0))
+    with pytest.raises(ValueError, match=r"8 clients .* a load has 6 requests\. Raise --requests"):
+        Plan(loads, requests=6)
+    assert Plan(loads, requests=8).requests == 8
+    assert Plan(loads, requests=2, rounds=0).rounds == 0  # `vllm bench serve` alone
 
 
 def test_what_the_tools_say_of_drafts_stands_beside_what_the_server_counted(report: dict[str, Any]) -> None:
