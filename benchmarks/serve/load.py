@@ -90,6 +90,7 @@ def command(load: Load, texts: Texts, url: str, seed: int, goals: Goals) -> list
         "--dataset-sampling-strategy", "sequential", "--random-seed", str(seed), *load.words,
         "--request-count", str(len(texts.prompts)), "--extra-inputs", json.dumps(texts.body),
         "--goodput", f"time_to_first_token:{goals.ttft_ms:g} inter_token_latency:{goals.itl_ms:g}",
+        "--connection-reuse-strategy", "never",  # llama-server closes a kept one, perhaps as it is asked
         "--workers-max", "1", "--record-processors", "1", "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics",
         "--export-level", "summary", "--artifact-dir", "out",
     ]  # fmt: skip
