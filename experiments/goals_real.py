@@ -24,7 +24,7 @@ from experiments._playing import RealServer, in_turns
 from experiments._results import publish
 from experiments._texts import Text, read
 from experiments._words import Makers, parsed, several
-from experiments.goals import BASE, WAYS, Way, config_of, drafter_of, serve, summary, trace
+from experiments.goals import BASE, GOALS, WAYS, Way, config_of, drafter_of, serve, summary, trace
 from experiments.policies import CURVE
 from specdec import Goals
 from specdec.errors import ConfigError
@@ -40,8 +40,6 @@ PLAYED = (
     "ours, first come first served", "ours",
 )  # fmt: skip
 """Ways that are compared."""
-GOAL = (1000, 40)
-"""Milliseconds to the first token, and for each further one, where passes take what `CURVE` says."""
 
 
 def server(loaded: LoadedModel, curve: CostCurve, way: Way, goals: Goals) -> RealServer:
@@ -53,7 +51,7 @@ def compare(loaded: LoadedModel, texts: Sequence[Text], requests: int, seeds: in
     """Way → the figures of each seed, real and simulated."""
     curve = cost_curve(loaded.model, cache_dir())
     stretch = fmean(curve(rows, 0, 1) / CURVE(rows, 0, 1) for rows in ROWS)
-    ttft, tpot = (round(stretch * goal) for goal in GOAL)
+    ttft, tpot = (round(stretch * goal) for goal in (GOALS[0].ttft_ms, GOALS[0].tpot_ms) if goal is not None)
     goals = Goals(ttft, tpot)
     ways: dict[str, dict[str, list[dict[str, float]]]] = {name: {"real": [], "simulated": []} for name in PLAYED}
     for seed in range(seeds):

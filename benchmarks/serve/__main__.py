@@ -62,14 +62,22 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measures; after every round it prints, and writes what was asked for, so that a long run may be cut short."""
-    args = arguments()
+    """Measures; says why it cannot."""
+    try:
+        measure(arguments())
+    except (ValueError, WorkerError) as error:
+        sys.exit(str(error))
+
+
+def measure(args: argparse.Namespace) -> None:
+    """After every round it prints, and writes what was asked for, so that a long run may be cut short.
+
+    Raises:
+        ValueError, WorkerError: if it cannot be done.
+    """
     load = os.getloadavg()[0]  # of the last minute, before any of ours adds to it
     goals = Goals(args.goal_ttft_ms, args.goal_itl_ms)
-    try:
-        plan = Plan((*args.clients, *args.rates), args.rounds, args.requests, args.max_tokens, goals)
-    except ValueError as error:
-        sys.exit(str(error))
+    plan = Plan((*args.clients, *args.rates), args.rounds, args.requests, args.max_tokens, goals)
     limits = Limits(threads=args.threads)
     prompts = [record.prompt for record in load_prompts(args.data)[:: args.every]]
     about: dict[str, Any] = {"model": MODEL, "load": load, **asdict(limits), **asdict(plan)}
@@ -82,10 +90,7 @@ def main() -> None:
             head = f"## Servers\n\n`{command('benchmarks.serve')}`; {machine()}."
             args.markdown.write_text(f"{head}\n\n{text}", encoding="utf-8")
 
-    try:
-        compare(chosen(args.contenders), prompts, limits, plan, keep)
-    except (ValueError, WorkerError) as error:
-        sys.exit(str(error))
+    compare(chosen(args.contenders), prompts, limits, plan, keep)
 
 
 if __name__ == "__main__":
