@@ -58,7 +58,7 @@ class Answers:
                 piece = read[start : start + MOST_ROWS]
                 self._cache.reserve(sequence, len(piece))
                 rows = SequenceRows(piece, self._cache.slots(sequence), start)
-                model.run(RaggedBatch.build([rows], model.kv_layout.device), self._cache.target)
+                model.run(RaggedBatch.build([rows]), self._cache.target)
                 self._cache.commit(sequence, len(piece))
             self._cache.reserve(sequence, len(text.answer))
 
@@ -88,7 +88,7 @@ class Answers:
         tokens = [text.prompt[-1], *text.answer][:count]
         slots = self._cache.slots(sequence)
         rows = SequenceRows(tokens, slots, len(text.prompt) - 1, logit_rows=range(count))
-        batch = RaggedBatch.build([rows], part.kv_layout.device)
+        batch = RaggedBatch.build([rows])
         return part.run(batch, self._cache.target, Wants(logits="argmax")).maxima.tokens
 
 

@@ -109,6 +109,6 @@ class _Alone:
 
     @torch.inference_mode()
     def _run(self, part: SequenceRows, wants: Wants) -> tuple[Rows, torch.Tensor | None]:
-        batch = RaggedBatch.build([part], self._model.kv_layout.device)
+        batch = RaggedBatch.build([part])
         output = self._model.run(batch, self._cache.target, wants)
         return output.top(self._count).numpy() if wants.top else np.empty((0, 0), np.int32), output.hidden

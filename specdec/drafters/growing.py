@@ -31,7 +31,7 @@ def read_ahead(model: CausalLM, pool: KVPool, tokens: Sequence[int], slots: Tens
     while len(tokens) - done > most:
         end = committed + done + most
         rows = SequenceRows(tokens[done : done + most], slots[:end], committed + done)
-        model.run(RaggedBatch.build([rows], model.kv_layout.device), pool)
+        model.run(RaggedBatch.build([rows]), pool)
         done += most
     return done
 
@@ -44,7 +44,7 @@ def grow_trees(trees: Sequence[GrowingTree], model: CausalLM, pool: KVPool) -> l
     """
     _draw_chains(trees, model, pool)
     while active := [tree for tree in trees if tree.growing]:
-        batch = RaggedBatch.build([tree.rows() for tree in active], model.kv_layout.device)
+        batch = RaggedBatch.build([tree.rows() for tree in active])
         argmax = all(tree.by_argmax for tree in active)
         output = model.run(batch, pool, Wants(logits="argmax" if argmax else "all"))
         counts = [tree.num_rows for tree in active]

@@ -244,7 +244,7 @@ class Engine:
             part.rows(one.tree, self.cache, everything or part.request.scores_prompt)
             for part, one in zip(plan, proposals, strict=True)
         ]
-        batch = RaggedBatch.build(parts, self.model.kv_layout.device)
+        batch = RaggedBatch.build(parts)
         argmax = needs.logits == "none" and all(p.by_argmax for p in plan)
         wants = Wants(logits="argmax" if argmax else "all", hidden=needs.hidden, top=needs.top)
         output = self.model.run(batch, self.cache.target, wants)

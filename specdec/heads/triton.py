@@ -59,7 +59,7 @@ class TritonBlock:
 
     def draft(self, pool: KVPool, blocks: Sequence[SequenceRows]) -> BlockRows:
         """See `BlockRun.draft`."""
-        logits = self._model.run(RaggedBatch.build(blocks, self.layout.device), pool).logits
+        logits = self._model.run(RaggedBatch.build(blocks), pool).logits
         assert logits is not None
         if self._sure is None:
             return BlockRows(logits, None)

@@ -15,8 +15,7 @@ from specdec.heads.pairs import PairHead
 from specdec.heads.triton import FusedTaps
 from specdec.heads.weights import pair_weights
 from specdec.kernels.markov import Grown
-from specdec.kernels.rows import largest
-from specdec.kernels.rows.triton import chances
+from specdec.kernels.rows.triton import tops
 from specdec.models.base import PassOutput
 from specdec.models.batch import SequenceRows
 from specdec.models.pairs import TreeLimits
@@ -58,8 +57,8 @@ class TritonPairs(PairRun):
         logits, following = self._model.run_pairs(parts, pool, states.float().contiguous())
         if not top:
             return PairRows(PassOutput(logits), following)
-        tops = largest(logits, top)
-        return PairRows(PassOutput(logits, tops=tops, chances=chances(logits, tops)), following)
+        ids, chances = (each.cpu() for each in tops(logits, top))
+        return PairRows(PassOutput(logits, tops=ids.int(), chances=chances), following)
 
     def grow(
         self, pool: KVPool, parts: Sequence[SequenceRows], states: Tensor, limits: Sequence[TreeLimits]

@@ -167,6 +167,11 @@ class CausalLM(Protocol):
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:
         """Runs the batch and writes its keys and values to their slots in `pool`.
 
+        Args:
+            batch: its tables may be on the host, wherever the model is.
+            pool: of the model's layout.
+            wants: what is told.
+
         Raises:
             ConfigError: if hidden states are wanted at a boundary that the model does not have.
             UnsupportedModelError: if it cannot tell them at all.

@@ -18,10 +18,10 @@ class Inputs(Protocol):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of them, in a fixed order, on one device."""
+        """All of them, in a fixed order, on the host or the device."""
 
-    def clone(self) -> Any:
-        """The same with tensors of its own."""
+    def on(self, device: torch.device | str) -> Any:
+        """The same with tensors of its own on the device."""
 
 
 Given = TypeVar("Given", bound=Inputs)
@@ -58,25 +58,27 @@ class Graphs(Generic[Given]):
             pool: that it reads and writes.
             key: all that a captured computation depends on but the numbers in its inputs.
             inputs: of this call.
-            compute: leaves the host out: no result of the device is waited for, nothing is sent there.
+            compute: leaves the host out: no result of the device is waited for, nothing is sent there. What it reads
+                is on the device.
         """
-        if not can_capture(inputs.tensors[0]):
-            return compute(inputs)
+        device = pool.layout.device
+        if not can_capture(device):
+            return compute(inputs.on(device))
         graphs = self.captured.setdefault(pool, {})
         if key not in graphs:
-            graphs[key] = capture(inputs.clone(), compute)
+            graphs[key] = capture(inputs.on(device), compute)
             self.captures += 1
         captured = graphs[key]
         for own, new in zip(captured.inputs.tensors, inputs.tensors, strict=True):
-            own.copy_(new)
+            own.copy_(new, non_blocking=True)
         captured.graph.replay()
         # the next replay writes over the graph's own
         return tuple(None if output is None else output.clone() for output in captured.outputs)
 
 
-def can_capture(tensor: Tensor) -> bool:
+def can_capture(device: torch.device | str) -> bool:
     """Whether there is anything to be captured: kernels that are interpreted leave nothing."""
-    return tensor.is_cuda
+    return torch.device(device).type == "cuda"
 
 
 def capture(static: Given, compute: Callable[[Given], Outputs]) -> Captured[Given]:

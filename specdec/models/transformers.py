@@ -79,6 +79,7 @@ class TransformersModel:
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`. The head is the model's own, and makes all logits whatever is wanted."""
         wants.check(self.name, self.kv_layout.num_layers)
+        batch = batch.on(self.kv_layout.device)
         logits, hidden = run(self.module, batch, self._pass(batch, pool), wants.hidden)
         return PassOutput(logits, None, hidden)
 

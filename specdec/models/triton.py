@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ from specdec.kernels.linear import HEAD_KINDS
 from specdec.kernels.linear.triton import LinearTable
 from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonProduct, stacked
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
-from specdec.kernels.rows import largest
-from specdec.kernels.verdicts.triton import row_maxima
+from specdec.kernels.rows.triton import tops
+from specdec.kernels.verdicts.triton import row_maxima, told_maxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.graphs import Graphs
-from specdec.models.inputs import PassInputs
+from specdec.models.inputs import PackedPass, PassInputs
 from specdec.models.llama import LlamaLayer, LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 
@@ -40,8 +40,20 @@ def why_not_triton(module: PreTrainedModel) -> str | None:
     return why_not_llama(module)
 
 
-Outputs = tuple[Tensor, Tensor | None]
-"""Logits, float32 [R, V], and hidden states, float32 [T, k, H], or None."""
+class Outputs(NamedTuple):
+    """What a pass leaves on the device.
+
+    Args:
+        logits: float32 [R, V], if they are wanted.
+        best: int32 [2, R], if the largest alone are: see `row_maxima`.
+        tops: int64 [R, k], if some largest are told apart.
+        hidden: float32 [T, k, H], if any boundary is wanted.
+    """
+
+    logits: Tensor | None = None
+    best: Tensor | None = None
+    tops: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class TritonModel(LlamaModel[TritonProduct]):
@@ -145,7 +157,7 @@ class TritonModel(LlamaModel[TritonProduct]):
         self._final_norm, self._frequencies = sizes.final_norm, sizes.frequencies
         self._rope_factor = sizes.rope_factor
         self._attention = attention or config_for(self._dtype, sizes.head_size)
-        self._graphs = Graphs[PassInputs]()
+        self._graphs = Graphs[PackedPass]()
 
     judges_on_device = True
 
@@ -153,29 +165,33 @@ class TritonModel(LlamaModel[TritonProduct]):
     def run(self, batch: RaggedBatch, pool: KVPool, wants: Wants = Wants()) -> PassOutput:  # noqa: B008 - frozen
         """See `CausalLM.run`. Where maxima alone are wanted the host waits for them once."""
         wants.check(self.name, self.kv_layout.num_layers)
-        inputs, before = self._inputs(batch), self._graphs.captures
-        logits, hidden = self._outputs(inputs, pool, wants.hidden)
-        first = self._graphs.captures > before
-        logits, hidden = logits[: len(inputs.logit_rows)], None if hidden is None else hidden[: len(inputs.tokens)]
-        if wants.logits == "all":
-            return PassOutput(logits, None, hidden, first=first)
-        tops = largest(logits, wants.top) if wants.top else None
-        return PassOutput(None, row_maxima(logits), hidden, tops, first=first)
+        before = self._graphs.captures
+        given = self._outputs(batch, pool, wants)
+        tops = None if given.tops is None else given.tops.int().cpu()
+        maxima = None if given.best is None else told_maxima(given.best)
+        return PassOutput(given.logits, maxima, given.hidden, tops, first=self._graphs.captures > before)
 
-    def _inputs(self, batch: RaggedBatch) -> PassInputs:
-        return PassInputs.of(batch, self._attention.rows_per_tile(self._heads, self._kv_heads))
+    def _outputs(self, batch: RaggedBatch, pool: KVPool, wants: Wants, states: Tensor | None = None) -> Outputs:
+        """Of a pass; a short one is a captured graph."""
+        rows, count, device = len(batch.token_ids), len(batch.logit_rows), self.kv_layout.device
+        most = MOST_VERIFIED_ROWS if 2 * count >= rows else MOST_CAPTURED_ROWS
+        short = count > 0 and rows <= most
+        tile = self._attention.rows_per_tile(self._heads, self._kv_heads)
+        packed = PackedPass.of(batch, tile, device, self._attention.split if short else None, states)
 
-    def _outputs(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...] = ()) -> Outputs:
-        """Of a pass. If it is captured there may be rows of padding behind those that were asked for."""
-        rows, wanted = len(inputs.tokens), len(inputs.logit_rows)
-        most = MOST_VERIFIED_ROWS if 2 * wanted >= rows else MOST_CAPTURED_ROWS
-        if rows > most or not wanted:
-            return self._compute(inputs, pool, taps)
-        inputs = inputs.padded(self._attention.split)
-        compute = partial(self._compute, pool=pool, taps=taps)
-        logits, hidden = self._graphs.replay(pool, (inputs.shape, taps), inputs, compute)
-        assert logits is not None
-        return logits, hidden
+        def compute(packed: PackedPass) -> Outputs:
+            return self._compute(packed.inputs, pool, wants)
+
+        if short:
+            given = Outputs(*self._graphs.replay(pool, (packed.shape, wants), packed, compute))
+        else:
+            given = compute(packed.on(device))
+        return Outputs(
+            None if given.logits is None else given.logits[:count],
+            None if given.best is None else given.best[:, :count],
+            None if given.tops is None else given.tops[:count],
+            None if given.hidden is None else given.hidden[:rows],
+        )
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""
@@ -191,8 +207,19 @@ class TritonModel(LlamaModel[TritonProduct]):
         """See `CausalLM.without`: not here, where a norm adds what the sublayer before it gave."""
         raise UnsupportedModelError(f"{self.name} cannot leave out sublayers on Triton. Use backend='transformers'.")
 
-    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
-        """The pass, launch by launch, with hidden states at the boundaries `taps`."""
+    def _compute(self, inputs: PassInputs, pool: KVPool, wants: Wants) -> Outputs:
+        """The pass, launch by launch."""
+        logits, hidden = self._logits(inputs, pool, wants.hidden)
+        argmax = wants.logits == "argmax"
+        return Outputs(
+            None if argmax else logits,
+            row_maxima(logits) if argmax else None,
+            tops(logits, wants.top)[0] if wants.top else None,
+            hidden,
+        )
+
+    def _logits(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        """All logits, and the hidden states at the boundaries `taps`."""
         stream = self.embed(inputs.tokens)
         delta: Tensor | None = None
         hidden: list[Tensor] = []
@@ -202,11 +229,11 @@ class TritonModel(LlamaModel[TritonProduct]):
                 hidden.append(stream.clone())  # the norm has added what the layer before gave
             delta = self._fed(index, stream, self._attended(index, normed, inputs, pool))
         assert delta is not None
-        wanted = inputs.logit_rows
-        normed = rms_norm(stream[wanted], self._final_norm, self._eps, self._dtype, delta[wanted])
-        logits = self._head(normed, torch.float32, self._table)
+        read, added = inputs.wanted(stream), inputs.wanted(delta)
         if len(self._layers) in taps:
-            hidden.append(rms_norm(stream, self._final_norm, self._eps, torch.float32, delta))
+            hidden.append(rms_norm(stream.clone(), self._final_norm, self._eps, torch.float32, delta))
+        normed = rms_norm(read, self._final_norm, self._eps, self._dtype, added)
+        logits = self._head(normed, torch.float32, self._table)
         return logits, torch.stack(hidden, 1) if hidden else None
 
     def _attended(self, index: int, read: Tensor, inputs: PassInputs, pool: KVPool) -> Tensor:

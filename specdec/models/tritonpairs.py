@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,13 +12,14 @@ from specdec.errors import SpecdecError
 from specdec.kernels.linear.triton_weights import stacked
 from specdec.kernels.markov import Grown
 from specdec.kernels.norm.triton import rms_norm
+from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.graphs import Graphs
-from specdec.models.inputs import PassInputs, whole_splits
+from specdec.models.inputs import PackedPass, PassInputs, whole_splits
 from specdec.models.llama import LlamaWeights
 from specdec.models.pairs import PairInput, TreeLimits
-from specdec.models.triton import TritonModel
-from specdec.models.tritontrees import TreeInputs, TreeLevels, read_trees
+from specdec.models.triton import MOST_CAPTURED_ROWS, TritonModel
+from specdec.models.tritontrees import TreeInputs, read_trees
 
 
 class TritonPairModel(TritonModel):
@@ -52,24 +52,29 @@ class TritonPairModel(TritonModel):
         Raises:
             SpecdecError: if the states are not one for each row.
         """
-        batch = RaggedBatch.build(parts, self.kv_layout.device)
+        batch = self._checked(parts, states)
+        given = self._outputs(batch, pool, Wants(), states)
+        assert given.logits is not None
+        assert given.hidden is not None
+        return given.logits, given.hidden[: len(given.logits)]
+
+    def _checked(self, parts: Sequence[SequenceRows], states: Tensor) -> RaggedBatch:
+        """The rows, of which each has a state."""
+        batch = RaggedBatch.build(parts)
         needed = (len(batch.token_ids), self.hidden_size)
         if states.shape != needed or states.dtype != torch.float32 or not states.is_contiguous():
             raise SpecdecError(
                 f"{self.name} was given states {states.dtype} {list(states.shape)}; its rows need dense torch.float32 "
                 f"{list(needed)}."
             )
-        logits, following = self._outputs(replace(self._inputs(batch), states=states), pool)
-        assert following is not None
-        count = len(batch.logit_rows)
-        return logits[:count], following[:count]
+        return batch
 
     @torch.inference_mode()
     def grow_pairs(
         self, parts: Sequence[SequenceRows], pool: KVPool, states: Tensor, limits: Sequence[TreeLimits], ids: Tensor
     ) -> list[Grown | None]:
-        """The likeliest trees behind the last rows of some sequences: a pass for those rows, and one captured graph for
-        all levels, as many as the deepest tree so far had. The host waits once.
+        """The likeliest trees behind the last rows of some sequences: a pass for those rows, and all levels, as many as
+        the deepest tree so far had, in one captured graph. The host waits once.
 
         Args:
             parts, pool, states: see `run_pairs`; of each part the last row alone has logits, and its slots have room
@@ -80,28 +85,32 @@ class TritonPairModel(TritonModel):
         Returns:
             Of each tree the nodes, in the target's tokens; None if a score was no number.
         """
-        logits, following = self.run_pairs(parts, pool, states)
+        batch = self._checked(parts, states)
         self._deepest = max(self._deepest, *(limit.depth for limit in limits))
         self._largest = max(self._largest, *(limit.nodes for limit in limits))
-        given = TreeInputs.of(logits, following, parts, limits, self._largest)
-        position = max(part.committed + len(part.tokens) for part in parts) + self._deepest
-        longest, width = whole_splits(position, self._attention.split), limits[0].width
-        tile = self._attention.rows_per_tile(self._heads, self._kv_heads)
+        split, tile = self._attention.split, self._attention.rows_per_tile(self._heads, self._kv_heads)
+        device = self.kv_layout.device
+        longest = max(part.committed + len(part.tokens) for part in parts) + self._deepest
+        rows = PackedPass.of(batch, tile, device, split, states)
+        given = TreeInputs.of(
+            rows, parts, limits, tile, device, self._largest, self._deepest, whole_splits(longest, split)
+        )
 
-        def grow(given: TreeInputs, levels: int = self._deepest) -> tuple[Tensor]:
-            trees = TreeLevels(given, ids, width, levels, longest, tile)
-            return (trees.grow(lambda rows: self._compute(rows, pool, ())),)
+        def grow(given: TreeInputs) -> tuple[Tensor]:
+            return (given.grow(ids, lambda rows: self._logits(rows, pool, ())),)
 
-        key = (given.shape, width, self._deepest, longest)
-        [told] = self._trees.replay(pool, key, given, grow)
-        assert told is not None
-        return read_trees(told, len(parts))
+        if len(states) > MOST_CAPTURED_ROWS:  # few batches of prompts are of one shape
+            [found] = grow(given.on(device))
+        else:
+            [found] = self._trees.replay(pool, given.shape, given, grow)
+        assert found is not None
+        return read_trees(found, given.texts, len(parts))
 
-    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def _logits(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Logits, and in place of hidden states the next states, of the rows with logits alone."""
         stream, read = self._read(inputs)
         delta = self._fed(0, stream, self._attended(0, read, inputs, pool))
-        stream, delta = stream[inputs.logit_rows], delta[inputs.logit_rows]
+        stream, delta = inputs.wanted(stream), inputs.wanted(delta)
         if self._pairs.bare:
             hidden = stream.add_(delta)
         else:

@@ -105,4 +105,4 @@ def _run(model: CausalLM, cache: PagedCache, sequence: int, rows: int) -> None:
     cache.reserve(sequence, rows)
     tokens = [row % model.vocab_size for row in range(rows)]
     part = SequenceRows(tokens, cache.slots(sequence), cache.length(sequence), logit_rows=range(rows))
-    model.run(RaggedBatch.build([part], model.kv_layout.device), cache.target)
+    model.run(RaggedBatch.build([part]), cache.target)

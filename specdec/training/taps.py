@@ -39,7 +39,7 @@ def watching(model: CausalLM, boundaries: Sequence[int]) -> Watch:
     def watch(tokens: Sequence[int]) -> Tensor:
         rows = SequenceRows(tokens, torch.arange(len(tokens)), 0)
         pool = KVPool(model.kv_layout, len(tokens))
-        batch = RaggedBatch.build([rows], model.kv_layout.device)
+        batch = RaggedBatch.build([rows])
         found = model.run(batch, pool, Wants("argmax", once)).hidden
         assert found is not None
         return found[:, places]

@@ -21,7 +21,8 @@ from specdec.heads.runs import medusa_run
 from specdec.heads.tritonmedusa import TritonMedusa
 from specdec.heads.tritonpairs import TritonPairs
 from specdec.kernels.linear.triton import LinearTable
-from specdec.kernels.rows.triton import chances
+from specdec.kernels.rows import reference
+from specdec.kernels.rows.triton import tops
 from specdec.models import tritonpairs as pair_module
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
@@ -144,17 +145,23 @@ def test_weights_take_the_form_of_the_targets(kind: str) -> None:
     assert float((wanted[3] - wanted[4]).abs().max()) > 0.25 * float(wanted[4].abs().max())
 
 
-def test_chances_are_the_softmax_of_a_row_alone() -> None:
-    """Blocks of 16 over 41 scores; -inf has none, and a NaN makes its row's chances NaN."""
-    rows = torch.randn(3, 41, generator=torch.Generator().manual_seed(0)) * 20
-    rows[0, 7], rows[2, 40] = float("-inf"), float("nan")
-    ids = torch.tensor([[7, 0, 40]] * 3, dtype=torch.int32)
-    given = chances(rows.to(DEVICE), ids, block=16)
-    torch.testing.assert_close(
-        given.double(), rows.double().softmax(1)[:, [7, 0, 40]], rtol=1e-6, atol=0, equal_nan=True
-    )
-    assert torch.equal(chances(rows[1:2].to(DEVICE), ids[:1], block=16), given[1:2])
-    assert chances(rows[:0].to(DEVICE), ids[:0]).shape == (0, 3)
+@pytest.mark.parametrize("size", [1, 5, 16, 41])
+def test_the_largest_scores_and_their_softmax_are_those_of_a_row_alone(size: int) -> None:
+    """Blocks of 16 over some scores, with ties, both zeros, infinities, and a NaN, which makes its row's chances NaN."""
+    rows = torch.randint(-3, 4, (6, size), generator=torch.Generator().manual_seed(size)) * 0.5
+    rows[0] = torch.randn(size, generator=torch.Generator().manual_seed(1)) * 20
+    rows[1, ::2] *= -1  # zeros of both signs
+    rows[2, size // 2 :] = float("-inf")
+    rows[3, -1] = float("nan")
+    rows[4] -= 7
+    for count in (1, 4, 50):
+        ids, chances = (each.cpu() for each in tops(rows.to(DEVICE), count, block=16))
+        wanted = reference.largest(rows, count).long()
+        assert torch.equal(ids, wanted)
+        softmax = rows.double().softmax(1).gather(1, wanted)
+        torch.testing.assert_close(chances.double(), softmax, rtol=1e-6, atol=0, equal_nan=True)
+        assert torch.equal(tops(rows[1:2].to(DEVICE), count, block=16)[1].cpu(), chances[1:2])
+    assert tops(rows[:0].to(DEVICE), 3)[0].shape == (0, min(3, size))
 
 
 def test_states_that_do_not_fit_the_rows_are_refused() -> None:
@@ -186,7 +193,7 @@ BROKEN = {
     "stream": ("EAGLE-1", "stream.add_(delta)", "stream"),
     "first norm": ("MTP", "None if pairs.bare else", "None if not pairs.bare else"),
     "norm of states": ("EAGLE-3.1", "self._side(states, pairs.state_norm)", "self._side(states, pairs.token_norm)"),
-    "rows": ("EAGLE-3.1", "stream[inputs.logit_rows], delta", "stream[:len(inputs.logit_rows)], delta"),
+    "rows": ("EAGLE-3.1", "inputs.wanted(stream), inputs", "inputs.wanted(stream.flip(0)), inputs"),
     "no norms": ("one norm before fc", "if pairs.starts_normed and", "if not pairs.starts_normed and"),
     "bias": ("EAGLE-1", "[pairs.mix_bias]", "None"),
 }

@@ -15,6 +15,7 @@ from specdec.drafters.head import HeadDrafter
 from specdec.drafters.none import NoDrafter
 from specdec.heads.tritonpairs import TritonPairs
 from specdec.kernels.markov import Grown
+from specdec.kernels.trees import triton as level_module
 from specdec.models import tritontrees as tree_module
 from specdec.models.batch import SequenceRows
 from specdec.models.native import NativeModel
@@ -25,7 +26,7 @@ from tests.engines import outputs, run
 from tests.heads import toys
 from tests.heads.test_pair_runs import CASES, Bench, made
 from tests.heads.test_triton_runs import bench, some_slow
-from tests.kernels.gpu import assert_caught
+from tests.kernels.gpu import DEVICE, assert_caught
 from tests.models.test_triton_model import captured  # noqa: F401 - a fixture
 from tests.pairheads import random_pairs
 
@@ -73,20 +74,23 @@ def grown(one: Bench, limits: list[TreeLimits], factor: float = 1.0) -> list[Gro
     return trees
 
 
+MODULES = {"TreeInputs": tree_module, "level_kernel": level_module}
 SIZES = [(12, 5), (8, 2), (4, 5)]
 BOUNDS = [(0.0, 0.0), (0.02, 0.0), (0.0, 0.4)]
 
 
 def check_trees(module: ModuleType = tree_module) -> None:
-    """Against the CPU's kernels."""
+    """Against the CPU's kernels; `module`: a copy of one of the two that make trees."""
+    trees, levels = (module if hasattr(module, name) else own for name, own in MODULES.items())
     name, options = CASES["EAGLE-3.1"]
     head, shapes = made(name, **options), set()
     with torch.no_grad():
         head.norm.weight.mul_(0.75)  # less sure of itself: trees have branches
     ours, native = (Bench(head, target, 3) for target in (toys.on_triton(), NativeModel(llama_module(0))))
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("TreeInputs", "TreeLevels", "read_trees"):
-            patch.setattr(f"specdec.models.tritonpairs.{name}", getattr(module, name))
+        for name in ("TreeInputs", "read_trees"):
+            patch.setattr(f"specdec.models.tritonpairs.{name}", getattr(trees, name))
+        patch.setattr(trees, "GrowingTrees", levels.GrowingTrees)
         for width, bounds in product((2, 3), BOUNDS):
             limits = [TreeLimits(*size, width, *bounds) for size in SIZES]
             for tree, wanted in zip(grown(ours, limits), grown(native, limits), strict=True):
@@ -125,18 +129,42 @@ def test_scores_that_are_no_numbers_are_told(caplog: pytest.LogCaptureFixture) -
     assert "the largest logit is nan" in caplog.text
 
 
+def check_equals(module: ModuleType = level_module) -> None:
+    """Two levels of two rows, counted by hand: three of six nodes fit, and the last four are equally likely."""
+
+    def there(numbers: list[Any], dtype: torch.dtype = torch.int32) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=dtype, device=DEVICE)
+
+    bounds, ids = there([[0.0, 0.0]], torch.float64), there([10, 11, 12, 13], torch.int64)
+    trees = module.GrowingTrees(there([3]), there([2]), bounds, there([4]), there([[7, 8, 9]]), ids, 2, 2)
+    half = torch.full((2, 2), 0.5, device=DEVICE)
+    rows = trees.grow(there([[1, 3]], torch.int64), half[:1])
+    assert (rows.tokens.tolist(), rows.slots.tolist()) == ([11, 13], [7, 8])
+    assert (rows.positions.tolist(), rows.above.tolist()) == ([4, 4], [0, 0])
+    assert rows.paths[0, :, 0].tolist() == [7, 8]
+    assert trees.grow(there([[2, 0], [0, 3]], torch.int64), half) is None
+    [tree] = tree_module.read_trees(trees.found, 1, 1)
+    assert (tree.tokens, tree.parents, tree.chances) == ([11, 13, 12], [-1, -1, 0], [0.5, 0.5, 0.5])
+
+
+def test_of_equal_nodes_the_first_are_kept_and_a_broken_copy_is_caught(tmp_path: Path) -> None:
+    change = ("other[None, :] < number[:, None]", "other[None, :] > number[:, None]")
+    assert_caught(level_module, check_equals, [change], tmp_path)
+
+
 BROKEN = {
-    "paths": ("self.paths = _taken(self.paths, above)", "self.paths = self.paths[:, :1].repeat(1, rows, 1)"),
-    "states": ("fed = _taken(states, above)", "fed = _taken(states, above.flip(1))"),
-    "positions": ("given.lengths + level - 1", "given.lengths + level"),
-    "floor": ("bounds[:, :1, None]", "bounds[:, :1, None] * 0"),
-    "deepen": ("total >= self.given.bounds[:, 1]", "total >= 0 * self.given.bounds[:, 1]"),
-    "later levels": ("(spare - later).clamp(min=1)", "spare"),
-    "depth": ("& (later >= 0)[:, None]", ""),
-    "parents": ("(flags.cumsum(1) - 1).gather", "flags.cumsum(1).gather"),
+    "paths": (level_module, "(tree * ROWS + above[:, None]) * LEVELS", "(tree * ROWS + 0 * above[:, None]) * LEVELS"),
+    "states": (tree_module, "states[level.above]", "states[level.above.flip(0)]"),
+    "positions": (level_module, "tl.load(lengths + tree) + LEVEL - 1", "tl.load(lengths + tree) + LEVEL - 2"),
+    "floor": (level_module, "tl.load(bounds + 2 * tree), tl", "0.0 * tl.load(bounds + 2 * tree), tl"),
+    "deepen": (level_module, ">= deepen", ">= 0.0 * deepen"),
+    "later levels": (level_module, "tl.maximum(spare - later, 1)", "spare"),
+    "depth": (level_module, "& (later >= 0)", ""),
+    "parents": (tree_module, "kept[own].cumsum() - 1", "kept[own].cumsum()"),
 }
 
 
 @pytest.mark.parametrize("what", some_slow(BROKEN, 1))
 def test_trees_are_those_of_the_cpu_and_a_broken_copy_is_caught(what: str, tmp_path: Path) -> None:
-    assert_caught(tree_module, check_trees, [BROKEN[what]], tmp_path)
+    module, right, wrong = BROKEN[what]
+    assert_caught(module, check_trees, [(right, wrong)], tmp_path)

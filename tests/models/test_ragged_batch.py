@@ -204,8 +204,8 @@ def test_building_leaves_the_callers_slots_alone() -> None:
 
 def test_everything_goes_to_the_wanted_device() -> None:
     """The meta device holds no numbers, so a tensor left behind shows in its device alone."""
-    part = replace(CASES["tree"][0], slots=CASES["tree"][0].slots.to("meta"))
-    batch = RaggedBatch.build([part, part], "meta")
+    part = CASES["tree"][0]
+    batch = RaggedBatch.build([part, part]).on("meta")
     tensors = [batch.token_ids, batch.positions, batch.write_slots, batch.logit_rows]
     for sequence in sequence_keys(batch.columns, "meta"):
         tensors += [sequence.slots, sequence.positions, sequence.query_positions]

@@ -19,7 +19,7 @@ from specdec.kernels.linear.triton_weights import COMPUTED_IN
 from specdec.models.base import Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.graphs import Captured, Outputs
-from specdec.models.inputs import PassInputs, power_of_two
+from specdec.models.inputs import PackedPass, PassInputs, power_of_two
 from specdec.models.native import NativeModel
 from specdec.models.triton import TritonModel
 from specdec.policy.base import Load
@@ -104,7 +104,7 @@ def test_a_rows_bits_are_those_of_plain_decoding(kind: str) -> None:
 
 def test_the_argmax_is_that_of_the_logits() -> None:
     bench = Bench(make())
-    batch = RaggedBatch.build([bench.part(0, PROMPT)], DEVICE)
+    batch = RaggedBatch.build([bench.part(0, PROMPT)])
     logits = bench.model.run(batch, bench.cache.target).logits
     best = bench.model.run(batch, bench.cache.target, Wants("argmax")).maxima
     assert list(best.tokens) == logits.argmax(1).tolist()
@@ -116,8 +116,7 @@ def test_shapes_are_rounded_up_so_that_few_occur() -> None:
     bench, shapes = Bench(make(), num_blocks=80), set()
     bench.append(0, PROMPT)
     for rows in range(5, 9):
-        inputs = PassInputs.of(RaggedBatch.build([bench.part(0, PROMPT[:rows])], DEVICE), rows_per_tile=8)
-        shapes.add(inputs.padded(split=32).shape)
+        shapes.add(PackedPass.of(RaggedBatch.build([bench.part(0, PROMPT[:rows])]), 8, DEVICE, split=32).shape)
     assert len(shapes) <= 2  # 14 to 17 slots, around a power of two
 
 
@@ -148,18 +147,18 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("captured")
 def test_captured_passes_are_told_apart_by_their_taps() -> None:
     """And each call's hidden states are its own: the next replay writes over the graph's."""
-    model, inputs, expected, given = make(), [], [], []
+    model, batches, expected, given = make(), [], [], []
     bench = Bench(model)
     for tokens in ([3, 1, 4], [1, 5, 9]):
-        batch = RaggedBatch.build([bench.part(len(inputs), tokens)], DEVICE)
-        inputs.append(PassInputs.of(batch, rows_per_tile=8))
+        batches.append(RaggedBatch.build([bench.part(len(batches), tokens)]))
+    inputs = [PackedPass.of(batch, 8, DEVICE).on(DEVICE).inputs for batch in batches]
     for taps in ((), (1, 3), (0,)):
-        expected += [model._compute(one, bench.cache.target, taps) for one in inputs]
-        given += [model._outputs(one, bench.cache.target, taps) for one in inputs]
+        expected += [model._logits(one, bench.cache.target, taps) for one in inputs]
+        given += [model._outputs(batch, bench.cache.target, Wants(hidden=taps)) for batch in batches]
     assert len(model._graphs.captured[bench.cache.target]) == 3
-    for (logits, hidden), (own_logits, own_hidden) in zip(given, expected, strict=True):
-        assert torch.equal(logits[: len(own_logits)], own_logits)
-        assert (hidden is None and own_hidden is None) or torch.equal(hidden[:3], own_hidden[:3])
+    for outputs, (logits, hidden) in zip(given, expected, strict=True):
+        assert torch.equal(outputs.logits, logits)
+        assert (outputs.hidden is None and hidden is None) or torch.equal(outputs.hidden, hidden)
 
 
 @pytest.mark.usefixtures("captured")
@@ -172,7 +171,7 @@ def test_passes_that_verify_are_captured_however_many_rows_they_have(monkeypatch
 
     def captures(rows: int, wanted: int) -> list[bool]:
         part = bench.part(0, PROMPT[:rows])
-        batch = RaggedBatch.build([replace(part, logit_rows=range(rows - wanted, rows))], DEVICE)
+        batch = RaggedBatch.build([replace(part, logit_rows=range(rows - wanted, rows))])
         output = model.run(batch, bench.cache.target)
         return [one.first for one in output.split([1, wanted - 1], [rows - 1, 1])] if wanted > 1 else [output.first]
 
@@ -242,9 +241,9 @@ def test_the_engine_says_what_it_says_on_the_cpu_kernels(drafter: str, rule: str
 class Poisoned(TritonModel):
     """Its logits are NaN after one token."""
 
-    def _compute(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> Outputs:
-        logits, hidden = super()._compute(inputs, pool, taps)
-        logits[inputs.tokens[inputs.logit_rows] == VOCAB_SIZE - 1] = float("nan")
+    def _logits(self, inputs: PassInputs, pool: KVPool, taps: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        logits, hidden = super()._logits(inputs, pool, taps)
+        logits[inputs.wanted(inputs.tokens) == VOCAB_SIZE - 1] = float("nan")
         return logits, hidden
 
 

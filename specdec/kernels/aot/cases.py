@@ -19,6 +19,8 @@ from specdec.kernels.linear import triton as linear
 from specdec.kernels.linear import triton_blocks as blocks
 from specdec.kernels.linear.layouts import BLOCK, TYPES
 from specdec.kernels.norm import triton as norm
+from specdec.kernels.rows import triton as rows
+from specdec.kernels.trees import triton as trees
 from specdec.kernels.verdicts import RULES
 from specdec.kernels.verdicts import triton as verdicts
 
@@ -201,6 +203,23 @@ def norm_cases() -> list[Case]:
     ]
 
 
+def tree_cases() -> list[Case]:
+    """The largest scores of rows, and levels of trees: the first, one in between, the last."""
+    tops = {"rows": "*fp32", "row_stride": "i32", "V": "i32", "ids": "*i64", "chances": "*fp32", "K": 4,
+            "BLOCK": rows.BLOCK}  # fmt: skip
+    bits32 = ("nodes", "depths", "lengths", "room", "run_above", "counts_above", "numbers_above", "slots_above", "run",
+              "counts", "numbers", "slots", "row_slots", "row_positions")  # fmt: skip
+    bits64 = ("tops", "ids", "tokens", "parents", "kept", "broken", "row_tokens", "rows_above")
+    level = {**dict.fromkeys(bits32, "*i32"), **dict.fromkeys(bits64, "*i64"), "chances": "*fp32", "bounds": "*fp64",
+             "values": "*fp64", "odds": "*fp64", "LEVELS": 5, "K": 4, "WIDTH": 4, "CAPACITY": 68, "ROOM": 12,
+             "BLOCK": 128, "DEEP": 8}  # fmt: skip
+    levels = [
+        Case(f"tree, level {number} of 5", trees.level_kernel, level | {"LEVEL": number, "FIRST": first, "ROWS": width})
+        for number, first, width in ((1, 0, 1), (3, 20, 4), (5, 52, 4))
+    ]
+    return [Case("largest scores of rows", rows.tops_kernel, tops, warps=8, wide=True), *levels]
+
+
 def verdict_cases() -> list[Case]:
     """Statistics of rows, verdicts of every rule, filters, and the move of an accepted path."""
     stats = {"logits": "*fp32", "temperatures": "*fp32", "seeds": "*i64", "positions": "*i32", "row_stride": "i32",
@@ -233,4 +252,6 @@ def verdict_cases() -> list[Case]:
     ]
 
 
-GROUPS: tuple[Callable[[], list[Case]], ...] = (attention_cases, linear_cases, block_cases, norm_cases, verdict_cases)
+GROUPS: tuple[Callable[[], list[Case]], ...] = (
+    attention_cases, linear_cases, block_cases, norm_cases, tree_cases, verdict_cases
+)  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,14 +41,27 @@ class AttentionPlan:
 
     @classmethod
     def of(cls, columns: SequenceColumns, rows_per_tile: int, device: torch.device | str = "cpu") -> AttentionPlan:
+        """On a device; see `PlanLists.of`."""
+        lists = PlanLists.of(columns, rows_per_tile)
+        tiles, *rest = upload(lists.tables, torch.int32, device)
+        return cls(tiles.view(-1, 4), *rest, lists.longest)
+
+
+class PlanLists(NamedTuple):
+    """The tables of an `AttentionPlan` on the host, each with one dimension, in the order of its fields."""
+
+    tables: tuple[Sequence[int] | Tensor, ...]
+    longest: int
+
+    @classmethod
+    def of(cls, columns: SequenceColumns, rows_per_tile: int) -> PlanLists:
         """Tiles of at most `rows_per_tile` rows; paths are laid out in full, since a GPU is slow at following them.
 
         Args:
             columns: the sequences.
             rows_per_tile: most rows of a tile.
-            device: where the kernels run.
         """
-        tiles: list[tuple[int, int, int, int]] = []
+        tiles: list[int] = []
         positions: list[int] = []
         path_starts: list[int] = []
         paths: list[int] = []
@@ -54,10 +69,8 @@ class AttentionPlan:
         sequences = zip(columns.rows, columns.committed, columns.first, columns.slots, columns.parents, strict=True)
         for count, kept, earlier, held, links in sequences:
             shared = CHAIN if links is None else kept
-            tiles.extend(
-                (begin + at, min(rows_per_tile, count - at), slot_start, shared)
-                for at in range(0, count, rows_per_tile)
-            )
+            for at in range(0, count, rows_per_tile):
+                tiles += (begin + at, min(rows_per_tile, count - at), slot_start, shared)
             own = held[kept:].tolist() if links is not None else []
             for row in range(earlier, earlier + count):
                 path_starts.append(len(paths))
@@ -72,9 +85,5 @@ class AttentionPlan:
                 positions.append(kept + len(path) - 1)
                 paths.extend(reversed(path))
             begin, slot_start = begin + count, slot_start + len(held)
-        held_slots = torch.cat(list(columns.slots)) if columns.slots else torch.empty(0)
-        flat_tiles = [number for tile in tiles for number in tile]
-        on_device = upload([flat_tiles, positions, path_starts, held_slots, paths or [0]], torch.int32, device)
-        tile_table, position_table, start_table, slot_table, path_table = on_device
-        longest = max(positions, default=-1) + 1
-        return cls(tile_table.view(-1, 4), position_table, start_table, slot_table, path_table, longest)
+        held_slots = torch.cat(list(columns.slots)) if columns.slots else torch.empty(0, dtype=torch.int64)
+        return cls((tiles, positions, path_starts, held_slots, paths or [0]), max(positions, default=-1) + 1)

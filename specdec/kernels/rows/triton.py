@@ -3,40 +3,75 @@
 from __future__ import annotations
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from specdec.kernels.verdicts.triton import BLOCK, stats_kernel
+BLOCK = 4096
+MOST, LEAST = tl.constexpr(2**63 - 1), tl.constexpr(-(2**63))
+FULL = tl.constexpr(2**31 - 1)
 
 
-def chances(rows: Tensor, ids: Tensor, block: int = BLOCK) -> Tensor:
-    """See `chances_there`; the host waits for what it gives, float32 [R, k].
+@triton.jit
+def _rank(score, token):
+    """int64 that is larger for larger scores, and of equals for the token that comes first. A NaN is the largest."""
+    bits = tl.where(score == 0.0, 0.0, score).to(tl.int32, bitcast=True)  # there are two zeros
+    order = tl.where(bits < 0, bits ^ FULL, bits)
+    order = tl.where(score == score, order, FULL)
+    return (order.to(tl.int64) << 32) + (FULL - token)
 
-    Args:
-        rows, block: see there.
-        ids: int32 [R, k], on the host.
-    """
-    return chances_there(rows, ids.to(rows.device, torch.int64), block).cpu()
+
+@triton.jit
+def tops_kernel(rows, row_stride, V, ids, chances, K: tl.constexpr, BLOCK: tl.constexpr):
+    """One row: its K largest scores in turn, each found in a walk of its own, and their softmax."""
+    row = tl.program_id(0)
+    scores = rows + row.to(tl.int64) * row_stride
+    top, total = tl.full([], -float("inf"), tl.float32), tl.zeros([], tl.float64)
+    best = tl.full([], LEAST, tl.int64)
+    for start in range(0, V, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        score = tl.load(scores + token, mask=token < V, other=-float("inf")).to(tl.float32)
+        before = top
+        top = tl.maximum(top, tl.max(score, 0))
+        floor = tl.where(top > -float("inf"), top, 0.0)
+        shrink = tl.where(before > -float("inf"), tl.exp((before - floor).to(tl.float64)), 0.0)
+        total = total * shrink + tl.sum(tl.exp((score - floor).to(tl.float64)), 0)
+        best = tl.maximum(best, tl.max(tl.where(token < V, _rank(score, token), LEAST), 0))
+    log_sum = top.to(tl.float64) + tl.log(total)
+    for i in range(K):
+        if i > 0:
+            last, best = best, tl.full([], LEAST, tl.int64)
+            for start in range(0, V, BLOCK):
+                token = start + tl.arange(0, BLOCK)
+                score = tl.load(scores + token, mask=token < V, other=-float("inf")).to(tl.float32)
+                rank = _rank(score, token)
+                best = tl.maximum(best, tl.max(tl.where((token < V) & (rank < last), rank, LEAST), 0))
+        found = FULL - (best & FULL)
+        chance = tl.exp(tl.load(scores + found).to(tl.float64) - log_sum)
+        tl.store(ids + row * K + i, found)
+        tl.store(chances + row * K + i, chance.to(tl.float32))
 
 
-def chances_there(rows: Tensor, ids: Tensor, block: int = BLOCK) -> Tensor:
-    """The softmax of each row at some of its places; the sum of a row runs in float64, in an order that no other row
-    can change.
+def tops(rows: Tensor, count: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+    """The largest scores of each row: largest first, of equals the lowest id first; a NaN is the largest.
+
+    Each row is looked at alone. Its softmax runs in float64, in a fixed order.
 
     Args:
         rows: float [R, V]; the last dimension must be dense.
-        ids: int64 [R, k].
+        count: at least 1.
         block: scores that are looked at together.
 
     Returns:
-        float32 [R, k]; NaN in rows that hold one.
+        Of min(count, V) scores their ids, int64 [R, k], and their softmax, float32 [R, k], NaN in rows that hold one;
+        both on the device.
     """
-    count, device = len(rows), rows.device
-    if not count:
-        return torch.empty(ids.shape, device=device)
-    sums, zeros = (torch.zeros(count, dtype=kind, device=device) for kind in (torch.float64, torch.int64))
-    largest, best = torch.empty(count, device=device), torch.empty(count, dtype=torch.int32, device=device)
-    stats_kernel[(count,)](
-        rows, torch.ones(count, device=device), zeros, zeros, rows.stride(0), rows.shape[1], sums, largest, best,
-        BLOCK=block, NOISY=False, SUMS=True,
-    )  # fmt: skip
-    return (rows.gather(1, ids).double() - sums[:, None]).exp().float()
+    count = min(count, rows.shape[1])
+    ids = torch.empty(len(rows), count, dtype=torch.int64, device=rows.device)
+    chances = torch.empty(len(rows), count, device=rows.device)
+    if len(rows):
+        block = min(block, triton.next_power_of_2(rows.shape[1]))
+        tops_kernel[(len(rows),)](
+            rows, rows.stride(0), rows.shape[1], ids, chances, K=count, BLOCK=block, num_warps=8 if block > 1024 else 4
+        )
+    return ids, chances
