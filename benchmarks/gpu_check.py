@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_kernels import attention, linear, table_of, tuned
+from benchmarks.gpu_large import large
 from specdec.kernels.device import triton_runs
 from specdec.measure.environment import machine
 from specdec.measure.results import save
@@ -138,11 +139,11 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [f"| {name} | {r['identical']}/{r['of']} |" for name, r in texts.items()]
         broken = {name: r["broken"] for name, r in texts.items() if "broken" in r}
         lines += ["", *(f"{name}:\n```\n{trace}```" for name, trace in broken.items())] if broken else []
-    for group in ("attention", "linear", "tuned", "engine"):
-        found = (key for result in results.get(group, ()) for key in result)
-        columns = [key for key in dict.fromkeys(found) if key != "seconds"]
+    groups = [results.get(group, ()) for group in ("attention", "linear", "tuned", "engine")]
+    for group in (*groups, *results.get("large", {}).values()):
+        columns = [key for key in dict.fromkeys(key for result in group for key in result) if key != "seconds"]
         lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)] if columns else []
-        for result in results.get(group, ()):
+        for result in group:
             cells = [result.get(key, "") for key in columns]
             lines.append("| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |")
     lines += ["", *(f"{part} broke:\n```\n{trace}```" for part, trace in results.get("broken", {}).items())]
@@ -177,6 +178,7 @@ def parts_of(log: Path | None) -> dict[str, Callable[[], Any]]:
         "linear": lambda: list(linear()),
         "lossless": lossless,
         "engine": lambda: list(engine()),
+        "large": large,
         "tuned": lambda: list(tuned()),
     }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdec.cache.blocks import BlockAllocator
 from specdec.cache.layout import CacheUsage, KVLayout
+from specdec.cache.moving import Moving
 from specdec.cache.pool import KVPool, Layout, Pool, pool_of
 from specdec.cache.prefix import NOTHING, Match, PrefixTree
 from specdec.cache.runs import Space
@@ -170,9 +171,7 @@ class PagedCache:
             )
         if moved := [(to, row) for to, row in enumerate(rows) if to != row]:
             slots = self.slots(seq)[sequence.length :].tolist()
-            source, target = [slots[row] for _, row in moved], [slots[to] for to, _ in moved]
-            for pool in self.pools:
-                pool.move(source, target)
+            self.moving.add([slots[row] for _, row in moved], [slots[to] for to, _ in moved])
         self.commit(seq, len(rows))
 
     def truncate(self, seq: int, length: int) -> None:
@@ -207,6 +206,7 @@ class PagedCache:
         """Drops every sequence and all that is kept, whatever state an interrupted change left them in."""
         self._sequences: dict[int, CachedSequence] = {}
         self._allocator = BlockAllocator(self.num_blocks)
+        self.moving = Moving(self.pools)
         self.prefixes = PrefixTree(self._allocator, self.block_size)
         """What is kept of earlier texts."""
 

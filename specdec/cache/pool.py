@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -11,10 +10,8 @@ from torch import Tensor
 
 from specdec.cache.layout import KVLayout
 from specdec.errors import SpecdecError
-from specdec.kernels.commit import reference
 from specdec.kernels.commit.native import NativeCommit, fits
 from specdec.kernels.cpu import library as native
-from specdec.kernels.device import triton_runs
 
 
 class Layout(Protocol):
@@ -52,22 +49,8 @@ class Pool:
             shapes = [tuple(tensor.shape) for tensor in self.tensors]
             raise SpecdecError(f"{type(layout).__name__} makes {shapes} for {num_slots} slots: give one entry a slot.")
 
-    def move(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """Copies the entries at the slots `source` to the slots `target`, in every tensor.
-
-        A slot may be in both, if it is a source before it is a target, as in a path that moves towards its root.
-        """
-        if triton_runs(self.layout.device):
-            from specdec.kernels.commit.triton import commit_paths
-
-            commit_paths(self.tensors, [(source, target)])
-        elif self._commit is not None:
-            self._commit(source, target)
-        else:
-            reference.commit_paths(self.tensors, [(source, target)])
-
     @cached_property
-    def _commit(self) -> NativeCommit | None:
+    def commit(self) -> NativeCommit | None:
         """The CPU's kernel over the tensors, if there is one that knows their form."""
         kernels = native.library() if all(map(fits, self.tensors)) else None
         return None if kernels is None else NativeCommit(kernels, self.tensors)

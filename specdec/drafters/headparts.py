@@ -16,6 +16,7 @@ from specdec.drafters.base import DraftRequest, Outcome
 from specdec.drafters.growth import GrowingTree, TokenMap
 from specdec.drafters.likeliest import LikeliestTree
 from specdec.heads.base import Head
+from specdec.kernels.device import upload
 from specdec.models.rows import joined
 from specdec.verify.tree import ROOT, DraftTree, TreeShape
 
@@ -138,13 +139,23 @@ def take_in(
     spans = [(one.start, one.start + len(one.rows)) for one in fresh]
     slots = [paged.slots(one.request_id)[start:end] for one, (start, end) in zip(fresh, spans, strict=True)]
     positions = [torch.from_numpy(np.arange(start, end)) for start, end in spans]
-    keep(joined([_kept(one) for one in fresh]), joined(positions), joined(slots))
+    keep(_kept(fresh), joined(positions), joined(slots))
     for one, (_, end) in zip(fresh, spans, strict=True):
         paged.fill(one.request_id, pool, end)
 
 
-def _kept(one: Outcome) -> Tensor:
+def _kept(outcomes: Sequence[Outcome]) -> Tensor:
     """Hidden states of the rows that stay, [n, k, H]."""
-    assert one.hidden is not None
-    rows = one.rows
-    return one.hidden[: len(rows)] if rows[-1] < len(rows) else one.hidden[rows]  # a view, where none is left out
+    parts: list[Tensor] = []
+    chosen: list[int] = []
+    for one in outcomes:
+        assert one.hidden is not None
+        first, hidden = sum(map(len, parts)), one.hidden
+        if one.rows[-1] < len(one.rows):
+            hidden = hidden[: len(one.rows)]  # a view, where none is left out
+        parts.append(hidden)
+        chosen += [first + row for row in one.rows]
+    states = joined(parts)
+    if len(chosen) == len(states):
+        return states
+    return states[upload([chosen], torch.int64, states.device)[0]]

@@ -15,6 +15,7 @@ from specdec.drafters.likeliest import LikeliestTree, likeliest
 from specdec.heads.pairrun import PairRows
 from specdec.heads.pairs import PairHead
 from specdec.heads.runs import pair_run
+from specdec.kernels.device import upload
 from specdec.models.base import CausalLM
 from specdec.models.batch import SequenceRows
 from specdec.models.rows import joined
@@ -63,7 +64,7 @@ class PairDrafts:
         [pool] = self._states.tensors
 
         def keep(taps: Tensor, positions: Tensor, slots: Tensor) -> None:
-            pool[slots.to(pool.device)] = self.run.fuse(taps).to(pool.dtype)
+            pool[_there(slots, pool)] = self.run.fuse(taps).to(pool.dtype)
 
         take_in(self._cache, self._states, outcomes, keep)
 
@@ -74,23 +75,30 @@ class PairDrafts:
         done, pairs = max(cache.filled(seq, self._entries) - 1, 0), len(tokens) - 1
         while pairs - done > most:
             piece = SequenceRows(tokens[done + 1 : done + most + 1], slots, done)
-            self.run.step(self._entries, [piece], self._given(seq, done, done + most), top=0)
+            self.run.step(self._entries, [piece], self._given([(seq, done, done + most)])[0], top=0)
             done += most
         limit = self.shape.depth if request.rule.draft_invariant else self._options.drawn
         shape = self.shape.truncated(min(request.max_depth, limit))
         return start_tree(request, shape, self._options, self._words, slots, done, tokens[done + 1 :])
 
-    def _given(self, seq: int, start: int, end: int) -> Tensor:
-        """The target's states at some positions, [end - start, h]."""
+    def _given(self, spans: Sequence[tuple[int, int, int]]) -> Sequence[Tensor]:
+        """The target's states at some positions of some texts, [end - start, h] each.
+
+        Args:
+            spans: text, start and end.
+        """
         [pool] = self._states.tensors
-        return pool[self._cache.slots(seq)[start:end].to(pool.device)]
+        slots = joined([self._cache.slots(seq)[start:end] for seq, start, end in spans])
+        return torch.split(pool[_there(slots, pool)], [end - start for _, start, end in spans])
 
     def _grown(self, trees: Sequence[GrowingTree]) -> list[DraftTree]:
         """The drafts: the likeliest trees all at once, others level by level."""
         ends = [len(tree.request.tokens) - 1 for tree in trees]
-        firsts = [
-            self._given(tree.request.request_id, tree.committed, end) for tree, end in zip(trees, ends, strict=True)
-        ]
+        if not trees:
+            return []
+        firsts = self._given(
+            [(tree.request.request_id, tree.committed, end) for tree, end in zip(trees, ends, strict=True)]
+        )
         drafts = self._at_once(trees, firsts)
         self._draw_chains(trees, firsts)
         rest = [index for index, tree in enumerate(trees) if index not in drafts and tree.drawn is None]
@@ -134,6 +142,11 @@ class PairDrafts:
             given = self.run.step(self._entries, [tree.rows() for tree in active], states, top)
             grown = zip(active, given.split(counts), strict=True)
             growing = [(tree, following) for tree, rows in grown if len(following := _following(tree, rows))]
+
+
+def _there(slots: Tensor, pool: Tensor) -> Tensor:
+    """Slots, int64 [n] on the host, where the pool is."""
+    return upload([slots], torch.int64, pool.device)[0]
 
 
 def _following(tree: GrowingTree, rows: PairRows) -> Tensor:

@@ -72,22 +72,23 @@ class Settling:
             if probed:
                 gained.append(self._answer(part, output))
                 deliver(gained[-1])
-        for item, verdict in decide(decoded, self._on_device):
-            request, start = item.request, self._cache.length(item.request.id)
-            seen = item.output if self._drafting.needs.logits == "all" else item.verified
-            self._writing = request
-            gained.append(self._commit(item, verdict))
-            deliver(gained[-1])
-            self._writing = None
-            if request.error is None and (self._drafting.listens or len(item.tree)):
-                tokens = tuple(gained[-1].token_ids)
-                outcomes.append(
-                    Outcome(
-                        request.id, start, tuple(item.part.tail), item.tree, item.proposal.drafter,
-                        gained[-1].path[: len(tokens)], tokens, item.output.hidden, self._drafting.shown(seen),
-                        self._drafting.shown_top(item.verified), seconds,
-                    )
-                )  # fmt: skip
+        with self._cache.moving.together():
+            for item, verdict in decide(decoded, self._on_device):
+                request, start = item.request, self._cache.length(item.request.id)
+                seen = item.output if self._drafting.needs.logits == "all" else item.verified
+                self._writing = request
+                gained.append(self._commit(item, verdict))
+                deliver(gained[-1])
+                self._writing = None
+                if request.error is None and (self._drafting.listens or len(item.tree)):
+                    tokens = tuple(gained[-1].token_ids)
+                    outcomes.append(
+                        Outcome(
+                            request.id, start, tuple(item.part.tail), item.tree, item.proposal.drafter,
+                            gained[-1].path[: len(tokens)], tokens, item.output.hidden, self._drafting.shown(seen),
+                            self._drafting.shown_top(item.verified), seconds,
+                        )
+                    )  # fmt: skip
         return gained, outcomes
 
     def _read(self, part: Scheduled, output: PassOutput, seconds: float) -> Outcome:

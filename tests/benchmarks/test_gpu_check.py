@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from benchmarks import gpu_check, gpu_kernels
+from benchmarks import gpu_check, gpu_kernels, gpu_large
+from tests.kernels.gpu import DEVICE
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -43,6 +45,7 @@ def test_the_page_names_what_failed_and_what_changed() -> None:
         "linear": [{"kernel": "linear o", "flat": 0.25, "gemv": 0.125}, {"kernel": "linear o", "flat": 0.5}],
         "tuned": [{"kernel": "linear", "config": "c", "ms": float("inf")}],
         "engine": [{"batch": 1, "drafter": "ngram", "ratio": 1.5, "seconds": [1.0]}],
+        "large": {"passes": [{"batch": 8, "× floor": 1.25}], "steps": [{"drafter": "head", "step, ms": 4.5}]},
         "broken": {"tuned": "RuntimeError: no room"},
     }
     page = gpu_check.markdown(results)
@@ -53,6 +56,8 @@ def test_the_page_names_what_failed_and_what_changed() -> None:
         "| linear o | 0.25 | 0.125 |",
         "| linear o | 0.5 |  |",
         "| 1 | ngram | 1.5 |",
+        "| 8 | 1.25 |",
+        "| head | 4.5 |",
         "no room",
     ):
         assert piece in page
@@ -74,3 +79,29 @@ def test_a_part_that_breaks_leaves_the_others_alone() -> None:
 
 def test_what_it_runs_exists() -> None:
     assert all((Path(gpu_check.__file__).parents[1] / path).is_file() for path in gpu_check.TESTS)
+
+
+@pytest.mark.slow
+def test_passes_and_steps_of_a_small_model_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two passes of two texts, and of each drafter a step."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 7, "num_attention_heads": 2,
+             "num_key_value_heads": 1, "vocab_size": 40, "max_position_embeddings": 256}  # fmt: skip
+    for name, value in (
+        ("PASSES", ((1, 1), (2, 1), (2, 3))),
+        ("STEPS", 3),
+        ("REPEATS", 1),
+        ("ROUNDS", 1),
+        ("DEPTHS", (2,)),
+    ):
+        monkeypatch.setattr(gpu_large, name, value)
+    config = LlamaConfig(**sizes)
+    model = gpu_large.made(config, DEVICE)
+    told = list(gpu_large.passes(model, floor=1.0, context=8))
+    assert [(each["batch"], each["rows"]) for each in told] == [(1, 1), (2, 1), (2, 3)]
+    assert all(each["pass, ms"] > 0 for each in told)
+    steps = list(gpu_large.steps(model, config, known=30))
+    assert [(each["batch"], each["drafter"]) for each in steps] == [
+        (batch, drafter) for batch in (1, 2) for drafter in ("none", "head, depth 2")
+    ]
+    assert all(each["τ"] >= 1 for each in steps)
+    assert steps[0]["× plain step"] == 1

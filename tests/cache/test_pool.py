@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from specdec.cache import KVLayout, KVPool, Layout, PagedCache, Pool
-from specdec.cache import pool as pools
+from specdec.cache import KVLayout, KVPool, Layout, PagedCache, Pool, moving
+from specdec.cache.moving import move
 from specdec.cache.pool import pool_of
 from specdec.errors import ConfigError, SpecdecError
 from tests.cache.layouts import Features
@@ -62,14 +62,14 @@ def test_a_pool_has_an_entry_a_slot_of_the_size_that_its_layout_tells(layout: La
     assert isinstance(pool, KVPool) == isinstance(layout, KVLayout)
 
 
-@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("name", MOVES)
 @every_layout
-def test_move_reads_a_slot_before_it_is_written(layout: Layout, move: str) -> None:
-    pool, (sources, targets) = make_pool(layout), MOVES[move]
+def test_move_reads_a_slot_before_it_is_written(layout: Layout, name: str) -> None:
+    pool, (sources, targets) = make_pool(layout), MOVES[name]
     wanted = entries(pool)
     for source, target in zip(sources, targets, strict=True):
         wanted[target] = entries(pool)[source]
-    pool.move(sources, targets)
+    move([pool], [(sources, targets)])
     assert_holds(pool, wanted)
 
 
@@ -78,17 +78,17 @@ def test_on_a_gpu_the_kernel_moves_the_same(layout: Layout, monkeypatch: pytest.
     """Here its interpreter does."""
     sources, targets = MOVES["a path that overlaps itself"]
     here, there = make_pool(layout), make_pool(layout)
-    here.move(sources, targets)
-    monkeypatch.setattr(pools, "triton_runs", lambda device: True)
-    monkeypatch.setattr(pools.reference, "commit_paths", None)
-    there.move(sources, targets)
+    move([here], [(sources, targets)])
+    monkeypatch.setattr(moving, "triton_runs", lambda device: True)
+    monkeypatch.setattr(moving.reference, "commit_paths", None)
+    move([there], [(sources, targets)])
     assert_holds(there, entries(here))
 
 
 def test_the_kernel_refuses_what_is_not_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "triton_runs", lambda device: True)
+    monkeypatch.setattr(moving, "triton_runs", lambda device: True)
     with pytest.raises(ConfigError, match="must be dense"):
-        make_pool(LAYOUTS["int8, heads first"]).move([1], [0])
+        move([make_pool(LAYOUTS["int8, heads first"])], [([1], [0])])
 
 
 @every_layout

@@ -147,7 +147,7 @@ def test_weights_take_the_form_of_the_targets(kind: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 5, 16, 41])
 def test_the_largest_scores_and_their_softmax_are_those_of_a_row_alone(size: int) -> None:
-    """Blocks of 16 over some scores, with ties, both zeros, infinities, and a NaN, which makes its row's chances NaN."""
+    """Blocks of 16 over some scores, with ties, both zeros, infinities and a NaN: its row has no softmax."""
     rows = torch.randint(-3, 4, (6, size), generator=torch.Generator().manual_seed(size)) * 0.5
     rows[0] = torch.randn(size, generator=torch.Generator().manual_seed(1)) * 20
     rows[1, ::2] *= -1  # zeros of both signs

@@ -156,9 +156,9 @@ def test_captured_passes_are_told_apart_by_their_taps() -> None:
         expected += [model._logits(one, bench.cache.target, taps) for one in inputs]
         given += [model._outputs(batch, bench.cache.target, Wants(hidden=taps)) for batch in batches]
     assert len(model._graphs.captured[bench.cache.target]) == 3
-    for outputs, (logits, hidden) in zip(given, expected, strict=True):
-        assert torch.equal(outputs.logits, logits)
-        assert (outputs.hidden is None and hidden is None) or torch.equal(outputs.hidden, hidden)
+    for one, (logits, hidden) in zip(given, expected, strict=True):
+        assert torch.equal(one.logits, logits)
+        assert (one.hidden is None and hidden is None) or torch.equal(one.hidden, hidden)
 
 
 @pytest.mark.usefixtures("captured")
