@@ -75,14 +75,16 @@ class RaggedBatch:
             positions.extend(part.committed + depth for depth in part.depths[part.first :])
             write_slots.append(part.slots[part.committed + part.first : end])
         tables = upload([tokens, positions, torch.cat(write_slots), logit_rows], torch.int64, device)
-        return cls(*tables, parts)
+        token_ids, at, slots, wanted = tables
+        return cls(token_ids, at, slots, wanted, parts)
 
     def on(self, device: torch.device | str) -> RaggedBatch:
         """The same on a device."""
         if self.token_ids.device == torch.device(device):
             return self
         tables = [self.token_ids, self.positions, self.write_slots, self.logit_rows]
-        return RaggedBatch(*upload(tables, torch.int64, device), self.parts)
+        token_ids, positions, slots, wanted = upload(tables, torch.int64, device)
+        return RaggedBatch(token_ids, positions, slots, wanted, self.parts)
 
     @cached_property
     def columns(self) -> SequenceColumns:

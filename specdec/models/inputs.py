@@ -126,9 +126,9 @@ class PackedPass:
     @cached_property
     def inputs(self) -> PassInputs:
         """What the pass reads."""
-        tokens, slots, wanted, tiles, *rest = self.tables.each
-        plan = AttentionPlan(tiles.view(-1, 4), *rest, self.longest)
-        return PassInputs(tokens, slots, None if self.everything else wanted, plan, self.states)
+        tokens, writes, wanted, tiles, positions, path_starts, slots, paths = self.tables.each
+        plan = AttentionPlan(tiles.view(-1, 4), positions, path_starts, slots, paths, self.longest)
+        return PassInputs(tokens, writes, None if self.everything else wanted, plan, self.states)
 
 
 def power_of_two(number: int) -> int:

@@ -18,8 +18,7 @@ from specdec.kernels.linear import HEAD_KINDS
 from specdec.kernels.linear.triton import LinearTable
 from specdec.kernels.linear.triton_weights import COMPUTED_IN, TritonProduct, stacked
 from specdec.kernels.norm.triton import rms_norm, rope_and_write, silu_mul
-from specdec.kernels.rows.triton import tops
-from specdec.kernels.verdicts.triton import row_maxima, told_maxima
+from specdec.kernels.rows.triton import row_maxima, told_maxima, tops
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.graphs import Graphs

@@ -99,10 +99,8 @@ class TritonPairModel(TritonModel):
         def grow(given: TreeInputs) -> tuple[Tensor]:
             return (given.grow(ids, lambda rows: self._logits(rows, pool, ())),)
 
-        if len(states) > MOST_CAPTURED_ROWS:  # few batches of prompts are of one shape
-            [found] = grow(given.on(device))
-        else:
-            [found] = self._trees.replay(pool, given.shape, given, grow)
+        short = len(states) <= MOST_CAPTURED_ROWS  # few batches of prompts are of one shape
+        [found] = self._trees.replay(pool, given.shape, given, grow) if short else grow(given.on(device))
         assert found is not None
         return read_trees(found, given.texts, len(parts))
 

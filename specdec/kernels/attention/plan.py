@@ -43,8 +43,8 @@ class AttentionPlan:
     def of(cls, columns: SequenceColumns, rows_per_tile: int, device: torch.device | str = "cpu") -> AttentionPlan:
         """On a device; see `PlanLists.of`."""
         lists = PlanLists.of(columns, rows_per_tile)
-        tiles, *rest = upload(lists.tables, torch.int32, device)
-        return cls(tiles.view(-1, 4), *rest, lists.longest)
+        tiles, positions, path_starts, slots, paths = upload(lists.tables, torch.int32, device)
+        return cls(tiles.view(-1, 4), positions, path_starts, slots, paths, lists.longest)
 
 
 class PlanLists(NamedTuple):

@@ -31,6 +31,13 @@ typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint16_t vh __attribute__((vector_size(2 * W)));
 
+// Asks for memory that is read soon. What is read once, as the weights of a pass over few rows, goes to the nearest cache
+// alone: else it would push out of the others all that the host and the next layer are going to use.
+INLINE void prefetch(const void* memory, bool once) {
+  if (once) __builtin_prefetch(memory, 0, 0);
+  else __builtin_prefetch(memory, 0, 3);
+}
+
 INLINE vf load(const float* p) { vf v; memcpy(&v, p, sizeof v); return v; }
 INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
 INLINE vi load_bits(const void* p) { vi v; memcpy(&v, p, sizeof v); return v; }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gate.h"
+#include "simd.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -103,11 +104,11 @@ class Team {
   }
 
  private:
-  // Room for it must be in the caches next to a core.
-  static constexpr int64_t MOST_ASKED = 128 << 10;
+  // Room for it must be in the cache next to a core.
+  static constexpr int64_t MOST_ASKED = 24 << 10;
 
   static void ask_for(Upcoming& upcoming) {
-    for (int line = 0; line < 2; line++, upcoming.from += 64) __builtin_prefetch(upcoming.from, 0, 2);
+    for (int line = 0; line < 2; line++, upcoming.from += 64) prefetch(upcoming.from, true);
   }
 
   void serve(int thread) {

@@ -152,10 +152,11 @@ INLINE vf load_numbers(const uint16_t* halves, const int8_t* fine) {
   else return load_half(halves);
 }
 
-// The products of R rows with half a panel. `ahead`: what is read next, `step` bytes of it a block, while memory would idle.
+// The products of R rows with half a panel, which may be read once. `ahead`: what is read next, `step` bytes of it a block,
+// while memory would idle.
 template <int64_t TYPE, int R>
-INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const char* ahead, int64_t step, int at,
-                          vf (&out)[R][NV]) {
+INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const char* ahead, int64_t step, bool once,
+                          int at, vf (&out)[R][NV]) {
   using Of = BlockOf<TYPE>;
   constexpr int64_t AHEAD = 3072;  // bytes between a prefetch and its use
   vf sums[R][HV] = {};
@@ -163,7 +164,7 @@ INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const
   const uint16_t* numbers = (const uint16_t*)(fine + count * Of::fines);
   const char* soon = w + AHEAD;  // goes over codes and numbers alike
   for (int64_t b = 0; b < count; b++, w += Of::codes, fine += Of::fines, soon += Of::bytes / 2, ahead += step) {
-    for (int64_t line = 0; line < Of::bytes / 2; line += 64) __builtin_prefetch(soon + line);
+    for (int64_t line = 0; line < Of::bytes / 2; line += 64) prefetch(soon + line, once);
     for (int64_t line = 0; line < step; line += 64) __builtin_prefetch(ahead + line, 0, 2);
     const uint16_t* halves = numbers + b / Of::span * Of::halves;
     for (int v = 0; v < HV; v++) {
@@ -187,10 +188,10 @@ INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const
 // A function of its own: compiled once, and not for everything that may become of a product.
 template <int64_t TYPE, int R>
 __attribute__((noinline)) static void multiply_blocks(const char* w, const RowBlock* x, int64_t count, const char* ahead, int64_t step,
-                            vf (&out)[R][NV]) {
+                            bool once, vf (&out)[R][NV]) {
   const int64_t half = count * BlockOf<TYPE>::bytes / 2;
-  multiply_half<TYPE, R>(w, x, count, ahead, step, 0, out);
-  multiply_half<TYPE, R>(w + half, x, count, ahead + step * count, step, HV, out);
+  multiply_half<TYPE, R>(w, x, count, ahead, step, once, 0, out);
+  multiply_half<TYPE, R>(w + half, x, count, ahead + step * count, step, once, HV, out);
 }
 
 // The code of one place of a block of one column: `w` are the column's bytes of the first word.

@@ -7,6 +7,8 @@
 // the order of k: no split along K, so a row's bits do not depend on the other rows.
 #pragma once
 
+#include <type_traits>
+
 #include "../cpu/gate.h"
 #include "../cpu/simd.h"
 #include "../cpu/threads.h"
@@ -33,6 +35,7 @@ struct Linear {
 struct Rows {
   char* data;    // of kind BLOCKS: RowBlock [rows, K / 32]
   float* scale;  // [rows], kind INT8: the row's largest magnitude / 127
+  bool again;    // whether further rows soon meet the same weights, which are few
 };
 
 // Values of k that lie side by side in a 4-byte word, bytes of each, and words of a row: a multiple of what one tile takes.
@@ -150,71 +153,104 @@ INLINE void add_bias(const Linear& linear, int64_t panel, vf (&values)[NV]) {
     for (int v = 0; v < NV; v++) values[v] += load(linear.bias + panel * PANEL + v * W);
 }
 
-// Memory to be read next, and how many bytes of it a step asks for. While the second and later row tiles of a panel are
-// worked on, the memory would lie idle.
+// Memory that is read later: each step asks for some of it, which else would lie idle while the steps compute.
 struct Ahead {
   const char* from;
-  int64_t per_step;  // 0: nothing
+  int64_t per_step;  // bytes
+  bool once;         // see prefetch
 };
 
-INLINE void ask_for(const Ahead& ahead, int64_t step) {
-  if (ahead.per_step) __builtin_prefetch(ahead.from + step * ahead.per_step, 0, 2);
-}
+// What products are added up in.
+template <int KIND> struct SumOf { using type = vf; };
+template <> struct SumOf<INT8> { using type = vi; };
+template <int KIND> using Sum = typename SumOf<KIND>::type;
 
-// The products of R rows with one panel.
-template <int KIND, int R>
-INLINE void multiply(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, const Ahead& ahead,
-                     vf (&out)[R][NV]) {
-  const int64_t stride = row_bytes(KIND, linear.k), steps = words_of(KIND, linear.k);
-  const int64_t width = KIND == INT8_WEIGHT ? PANEL : 4 * PANEL;
-  const char* w = (const char*)linear.weight + panel * steps * width;
-  const char* x = rows.data + row * stride;
-  constexpr int AHEAD = 24;  // steps between a prefetch and its use
-  if constexpr (KIND == INT8) {
-    vi acc[R][NV] = {};
-    for (int64_t s = 0; s < steps; s++, w += width) {
-      ask_for(ahead, s);
-      for (int v = 0; v < NV; v += 64 / (4 * W)) __builtin_prefetch(w + AHEAD * width + 4 * W * v);
-      for (int r = 0; r < R; r++) {
-        vi xr = splat_bits(word_at(x + r * stride + 4 * s));
-        for (int v = 0; v < NV; v++) acc[r][v] = dot_int8(acc[r][v], load_bits(w + 4 * W * v), xr);
-      }
-    }
-    for (int r = 0; r < R; r++)
+INLINE int64_t bytes_of_step(int32_t kind) { return kind == INT8_WEIGHT ? PANEL : 4 * PANEL; }
+
+// Adds the products of R rows, `stride` bytes apart, with the words of one panel from `w` on. ALONE: what a step asks for
+// is as much as it reads; else it is at most a line.
+template <int KIND, int R, bool ALONE>
+INLINE void add_products(const char* w, const char* x, int64_t stride, int64_t words, const Ahead& ahead,
+                         Sum<KIND> (&sums)[R][NV]) {
+  const int64_t width = bytes_of_step(KIND);
+  for (int64_t s = 0; s < words; s++, w += width) {
+    if constexpr (ALONE) for (int64_t line = 0; line < width; line += 64) prefetch(ahead.from + s * width + line, ahead.once);
+    else prefetch(ahead.from + s * ahead.per_step, ahead.once);
+    for (int r = 0; r < R; r++) {
+      vi xr = splat_bits(word_at(x + r * stride + 4 * s));
       for (int v = 0; v < NV; v++) {
-        out[r][v] = rescale(linear, panel, v, acc[r][v], rows.scale[row + r]);
-      }
-  } else {
-    for (int r = 0; r < R; r++)
-      for (int v = 0; v < NV; v++) out[r][v] = vf{};
-    for (int64_t s = 0; s < steps; s++, w += width) {
-      ask_for(ahead, s);
-      for (int v = 0; v < width / 64; v++) __builtin_prefetch(w + AHEAD * width + 64 * v);
-      for (int r = 0; r < R; r++) {
-        vi xr = splat_bits(word_at(x + r * stride + 4 * s));
-        for (int v = 0; v < NV; v++) {
-          if constexpr (KIND == BFLOAT16) out[r][v] = dot_bfloat16(out[r][v], load_bits(w + 4 * W * v), xr);
-          else if constexpr (KIND == FLOAT32) out[r][v] = fma(load((const float*)w + W * v), (vf)xr, out[r][v]);
-          else out[r][v] = fma(load_int8((const int8_t*)w + W * v), (vf)xr, out[r][v]);
-        }
+        if constexpr (KIND == INT8) sums[r][v] = dot_int8(sums[r][v], load_bits(w + 4 * W * v), xr);
+        else if constexpr (KIND == BFLOAT16) sums[r][v] = dot_bfloat16(sums[r][v], load_bits(w + 4 * W * v), xr);
+        else if constexpr (KIND == FLOAT32) sums[r][v] = fma(load((const float*)w + W * v), (vf)xr, sums[r][v]);
+        else sums[r][v] = fma(load_int8((const int8_t*)w + W * v), (vf)xr, sums[r][v]);
       }
     }
-    if constexpr (KIND == INT8_WEIGHT)
-      for (int r = 0; r < R; r++)
-        for (int v = 0; v < NV; v++) out[r][v] *= load(linear.scale + panel * PANEL + v * W);
   }
 }
 
-// Calls finish(panel, row, values[PANEL], linear) for every row and panel in [first, last).
+// Calls finish(panel, row, values[PANEL]) for R rows whose products are added up.
 template <int KIND, int R, class Finish>
-INLINE void tile(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, const Ahead& ahead,
-                 Finish& finish) {
-  vf out[R][NV];
-  multiply<KIND, R>(linear, panel, rows, row, ahead, out);
+INLINE void finish_rows(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, const Sum<KIND> (*sums)[NV],
+                        Finish& finish) {
   for (int r = 0; r < R; r++) {
-    add_bias(linear, panel, out[r]);
-    finish(panel, row + r, out[r]);
+    vf values[NV];
+    for (int v = 0; v < NV; v++) {
+      if constexpr (KIND == INT8) values[v] = rescale(linear, panel, v, sums[r][v], rows.scale[row + r]);
+      else values[v] = sums[r][v];
+      if constexpr (KIND == INT8_WEIGHT) values[v] *= load(linear.scale + panel * PANEL + v * W);
+    }
+    add_bias(linear, panel, values);
+    finish(panel, row + r, values);
   }
+}
+
+// Calls body(R) with R = count, at most ROW_TILE, as a constant.
+template <class Body>
+INLINE void with_rows(int64_t count, Body body) {
+  switch (count) {
+    case 1: body(std::integral_constant<int, 1>()); break;
+    case 2: if constexpr (ROW_TILE >= 2) body(std::integral_constant<int, 2>()); break;
+    case 3: if constexpr (ROW_TILE >= 3) body(std::integral_constant<int, 3>()); break;
+    case 4: if constexpr (ROW_TILE >= 4) body(std::integral_constant<int, 4>()); break;
+    case 5: if constexpr (ROW_TILE >= 5) body(std::integral_constant<int, 5>()); break;
+    case 6: if constexpr (ROW_TILE >= 6) body(std::integral_constant<int, 6>()); break;
+    case 7: if constexpr (ROW_TILE >= 7) body(std::integral_constant<int, 7>()); break;
+    default: if constexpr (ROW_TILE >= 8) body(std::integral_constant<int, 8>());
+  }
+}
+
+constexpr int64_t MOST_TILES = 16;     // of rows that meet a panel together
+constexpr int64_t WORDS_AT_ONCE = 96;  // two times their weights fit into the nearest cache
+
+// One panel for several tiles of rows, `count` from `first_row` on. It is cut into parts that stay in the nearest cache until all
+// rows have met them. Meanwhile each step asks for some of the next part; the last one for the first of `following`.
+template <int KIND, class Finish>
+static void panel_in_parts(const Linear& linear, int64_t panel, const Rows& rows, int64_t first_row, int64_t count,
+                           const char* following, bool once, Finish& finish) {
+  const int64_t stride = row_bytes(KIND, linear.k), words = words_of(KIND, linear.k), width = bytes_of_step(KIND);
+  const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE, height = (count + tiles - 1) / tiles;
+  const int64_t parts = (words + WORDS_AT_ONCE - 1) / WORDS_AT_ONCE, size = (words + parts - 1) / parts;
+  const char* w = (const char*)linear.weight + panel * words * width;
+  Sum<KIND> sums[MOST_TILES * ROW_TILE][NV];
+  for (int64_t row = 0; row < count; row++)
+    for (int v = 0; v < NV; v++) sums[row][v] = Sum<KIND>{};
+  for (int64_t at = 0; at < words; at += size) {
+    const int64_t own = words - at < size ? words - at : size;
+    Ahead ahead{at + size < words ? w + (at + size) * width : following, width / tiles, once};
+    for (int64_t row = 0; row < count; row += height, ahead.from += size * width / tiles) {
+      const char* x = rows.data + (first_row + row) * stride + 4 * at;
+      with_rows(count - row < height ? count - row : height, [&](auto number) {
+        constexpr int R = decltype(number)::value;
+        Sum<KIND> held[R][NV];  // in registers
+        for (int r = 0; r < R; r++)
+          for (int v = 0; v < NV; v++) held[r][v] = sums[row + r][v];
+        add_products<KIND, R, false>(w + at * width, x, stride, own, ahead, held);
+        for (int r = 0; r < R; r++)
+          for (int v = 0; v < NV; v++) sums[row + r][v] = held[r][v];
+      });
+    }
+  }
+  for (int64_t row = 0; row < count; row++) finish_rows<KIND, 1>(linear, panel, rows, first_row + row, sums + row, finish);
 }
 
 #if HAS_TILES
@@ -255,46 +291,43 @@ static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_
   if constexpr (KIND == BFLOAT16 || KIND == INT8)
     if (tiles_allowed()) return panels_on_tiles<KIND>(linear, rows, count, first, last, finish);
 #endif
-  const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE, width = KIND == INT8_WEIGHT ? PANEL : 4 * PANEL;
-  const int64_t panel_bytes = bytes_of_panel(linear);
+  constexpr int64_t STEPS_AHEAD = 24;  // between a prefetch and its use
+  constexpr int64_t MOST = MOST_TILES * ROW_TILE;
+  const int64_t stride = row_bytes(KIND, linear.k), width = bytes_of_step(KIND), words = words_of(KIND, linear.k);
+  const bool once = count <= MOST && !rows.again;
   for (int64_t panel = first; panel < last; panel++) {
-    const int64_t following = panel + 1 < last ? panel + 1 : next;
-    Ahead ahead{(const char*)linear.weight + following * panel_bytes, 0};
-    if (tiles > 1 && following < linear.n / PANEL) ahead.per_step = width / tiles;
-    for (int64_t row = 0; row < count;) {
-      int64_t left = count - row < ROW_TILE ? count - row : ROW_TILE;
-      switch (left) {
-        case 1: tile<KIND, 1>(linear, panel, rows, row, ahead, finish); break;
-        case 2: if constexpr (ROW_TILE >= 2) tile<KIND, 2>(linear, panel, rows, row, ahead, finish); break;
-        case 3: if constexpr (ROW_TILE >= 3) tile<KIND, 3>(linear, panel, rows, row, ahead, finish); break;
-        case 4: if constexpr (ROW_TILE >= 4) tile<KIND, 4>(linear, panel, rows, row, ahead, finish); break;
-        case 5: if constexpr (ROW_TILE >= 5) tile<KIND, 5>(linear, panel, rows, row, ahead, finish); break;
-        case 6: if constexpr (ROW_TILE >= 6) tile<KIND, 6>(linear, panel, rows, row, ahead, finish); break;
-        case 7: if constexpr (ROW_TILE >= 7) tile<KIND, 7>(linear, panel, rows, row, ahead, finish); break;
-        default: if constexpr (ROW_TILE >= 8) tile<KIND, 8>(linear, panel, rows, row, ahead, finish);
-      }
-      row += left;
-      ahead.from += panel_bytes / tiles;
+    const int64_t following = panel + 1 < last ? panel + 1 : next < linear.n / PANEL ? next : panel;
+    const char *w = (const char*)linear.weight + panel * words * width, *later = w + (following - panel) * words * width;
+    if (count > ROW_TILE) {
+      for (int64_t row = 0; row < count; row += MOST)
+        panel_in_parts<KIND>(linear, panel, rows, row, count - row < MOST ? count - row : MOST, later, once, finish);
+      continue;
     }
+    if (count > 0) with_rows(count, [&](auto number) {
+      constexpr int R = decltype(number)::value;
+      Sum<KIND> sums[R][NV] = {};
+      add_products<KIND, R, true>(w, rows.data, stride, words, {w + STEPS_AHEAD * width, width, once}, sums);
+      finish_rows<KIND, R>(linear, panel, rows, 0, sums, finish);
+    });
   }
 }
 
 // Calls finish for the rows from `row` on, R of them at a time, and the last ones together.
 template <int64_t TYPE, int R, class Finish>
 INLINE void block_tiles(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, int64_t count,
-                        const char* ahead, int64_t step, Finish& finish) {
+                        const char* ahead, int64_t step, bool once, Finish& finish) {
   const int64_t blocks = blocks_of(linear.k);
   const char* w = panel_of_blocks(linear, panel).data;
   for (; row + R <= count; row += R, ahead += 2 * step * blocks) {
     vf out[R][NV];
-    multiply_blocks<TYPE, R>(w, (const RowBlock*)rows.data + row * blocks, blocks, ahead, step, out);
+    multiply_blocks<TYPE, R>(w, (const RowBlock*)rows.data + row * blocks, blocks, ahead, step, once, out);
     for (int r = 0; r < R; r++) {
       add_bias(linear, panel, out[r]);
       finish(panel, row + r, out[r]);
     }
   }
   if constexpr (R > 1)
-    if (row < count) block_tiles<TYPE, R - 1>(linear, panel, rows, row, count, ahead, step, finish);
+    if (row < count) block_tiles<TYPE, R - 1>(linear, panel, rows, row, count, ahead, step, once, finish);
 }
 
 template <class Finish>
@@ -312,7 +345,7 @@ static void panels_of_blocks(const Linear& linear, const Rows& rows, int64_t cou
       step = other.bytes / (2 * blocks_of(linear.k) * tiles);
     }
     for_type(own.type, [&](auto type) {
-      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, ahead, step, finish);
+      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, ahead, step, tiles == 1 && !rows.again, finish);
     });
   }
 }

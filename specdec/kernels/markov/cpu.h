@@ -169,7 +169,7 @@ static void grow(const Term& term, const Blocks& blocks, const Trees& trees, int
     }
   };
   parallel(threads, prepare, [&](Team& team, int thread) {
-    const Rows rows{data.data(), row_scale.data()};
+    const Rows rows{data.data(), row_scale.data(), true};
     for (bool first = true;; first = false) {
       if (thread == 0) {
         turn_of.clear();

@@ -250,7 +250,7 @@ INLINE Rows finished(Team& team, const Linear& linear, char* written, int64_t co
     });
     team.barrier();
   }
-  return {written, nullptr};
+  return {written, nullptr, spare.again};
 }
 
 // Every row of the stream x, [rows, hidden], at a boundary between layers, if it was asked for there.
@@ -377,7 +377,7 @@ static void forward(const Model& model, const Batch& batch, float* logits, Best*
       for (int64_t r = begin; r < end; r++) start_row(model, batch, r, space);
     });
     team.barrier();
-    const Rows rows{space.rows.data(), space.row_scale.data()};
+    const Rows rows{space.rows.data(), space.row_scale.data(), model.pairs != nullptr};
     float* x = space.x.data();
     if (model.pairs && model.pairs->mix.weight) {
       prepare_pairs(team, model, batch, model.pairs->mix, rows);

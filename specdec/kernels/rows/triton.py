@@ -7,6 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from specdec.kernels.rows import RowMaxima
+from specdec.kernels.verdicts.triton import BLOCK as STATS_BLOCK
+from specdec.kernels.verdicts.triton import stats_kernel
+
 BLOCK = 4096
 MOST, LEAST = tl.constexpr(2**63 - 1), tl.constexpr(-(2**63))
 FULL = tl.constexpr(2**31 - 1)
@@ -75,3 +79,27 @@ def tops(rows: Tensor, count: int, block: int = BLOCK) -> tuple[Tensor, Tensor]:
             rows, rows.stride(0), rows.shape[1], ids, chances, K=count, BLOCK=block, num_warps=8 if block > 1024 else 4
         )
     return ids, chances
+
+
+def row_maxima(logits: Tensor, block: int = STATS_BLOCK) -> Tensor:
+    """Of every row its first largest logit, float [R, V]; a NaN comes as infinity.
+
+    Returns:
+        int32 [2, R] on the device: where it is, and the bits of what it is in float32.
+    """
+    rows, device = len(logits), logits.device
+    found = torch.empty(2, rows, dtype=torch.int32, device=device)
+    if rows:
+        zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+        largest = found[1].view(torch.float32)
+        stats_kernel[(rows,)](
+            logits, torch.ones(rows, device=device), zeros, zeros, logits.stride(0), logits.shape[1], largest, largest,
+            found[0], BLOCK=block, NOISY=False, SUMS=False,
+        )  # fmt: skip
+    return found
+
+
+def told_maxima(found: Tensor) -> RowMaxima:
+    """What `row_maxima` gave, on the host, which waits for it."""
+    there = found.cpu()
+    return RowMaxima(there[0].tolist(), there[1].view(torch.float32).tolist())

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from specdec.errors import ConfigError
 from specdec.kernels.device import upload
-from specdec.kernels.rows import RowMaxima
 from specdec.kernels.verdicts import RULES
 from specdec.randomness import RandomSource, Stream
 
@@ -273,30 +272,6 @@ class Verdicts:
     lengths: Tensor
     next_tokens: Tensor
     largest: Tensor
-
-
-def row_maxima(logits: Tensor, block: int = BLOCK) -> Tensor:
-    """Of every row its first largest logit, float [R, V]; a NaN comes as infinity.
-
-    Returns:
-        int32 [2, R] on the device: where it is, and the bits of what it is in float32.
-    """
-    rows, device = len(logits), logits.device
-    found = torch.empty(2, rows, dtype=torch.int32, device=device)
-    if rows:
-        zeros = torch.zeros(rows, dtype=torch.int64, device=device)
-        largest = found[1].view(torch.float32)
-        stats_kernel[(rows,)](
-            logits, torch.ones(rows, device=device), zeros, zeros, logits.stride(0), logits.shape[1], largest, largest,
-            found[0], BLOCK=block, NOISY=False, SUMS=False,
-        )  # fmt: skip
-    return found
-
-
-def told_maxima(found: Tensor) -> RowMaxima:
-    """What `row_maxima` gave, on the host, which waits for it."""
-    there = found.cpu()
-    return RowMaxima(there[0].tolist(), there[1].view(torch.float32).tolist())
 
 
 def judge(rule: str, p_logits: Tensor, drafts: Drafts, q_logits: Tensor | None = None, block: int = BLOCK) -> Verdicts:
