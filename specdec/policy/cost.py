@@ -14,7 +14,7 @@ import torch
 
 from specdec.cache import PagedCache
 from specdec.kept import kept_value
-from specdec.kernels.cpu.build import cpu_description
+from specdec.kernels.cpu.build import fingerprint
 from specdec.kernels.device import wait_for
 from specdec.models.base import CausalLM
 from specdec.models.batch import RaggedBatch, SequenceRows
@@ -25,8 +25,8 @@ LONG, MANY = 1024, 16
 """Cached tokens of two more measurements, of one row and of many: their difference to `SHORT` tells what each token
 costs, and what it costs for every row more."""
 ROUNDS = 7
-FORMAT = "5"
-"""Of the files; another one is measured anew."""
+FORMAT = "6"
+"""Of the files; another one is measured anew, as with other kernels or another CPU."""
 
 
 def cost_curve(model: CausalLM, folder: Path | None = None) -> CostCurve:
@@ -39,7 +39,7 @@ def cost_curve(model: CausalLM, folder: Path | None = None) -> CostCurve:
     if folder is None:
         return measure(model)
     threads = str(torch.get_num_threads())
-    marks = (FORMAT, model.name, str(model.kv_layout), str(model.vocab_size), threads, cpu_description())
+    marks = (FORMAT, model.name, str(model.kv_layout), str(model.vocab_size), threads, fingerprint())
     path = folder / f"{entry_name('cost', *marks)}.json"
     return kept_value(path, partial(measure, model), _curve_of, asdict)
 

@@ -308,6 +308,15 @@ def test_the_curve_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest
     assert cost_curve(model, tmp_path) == curve
 
 
+def test_other_kernels_have_a_curve_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes may cost something else after an update."""
+    model, measured = llama(0), iter([TYPICAL, STEEP])
+    monkeypatch.setattr("specdec.policy.cost.measure", lambda model: next(measured))
+    assert cost_curve(model, tmp_path) == TYPICAL
+    monkeypatch.setattr("specdec.policy.cost.fingerprint", lambda: "other kernels")
+    assert [cost_curve(model, tmp_path) for _ in range(2)] == [STEEP] * 2
+
+
 def test_nothing_is_measured_before_the_first_step_and_then_once() -> None:
     measured: list[str] = []
     policy = ProductPolicy(lambda model: measured.append(model.name) or TYPICAL)  # type: ignore[func-returns-value]

@@ -73,7 +73,7 @@ def build(architecture: str = "native", folder: Path | None = None, anew: bool =
     """
     folder = folder or cache_folder()
     flags = (*FLAGS, *ARCHITECTURES[architecture])
-    stem = f"kernels-{architecture}-{_fingerprint(flags)}"
+    stem = f"kernels-{architecture}-{fingerprint(flags)}"
     try:
         compiler = find_compiler()
         told = _run([compiler, "--version"])
@@ -170,8 +170,8 @@ def cpu_description() -> str:
     return "\n".join(line for line in lines if line.startswith(wanted))
 
 
-def _fingerprint(flags: tuple[str, ...]) -> str:
-    """Changes with anything that the binary depends on, but for the compiler."""
+def fingerprint(flags: tuple[str, ...] = FLAGS) -> str:
+    """Changes with anything that a binary of the kernels depends on, but for the compiler: sources, flags, the CPU."""
     digest = hashlib.sha256("\0".join((*flags, cpu_description())).encode())
     for path in sorted([*KERNELS.rglob("*.h"), SOURCE]):
         digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
