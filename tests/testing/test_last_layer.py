@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from specdec import Engine, EngineConfig, Needs, Outcome, SamplingParams, TargetHandle
 from specdec.cache import PagedCache, Pool
+from specdec.cache.moving import Moving
 from specdec.engine.request import Request
 from specdec.kernels.cpu.library import library
 from specdec.models.base import CausalLM
@@ -89,7 +90,7 @@ def other_slots(head: LastLayerHead) -> None:
 
     def attached(cache: PagedCache, pools: Sequence[Pool]) -> None:
         attach(cache, pools)
-        head.pool.move = lambda source, target: None
+        cache.moving = Moving([pool for pool in cache.pools if pool is not head.pool])
 
     head.attach = attached
 
