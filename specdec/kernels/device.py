@@ -83,4 +83,5 @@ def upload(tables: Sequence[Tensor | Sequence[int]], dtype: torch.dtype, device:
         dtype: of the results, an integer type.
         device: where they go.
     """
-    return Tables.of([(table, dtype) for table in tables], device).on(device).each
+    on_host = Tables.of([(table, dtype) for table in tables], device)
+    return (on_host if torch.device(device).type == "cpu" else on_host.on(device)).each

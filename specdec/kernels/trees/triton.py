@@ -178,7 +178,7 @@ class GrowingTrees:
         *tables, self._broken = torch.split(self.found, [count * capacity] * 4 + [count])
         self._tables = [tables[0].view(torch.float64), *tables[1:]]
         self._values = torch.empty(count, capacity, dtype=torch.float64, device=device)
-        self._above = self._next(0)
+        self._above = self._rows()
 
     def grow(self, tops: Tensor, chances: Tensor) -> NextRows | None:
         """Takes in what is below the rows that were just run.
@@ -191,7 +191,7 @@ class GrowingTrees:
         """
         count, level, rows = len(self.nodes), self._level + 1, self.width if self._level else 1
         first = self._kept * (1 + (level - 2) * self.width) if self._level else 0
-        following, device = self._next(level), self.nodes.device
+        following, device = self._rows(), self.nodes.device
         size = count * self.width
         tokens, above = (torch.empty(size, dtype=torch.int64, device=device) for _ in range(2))
         slots, positions = (torch.empty(size, dtype=torch.int32, device=device) for _ in range(2))
@@ -205,7 +205,7 @@ class GrowingTrees:
         self._above, self._level = following, level
         return None if level == self.levels else NextRows(tokens, slots, positions, above, following[-1])
 
-    def _next(self, level: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Room for what is told of a level: see `level_kernel`."""
         count, device = len(self.nodes), self.nodes.device
         run, counts = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
