@@ -107,7 +107,7 @@ class MergePolicy(SelectPolicy):
         counts: list[int] = []
         makers: list[int] = []
         places: dict[tuple[int, int], int] = {}
-        for draft, wish, _ in drafts:
+        for draft, wish in drafts:
             tree = draft.tree
             bit = 1 << self._bits.setdefault(draft.drafter, min(len(self._bits), MOST_TOLD - 1))
             at: list[int] = []

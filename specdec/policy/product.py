@@ -19,7 +19,6 @@ from specdec.policy.spent import Spent
 from specdec.policy.survival import SurvivalTable, judged, on_the_way
 from specdec.policy.tally import Tally
 from specdec.policy.trials import Purse
-from specdec.policy.trust import Trust
 from specdec.verify.shape import ROOT
 
 DOUBT = 0.5
@@ -29,12 +28,10 @@ FEW = 4
 
 
 class Weighed(NamedTuple):
-    """A draft that is there: what may be verified of it and what that is worth, and the trust in its drafter that is
-    part of the worth."""
+    """A draft that is there, and what its nodes are worth."""
 
     draft: Draft
     wish: Wish
-    trust: float
 
     @property
     def drafter(self) -> str:
@@ -67,7 +64,6 @@ class ProductPolicy(Policy):
         self._source = curve or (lambda model: cost_curve(model, cache_dir()))
         self._curve = LiveCurve(curve.check()) if isinstance(curve, CostCurve) else None
         self.survival = SurvivalTable()
-        self.trust = Trust()
         self._levels: defaultdict[str, Spent] = defaultdict(Spent)
         """Drafter → what a level of its drafts takes."""
         self._purses: dict[str, Purse] = {}
@@ -109,7 +105,6 @@ class ProductPolicy(Policy):
             self.survival.observe(request_id, each, *on_the_way(each.tree, tokens))
         if len(draft.tree) and draft.drafter not in {each.drafter for each in shown_drafts}:
             self.survival.observe(request_id, draft, judged(draft.tree, path), path)
-        self.trust.observe(request_id, draft.drafter if len(draft.tree) else "", len(path))
 
     def drafted(self, drafter: str, requests: int, levels: int, seconds: float) -> None:
         """See `Policy.drafted`."""
@@ -125,7 +120,6 @@ class ProductPolicy(Policy):
     def end(self, request_id: int) -> None:
         """See `Policy.end`."""
         self.survival.end(request_id)
-        self.trust.end(request_id)
         self._shown.pop(request_id, None)
 
     def account(self) -> str:
@@ -177,19 +171,15 @@ class ProductPolicy(Policy):
     def _picks(self, drafts: Mapping[int, Weighed], requests: int, costs: Sequence[float]) -> dict[int, Pick]:
         """The nodes that pay of one draft for each request."""
         parts = build([each.wish for each in drafts.values()], requests, costs)
-        picks: dict[int, Pick] = {}
-        for (request_id, (draft, wish, trust)), nodes in zip(drafts.items(), parts, strict=True):
-            picks[request_id] = Pick(draft.drafter, tuple(nodes))
-            self.trust.promise(request_id, draft.drafter, sum([wish.survivals[node] for node in nodes]) / trust)
+        picks = {
+            request_id: Pick(weighed.drafter, tuple(nodes))
+            for (request_id, weighed), nodes in zip(drafts.items(), parts, strict=True)
+        }
         self._tally.note(len(picks), sum(not pick.nodes for pick in picks.values()), costs)
         return picks
 
     def _weighed(self, request_id: int, draft: Draft) -> Weighed:
-        trust = self.trust.of(draft.drafter)
-        survivals = self.survival.survivals(request_id, draft)
-        if trust != 1.0:
-            survivals = [min(trust * each, 1.0) for each in survivals]
-        return Weighed(draft, Wish(survivals, draft.tree.depths), trust)
+        return Weighed(draft, Wish(self.survival.survivals(request_id, draft), draft.tree.depths))
 
     def _shapes(self, drawn: Mapping[int, Candidate], load: Load) -> dict[int, list[Choice]]:
         """For each request the shape that pays of what a candidate draws, or nothing; and now and then a trial."""

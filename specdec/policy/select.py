@@ -46,8 +46,7 @@ class SelectPolicy(ProductPolicy):
     and the measured cost of a pass: the expected tokens a second. To verify nothing is one of the choices. Once it is
     known how the text went on, every draft is scored on it, verified or not (as HedgeSpec scores drafters, Liu et al.
     2025): no drafter must be tried to be known. A drafter that has to draw is chosen where the rates of its own drafts
-    promise more than the best draft that is there. The largest promise is too large on average: what chosen drafts have
-    kept of theirs is made up for (`Trust`).
+    promise more than the best draft that is there.
 
     Asking takes time too: a drafter whose drafts are not better than the others' by more than that is asked only as
     often as a small share of all time pays for.

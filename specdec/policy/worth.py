@@ -9,15 +9,14 @@ from math import inf
 
 from specdec.policy.spent import Spent
 from specdec.policy.trials import Purse
-from specdec.policy.trust import Record
 
 SMOOTHING = 0.9
 """Weight of the old mean beside a new value."""
 SHARE = 0.001
 """Of the time of all steps, for asking a drafter that is not worth it."""
-OPENING, LITTLE = 4, 0.03
-"""In so many first steps of a request each drafter is asked that takes no more than this part of a pass: what it gains
-on other texts says little of this one."""
+LITTLE = 0.03
+"""In the first step of a request each drafter is asked that takes no more than this part of a pass: what it gains on
+other texts says little of this one."""
 PRIOR = 3.0
 """Promised gains, in multiples of the speed of plain decoding, that are believed before any was seen."""
 MEMORY = 0.999
@@ -43,6 +42,24 @@ class Means:
         self.pool[drafter] = SMOOTHING * self.pool.get(drafter, value) + (1 - SMOOTHING) * value
 
 
+@dataclass
+class Record:
+    """What gains were promised, and what came of them; old ones count less and less."""
+
+    promised: float = 0.0
+    kept: float = 0.0
+
+    def observe(self, promised: float, kept: float) -> None:
+        """One more."""
+        self.promised = MEMORY * self.promised + promised
+        self.kept = MEMORY * self.kept + kept
+
+    @property
+    def ratio(self) -> float:
+        """What was kept to what was promised, never below 0."""
+        return max((self.kept + PRIOR) / (self.promised + PRIOR), 0.0)
+
+
 class Worth:
     """Gains and times of drafters whose drafts can be trimmed.
 
@@ -60,8 +77,8 @@ class Worth:
         self._alone, self._beyond = Means(), Means()
         self._kept: dict[str, Record] = {}
         self._purses: dict[str, Purse] = {}
-        self._steps: dict[int, int] = {}
-        """Request → steps that it has had, up to `OPENING`."""
+        self._begun: set[int] = set()
+        """Requests that had their first step."""
 
     def asked(self, request_id: int, drafters: Sequence[str], requests: int, seconds: float) -> list[str]:
         """Those of the drafters that are worth asking for a request.
@@ -75,13 +92,13 @@ class Worth:
         alone = {drafter: self._alone.of(request_id, drafter, inf) for drafter in drafters}
         leader = max(drafters, key=alone.__getitem__, default="")
         found = []
-        begins = self._steps.get(request_id, 0) < OPENING
-        self._steps[request_id] = min(self._steps.get(request_id, 0) + 1, OPENING)
+        begins = request_id not in self._begun
+        self._begun.add(request_id)
         for drafter in drafters:
             gain = alone[drafter]
             if drafter != leader and gain < inf:
                 kept = self._kept.get(drafter)
-                gain = self._beyond.of(request_id, drafter, inf) * (max(kept.ratio, 0.0) if kept else 1.0)
+                gain = self._beyond.of(request_id, drafter, inf) * (kept.ratio if kept else 1.0)
             asking = self._asking[drafter]
             price = asking.seconds + self._weighing.seconds
             pays = gain * seconds >= requests * price  # what one request gains, all of them wait for
@@ -103,7 +120,7 @@ class Worth:
     def kept(self, drafter: str, promised: float, kept: float) -> None:
         """Learns by how much a drafter's chosen draft was to be faster than the second best, and was: in multiples of
         the speed of plain decoding."""
-        self._kept.setdefault(drafter, Record(PRIOR, MEMORY)).observe(promised, kept)
+        self._kept.setdefault(drafter, Record()).observe(promised, kept)
 
     def took(self, drafter: str, seconds: float) -> None:
         """Learns what a drafter took for one request."""
@@ -121,5 +138,5 @@ class Worth:
     def end(self, request_id: int) -> None:
         """Forgets a request."""
         self._alone.own.pop(request_id, None)
-        self._steps.pop(request_id, None)
+        self._begun.discard(request_id)
         self._beyond.own.pop(request_id, None)

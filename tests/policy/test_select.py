@@ -15,7 +15,7 @@ from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pi
 from specdec.policy.curve import CostCurve
 from specdec.policy.select import Contest, SelectPolicy
 from specdec.policy.spent import FIRST
-from specdec.policy.worth import OPENING, SHARE, Worth
+from specdec.policy.worth import SHARE, Worth
 from specdec.testing import OracleDrafter, PoisonDrafter
 from specdec.verify.tree import ROOT, DraftTree
 from tests.engines import outputs, run, small_engine
@@ -132,9 +132,38 @@ def test_a_drafter_that_takes_little_is_asked_where_a_text_begins() -> None:
             worth.promised(request, {name: 1.0 + gain}, 1.0)
             worth.adds(request, name, gain)
     names = ["leads", "cheap", "slow"]
-    steps = [worth.asked(99, names, 1, 1.0) for _ in range(OPENING + 3)]
-    assert steps == [["leads", "cheap"]] * OPENING + [["leads"]] * 3
+    steps = [worth.asked(99, names, 1, 1.0) for _ in range(3)]
+    assert steps == [["leads", "cheap"], ["leads"], ["leads"]]
     assert worth.asked(98, names, 8, 1.0) == ["leads"]  # all of a batch wait for it
+
+
+def test_a_drafter_that_wins_by_its_errors_is_found_out() -> None:
+    """The steady drafter is right with probability 0.7, and says so. The wild one says 0.95 or 0.05 and is right with
+    0.5 either way, its rate on average: it is chosen only where it says too much. Its nodes are of too many kinds for
+    their rates to be learnt one by one. The text goes on with 5 always."""
+    policy, draw, curve = SelectPolicy(CostCurve((1, 8, 16), (1.0, 1.4, 2.4))), random.Random(4), (1.0, 1.06)
+    policy.clock = float
+    candidates = tuple(Candidate(name, 1, trimmable=True) for name in ("steady", "wild"))
+    chosen: list[str] = []
+    for _ in range(1500):
+        right = {"steady": draw.random() < 0.7, "wild": draw.random() < 0.5}
+        says = {"steady": 0.7, "wild": draw.choice([0.95, 0.05])}
+        kinds = {"steady": 0, "wild": draw.randrange(1024)}
+        drafts = {
+            name: Draft(name, DraftTree((5 if right[name] else 6,), (-1,), chances=(says[name],), kinds=(kinds[name],)))
+            for name in right
+        }
+        [choices] = policy.choose([Ask(0, candidates)], Load(1, 1))
+        asked = [choice.drafter for choice in choices]
+        for name in asked:
+            policy.drafted(name, 1, 1, 0.01)
+        [pick] = policy.pick([Drafted(0, tuple(drafts[name] for name in asked))], Load(1, 1))
+        assert isinstance(pick, Pick)
+        policy.timed(Load(1 + len(pick.nodes), 1), curve[len(pick.nodes)])
+        chosen.append(pick.drafter)
+        path = (0,) if pick.nodes and right[pick.drafter] else ()
+        policy.observe(0, Draft(pick.drafter, drafts[pick.drafter].tree.of(pick.nodes)), path, [5, 9] if path else [5])
+    assert chosen[-500:].count("steady") > 400
 
 
 def test_a_contest_is_judged_on_the_text_that_came() -> None:
