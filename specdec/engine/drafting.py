@@ -68,15 +68,16 @@ class Drafting:
         """Drafters that have lost track of a request, and are not asked for it again."""
         self._load = Load(0, 0)
         """Of the step, without drafts."""
+        self._weighed: set[int] = set()
+        """Requests of whose drafts the policy picked in this step: the text tells it how right each was."""
         self.seconds: dict[str, float] = {}
         """What each drafter took since `propose` began: for its drafts, and to be told of verdicts."""
         self.needs = Needs.together([needs for _, needs in drafters])
         """What all drafters together want of a pass."""
 
-    @property
-    def listens(self) -> bool:
-        """Whether any drafter takes notice of passes without a draft."""
-        return bool(self._listeners)
+    def wants(self, request_id: int) -> bool:
+        """Whether anybody takes notice of what a request's pass gave that verified no draft."""
+        return bool(self._listeners) or request_id in self._weighed
 
     def select(self, name: str | None) -> list[Drafter]:
         """The drafters that may serve a request: the one that it names, or all.
@@ -107,6 +108,7 @@ class Drafting:
         for index, ask in asks.items():
             if chosen.get(index) and not all(one.trimmable for one in ask.candidates) and index not in settled:
                 open_drafts.setdefault(index, [])  # there is no draft to cut; one that draws may be chosen then
+        self._weighed = {plan[index].request.id for index, own in open_drafts.items() if own and self.policy.picks}
         if open_drafts and self.policy.picks:
             settled |= self._picked(plan, open_drafts, asks, sum(len(one.tree) for one in settled.values()))
         return [settled.get(index) or Proposal(part.probe) for index, part in enumerate(plan)]

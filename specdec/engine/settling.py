@@ -80,7 +80,7 @@ class Settling:
                 gained.append(self._commit(item, verdict))
                 deliver(gained[-1])
                 self._writing = None
-                if request.error is None and (self._drafting.listens or len(item.tree)):
+                if request.error is None and (len(item.tree) or self._drafting.wants(request.id)):
                     tokens = tuple(gained[-1].token_ids)
                     outcomes.append(
                         Outcome(

@@ -25,7 +25,7 @@ from specdec.drafters.none import NoDrafter
 from specdec.engine.outputs import StepOutput
 from specdec.errors import InvalidRequestError
 from specdec.models.native import NativeModel
-from specdec.policy.base import Ask, Choice, Load, Policy
+from specdec.policy.base import Ask, Choice, Draft, Drafted, Load, Pick, Policy
 from specdec.stats import NOBODY, DecodingStats
 from specdec.testing import OracleDrafter, PoisonDrafter, RecordingDrafter
 from tests.engines import DRAFTERS, NonsenseDrafter, ProphetDrafter, add, drain, outputs, run, small_engine
@@ -395,6 +395,35 @@ def test_a_drafter_that_shares_is_judged_by_rules_whose_text_does_not_depend_on_
     assert small_engine(SharedDrafter(), "token").make_request([1], GREEDY).rule.name == "greedy"
     with pytest.raises(ConfigError, match="gumbel"):
         small_engine(SharedDrafter(), "token").make_request([1], warm)
+
+
+class Declines(Policy):
+    """Asks every drafter, and verifies nothing; keeps what it is told."""
+
+    name = "declines"
+
+    def __init__(self) -> None:
+        self.weighed = 0
+        self.told: list[int] = []
+
+    def choose(self, asks: Sequence[Ask], load: Load) -> list[list[Choice]]:
+        return [[Choice(one.drafter, one.depth) for one in ask.candidates] for ask in asks]
+
+    def pick(self, drafted: Sequence[Drafted], load: Load) -> list[Pick | Draft | Choice | None]:
+        self.weighed += len(drafted)
+        return [None for _ in drafted]
+
+    def observe(self, request_id: int, draft: Draft, path: Sequence[int], tokens: Sequence[int]) -> None:
+        assert not len(draft.tree)
+        self.told += tokens
+
+
+def test_a_policy_is_told_what_came_of_drafts_that_were_not_verified(plain: list[list[int]]) -> None:
+    """Of drafters that are not told themselves: else an estimate that is too low, or too high, would stay for ever."""
+    policy = Declines()
+    assert outputs(run(small_engine(NonsenseDrafter(), policy=policy), PROMPTS[:1], GREEDY)) == plain[:1]
+    assert policy.weighed == LENGTH - 1  # for the last token nothing is drafted
+    assert policy.told == plain[0][:-1]
 
 
 class Asked(Drafter):
