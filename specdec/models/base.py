@@ -13,7 +13,7 @@ from torch import Tensor
 
 from specdec.cache import KVLayout, KVPool
 from specdec.errors import ConfigError
-from specdec.kernels.rows import RowMaxima, largest
+from specdec.kernels.rows import RowMaxima, largest, log_sums_exp
 from specdec.models.batch import RaggedBatch
 
 MOST_TOP = 64
@@ -105,7 +105,7 @@ class PassOutput:
             return self._chances[:, :count]
         assert self.logits is not None
         largest = self.logits.gather(1, self.top(count).to(self.logits.device, torch.int64))
-        return (largest - self.logits.logsumexp(1, keepdim=True)).exp().clamp(max=1.0).float().cpu()
+        return (largest - log_sums_exp(self.logits)[:, None]).exp().clamp(max=1.0).float().cpu()
 
     def last(self, count: int) -> PassOutput:
         """The last `count` rows of logits alone."""

@@ -29,13 +29,17 @@ class Borders:
         self._tokenizer = tokenizer
 
     def join(self, tokens: Sequence[int], text: str, kept: int = 0) -> list[int]:
-        """The tokens with a text behind them. As many as possible of the last `HEALED` tokens are encoded anew, with
+        """See `joined`, of one text."""
+        return self.joined(tokens, [text], kept)[0]
+
+    def joined(self, tokens: Sequence[int], texts: Sequence[str], kept: int = 0) -> list[list[int]]:
+        """The tokens with each of some texts behind them. As many as possible of the last `HEALED` tokens are encoded anew, with
         the text: those that their own text is encoded to. So "un" and "believable" become the tokens of
         "unbelievable", and tokens that no text is encoded to stay as they are.
 
         Args:
             tokens: any.
-            text: that follows.
+            texts: that follow, each on its own.
             kept: so many tokens at the beginning stay as they are.
 
         Raises:
@@ -43,7 +47,8 @@ class Borders:
         """
         first = max(len(tokens) - HEALED, min(kept, len(tokens)))
         start = next(start for start in range(first, len(tokens) + 1) if self._stands(tokens[start:]))
-        return [*tokens[:start], *self._encode(self._decode(tokens[start:]) + text)]
+        border = self._decode(tokens[start:])
+        return [[*tokens[:start], *self._encode(border + text)] for text in texts]
 
     def turn(self, chat: Chat, messages: Sequence[Message]) -> str:
         """What the chat template puts behind an answer if these messages follow it, the head of the next answer

@@ -212,7 +212,7 @@ class Session:
         if isinstance(texts, str) or not texts:
             raise InvalidRequestError(f"choices = {shown(texts)} cannot work. Give a list of texts, at least one.")
         texts = [take("choice", one, text(), InvalidRequestError) for one in texts]
-        joined = [self._borders.join(tokens, one, kept=1) for one in texts]  # some token must come before
+        joined = self._borders.joined(tokens, texts, kept=1)  # some token must come before
         start = min(_common(tokens, one) for one in joined)
         paths = [tuple(one[start:]) for one in joined]
         for place, path in enumerate(paths):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdec.errors import NumericalError
+from specdec.kernels.rows import log_sums_exp
 
 
 def probabilities(scores: Tensor) -> Tensor:
@@ -65,14 +66,10 @@ def log_probability(
     Returns:
         float32 [N], in nats. A row's result is the same bits whatever rows share the call.
     """
-    if not len(logits):
-        return logits.new_empty(0, dtype=torch.float32)
     device = logits.device
     columns = torch.as_tensor(tokens, dtype=torch.long, device=device)
     if rows is None:
         places = torch.arange(len(logits), device=device)
     else:
         places = torch.as_tensor(rows, dtype=torch.long, device=device)
-    # Row by row: a reduction over all rows at once may split its sums by their number.
-    normalizers = torch.stack([torch.logsumexp(row.to(torch.float32), dim=0) for row in logits])
-    return logits[places, columns].to(torch.float32) - normalizers[places]
+    return logits[places, columns].to(torch.float32) - log_sums_exp(logits)[places]

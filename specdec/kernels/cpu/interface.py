@@ -218,6 +218,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "gumbel_argmax": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, POINTER(c_int64), c_int],
     "gumbel_noise": [c_void_p, c_int64, c_uint64, c_uint32, c_uint32, c_void_p],
     "forbid": [c_void_p, c_void_p, c_int64],
+    "log_sums_exp": [c_void_p, c_int64, c_int64, c_void_p, c_int],
     "divide": [c_void_p, c_int64, c_float, c_void_p, c_int],
     "retrieve": [
         POINTER(RetrievalTexts),

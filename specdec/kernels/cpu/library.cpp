@@ -184,6 +184,14 @@ EXPORT int specdec_forbid(float* x, const uint8_t* allowed, int64_t size) {
   });
 }
 
+EXPORT int specdec_log_sums_exp(const float* x, int64_t rows, int64_t size, float* out, int threads) {
+  return guarded([&] {
+    demand_size(rows, 0, "rows");
+    demand_size(size, 1, "scores");
+    log_sums_exp(x, rows, size, out, threads);
+  });
+}
+
 EXPORT int specdec_divide(const float* x, int64_t size, float by, float* out, int threads) {
   return guarded([&] {
     demand_size(size, 0, "numbers");

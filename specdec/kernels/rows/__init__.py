@@ -116,6 +116,17 @@ def forbid(rows: Tensor, allowed: Tensor) -> None:
     kernels.forbid(native.address(rows, torch.float32), mask, rows.numel())
 
 
+def log_sums_exp(rows: Tensor) -> Tensor:
+    """log Σ e^x of each row, float [R, V] → float32 [R]. NaN if one is NaN, else infinite if the largest is."""
+    kernels = _kernels(rows)
+    if kernels is None or not rows.shape[1]:
+        return reference.log_sums_exp(rows)
+    rows = rows.contiguous()
+    out = torch.empty(len(rows))
+    kernels.log_sums_exp(rows.data_ptr(), *rows.shape, out.data_ptr(), num_threads())
+    return out
+
+
 def divided(rows: Tensor, by: float) -> Tensor:
     """rows / by, float [R, V]."""
     kernels = _kernels(rows)

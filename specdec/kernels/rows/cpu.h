@@ -168,6 +168,33 @@ INLINE int64_t gumbel_argmax(const float* x, int64_t size, uint64_t seed, uint32
   return best.token;
 }
 
+// log Σ e^x. Sums of a few thousand numbers are added up in double precision, so that none is lost beside many.
+INLINE float log_sum_exp(const float* x, int64_t size) {
+  constexpr int64_t PIECE = 64 * W;
+  float top;
+  argmax(x, size, &top);
+  if (!(top > -INFINITY && top < INFINITY)) return top;
+  double sum = 0;
+  int64_t i = 0;
+  for (; i + W <= size;) {
+    const int64_t end = i + PIECE < size ? i + PIECE : size;
+    vf sums = {};
+    for (; i + W <= end; i += W) sums += exponential(load(x + i) - top);
+    sum += sum_lanes(sums);
+  }
+  for (; i < size; i++) sum += expf(x[i] - top);
+  return (float)(top + log(sum));
+}
+
+// The same of each row, by one thread.
+INLINE void log_sums_exp(const float* x, int64_t rows, int64_t size, float* out, int threads) {
+  parallel(threads, [&](Team& team, int) {
+    team.share(rows, 1, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; row++) out[row] = log_sum_exp(x + row * size, size);
+    });
+  });
+}
+
 // Leaves of scores those that are allowed; the others become -inf. Without a branch: masks of words are hard to predict.
 // By one thread: to wake the others takes longer.
 INLINE void forbid(float* x, const uint8_t* allowed, int64_t size) {

@@ -21,6 +21,13 @@ def largest(rows: Tensor, count: int) -> Tensor:
     return rows.sort(dim=1, descending=True, stable=True).indices[:, :count].to(torch.int32)
 
 
+def log_sums_exp(rows: Tensor) -> Tensor:
+    """See `specdec.kernels.rows.log_sums_exp`. Row by row: all at once, torch may split a sum by the number of rows."""
+    if not len(rows):
+        return rows.new_empty(0, dtype=torch.float32)
+    return torch.stack([torch.logsumexp(row.to(torch.float32), dim=0) for row in rows])
+
+
 def forbid(rows: Tensor, allowed: Tensor) -> None:
     """See `specdec.kernels.rows.forbid`."""
     rows.masked_fill_(~allowed.to(rows.device), -math.inf)
