@@ -33,8 +33,8 @@ class Borders:
         return self.joined(tokens, [text], kept)[0]
 
     def joined(self, tokens: Sequence[int], texts: Sequence[str], kept: int = 0) -> list[list[int]]:
-        """The tokens with each of some texts behind them. As many as possible of the last `HEALED` tokens are encoded anew,
-        with the text: those that their own text is encoded to. So "un" and "believable" become the tokens of
+        """The tokens with each of some texts behind them. As many as possible of the last `HEALED` tokens are encoded
+        anew, with the text: those that their own text is encoded to. So "un" and "believable" become the tokens of
         "unbelievable", and tokens that no text is encoded to stay as they are.
 
         Args:
