@@ -76,12 +76,14 @@ class Tables:
 
 
 def upload(tables: Sequence[Tensor | Sequence[int]], dtype: torch.dtype, device: torch.device | str) -> list[Tensor]:
-    """Several lists of integers in one copy to the device, for which the host does not wait.
+    """Several lists of integers in one copy to the device, for which the host does not wait. On the host a tensor of
+    that dtype is itself the result.
 
     Args:
         tables: lists, or tensors [n] on the host.
         dtype: of the results, an integer type.
         device: where they go.
     """
-    on_host = Tables.of([(table, dtype) for table in tables], device)
-    return (on_host if torch.device(device).type == "cpu" else on_host.on(device)).each
+    if torch.device(device).type == "cpu":
+        return [torch.as_tensor(table, dtype=dtype) for table in tables]
+    return Tables.of([(table, dtype) for table in tables], device).on(device).each

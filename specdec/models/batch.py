@@ -70,9 +70,9 @@ class RaggedBatch:
         write_slots: list[Tensor] = []
         for part in parts:
             start, end = len(tokens), part.committed + part.first + len(part.tokens)
-            tokens.extend(part.tokens)
-            logit_rows.extend(start + row for row in part.logit_rows)
-            positions.extend(part.committed + depth for depth in part.depths[part.first :])
+            tokens += part.tokens
+            logit_rows += [start + row for row in part.logit_rows]
+            positions += [part.committed + depth for depth in part.depths[part.first :]]
             write_slots.append(part.slots[part.committed + part.first : end])
         tables = upload([tokens, positions, torch.cat(write_slots), logit_rows], torch.int64, device)
         token_ids, at, slots, wanted = tables

@@ -5,10 +5,10 @@ A pass of a drafting model takes a millisecond or less, of which the general tab
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,17 +53,17 @@ class PassRows:
             [0, *accumulate(map(len, held))],
             [0, *accumulate(map(len, links))],
         )
-        numbers = np.array([number for column in columns for number in column], np.int64)
-        begin, size = numbers.ctypes.data, numbers.itemsize
+        numbers = array("q", [number for column in columns for number in column])
+        begin = numbers.buffer_info()[0]
         tokens, positions, wanted, rows, committed, first, borders, families = (
-            begin + size * place for place in accumulate(map(len, columns[:-1]), initial=0)
+            begin + numbers.itemsize * place for place in accumulate(map(len, columns[:-1]), initial=0)
         )
         slots = joined(held)
         writes = joined([own[end - count : end] for own, end, count in zip(held, ends, counts, strict=True)])
-        parents = np.array([parent for own in links for parent in own], np.int32)
+        parents = array("i", [parent for own in links for parent in own])
         sequences = interface.Sequences(
             len(parts), rows, committed, first, borders, native.address(slots, torch.int64), families,
-            parents.ctypes.data,
+            parents.buffer_info()[0],
         )  # fmt: skip
         self.num_logits = len(columns[2])
         self.struct = interface.Batch(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,12 +25,12 @@ class SequenceTable:
     """Whose rows a flat batch holds and what they attend to, as the C interface takes it.
 
     Args:
-        struct: points into `arrays`.
-        arrays: keeps them alive.
+        struct: points into `held`.
+        held: keeps alive what that is.
     """
 
     struct: interface.Sequences
-    arrays: tuple[object, ...]
+    held: tuple[object, ...]
 
     @classmethod
     def of(cls, columns: SequenceColumns) -> SequenceTable:
@@ -39,18 +38,24 @@ class SequenceTable:
         slots, parents = columns.slots, columns.parents
         if len({*map(len, (columns.rows, columns.committed, columns.first, slots, parents))}) != 1 or not slots:
             raise SpecdecError(f"Columns are empty or differ in length: {columns}. Give one entry per sequence.")
-        links = [parent for part in parents if part is not None for parent in part]
-        all_slots = slots[0].contiguous() if len(slots) == 1 else torch.cat(list(slots))
-        arrays = (
-            _starts(columns.rows),
-            _int64(columns.committed),
-            _int64(columns.first),
-            _starts([len(part) for part in slots]),
-            all_slots.to(torch.int64).numpy(),
-            _starts([0 if part is None else len(part) for part in parents]),
-            np.asarray(links, dtype=np.int32),
+        links = array("i", [parent for part in parents if part is not None for parent in part])
+        held = (slots[0] if len(slots) == 1 else torch.cat(list(slots))).to(torch.int64).contiguous()
+        lists = (
+            [*accumulate(columns.rows, initial=0)],
+            columns.committed,
+            columns.first,
+            [*accumulate(map(len, slots), initial=0)],
+            [*accumulate([0 if part is None else len(part) for part in parents], initial=0)],
         )
-        return cls(interface.Sequences(len(columns.rows), *(array.ctypes.data for array in arrays)), arrays)
+        numbers = array("q", [number for each in lists for number in each])
+        begin = numbers.buffer_info()[0]
+        rows, committed, first, borders, families = (
+            begin + numbers.itemsize * place for place in accumulate(map(len, lists[:-1]), initial=0)
+        )
+        struct = interface.Sequences(
+            len(slots), rows, committed, first, borders, held.data_ptr(), families, links.buffer_info()[0]
+        )
+        return cls(struct, (numbers, held, links))
 
 
 def kernels_for(head_size: int, dtype: torch.dtype, device: torch.device | str) -> native.Library | None:
@@ -112,11 +117,3 @@ def write(kernels: native.Library, cache: interface.KeyValues, slots: Tensor, ke
     wanted = (rows, heads, size)
     pointers = native.address(slots, torch.int64, (rows,)), native.address(keys), native.address(values, shape=wanted)
     kernels.write(cache, shape, *pointers, rows)
-
-
-def _int64(values: Sequence[int]) -> npt.NDArray[np.int64]:
-    return np.asarray(values, dtype=np.int64)
-
-
-def _starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    return _int64([0, *accumulate(sizes)])
