@@ -63,7 +63,7 @@ class Record:
 class Worth:
     """Gains and times of drafters whose drafts can be trimmed.
 
-    The drafter that promises most alone is asked if it gains more than it takes. Any other is asked for what its draft
+    The drafter that promises most alone, its own time counted, is asked if it gains more than it takes. Any other is asked for what its draft
     is better than the best of the others. Of two estimates that scatter one is always the larger, so two drafters that
     say the same would both promise a gain: what they promise is scaled by what came of it, once the text tells how far
     the second best draft would have been right.
@@ -90,7 +90,9 @@ class Worth:
             seconds: of the pass without drafts.
         """
         alone = {drafter: self._alone.of(request_id, drafter, inf) for drafter in drafters}
-        leader = max(drafters, key=alone.__getitem__, default="")
+        times = {drafter: self._asking[drafter].seconds + self._weighing.seconds for drafter in drafters}
+        prices = {drafter: requests * each / seconds for drafter, each in times.items()}  # all of them wait for it
+        leader = max(drafters, key=lambda each: (1.0 + alone[each]) / (1.0 + prices[each]), default="")
         found = []
         begins = request_id not in self._begun
         self._begun.add(request_id)
@@ -99,11 +101,9 @@ class Worth:
             if drafter != leader and gain < inf:
                 kept = self._kept.get(drafter)
                 gain = self._beyond.of(request_id, drafter, inf) * (kept.ratio if kept else 1.0)
-            asking = self._asking[drafter]
-            price = asking.seconds + self._weighing.seconds
-            pays = gain * seconds >= requests * price  # what one request gains, all of them wait for
-            pays = pays or (begins and requests * price <= LITTLE * seconds)
-            if pays or not asking.known or self._purses.setdefault(drafter, Purse(SHARE)).pay(price):
+            pays = gain >= prices[drafter] or (begins and prices[drafter] <= LITTLE)
+            known = self._asking[drafter].known
+            if pays or not known or self._purses.setdefault(drafter, Purse(SHARE)).pay(times[drafter]):
                 found.append(drafter)
         return found
 

@@ -196,6 +196,18 @@ def test_what_one_request_gains_all_the_others_wait_for() -> None:
     assert not worth.asked(0, ["d"], 8, 1.0)
 
 
+def test_a_drafter_that_gains_less_and_takes_less_leads_where_many_wait() -> None:
+    worth = drafted_before({"large": 0.02, "small": 0.005})
+    for _ in range(60):
+        worth.promised(0, {"large": 1.55, "small": 1.5}, 1.0)
+        worth.adds(0, "large", 0.03)
+        worth.adds(0, "small", 0.0)
+    names = ["large", "small"]
+    assert worth.asked(0, names, 1, 1.0) == names  # its first step
+    assert worth.asked(0, names, 1, 1.0) == ["large"]
+    assert worth.asked(0, names, 8, 1.0) == ["small"]
+
+
 def test_requests_that_ended_leave_nothing_behind() -> None:
     policy = SelectPolicy(TYPICAL)
     for request in range(10_000):
