@@ -63,10 +63,10 @@ class Record:
 class Worth:
     """Gains and times of drafters whose drafts can be trimmed.
 
-    The drafter that promises most alone, its own time counted, is asked if it gains more than it takes. Any other is asked for what its draft
-    is better than the best of the others. Of two estimates that scatter one is always the larger, so two drafters that
-    say the same would both promise a gain: what they promise is scaled by what came of it, once the text tells how far
-    the second best draft would have been right.
+    The drafter that promises most alone, its own time counted, is asked if it gains more than it takes. Any other is
+    asked for what its draft is better than the best of the others. Of two estimates that scatter one is always the
+    larger, so two drafters that say the same would both promise a gain: what they promise is scaled by what came of it,
+    once the text tells how far the second best draft would have been right.
     """
 
     def __init__(self) -> None:
