@@ -285,13 +285,15 @@ INLINE vf weigh(vf (&score)[CV], const Shape& shape, int from, int to, Running& 
     if (from > 0 || to < CHUNK) score[v] = (place >= from) & (place < to) ? score[v] : splat(-INFINITY);
     top = maximum(score[v], top);
   }
-  const vf before = state.maximum, now = maximum(max_lanes(top), before);
-  // Mostly the maximum stays, and the factor is e^0 = 1.
-  const vf keep = before[0] == now[0] ? splat(1.0f) : exponential(before - now);
-  state.maximum = now;
-  state.sum *= keep;
+  vf keep = splat(1.0f);  // mostly the maximum stays
+  if (any_lane(top > state.maximum)) {
+    const vf before = state.maximum;
+    state.maximum = maximum(max_lanes(top), before);
+    keep = exponential(before - state.maximum);
+    state.sum *= keep;
+  }
   for (int v = 0; v < CV; v++) {
-    vf e = exponential(score[v] - now);
+    vf e = exponential(score[v] - state.maximum);
     state.sum += e;
     store(weight + v * W, e);
   }
