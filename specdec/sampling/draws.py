@@ -46,10 +46,9 @@ def top_log_probabilities(logits: Tensor, k: int) -> list[list[tuple[int, float]
     """The k most probable tokens of each row of logits, float [R, V], most probable first, with their natural
     log-probabilities. A row's result is the same bits whatever rows share the call."""
     listed = []
-    for row in logits:
+    for row, normalizer in zip(logits, log_sums_exp(logits), strict=True):
         values, tokens = row.float().topk(min(k, len(row)))
-        values = values - torch.logsumexp(row.float(), dim=0)
-        listed.append(list(zip(tokens.tolist(), values.tolist(), strict=True)))
+        listed.append(list(zip(tokens.tolist(), (values - normalizer).tolist(), strict=True)))
     return listed
 
 
