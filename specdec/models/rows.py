@@ -53,11 +53,8 @@ class PassRows:
             [0, *accumulate(map(len, held))],
             [0, *accumulate(map(len, links))],
         )
-        numbers = array("q", [number for column in columns for number in column])
-        begin = numbers.buffer_info()[0]
-        tokens, positions, wanted, rows, committed, first, borders, families = (
-            begin + numbers.itemsize * place for place in accumulate(map(len, columns[:-1]), initial=0)
-        )
+        numbers, places = native.packed(columns)
+        tokens, positions, wanted, rows, committed, first, borders, families = places
         slots = joined(held)
         writes = joined([own[end - count : end] for own, end, count in zip(held, ends, counts, strict=True)])
         parents = array("i", [parent for own in links for parent in own])

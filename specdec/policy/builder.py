@@ -89,7 +89,7 @@ def speed(wish: Wish, seconds: Sequence[float], level_seconds: float = 0.0) -> f
     """Tokens a second of a request alone, with the best part of its draft, or without one where `build` takes none.
     Arguments as for `build`."""
     plain = 1.0 / seconds[0]
-    best = plain * (1.0 + MARGIN)
+    best = least = plain * (1.0 + MARGIN)
     for limit in _limits([wish], level_seconds):
         tokens, drawing = 1.0, limit * level_seconds
         survivals = wish.survivals
@@ -99,7 +99,7 @@ def speed(wish: Wish, seconds: Sequence[float], level_seconds: float = 0.0) -> f
             tokens += survival
             if tokens > best * (cost + drawing):
                 best = tokens / (cost + drawing)
-    return best if best > plain * (1.0 + MARGIN) else plain
+    return best if best > least else plain
 
 
 _Gain = tuple[float, int, int, int]

@@ -75,7 +75,7 @@ class Worth:
         self._weighing = Spent()
         """What it takes to weigh one draft."""
         self._alone, self._beyond = Means(), Means()
-        self._kept: dict[str, Record] = {}
+        self._kept: defaultdict[str, Record] = defaultdict(Record)
         self._purses: dict[str, Purse] = {}
         self._begun: set[int] = set()
         """Requests that had their first step."""
@@ -99,8 +99,7 @@ class Worth:
         for drafter in drafters:
             gain = alone[drafter]
             if drafter != leader and gain < inf:
-                kept = self._kept.get(drafter)
-                gain = self._beyond.of(request_id, drafter, inf) * (kept.ratio if kept else 1.0)
+                gain = self._beyond.of(request_id, drafter, inf) * self._kept[drafter].ratio
             pays = gain >= prices[drafter] or (begins and prices[drafter] <= LITTLE)
             known = self._asking[drafter].known
             if pays or not known or self._purses.setdefault(drafter, Purse(SHARE)).pay(times[drafter]):
@@ -120,7 +119,7 @@ class Worth:
     def kept(self, drafter: str, promised: float, kept: float) -> None:
         """Learns by how much a drafter's chosen draft was to be faster than the second best, and was: in multiples of
         the speed of plain decoding."""
-        self._kept.setdefault(drafter, Record()).observe(promised, kept)
+        self._kept[drafter].observe(promised, kept)
 
     def took(self, drafter: str, seconds: float) -> None:
         """Learns what a drafter took for one request."""

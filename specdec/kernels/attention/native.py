@@ -46,11 +46,7 @@ class SequenceTable:
             [*accumulate(map(len, slots), initial=0)],
             [*accumulate([0 if part is None else len(part) for part in parents], initial=0)],
         )
-        numbers = array("q", [number for each in lists for number in each])
-        begin = numbers.buffer_info()[0]
-        rows, committed, first, borders, families = (
-            begin + numbers.itemsize * place for place in accumulate(map(len, lists[:-1]), initial=0)
-        )
+        numbers, (rows, committed, first, borders, families) = native.packed(lists)
         struct = interface.Sequences(
             len(slots), rows, committed, first, borders, held.data_ptr(), families, links.buffer_info()[0]
         )

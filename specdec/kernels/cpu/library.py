@@ -6,9 +6,11 @@ import ctypes
 import os
 import tempfile
 import warnings
+from array import array
 from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_int, c_int64, sizeof
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,14 @@ def library() -> Library | None:
     except BuildError as error:
         warnings.warn(f"specdec runs on its slow reference kernels: {error}", RuntimeWarning, stacklevel=2)
         return None
+
+
+def packed(lists: Sequence[Sequence[int]]) -> tuple[array[int], list[int]]:
+    """Lists of integers as int64 one after the other, for the kernels, and where each begins. The first must be kept
+    alive."""
+    numbers = array("q", [number for each in lists for number in each])
+    begin = numbers.buffer_info()[0]
+    return numbers, [begin + numbers.itemsize * place for place in accumulate(map(len, lists[:-1]), initial=0)]
 
 
 def address(tensor: Tensor | None, dtype: torch.dtype | None = None, shape: Sequence[int] | None = None) -> int | None:
