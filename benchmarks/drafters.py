@@ -3,8 +3,8 @@
 python -m benchmarks.drafters [--data FILE] [--contenders ngram,suffix:product,ngram+suffix:select,…] [--batch 1]
 
 A contender is drafters joined by "+", and a policy behind ":" (left out: "always"); drafters joined by ">" are a
-cascade, and "poison" drafts what is never right. Groups of prompts are decoded by one contender after the other, in an
-order that rotates; plain decoding by the same engine is always one of them. There are two ratios to it: of decoding,
+cascade, and "poison" drafts what is never right. Groups of prompts of one category are decoded by one contender after the
+other, in an order that rotates; plain decoding by the same engine is always one of them. There are two ratios to it: of decoding,
 and of the whole, prefill included.
 """
 
@@ -76,13 +76,21 @@ def measure(
     chats = [[{"role": "user", "content": record.prompt}] for record in records]
     for each in contenders.values():
         warm_up(each.generator, chats[:1], batch)
-    size, names = 4 * batch if batch > 1 else 1, list(contenders)
-    for turn, start in enumerate(track(range(0, len(chats), size), "decoding", disable=len(chats) < 16)):
+    names = list(contenders)
+    for turn, group in enumerate(track(turns(records, batch), "decoding", disable=len(chats) < 16)):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            group = range(start, min(start + size, len(chats)))
             own = [SamplingParams(max_tokens=params.max_tokens, temperature=params.temperature, seed=n) for n in group]
             texts = contenders[name].generator.generate([chats[n] for n in group], own, progress=False)
             contenders[name].generations.update(zip(group, texts, strict=True))
+
+
+def turns(records: Sequence[PromptRecord], batch: int) -> list[list[int]]:
+    """Numbers of the prompts that are decoded together: of one category, for a request whose drafts are kept makes the
+    steps of those beside it longer, and the figures of a category shall not tell of its neighbours."""
+    size, categories = 4 * batch if batch > 1 else 1, dict[str, list[int]]()
+    for number, record in enumerate(records):
+        categories.setdefault(record.category, []).append(number)
+    return [own[start : start + size] for own in categories.values() for start in range(0, len(own), size)]
 
 
 def warm_up(generator: SpeculativeGenerator, chats: list[list[dict[str, str]]], batch: int) -> None:
