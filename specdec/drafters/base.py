@@ -20,9 +20,9 @@ __all__ = ["DraftRequest", "Drafter", "Needs", "Outcome", "TargetHandle"]
 class Drafter(ABC):
     """Proposes a tree of tokens for each sequence of a batch.
 
-    The engine calls `bind` and `attach` once. For every request it calls `propose` and `observe` any number of times,
-    `forget` when the request loses its place in the cache and will start again, and `end` once. If a drafter raises an
-    error, the requests of that call run without a draft; their texts do not change.
+    The engine calls `join`, `bind` and `attach` once. For every request it calls `propose` and `observe` any number of
+    times, `forget` when the request loses its place in the cache and will start again, and `end` once. If a drafter
+    raises an error, the requests of that call run without a draft; their texts do not change.
 
     Args:
         num_draft_tokens: γ, the longest branch that it proposes.
@@ -42,6 +42,9 @@ class Drafter(ABC):
     draft may judge it."""
     extends: ClassVar[bool] = False
     """Whether it can extend the drafts of another drafter (`extend`)."""
+    parts: tuple[str, ...] = ()
+    """Names of the engine's other drafters that it drafts with (`join`): where one of them has lost track of a request,
+    it is not asked either."""
 
     def __init__(self, num_draft_tokens: int = 5, branches: int = 1, shape: TreeShape | None = None) -> None:
         depth, count = take("num_draft_tokens", num_draft_tokens, DEPTH), take("branches", branches, BRANCHES)
@@ -85,6 +88,15 @@ class Drafter(ABC):
     def trees(self) -> bool:
         """Whether a node may have several candidates."""
         return self.shape.widest > 1
+
+    @property
+    def lead(self) -> str:
+        """Name of the engine's drafter that counts the drafts of this one as its own."""
+        return self.name
+
+    def join(self, others: Mapping[str, Drafter]) -> None:  # noqa: B027 - most drafters work alone
+        """Called once, before `bind`, with the engine's other drafters by their names. It may draft with them; their
+        lives are the engine's business."""
 
     def bind(self, target: TargetHandle) -> Needs:
         """Called once, before the cache is made. Returns what the drafter needs.

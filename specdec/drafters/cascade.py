@@ -11,7 +11,7 @@ from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetH
 from specdec.drafters.sizes import MOST_NODES
 from specdec.errors import ConfigError
 from specdec.registry import DRAFTERS
-from specdec.verify.tree import KINDS, ROOT, DraftTree
+from specdec.verify.tree import KINDS, ROOT, DraftTree, TreeShape
 
 ASSUMED = 0.5
 """Chance of a node whose drafter gives none."""
@@ -30,6 +30,9 @@ class CascadeDrafter(Drafter):
     What the first drafter draws from a q that the rule needs stays as it is: a node that is not drawn cannot be added
     to it without one.
 
+    A stage that is a drafter of the same engine, by its name or as it was given, is that drafter, so that it keeps its
+    tables once.
+
     Args:
         stages: drafters, or their names, the first one to draft first; all others can extend drafts.
         max_nodes: most tokens of a draft; those that the first drafter draws are never left out.
@@ -41,23 +44,51 @@ class CascadeDrafter(Drafter):
     name = "cascade"
 
     def __init__(self, stages: Sequence[str | Drafter] = ("suffix", "recycling"), max_nodes: int = 16) -> None:
-        listed = take("stages", stages, STAGES)
-        self.stages: list[Drafter] = [DRAFTERS.create(one) if isinstance(one, str) else one for one in listed]
-        for stage in self.stages[1:]:
-            if not (stage.extends and stage.deterministic):
-                raise ConfigError(
-                    f"Drafter {stage.name!r} cannot extend the draft of another one. Put it first, or leave it out."
-                )
+        self._listed: Sequence[str | Drafter] = take("stages", stages, STAGES)
+        self.stages = [DRAFTERS.create(one) if isinstance(one, str) else one for one in self._listed]
+        self._own = list(self.stages)
+        """Those that are not the engine's: their lives are told from here."""
         self.most: int = take("max_nodes", max_nodes, whole(1, MOST_NODES))
-        deepest = max(self.stages, key=lambda stage: stage.num_draft_tokens)
-        super().__init__(shape=deepest.shape if self.stages[0].trimmable else self.stages[0].shape)
-        self.deterministic = self.stages[0].deterministic
-        self.shares = any(stage.shares for stage in self.stages)
+        super().__init__(shape=self._check())
         self._needs: list[Needs] = []
         self._together = Needs()
         self._kinds: dict[tuple[int, int], int] = {}
         """Stage and kind of a node there → its kind here. There are `KINDS`, in the order in which they are met; what
         comes after them is of the last kind."""
+
+    def _check(self) -> TreeShape:
+        """Takes over what follows from the stages. Returns the shape.
+
+        Raises:
+            ConfigError: if they do not fit together.
+        """
+        for stage in self.stages[1:]:
+            if not (stage.extends and stage.deterministic):
+                raise ConfigError(
+                    f"Drafter {stage.name!r} cannot extend the draft of another one. Put it first, or leave it out."
+                )
+        self.deterministic = self.stages[0].deterministic
+        self.shares = any(stage.shares for stage in self.stages)
+        deepest = max(self.stages, key=lambda stage: stage.num_draft_tokens)
+        return deepest.shape if self.stages[0].trimmable else self.stages[0].shape
+
+    @property
+    def lead(self) -> str:
+        """The first stage, if it is a drafter of the engine."""
+        return self.name if self.stages[0] in self._own else self.stages[0].name
+
+    def join(self, others: Mapping[str, Drafter]) -> None:
+        """Takes those of the engine's drafters that its stages are."""
+        for place, listed in enumerate(self._listed):
+            other = others.get(listed if isinstance(listed, str) else listed.name)
+            if other is not None and (isinstance(listed, str) or other is listed):
+                self._own.remove(self.stages[place])
+                self.stages[place] = other
+                self.parts += (other.name,)
+        for stage in self._own:
+            stage.join(others)
+            self.parts += stage.parts
+        self.shape = self._check()
 
     @property
     def trimmable(self) -> bool:
@@ -75,15 +106,15 @@ class CascadeDrafter(Drafter):
         return any(stage.trees for stage in self.stages) or len(self.stages) > 1
 
     def bind(self, target: TargetHandle) -> Needs:
-        """Binds every stage."""
-        self._needs = [stage.bind(target) for stage in self.stages]
+        """Binds its own stages."""
+        self._needs = [stage.bind(target) for stage in self._own]
         self._together = Needs.together(self._needs)
         return self._together
 
     def attach(self, cache: PagedCache, pools: Sequence[Pool]) -> None:
-        """Gives every stage its own pools."""
+        """Gives each of its own stages its pools."""
         rest = iter(pools)
-        for stage, needs in zip(self.stages, self._needs, strict=True):
+        for stage, needs in zip(self._own, self._needs, strict=True):
             stage.attach(cache, [next(rest) for _ in needs.pools])
 
     def vocabulary(self) -> Mapping[str, int] | None:
@@ -96,8 +127,8 @@ class CascadeDrafter(Drafter):
         return max(drawn, min(self.most, sum(stage.max_nodes(max_depth) for stage in self.stages)))
 
     def memory(self) -> int:
-        """Of all stages."""
-        return sum(stage.memory() for stage in self.stages)
+        """Of its own stages."""
+        return sum(stage.memory() for stage in self._own)
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
         """The first stage's trees, and what the others add."""
@@ -122,22 +153,20 @@ class CascadeDrafter(Drafter):
         return drafts
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """Tells every stage that listens; what this drafter proposed, the first stage counts as its own."""
-        for number, stage in enumerate(self.stages):
+        """Tells its own stages that listen; what this drafter proposed, the first stage counts as its own."""
+        leads = {self.name: self.stages[0].name}
+        for stage, needs in zip(self._own, self._needs, strict=True):
             if type(stage).observe is not Drafter.observe or "observe" in vars(stage):
-                views = [one.shown_to(self._needs[number], self._together) for one in outcomes]
-                if number == 0:
-                    views = [replace(one, drafter=stage.name) if one.drafter == self.name else one for one in views]
-                stage.observe(views)
+                stage.observe([one.shown_to(needs, self._together).told_to(stage.name, leads) for one in outcomes])
 
     def forget(self, request_id: int) -> None:
-        """Tells every stage."""
-        for stage in self.stages:
+        """Tells its own stages."""
+        for stage in self._own:
             stage.forget(request_id)
 
     def end(self, request_id: int, tokens: Sequence[int]) -> None:
-        """Tells every stage."""
-        for stage in self.stages:
+        """Tells its own stages."""
+        for stage in self._own:
             stage.end(request_id, tokens)
 
     def _marked(self, stage: int, tree: DraftTree, known: int, kinds: tuple[int, ...]) -> tuple[int, ...]:

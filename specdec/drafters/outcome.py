@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -60,6 +60,16 @@ class Outcome:
     def cached(self) -> list[int]:
         """The tokens of those rows."""
         return [*self.tail, *(self.tree.tokens[node] for node in self.path)]
+
+    def told_to(self, drafter: str, leads: Mapping[str, str]) -> Outcome:
+        """With the drafter's own name where it counts what was drafted as its own.
+
+        Args:
+            drafter: its name.
+            leads: drafter → who counts its drafts as their own.
+        """
+        led = self.drafter != drafter and leads.get(self.drafter) == drafter
+        return replace(self, drafter=drafter) if led else self
 
     def shown_to(self, wanted: Needs, given: Needs) -> Outcome:
         """What a drafter asked to see.

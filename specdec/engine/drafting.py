@@ -5,7 +5,7 @@ The one owner of the drafters: their whole life is told from here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -15,11 +15,12 @@ from torch import Tensor
 from specdec.drafters.base import Drafter, Needs, Outcome
 from specdec.engine.asking import Asking, allowed
 from specdec.engine.choosing import Chooser
-from specdec.engine.faults import Contained, Faults
+from specdec.engine.faults import Faults
 from specdec.engine.forcing import FORCED, Forcing
 from specdec.engine.limits import DraftLimits
 from specdec.engine.loads import load_of, with_rows
 from specdec.engine.scheduled import Scheduled
+from specdec.engine.telling import Telling
 from specdec.errors import ConfigError
 from specdec.models.base import PassOutput
 from specdec.policy.base import Ask, Candidate, Choice, Draft, Drafted, Load, Pick, Policy
@@ -54,30 +55,26 @@ class Drafting:
         limits: DraftLimits,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._needs = {drafter.name: needs for drafter, needs in drafters}
         self.drafters = {drafter.name: drafter for drafter, _ in drafters}
         self.faults = Faults()
         self.policy = Chooser(policy, self.faults)
         self._limits, self._bounds = limits, limits.of
         self._asking = Asking(self.faults, limits.of, torch.device(device))
         self._forcing = Forcing(self.drafters, limits.of, self._asking)
-        self._listeners = {name: one for name, one in self.drafters.items() if type(one).observe is not Drafter.observe}
-        """Those that would take notice of an outcome."""
+        self._telling = Telling(drafters, self.faults)
         self._known_candidates: dict[tuple[str | None, int], tuple[Candidate, ...]] = {}
-        self._lost: set[tuple[str, int]] = set()
-        """Drafters that have lost track of a request, and are not asked for it again."""
         self._load = Load(0, 0)
         """Of the step, without drafts."""
         self._weighed: set[int] = set()
         """Requests of whose drafts the policy picked in this step: the text tells it how right each was."""
         self.seconds: dict[str, float] = {}
         """What each drafter took since `propose` began: for its drafts, and to be told of verdicts."""
-        self.needs = Needs.together([needs for _, needs in drafters])
+        self.needs = self._telling.given
         """What all drafters together want of a pass."""
 
     def wants(self, request_id: int) -> bool:
         """Whether anybody takes notice of what a request's pass gave that verified no draft."""
-        return bool(self._listeners) or request_id in self._weighed
+        return self._telling.heard or request_id in self._weighed
 
     def select(self, name: str | None) -> list[Drafter]:
         """The drafters that may serve a request: the one that it names, or all.
@@ -115,17 +112,7 @@ class Drafting:
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Tells every drafter of a pass, and the policy of its verdicts."""
-        for name, drafter in self._listeners.items():
-            needs = self._needs[name]
-            views = [one.shown_to(needs, self.needs) for one in outcomes if (name, one.request_id) not in self._lost]
-            if not views:
-                continue
-            began = perf_counter()
-            with Contained(self.faults, name, "observe") as contained:
-                drafter.observe(views)
-            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
-            if contained.failed:
-                self._lose(drafter, (one.request_id for one in views))
+        self._telling.observe(outcomes, self.seconds)
         for one in outcomes if self.policy.learns else ():
             if one.tokens and not one.drafter.startswith(FORCED):
                 self.policy.observe(one.request_id, Draft(one.drafter, one.tree), one.path, one.tokens)
@@ -151,12 +138,11 @@ class Drafting:
 
     def forget(self, request_id: int) -> None:
         """The request lost its place in the cache, and will start anew."""
-        self._tell_all(request_id, lambda drafter: drafter.forget(request_id))
+        self._telling.forget(request_id)
 
     def end(self, request_id: int, tokens: Sequence[int]) -> None:
         """The request ended with these tokens."""
-        text = tuple(tokens)
-        self._tell_all(request_id, lambda drafter: drafter.end(request_id, text))
+        self._telling.end(request_id, tokens)
         self.policy.end(request_id)
 
     def _first(self, part: Scheduled) -> Candidate | None:
@@ -251,20 +237,7 @@ class Drafting:
                 for drafter in self.select(part.request.params.drafter)
                 if (depth := min(part.max_depth, self._bounds[drafter.name].depth)) > 0
             )
-        if not self._lost:
-            return self._known_candidates[key]
-        return tuple(one for one in self._known_candidates[key] if (one.drafter, part.request.id) not in self._lost)
-
-    def _tell_all(self, request_id: int, tell: Callable[[Drafter], None]) -> None:
-        """Tells every drafter that the request's state is gone, so that none is behind with it any more."""
-        for drafter in self.drafters.values():
-            with Contained(self.faults, drafter.name, "forget or end"):
-                tell(drafter)
-            self._lost.discard((drafter.name, request_id))
-
-    def _lose(self, drafter: Drafter, request_ids: Iterable[int]) -> None:
-        """The drafter's state of these requests is not to be trusted: it lets go of them."""
-        for request_id in request_ids:
-            self._lost.add((drafter.name, request_id))
-            with Contained(self.faults, drafter.name, "forget"):
-                drafter.forget(request_id)
+        known = self._known_candidates[key]
+        if not self._telling.any_lost:
+            return known
+        return tuple(one for one in known if not self._telling.lost(one.drafter, part.request.id))

@@ -78,6 +78,8 @@ class Engine:
         names = [one.name for one in self.drafters]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"The drafters of an engine need distinct names, and there must be one; got {names}.")
+        for one in self.drafters:
+            one.join({other.name: other for other in self.drafters if other is not one})
         handle = TargetHandle(model, tokenizer, self.config.max_batch_tokens)
         bound = [(one, one.bind(handle)) for one in self.drafters]
         layouts = [layout for _, needs in bound for layout in needs.pools]

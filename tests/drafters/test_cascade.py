@@ -11,6 +11,8 @@ from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetH
 from specdec.drafters.cascade import CascadeDrafter
 from specdec.drafters.ngram import NgramDrafter
 from specdec.drafters.none import NoDrafter
+from specdec.drafters.recycling import RecyclingDrafter
+from specdec.drafters.suffix import SuffixDrafter
 from specdec.errors import ConfigError
 from specdec.testing import OracleDrafter, RecordingDrafter
 from specdec.verify.tree import KINDS, ROOT, DraftTree
@@ -50,6 +52,13 @@ class Successors(Drafter):
                 kinds.append(7)
                 chances.append(self._chance)
         return DraftTree(tuple(tokens), tuple(parents), None, tuple(kinds), tuple(chances))
+
+
+class Forgetful(NgramDrafter):
+    """Loses track of what it is told of."""
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        raise ValueError("lost")
 
 
 def asked(tokens: Sequence[int], depth: int = 8) -> DraftRequest:
@@ -132,6 +141,43 @@ def test_every_stage_hears_what_it_asked_for_and_no_more() -> None:
         assert (other.logits is not None) == bool(other.tokens)
     assert "recording" in {one.drafter for one in mine}
     assert first.ended[request.id] == request.tokens
+
+
+def test_a_stage_that_is_a_drafter_of_the_engine_is_that_drafter() -> None:
+    """By its name, or as it was given; one of another make stays the cascade's own."""
+    suffix, recycling, given = SuffixDrafter(), RecyclingDrafter(max_nodes=5), Successors()
+    named, mixed = CascadeDrafter(["suffix", "recycling"]), CascadeDrafter([SuffixDrafter(), "recycling", given])
+    mixed.name = "mixed"  # type: ignore[misc]
+    engine = small_engine([suffix, recycling, named, mixed, given], max_batch_tokens=256)
+    assert named.stages == [suffix, recycling]
+    assert mixed.stages[1:] == [recycling, given]
+    assert mixed.stages[0] is not suffix
+    params = [SamplingParams(max_tokens=12, drafter=name) for name in ("cascade", "mixed", "cascade")]
+    plain = [SamplingParams(max_tokens=12)] * 3
+    assert outputs(run(engine, PROMPTS, params)) == outputs(run(small_engine(NoDrafter()), PROMPTS, plain))
+    assert named.memory() == 0
+    assert recycling.memory() > 0
+
+
+def test_a_stage_of_the_engine_hears_of_each_pass_once_and_counts_the_drafts_as_its_own() -> None:
+    first = RecordingDrafter(NgramDrafter(3))
+    engine = small_engine([first, CascadeDrafter([first, Successors()])])
+    assert engine.drafting.drafters["cascade"].lead == first.name
+    [request] = run(engine, PROMPTS[:1], [SamplingParams(max_tokens=8, drafter="cascade")])
+    mine = first.outcomes[request.id]
+    assert sum(len(one.tokens) for one in mine) == 8
+    assert {one.drafter for one in mine if len(one.tree)} == {first.name}
+    assert first.ended[request.id] == request.tokens
+
+
+@pytest.mark.parametrize("stage", [NgramDrafter, Forgetful])
+def test_a_cascade_is_not_asked_where_its_stage_lost_track(stage: type[NgramDrafter]) -> None:
+    """It does so in the first step."""
+    cascade, asked_for = CascadeDrafter(["ngram", Successors()]), list[int]()
+    propose = cascade.propose
+    cascade.propose = lambda requests: [asked_for.append(1), propose(requests)][1]  # type: ignore[method-assign]
+    run(small_engine([stage(3), cascade]), PROMPTS[:1], [SamplingParams(max_tokens=8, drafter="cascade")])
+    assert (len(asked_for) == 1) == (stage is Forgetful)
 
 
 @pytest.mark.parametrize(
