@@ -1,8 +1,11 @@
 // Attention over the paged cache with online softmax, for prefill chunks, decoding, chains and trees alike.
 //
 // Keys are taken in chunks of 16 by *logical* position, an ancestor's key through its path, and each chunk is folded into
-// the running maximum, sum and output in order. What a row computes depends on its position, its query and the keys of
-// its own path: not on where those lie in the cache, on the rows beside it, or on whether it was drafted in a tree.
+// the running maximum, sum and output in order. Every 1024 positions these begin anew, and what such sections gave is
+// merged in pairs, and these in pairs again (Flash-Decoding, Dao et al. 2023): in a tree that is the same whether one
+// thread went through all sections or several.
+// What a row computes depends on its position, its query and the keys of its own path: not on where those lie in the
+// cache, on the rows beside it, on the number of threads, or on whether it was drafted in a tree.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +17,7 @@
 #include "../linear/cpu.h"
 #include "../norm/cpu.h"
 
-constexpr int CHUNK = 16;
+constexpr int CHUNK = 16, SECTION = 64 * CHUNK;  // where a section begins, maxima rise again, which costs time
 // Rows that share one read of a chunk: at most so many, and no fewer for the sake of idle threads.
 constexpr int ATTENTION_ROWS = 16, FEW_ROWS = 4;
 constexpr int MAX_HEAD = 256;
@@ -243,12 +246,37 @@ INLINE void read_pairs(const KeyValues& cache, const Shape& shape, int64_t head,
     }
 }
 
-// What a row and head have gathered so far.
-struct Running {
+// What a row and head have gathered of some keys.
+struct Gathered {
   vf maximum, sum;  // the maximum in every lane
-  alignas(64) float query[MAX_HEAD], out[MAX_HEAD];
+  alignas(64) float out[MAX_HEAD];
+};
+
+struct Running : Gathered {
+  alignas(64) float query[MAX_HEAD];
   alignas(64) uint16_t rounded[MAX_HEAD];  // the query, for pairs
 };
+
+INLINE void reset(Gathered& state, int64_t stride) {
+  state.maximum = splat(-1e30f);
+  state.sum = vf{};
+  memset(state.out, 0, 4 * stride);
+}
+
+INLINE void copy(const Gathered& from, int64_t stride, Gathered& to) {
+  to.maximum = from.maximum, to.sum = from.sum;
+  memcpy(to.out, from.out, 4 * stride);
+}
+
+// Puts what was gathered of earlier keys before it.
+INLINE void meet(Gathered& state, const Gathered& before, int64_t stride) {
+  const vf top = maximum(before.maximum, state.maximum);
+  const vf earlier = exponential(before.maximum - top), later = exponential(state.maximum - top);
+  state.maximum = top;
+  state.sum = fma(state.sum, later, before.sum * earlier);
+  for (int64_t d = 0; d < stride; d += W)
+    store(state.out + d, fma(load(state.out + d), later, load(before.out + d) * earlier));
+}
 
 constexpr int CV = CHUNK / W;
 
@@ -432,99 +460,279 @@ INLINE void path_slots(const Sequences& all, int64_t s, int64_t reserved, std::v
   std::reverse(slots.begin(), slots.end());
 }
 
-// Rows [row, row + count) of one sequence, all heads that read KV head `head`.
-template <int SIZE, bool IN_PAIRS>
-static void attend(const Queries& queries, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t s,
-                   int64_t row, int count, int64_t head, const RowWriter& out) {
-  static thread_local std::vector<int64_t> paths[ATTENTION_ROWS];
-  static thread_local std::vector<Running> states;
-  static thread_local Chunk chunk;
-  const int64_t group = shape.heads / shape.kv_heads, size = shape.head_size, committed = all.committed[s];
-  const bool chain = all.parent_start[s] == all.parent_start[s + 1];
-  const int64_t* slots = all.slots + all.slot_start[s];
-  int64_t position[ATTENTION_ROWS], start[ATTENTION_ROWS], first_chunk = INT64_MAX, longest = 0;
+constexpr int LEVELS = 40;
+
+// Nodes of the tree over sections, of one row, that wait for their right sibling: node n of a level covers the sections
+// [n, n + 1) << level.
+struct Stack {
+  int size = 0;
+  int64_t node[LEVELS];
+  int level[LEVELS];
+  bool holds_left_of(int64_t n, int l) const { return size && (n & 1) && level[size - 1] == l && node[size - 1] == n - 1; }
+};
+
+// Rows [row, row + count) of one sequence, and all heads that read one KV head: what they attend to, and their queries.
+struct Part {
+  int64_t s, row, head;
+  int count = 0;
+  bool chain;
+  int64_t group, stride;
+  int64_t position[ATTENTION_ROWS], start[ATTENTION_ROWS];  // of each row, and of the first key that it sees
+  std::vector<int64_t> paths[ATTENTION_ROWS];
+  std::vector<Running> states;  // [count * group]
+  std::vector<Gathered> kept;   // [LEVELS, ATTENTION_ROWS * group]
+  Stack stacks[ATTENTION_ROWS];
+
+  bool is(int64_t s_, int64_t row_, int64_t head_) const { return count && s == s_ && row == row_ && head == head_; }
+  int64_t first_section(int r) const { return start[r] / SECTION; }
+  int64_t last_section(int r) const { return position[r] / SECTION; }
+};
+
+template <bool IN_PAIRS>
+static void read_queries(Part& part, const Queries& queries, const Shape& shape, const Sequences& all, int64_t s,
+                         int64_t row, int count, int64_t head) {
+  const int64_t group = shape.heads / shape.kv_heads, size = shape.head_size;
+  part.s = s, part.row = row, part.head = head, part.count = count, part.group = group, part.stride = padded(size);
+  part.chain = all.parent_start[s] == all.parent_start[s + 1];
+  if ((int64_t)part.states.size() < ATTENTION_ROWS * group)
+    part.states.resize(ATTENTION_ROWS * group), part.kept.resize(LEVELS * ATTENTION_ROWS * group);
   for (int r = 0; r < count; r++) queries.ask_for(row + r, head * group * size, group * size);
-  if ((int64_t)states.size() < ATTENTION_ROWS * group) states.resize(ATTENTION_ROWS * group);
   for (int r = 0; r < count; r++) {
     const int64_t reserved = all.first[s] + row - all.row_start[s] + r;
-    if (!chain) path_slots(all, s, reserved, paths[r]);
-    position[r] = committed + (chain ? reserved : (int64_t)paths[r].size() - 1);
-    start[r] = shape.window && position[r] >= shape.window ? position[r] - shape.window + 1 : 0;
-    first_chunk = std::min(first_chunk, start[r] / CHUNK);
-    longest = std::max(longest, position[r]);
+    if (!part.chain) path_slots(all, s, reserved, part.paths[r]);
+    part.position[r] = all.committed[s] + (part.chain ? reserved : (int64_t)part.paths[r].size() - 1);
+    const int64_t before = part.position[r] - shape.window + 1;
+    part.start[r] = shape.window ? std::max<int64_t>(before, 0) : 0;
     for (int64_t g = 0; g < group; g++) {
-      Running& state = states[r * group + g];
-      state.maximum = splat(-1e30f);
-      state.sum = vf{};
-      memset(state.out, 0, 4 * padded(size));
-      memset(state.query + padded(size) - W, 0, 4 * W);
+      Running& state = part.states[r * group + g];
+      memset(state.query + part.stride - W, 0, 4 * W);
       queries.read(row + r, head * group + g, size, state.query);
       if constexpr (IN_PAIRS)
         for (int64_t d = 0; d < size; d += W) store_bfloat16(state.rounded + d, load(state.query + d));
     }
   }
-  for (int64_t begin = first_chunk * CHUNK; begin <= longest; begin += CHUNK) {
-    const bool shared = chain || begin + CHUNK <= committed;
+}
+
+// Folds the keys of one section into the states of the rows that see any of them.
+template <int SIZE, bool IN_PAIRS>
+static void gather(Part& part, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t section) {
+  static thread_local Chunk chunk;
+  const int64_t committed = all.committed[part.s], group = part.group;
+  const int64_t* slots = all.slots + all.slot_start[part.s];
+  const int64_t *position = part.position, *start = part.start;
+  int64_t from_chunk = INT64_MAX, longest = 0;
+  for (int r = 0; r < part.count; r++) {
+    longest = std::max(longest, position[r]);
+    from_chunk = std::min(from_chunk, start[r] / CHUNK);
+    for (int64_t g = 0; g < group; g++) reset(part.states[r * group + g], part.stride);
+  }
+  const int64_t end = std::min((section + 1) * SECTION, longest + 1);
+  for (int64_t first = std::max(section * SECTION, from_chunk * CHUNK); first < end; first += CHUNK) {
+    const bool shared = part.chain || first + CHUNK <= committed;
     bool read = false;
-    for (int r = 0; r < count; r++) {
-      if (position[r] < begin || start[r] >= begin + CHUNK) continue;
+    for (int r = 0; r < part.count; r++) {
+      if (position[r] < first || start[r] >= first + CHUNK) continue;
       if (!shared || !read) {
         int64_t found[CHUNK];
-        const int available = (int)std::min<int64_t>((shared ? longest : position[r]) + 1 - begin, CHUNK);
+        const int available = (int)std::min<int64_t>((shared ? longest : position[r]) + 1 - first, CHUNK);
         for (int j = 0; j < available; j++) {
-          int64_t at = begin + j;
-          found[j] = shared || at < committed ? slots[at] : paths[r][at - committed];
+          int64_t at = first + j;
+          found[j] = shared || at < committed ? slots[at] : part.paths[r][at - committed];
         }
-        if constexpr (IN_PAIRS) read_pairs(cache, shape, head, found, available, chunk);
-        else read_chunk(cache, shape, head, found, available, chunk);
+        if constexpr (IN_PAIRS) read_pairs(cache, shape, part.head, found, available, chunk);
+        else read_chunk(cache, shape, part.head, found, available, chunk);
         read = true;
-        if (shared) fetch_ahead(cache, size, head, slots + begin + CHUNK, longest + 1 - begin - CHUNK);
+        if (shared) fetch_ahead(cache, shape.head_size, part.head, slots + first + CHUNK, end - first - CHUNK);
       }
-      const int from = (int)std::max<int64_t>(start[r] - begin, 0);
-      const int to = (int)std::min<int64_t>(position[r] + 1 - begin, CHUNK);
-      auto sees_all = [&](int row) { return start[row] <= begin && position[row] + 1 >= begin + CHUNK; };
+      const int from = (int)std::max<int64_t>(start[r] - first, 0);
+      const int to = (int)std::min<int64_t>(position[r] + 1 - first, CHUNK);
+      auto sees_all = [&](int row) { return start[row] <= first && position[row] + 1 >= first + CHUNK; };
       int together = 1;  // rows, this one and those behind it
       if (shared && sees_all(r))
-        while (r + together < count && sees_all(r + together)) together++;
-      fold_all<SIZE, IN_PAIRS>(chunk, shape, from, to, &states[r * group], together * group);
+        while (r + together < part.count && sees_all(r + together)) together++;
+      fold_all<SIZE, IN_PAIRS>(chunk, shape, from, to, &part.states[r * group], together * group);
       r += together - 1;
     }
   }
-  for (int r = 0; r < count; r++)
-    for (int64_t g = 0; g < group; g++) {
-      Running& state = states[r * group + g];
+}
+
+// Takes in what row r gathered in a node, which is in its states: with the nodes to the left of it that wait, as far as
+// the tree has them together.
+INLINE void enter(Part& part, int r, int64_t node, int level) {
+  Stack& stack = part.stacks[r];
+  const int64_t group = part.group, most = ATTENTION_ROWS * group;
+  for (; node & 1; node >>= 1, level++)
+    if (stack.holds_left_of(node, level)) {
+      stack.size--;
+      for (int64_t i = r * group; i < (r + 1) * group; i++)
+        meet(part.states[i], part.kept[stack.size * most + i], part.stride);
+    }
+  for (int64_t i = r * group; i < (r + 1) * group; i++)
+    copy(part.states[i], part.stride, part.kept[stack.size * most + i]);
+  stack.node[stack.size] = node, stack.level[stack.size++] = level;
+}
+
+// All that row r gathered is in its states then.
+INLINE void collapse(Part& part, int r) {
+  Stack& stack = part.stacks[r];
+  const int64_t group = part.group, most = ATTENTION_ROWS * group;
+  for (int64_t i = r * group; i < (r + 1) * group; i++) {
+    copy(part.kept[(stack.size - 1) * most + i], part.stride, part.states[i]);
+    for (int at = stack.size - 2; at >= 0; at--) meet(part.states[i], part.kept[at * most + i], part.stride);
+  }
+}
+
+// Gathers the sections [from, to) for the rows that see any of them. Returns which rows do.
+template <int SIZE, bool IN_PAIRS>
+static uint32_t gather_all(Part& part, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t from,
+                           int64_t to) {
+  uint32_t seen = 0;
+  int64_t last = 0;
+  for (int r = 0; r < part.count; r++) part.stacks[r].size = 0, last = std::max(last, part.last_section(r));
+  to = std::min(to, last + 1);
+  for (int64_t section = from; section < to; section++) {
+    uint32_t here = 0;
+    for (int r = 0; r < part.count; r++)
+      here |= uint32_t(section >= part.first_section(r) && section <= part.last_section(r)) << r;
+    if (!here) continue;
+    gather<SIZE, IN_PAIRS>(part, cache, shape, all, section);
+    if (to - from == 1) return here;
+    for (int r = 0; r < part.count; r++)
+      if (here >> r & 1) enter(part, r, section, 0);
+    seen |= here;
+  }
+  for (int r = 0; r < part.count; r++)
+    if (seen >> r & 1) collapse(part, r);
+  return seen;
+}
+
+INLINE void give(Part& part, const Shape& shape, const RowWriter& out) {
+  for (int r = 0; r < part.count; r++)
+    for (int64_t g = 0; g < part.group; g++) {
+      Running& state = part.states[r * part.group + g];
       const float sum = sum_lanes(state.sum);
-      for (int64_t d = 0; d < size; d++) state.out[d] /= sum;
-      out.put(row + r, (head * group + g) * size, state.out, size);
+      for (int64_t d = 0; d < shape.head_size; d++) state.out[d] /= sum;
+      out.put(part.row + r, (part.head * part.group + g) * shape.head_size, state.out, shape.head_size);
     }
 }
 
-// Pieces of at most `rows` rows that all sequences make.
+// Parts of at most `rows` rows that all sequences make.
 INLINE int64_t pieces(const Sequences& all, int64_t rows) {
   int64_t count = 0;
   for (int64_t s = 0; s < all.count; s++) count += (all.row_start[s + 1] - all.row_start[s] + rows - 1) / rows;
   return count;
 }
 
-// All rows. Work is cut by sequence, rows and KV head: into small pieces where there are few, so that no thread is idle.
-INLINE void run_attention(Team& team, const Queries& queries, const KeyValues& cache, const Shape& shape,
-                          const Sequences& all, const RowWriter& out) {
-  int64_t rows = ATTENTION_ROWS;
-  while (rows > FEW_ROWS && pieces(all, rows) * shape.kv_heads < 3 * team.size()) rows /= 2;
-  team.share(pieces(all, rows) * shape.kv_heads, 1, [&](int64_t begin, int64_t end) {
+// How the work is cut so that no thread is idle: into parts, by rows and KV heads, and where those are few into blocks of
+// 2^level sections.
+struct Cut {
+  int64_t rows = ATTENTION_ROWS, parts, blocks = 1;
+  int level = LEVELS - 1;
+
+  Cut(const Shape& shape, const Sequences& all, int threads) {
+    int64_t longest = 1;
+    for (int64_t s = 0; s < all.count; s++)
+      longest = std::max(longest, all.committed[s] + all.first[s] + all.row_start[s + 1] - all.row_start[s]);
+    const int64_t full = std::max<int64_t>(longest / SECTION, 1), sections = (longest + SECTION - 1) / SECTION;
+    while (rows > FEW_ROWS && pieces(all, rows) * shape.kv_heads * full < 3 * threads) rows /= 2;
+    parts = pieces(all, rows) * shape.kv_heads;
+    for (; level && parts * blocks < 4 * threads; level--)
+      blocks = (sections + (int64_t(1) << (level - 1)) - 1) >> (level - 1);
+  }
+};
+
+// What the blocks of parts gave: by part, block, row and head the maximum, the sums, and the output.
+struct Blocks {
+  std::vector<float> numbers;
+  std::vector<int64_t> done;  // blocks of a part that are there
+
+  static int64_t width(const Shape& shape) { return 2 * W + padded(shape.head_size); }
+
+  // Takes the memory for a call, before its threads begin.
+  void grow(const Shape& shape, const Sequences& all, int threads) {
+    const Cut cut(shape, all, threads);
+    if (cut.blocks == 1) return;
+    if ((int64_t)done.size() < cut.parts) done.resize(cut.parts, 0);
+    const size_t wanted = cut.parts * cut.blocks * cut.rows * (shape.heads / shape.kv_heads) * width(shape) + 16;
+    if (numbers.size() < wanted) numbers.resize(wanted);
+  }
+
+  float* at(const Shape& shape, const Cut& cut, int64_t part, int64_t block) {
+    float* aligned = (float*)(((uintptr_t)numbers.data() + 63) & ~(uintptr_t)63);
+    return aligned + (part * cut.blocks + block) * cut.rows * (shape.heads / shape.kv_heads) * width(shape);
+  }
+};
+static Blocks& kept_blocks = *new Blocks;  // calls take turns
+
+// One block of a part. Whoever has done a part's last one merges them all.
+template <int SIZE, bool IN_PAIRS>
+static void attend_block(Part& part, int64_t number, int64_t block, const Cut& cut, const KeyValues& cache,
+                         const Shape& shape, const Sequences& all, const RowWriter& out) {
+  const int64_t group = part.group, width = Blocks::width(shape), first = block << cut.level;
+  const uint32_t seen = gather_all<SIZE, IN_PAIRS>(part, cache, shape, all, first, first + (int64_t(1) << cut.level));
+  float* own = kept_blocks.at(shape, cut, number, block);
+  for (int64_t i = 0; i < part.count * group; i++) {
+    if (!(seen >> i / group & 1)) continue;
+    store(own + i * width, part.states[i].maximum);
+    store(own + i * width + W, part.states[i].sum);
+    memcpy(own + i * width + 2 * W, part.states[i].out, 4 * part.stride);
+  }
+  if (__atomic_add_fetch(&kept_blocks.done[number], 1, __ATOMIC_ACQ_REL) < cut.blocks) return;
+  kept_blocks.done[number] = 0;  // for the next call
+  for (int r = 0; r < part.count; r++) {
+    part.stacks[r].size = 0;
+    for (int64_t each = part.first_section(r) >> cut.level; each <= part.last_section(r) >> cut.level; each++) {
+      const float* there = kept_blocks.at(shape, cut, number, each);
+      for (int64_t i = r * group; i < (r + 1) * group; i++) {
+        part.states[i].maximum = load(there + i * width), part.states[i].sum = load(there + i * width + W);
+        memcpy(part.states[i].out, there + i * width + 2 * W, 4 * part.stride);
+      }
+      enter(part, r, each, cut.level);
+    }
+    collapse(part, r);
+  }
+  give(part, shape, out);
+}
+
+template <int SIZE, bool IN_PAIRS>
+static void share_attention(Team& team, const Queries& queries, const KeyValues& cache, const Shape& shape,
+                            const Sequences& all, const RowWriter& out) {
+  static thread_local Part part;
+  part.count = 0;  // what it held was of another call
+  const Cut cut(shape, all, team.size());
+  team.share(cut.parts * cut.blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; item++) {
-      int64_t piece = item / shape.kv_heads, s = 0;
+      const int64_t number = item % cut.parts;
+      int64_t piece = number / shape.kv_heads, s = 0;
       for (;; s++) {
-        const int64_t own = (all.row_start[s + 1] - all.row_start[s] + rows - 1) / rows;
+        const int64_t own = (all.row_start[s + 1] - all.row_start[s] + cut.rows - 1) / cut.rows;
         if (piece < own) break;
         piece -= own;
       }
-      const int64_t row = all.row_start[s] + piece * rows, left = all.row_start[s + 1] - row;
-      auto* run = shape.head_size == 64 ? attend<64, false> : shape.head_size == 128 ? attend<128, false> : attend<0, false>;
-      if constexpr (HAS_PAIRS)
-        if (in_pairs(cache, shape))
-          run = shape.head_size == 64 ? attend<64, true> : shape.head_size == 128 ? attend<128, true> : attend<0, true>;
-      run(queries, cache, shape, all, s, row, (int)std::min(left, rows), item % shape.kv_heads, out);
+      const int64_t row = all.row_start[s] + piece * cut.rows, left = all.row_start[s + 1] - row;
+      const int64_t head = number % shape.kv_heads;
+      if (!part.is(s, row, head))
+        read_queries<IN_PAIRS>(part, queries, shape, all, s, row, (int)std::min(left, cut.rows), head);
+      if (cut.blocks > 1) {
+        attend_block<SIZE, IN_PAIRS>(part, number, item / cut.parts, cut, cache, shape, all, out);
+      } else {
+        gather_all<SIZE, IN_PAIRS>(part, cache, shape, all, 0, INT64_MAX);
+        give(part, shape, out);
+      }
     }
   });
+}
+
+// All rows. `kept_blocks` has room for them.
+INLINE void run_attention(Team& team, const Queries& queries, const KeyValues& cache, const Shape& shape,
+                          const Sequences& all, const RowWriter& out) {
+  auto* run = shape.head_size == 64    ? share_attention<64, false>
+              : shape.head_size == 128 ? share_attention<128, false>
+                                       : share_attention<0, false>;
+  if constexpr (HAS_PAIRS)
+    if (in_pairs(cache, shape))
+      run = shape.head_size == 64    ? share_attention<64, true>
+            : shape.head_size == 128 ? share_attention<128, true>
+                                     : share_attention<0, true>;
+  run(team, queries, cache, shape, all, out);
 }
