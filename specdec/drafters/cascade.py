@@ -45,7 +45,7 @@ class CascadeDrafter(Drafter):
 
     def __init__(self, stages: Sequence[str | Drafter] = ("suffix", "recycling"), max_nodes: int = 16) -> None:
         self._listed: Sequence[str | Drafter] = take("stages", stages, STAGES)
-        self.stages = [DRAFTERS.create(one) if isinstance(one, str) else one for one in self._listed]
+        self.stages: list[Drafter] = [DRAFTERS.create(one) if isinstance(one, str) else one for one in self._listed]
         self._own = list(self.stages)
         """Those that are not the engine's: their lives are told from here."""
         self.most: int = take("max_nodes", max_nodes, whole(1, MOST_NODES))
