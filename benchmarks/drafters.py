@@ -3,9 +3,9 @@
 python -m benchmarks.drafters [--data FILE] [--contenders ngram,suffix:product,ngram+suffix:select,…] [--batch 1]
 
 A contender is drafters joined by "+", and a policy behind ":" (left out: "always"); drafters joined by ">" are a
-cascade, and "poison" drafts what is never right. Groups of prompts of one category are decoded by one contender after the
-other, in an order that rotates; plain decoding by the same engine is always one of them. There are two ratios to it: of decoding,
-and of the whole, prefill included.
+cascade, and "poison" drafts what is never right. Groups of prompts of one category are decoded by one contender after
+the other, in an order that rotates; plain decoding by the same engine is always one of them. There are two ratios to
+it: of decoding, and of the whole, prefill included.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def measure(
     """Fills in the contenders."""
     chats = [[{"role": "user", "content": record.prompt}] for record in records]
     for each in contenders.values():
-        warm_up(each.generator, chats[:1], batch)
+        warm_up(each.generator, batch)
     names = list(contenders)
     for turn, group in enumerate(track(turns(records, batch), "decoding", disable=len(chats) < 16)):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -93,11 +93,9 @@ def turns(records: Sequence[PromptRecord], batch: int) -> list[list[int]]:
     return [own[start : start + size] for own in categories.values() for start in range(0, len(own), size)]
 
 
-def warm_up(generator: SpeculativeGenerator, chats: list[list[dict[str, str]]], batch: int) -> None:
-    """A few tokens; on a GPU texts of other prompts, for there each new number of rows is compiled and captured."""
-    if generator.engine.model.kv_layout.device == "cpu":
-        generator.generate(chats, SamplingParams(max_tokens=8), progress=False)
-        return
+def warm_up(generator: SpeculativeGenerator, batch: int) -> None:
+    """Texts of other prompts: indexes of stores are made, a policy sees the first passes, and on a GPU each new number of
+    rows is compiled and captured."""
     others = [[{"role": "user", "content": record.prompt}] for record in load_prompts(None)]
     generator.generate(others * batch, SamplingParams(max_tokens=64), progress=False)
 
