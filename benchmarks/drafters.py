@@ -94,8 +94,8 @@ def turns(records: Sequence[PromptRecord], batch: int) -> list[list[int]]:
 
 
 def warm_up(generator: SpeculativeGenerator, batch: int) -> None:
-    """Texts of other prompts: indexes of stores are made, a policy sees the first passes, and on a GPU each new number of
-    rows is compiled and captured."""
+    """Texts of other prompts: indexes of stores are made, a policy sees the first passes, and on a GPU each new number
+    of rows is compiled and captured."""
     others = [[{"role": "user", "content": record.prompt}] for record in load_prompts(None)]
     generator.generate(others * batch, SamplingParams(max_tokens=64), progress=False)
 
