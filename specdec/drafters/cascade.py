@@ -45,8 +45,9 @@ class CascadeDrafter(Drafter):
 
     def __init__(self, stages: Sequence[str | Drafter] = ("suffix", "recycling"), max_nodes: int = 16) -> None:
         self._listed: Sequence[str | Drafter] = take("stages", stages, STAGES)
-        self.stages: list[Drafter] = [DRAFTERS.create(one) if isinstance(one, str) else one for one in self._listed]
-        self._own = list(self.stages)
+        self._made = [DRAFTERS.create(one) if isinstance(one, str) else one for one in self._listed]
+        self.stages: list[Drafter] = list(self._made)
+        self._own: list[Drafter] = list(self._made)
         """Those that are not the engine's: their lives are told from here."""
         self.most: int = take("max_nodes", max_nodes, whole(1, MOST_NODES))
         super().__init__(shape=self._check())
@@ -79,12 +80,15 @@ class CascadeDrafter(Drafter):
 
     def join(self, others: Mapping[str, Drafter]) -> None:
         """Takes those of the engine's drafters that its stages are."""
-        for place, listed in enumerate(self._listed):
-            other = others.get(listed if isinstance(listed, str) else listed.name)
+        self.stages, self._own, self.parts = [], [], ()
+        for listed, made in zip(self._listed, self._made, strict=True):
+            other = others.get(made.name)
             if other is not None and (isinstance(listed, str) or other is listed):
-                self._own.remove(self.stages[place])
-                self.stages[place] = other
+                self.stages.append(other)
                 self.parts += (other.name,)
+            else:
+                self.stages.append(made)
+                self._own.append(made)
         for stage in self._own:
             stage.join(others)
             self.parts += stage.parts

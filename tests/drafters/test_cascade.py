@@ -159,6 +159,16 @@ def test_a_stage_that_is_a_drafter_of_the_engine_is_that_drafter() -> None:
     assert recycling.memory() > 0
 
 
+def test_a_cascade_may_go_from_engine_to_engine() -> None:
+    cascade, params = CascadeDrafter(["ngram", Successors()]), [SamplingParams(max_tokens=8, drafter="cascade")]
+    texts = []
+    for others in ([NgramDrafter(3)], [], [NgramDrafter(3), RecyclingDrafter()]):
+        texts.append(outputs(run(small_engine([*others, cascade], max_batch_tokens=256), PROMPTS[:1], params)))
+        assert (cascade.stages[0] in others) == bool(others)
+        assert cascade.parts == ("ngram",) * bool(others)
+    assert texts[0] == texts[1] == texts[2]
+
+
 def test_a_stage_of_the_engine_hears_of_each_pass_once_and_counts_the_drafts_as_its_own() -> None:
     first = RecordingDrafter(NgramDrafter(3))
     engine = small_engine([first, CascadeDrafter([first, Successors()])])
