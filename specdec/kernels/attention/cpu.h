@@ -280,7 +280,7 @@ struct Cut {
     const int64_t full = std::max<int64_t>(longest / SECTION, 1), sections = (longest + SECTION - 1) / SECTION;
     while (rows > FEW_ROWS && pieces(all, rows) * shape.kv_heads * full < 3 * threads) rows /= 2;
     parts = pieces(all, rows) * shape.kv_heads;
-    for (; level && parts * blocks < 4 * threads; level--)
+    for (; level && threads > 1 && parts * blocks < 4 * threads; level--)
       blocks = (sections + (int64_t(1) << (level - 1)) - 1) >> (level - 1);
   }
 };
