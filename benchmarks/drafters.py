@@ -87,10 +87,16 @@ def measure(
 def turns(records: Sequence[PromptRecord], batch: int) -> list[list[int]]:
     """Numbers of the prompts that are decoded together: of one category, for a request whose drafts are kept makes the
     steps of those beside it longer, and the figures of a category shall not tell of its neighbours."""
-    size, categories = 4 * batch if batch > 1 else 1, dict[str, list[int]]()
+    size = 4 * batch if batch > 1 else 1
+    return [own[start : start + size] for own in by_category(records).values() for start in range(0, len(own), size)]
+
+
+def by_category(records: Sequence[PromptRecord]) -> dict[str, list[int]]:
+    """Category → numbers of its prompts."""
+    found: dict[str, list[int]] = {}
     for number, record in enumerate(records):
-        categories.setdefault(record.category, []).append(number)
-    return [own[start : start + size] for own in categories.values() for start in range(0, len(own), size)]
+        found.setdefault(record.category, []).append(number)
+    return found
 
 
 def warm_up(generator: SpeculativeGenerator, batch: int) -> None:
@@ -102,9 +108,7 @@ def warm_up(generator: SpeculativeGenerator, batch: int) -> None:
 
 def results(contenders: Mapping[str, Contender], records: Sequence[PromptRecord]) -> dict[str, Any]:
     """Contender → figures, overall, by category, and of open chat together."""
-    groups: dict[str, list[int]] = {"overall": list(range(len(records)))}
-    for number, record in enumerate(records):
-        groups.setdefault(record.category, []).append(number)
+    groups = {"overall": list(range(len(records)))} | by_category(records)
     chat = [number for number, record in enumerate(records) if record.category in OPEN_CHAT]
     if chat:
         groups["open chat"] = chat

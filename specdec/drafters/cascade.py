@@ -50,15 +50,15 @@ class CascadeDrafter(Drafter):
         self._own: list[Drafter] = list(self._made)
         """Those that are not the engine's: their lives are told from here."""
         self.most: int = take("max_nodes", max_nodes, whole(1, MOST_NODES))
-        super().__init__(shape=self._check())
+        super().__init__(shape=self._fitted())
         self._needs: list[Needs] = []
         self._together = Needs()
         self._kinds: dict[tuple[int, int], int] = {}
         """Stage and kind of a node there → its kind here. There are `KINDS`, in the order in which they are met; what
         comes after them is of the last kind."""
 
-    def _check(self) -> TreeShape:
-        """Takes over what follows from the stages. Returns the shape.
+    def _fitted(self) -> TreeShape:
+        """The shape that the stages give the whole; what else follows from them is taken over.
 
         Raises:
             ConfigError: if they do not fit together.
@@ -92,7 +92,7 @@ class CascadeDrafter(Drafter):
         for stage in self._own:
             stage.join(others)
             self.parts += stage.parts
-        self.shape = self._check()
+        self.shape = self._fitted()
 
     @property
     def trimmable(self) -> bool:

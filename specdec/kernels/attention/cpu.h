@@ -115,7 +115,7 @@ struct Stack {
 // Rows [row, row + count) of one sequence, and all heads that read one KV head: what they attend to, and their queries.
 struct Part {
   int64_t s, row, head;
-  int count = 0;
+  int count;
   bool chain;
   int64_t group, stride;
   int64_t position[ATTENTION_ROWS], start[ATTENTION_ROWS];  // of each row, and of the first key that it sees
@@ -124,7 +124,6 @@ struct Part {
   Stack stacks[ATTENTION_ROWS];
   std::vector<std::vector<Gathered>> waiting;  // by place on the stack and state: what its node gave
 
-  bool is(int64_t s_, int64_t row_, int64_t head_) const { return count && s == s_ && row == row_ && head == head_; }
   int64_t first_section(int r) const { return start[r] / SECTION; }
   int64_t last_section(int r) const { return position[r] / SECTION; }
 
@@ -270,9 +269,10 @@ INLINE int64_t pieces(const Sequences& all, int64_t rows) {
 // How the work is cut so that no thread is idle: into parts, by rows and KV heads, and where those are few into blocks of
 // 2^level sections.
 struct Cut {
-  int64_t rows = ATTENTION_ROWS, parts, blocks = 1;
+  int64_t rows = ATTENTION_ROWS, parts = 0, blocks = 1;
   int level = LEVELS - 1;
 
+  Cut() = default;
   Cut(const Shape& shape, const Sequences& all, int threads) {
     int64_t longest = 1;
     for (int64_t s = 0; s < all.count; s++)
@@ -285,36 +285,39 @@ struct Cut {
   }
 };
 
-// What the blocks of parts gave: by part, block, row and head the maximum, the sums, and the output.
+// How a call is cut, which is the same in all layers, and what the blocks of parts gave: by part, block, row and head the
+// maximum, the sums, and the output.
 struct Blocks {
+  Cut cut;
+  int64_t width, states;      // floats of a state, and states of a block
   std::vector<float> numbers;
   std::vector<int64_t> done;  // blocks of a part that are there
 
-  static int64_t width(const Shape& shape) { return 2 * W + padded(shape.head_size); }
-
-  // Takes the memory for a call, before its threads begin.
-  void grow(const Shape& shape, const Sequences& all, int threads) {
-    const Cut cut(shape, all, threads);
+  // Cuts a call and takes the memory for it, before its threads begin.
+  void begin(const Shape& shape, const Sequences& all, int threads) {
+    cut = Cut(shape, all, threads);
+    width = 2 * W + padded(shape.head_size), states = cut.rows * (shape.heads / shape.kv_heads);
     if (cut.blocks == 1) return;
     if ((int64_t)done.size() < cut.parts) done.resize(cut.parts, 0);
-    const size_t wanted = cut.parts * cut.blocks * cut.rows * (shape.heads / shape.kv_heads) * width(shape) + 16;
+    const size_t wanted = cut.parts * cut.blocks * states * width + 16;
     if (numbers.size() < wanted) numbers.resize(wanted);
   }
 
-  float* at(const Shape& shape, const Cut& cut, int64_t part, int64_t block) {
+  float* at(int64_t part, int64_t block) {
     float* aligned = (float*)(((uintptr_t)numbers.data() + 63) & ~(uintptr_t)63);
-    return aligned + (part * cut.blocks + block) * cut.rows * (shape.heads / shape.kv_heads) * width(shape);
+    return aligned + (part * cut.blocks + block) * states * width;
   }
 };
 static Blocks& kept_blocks = *new Blocks;  // calls take turns
 
 // One block of a part. Whoever has done a part's last one merges them all.
 template <int SIZE, bool IN_PAIRS>
-static void attend_block(Part& part, int64_t number, int64_t block, const Cut& cut, const KeyValues& cache,
-                         const Shape& shape, const Sequences& all, const RowWriter& out) {
-  const int64_t group = part.group, width = Blocks::width(shape), first = block << cut.level;
+static void attend_block(Part& part, int64_t number, int64_t block, const KeyValues& cache, const Shape& shape,
+                         const Sequences& all, const RowWriter& out) {
+  const Cut& cut = kept_blocks.cut;
+  const int64_t group = part.group, width = kept_blocks.width, first = block << cut.level;
   const uint32_t seen = gather_all<SIZE, IN_PAIRS>(part, cache, shape, all, first, first + (int64_t(1) << cut.level));
-  float* own = kept_blocks.at(shape, cut, number, block);
+  float* own = kept_blocks.at(number, block);
   for (int64_t i = 0; i < part.count * group; i++) {
     if (!(seen >> i / group & 1)) continue;
     store(own + i * width, part.states[i].maximum);
@@ -326,7 +329,7 @@ static void attend_block(Part& part, int64_t number, int64_t block, const Cut& c
   for (int r = 0; r < part.count; r++) {
     part.stacks[r].size = 0;
     for (int64_t each = part.first_section(r) >> cut.level; each <= part.last_section(r) >> cut.level; each++) {
-      const float* there = kept_blocks.at(shape, cut, number, each);
+      const float* there = kept_blocks.at(number, each);
       for (int64_t i = r * group; i < (r + 1) * group; i++) {
         part.states[i].maximum = load(there + i * width), part.states[i].sum = load(there + i * width + W);
         memcpy(part.states[i].out, there + i * width + 2 * W, 4 * part.stride);
@@ -342,8 +345,7 @@ template <int SIZE, bool IN_PAIRS>
 static void share_attention(Team& team, const Queries& queries, const KeyValues& cache, const Shape& shape,
                             const Sequences& all, const RowWriter& out) {
   static thread_local Part part;
-  part.count = 0;  // what it held was of another call
-  const Cut cut(shape, all, team.size());
+  const Cut& cut = kept_blocks.cut;
   team.share(cut.parts * cut.blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; item++) {
       const int64_t number = item % cut.parts;
@@ -355,10 +357,9 @@ static void share_attention(Team& team, const Queries& queries, const KeyValues&
       }
       const int64_t row = all.row_start[s] + piece * cut.rows, left = all.row_start[s + 1] - row;
       const int64_t head = number % shape.kv_heads;
-      if (!part.is(s, row, head))
-        read_queries<IN_PAIRS>(part, queries, shape, all, s, row, (int)std::min(left, cut.rows), head);
+      read_queries<IN_PAIRS>(part, queries, shape, all, s, row, (int)std::min(left, cut.rows), head);
       if (cut.blocks > 1) {
-        attend_block<SIZE, IN_PAIRS>(part, number, item / cut.parts, cut, cache, shape, all, out);
+        attend_block<SIZE, IN_PAIRS>(part, number, item / cut.parts, cache, shape, all, out);
       } else {
         gather_all<SIZE, IN_PAIRS>(part, cache, shape, all, 0, INT64_MAX);
         give(part, shape, out);
@@ -367,7 +368,7 @@ static void share_attention(Team& team, const Queries& queries, const KeyValues&
   });
 }
 
-// All rows. `kept_blocks` has room for them.
+// All rows, after `kept_blocks.begin`.
 INLINE void run_attention(Team& team, const Queries& queries, const KeyValues& cache, const Shape& shape,
                           const Sequences& all, const RowWriter& out) {
   auto* run = shape.head_size == 64    ? share_attention<64, false>

@@ -92,7 +92,7 @@ EXPORT int specdec_attention(const float* query, int64_t rows, const KeyValues* 
     demand_cache(*cache, shape->kv_heads, shape->head_size);
     demand_sequences(*sequences, rows, cache->slots);
     const int64_t width = shape->heads * shape->head_size;
-    auto prepare = [&] { kept_blocks.grow(*shape, *sequences, threads); };
+    auto prepare = [&] { kept_blocks.begin(*shape, *sequences, threads); };
     parallel(threads, prepare, [&](Team& team, int) {
       run_attention(team, Queries{query, width}, *cache, *shape, *sequences, float_rows(out, width));
     });

@@ -77,7 +77,7 @@ struct Workspace {
     to(row_scale, most);
     for (auto* buffer : {&rows, &attended, &products}) to(*buffer, most * (4 * widest + 64));
     to(best, threads * batch.logit_rows * batch.kept);
-    kept_blocks.grow(Shape{model.heads, model.kv_heads, size}, batch.sequences, threads);
+    kept_blocks.begin(Shape{model.heads, model.kv_heads, size}, batch.sequences, threads);
   }
 };
 
