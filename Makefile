@@ -53,7 +53,7 @@ gpu-check: $(STAMP)  ## on a GPU: run all kernels for real, compare, check lossl
 bench: $(STAMP)  ## measure plain and speculative decoding against transformers' generate, interleaved
 	$(BIN)/python -m benchmarks.decode $(BENCH_ARGS)
 
-bench-peers: $(STAMP)  ## measure ours, transformers, llama.cpp, OpenVINO and vLLM on the same weights, interleaved
+bench-peers: $(STAMP)  ## measure ours beside five other engines on the same weights, interleaved, at equal precision
 	$(BIN)/python -m benchmarks.peers $(BENCH_ARGS)
 
 bench-serve: $(STAMP)  ## measure specdec serve, vLLM's server and llama-server under the load of aiperf, interleaved

@@ -57,6 +57,11 @@ VARIANTS = (
 )
 
 
+def reference_text() -> str:
+    """The language reference that comes with Python: prose and code."""
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
 def windows(tokenizer: object, text: str, number: int, length: int) -> list[list[int]]:
     """Token ids of `number` windows, spread evenly over the text."""
     tokens = tokenizer.encode(text, add_special_tokens=False)  # type: ignore[attr-defined]
@@ -110,7 +115,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="tokens of a window")
     parser.add_argument("--text", type=Path, help="a text file of your own")
     args = parser.parse_args()
-    text = args.text.read_text(encoding="utf-8") if args.text else "\n".join(topics[name] for name in sorted(topics))
+    text = args.text.read_text(encoding="utf-8") if args.text else reference_text()
     results = {variant.name: measure(variant, text, args.windows, args.length) for variant in VARIANTS}
     print(machine(), "", table(results), sep="\n")
     save(args.json, "benchmarks.perplexity", results, windows=args.windows, length=args.length)

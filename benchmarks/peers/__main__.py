@@ -1,10 +1,11 @@
-"""Ours beside transformers, llama.cpp, OpenVINO and vLLM: same weights, same prompt tokens, same threads, greedy.
+"""Ours beside transformers, llama.cpp, OpenVINO, vLLM and ONNX Runtime: same weights, prompts and threads, greedy.
 
-python -m benchmarks.peers [--data FILE --every 12] [--max-tokens 128] [--repeats 3] [--batch 1,8]
+python -m benchmarks.peers [--data FILE --every 12 | --long 4096] [--max-tokens 128] [--repeats 3] [--batch 1,8]
     [--contenders ours,llamacpp-plain-bf16] [--json FILE] [--markdown FILE]
 
-Every contender is a process with its weights loaded, and only the one that is asked runs. An engine that cannot be
-installed, or that stops on the way, is reported as such and the others go on.
+They are compared at equal precision (16, 8 and 4 bits), and the fastest of each engine at any, with the perplexity that
+it pays. Every contender is a process with its weights loaded, and only the one that is asked runs. An engine that
+cannot be installed, or that stops on the way, is reported as such and the others go on.
 
 Measure on a machine that does nothing else: engines that spin at barriers (llama.cpp, torch) fall to a tenth beside one
 busy neighbour. The load average at the start is kept in the JSON file. Ratios by category need whole batches of one
@@ -21,12 +22,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from transformers import AutoTokenizer
 
 from benchmarks.peers.contenders import chosen
 from benchmarks.peers.session import Plan, compare, tokenized
 from benchmarks.peers.table import markdown
+from benchmarks.perplexity import reference_text, windows
 from specdec.measure.environment import command, machine
-from specdec.prompts import load_prompts
+from specdec.models.sources import embedded_folder
+from specdec.prompts import PromptRecord, load_prompts
 from specdec.prompts.subsets import choose
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -43,6 +47,7 @@ def arguments() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, help="JSON lines; the four shipped prompts if left out")
+    parser.add_argument("--long", type=int, help="instead of a file: four texts of N tokens, each to be summed up")
     parser.add_argument("--per-category", type=int, help="as many prompts as N of every category would be, evenly")
     parser.add_argument("--every", type=int, default=1, help="only every N-th prompt: a sample with the file's mixture")
     parser.add_argument("--limit", type=int, help="no more than N prompts")
@@ -56,6 +61,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def reference_windows() -> list[list[int]]:
+    """What perplexity is measured on: 8 windows of 512 tokens."""
+    return windows(AutoTokenizer.from_pretrained(embedded_folder()), reference_text(), 8, 512)
+
+
+def long_prompts(tokens: int, number: int = 4) -> list[PromptRecord]:
+    """Passages of the language reference, so many tokens each, to be summed up."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
+    texts = [tokenizer.decode(window) for window in windows(tokenizer, reference_text(), number, tokens)]
+    return [PromptRecord(str(each), "summary", f"{text}\n\nSum up the text above.") for each, text in enumerate(texts)]
+
+
 def main() -> None:
     """Measures and prints; writes what was asked for."""
     args = arguments()
@@ -65,13 +82,13 @@ def main() -> None:
         contenders = chosen(args.contenders)
     except ValueError as error:
         sys.exit(str(error))
-    records = load_prompts(args.data)
+    records = long_prompts(args.long) if args.long else load_prompts(args.data)
     if args.per_category is not None:
         records = choose(records, args.per_category * len({record.category for record in records}))
     prompts, eos = tokenized(records[:: args.every][: args.limit])
     plan = Plan(args.max_tokens, args.repeats, args.batch, args.threads)
     about = {"command": command("benchmarks.peers"), "model": MODEL, "machine": machine(), "load": load, **asdict(plan)}
-    report = about | compare(contenders, prompts, eos, plan)
+    report = about | compare(contenders, prompts, eos, reference_windows(), plan)
     text = markdown(report)
     print(machine(), "", text, sep="\n")
     if args.json is not None:

@@ -16,7 +16,7 @@ HOME = ROOT / ".venv-peers"
 MODELS = HOME / "models"
 WORKERS = Path(__file__).parent / "workers"
 OURS = "ours"
-PEERS = ("transformers", "llamacpp", "openvino", "vllm")
+PEERS = ("transformers", "llamacpp", "openvino", "vllm", "onnxruntime")
 
 
 class Named(Protocol):
@@ -34,14 +34,19 @@ class Named(Protocol):
 C = TypeVar("C", bound=Named)
 
 
+BITS = {"bf16": 16, "int8": 8, "q8_0": 8, "int4": 4, "gguf": 4, "q4_0": 4, "q4_1": 4}
+"""Bits of the weights, but for scales, and for embedding and head, which have 8 where the others have 4."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """One way to decode.
 
     Args:
         engine: "ours" or a peer.
-        mode: "plain" or "ngram", which every engine but ours and vLLM calls prompt lookup.
-        dtype: of the weights.
+        mode: "plain"; "ngram", which every engine but ours and vLLM calls prompt lookup; of ours also "tables"
+            (`suffix`, then `recycling`) and "head" (the trained head, then both). Ours size their drafts by cost.
+        dtype: of the weights. "gguf" and "q4_1" are the blocks of the embedded file as they are.
         batched: can be given several prompts at once.
         num_draft_tokens: how many tokens a lookup copies. 5 is the default of ours, OpenVINO's and vLLM's examples;
             llama.cpp's documentation recommends 2 on a CPU.
@@ -64,6 +69,11 @@ class Contender:
         return f"{self.engine}-plain-{self.dtype}"
 
     @property
+    def bits(self) -> int:
+        """Its class: only those of one class are compared at equal precision."""
+        return BITS[self.dtype]
+
+    @property
     def command(self) -> list[str]:
         """Starts the worker in the engine's environment."""
         python = sys.executable if self.engine == OURS else str(python_of(self.engine))
@@ -71,21 +81,36 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender(OURS, "plain", "bf16", batched=True),
-    Contender(OURS, "ngram", "bf16", batched=True),
-    Contender(OURS, "plain", "int8", batched=True),
-    Contender(OURS, "ngram", "int8", batched=True),
-    Contender("transformers", "plain", "bf16"),
-    Contender("transformers", "ngram", "bf16"),
-    Contender("llamacpp", "plain", "bf16"),
-    Contender("llamacpp", "plain", "q8_0"),
-    Contender("llamacpp", "ngram", "bf16", num_draft_tokens=2),
-    Contender("openvino", "plain", "bf16"),
-    Contender("openvino", "ngram", "bf16"),
-    Contender("vllm", "plain", "bf16", batched=True),
-    Contender("vllm", "ngram", "bf16", batched=True),
+    *(
+        Contender(OURS, mode, dtype, True)
+        for dtype in ("bf16", "int8")
+        for mode in ("plain", "ngram", "tables", "head")
+    ),
+    *(Contender(OURS, mode, "gguf", True) for mode in ("plain", "ngram", "tables", "head")),
+    *(Contender(OURS, mode, "int4", True) for mode in ("plain", "tables")),
+    *(Contender("transformers", mode, "bf16") for mode in ("plain", "ngram")),
+    *(
+        Contender("llamacpp", mode, dtype, num_draft_tokens=2)
+        for dtype in ("bf16", "q8_0", "q4_0", "q4_1")
+        for mode in ("plain", "ngram")
+    ),
+    *(Contender("openvino", mode, dtype) for dtype in ("bf16", "int8", "int4") for mode in ("plain", "ngram")),
+    *(Contender("vllm", mode, dtype, True) for dtype in ("bf16", "int8") for mode in ("plain", "ngram")),
+    Contender("onnxruntime", "plain", "int4"),
 )
+FLAGS = {
+    OURS: "bfloat16 cache; no prefix cache",
+    "transformers": "`generate`, bfloat16",
+    "llamacpp": "compiled for this processor; repacks weights where it has kernels for that; lookup of 2 tokens",
+    "openvino": "bfloat16 arithmetic and cache; weights compressed by NNCF (8 bits by row, 4 bits by groups of 32, "
+    "both asymmetric); lookup of 5 tokens",
+    "vllm": "threads bound to cores, Intel's OpenMP, compiled; int8 is W8A8 (rows, tokens), the head in bfloat16; "
+    "ngram of 5 tokens",
+    "onnxruntime": "GenAI's model builder, blocks of 32, 8-bit activations (accuracy level 4); it has no lookup",
+}
+"""How each engine is set up."""
 BASELINE = CONTENDERS[0].name
+"""Runs beside the contenders of every class."""
 
 
 def environment(engine: str, threads: int) -> dict[str, str]:

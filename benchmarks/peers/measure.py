@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,9 @@ class Asked(Protocol):
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> Answer:
         """Decodes one batch."""
+
+    def forget(self) -> None:
+        """What was decoded so far helps no later request."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Record:
     """Every repetition gave the same outputs."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What one contender did, and what the baseline did beside it, if it took part."""
+
+    record: Record
+    baseline: Record | None
+
+
 def batches_of(prompts: Sequence[tuple[str, list[int]]], size: int) -> list[Batch]:
     """Cuts the prompts of each category into batches; a category's last one may be smaller."""
     categories: dict[str, list[list[int]]] = {}
@@ -59,7 +70,7 @@ def batches_of(prompts: Sequence[tuple[str, list[int]]], size: int) -> list[Batc
 def measure(
     workers: Mapping[str, Asked], batches: Sequence[Batch], max_tokens: int, repeats: int, eos: Sequence[int]
 ) -> tuple[dict[str, Record], dict[str, str]]:
-    """Lets every worker decode every batch `repeats` times.
+    """Lets every worker decode every batch `repeats` times. Between two times it forgets.
 
     Returns:
         The records of those that finished, and why the others did not.
@@ -67,23 +78,25 @@ def measure(
     records = {name: Record() for name in workers}
     failed: dict[str, str] = {}
 
-    def ask(name: str, prompts: Sequence[list[int]], limit: int) -> Answer | None:
+    def ask(name: str, request: Callable[[Asked], Answer | None]) -> Answer | None:
         try:
-            return workers[name].generate(prompts, limit)
+            return request(workers[name])
         except WorkerError as error:
             failed[name] = f"stopped while decoding: {error}"
             del records[name]
             return None
 
     for name in workers:
-        ask(name, batches[0].prompts, WARM_UP_TOKENS)
+        ask(name, lambda worker: worker.generate(batches[0].prompts, WARM_UP_TOKENS))
     for repeat in range(repeats):
+        for name in list(records):
+            ask(name, lambda worker: worker.forget())
         for record in records.values():
             record.seconds.append([])
             record.tokens.append([])
         for index, batch in enumerate(batches):
             for name in _rotated(list(records), repeat + index):
-                answer = ask(name, batch.prompts, max_tokens)
+                answer = ask(name, lambda worker, batch=batch: worker.generate(batch.prompts, max_tokens))
                 if answer is not None:
                     _note(records[name], index, answer, eos)
     return records, failed

@@ -1,17 +1,22 @@
-"""One comparison from installing to report: who can start, who is measured, what is left out and why."""
+"""One comparison from installing to report: who can start, who is measured, what is left out and why.
+
+The contenders of one precision run side by side, and the baseline with them: all together would not fit into a laptop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from math import exp
+from statistics import mean
 from typing import Any
 
 from transformers import AutoTokenizer
 
-from benchmarks.peers.contenders import HOME, MODELS, OURS, Contender, environment
+from benchmarks.peers.contenders import BASELINE, HOME, MODELS, OURS, Contender, environment
 from benchmarks.peers.install import install
-from benchmarks.peers.measure import batches_of, measure
+from benchmarks.peers.measure import Measured, batches_of, measure
 from benchmarks.peers.models import prepare
 from benchmarks.peers.report import batch_report, ratio_report
 from benchmarks.peers.worker import Worker, WorkerError
@@ -77,22 +82,49 @@ def start_all(
     return workers
 
 
+def classes(contenders: Sequence[Contender]) -> list[list[Contender]]:
+    """The contenders of each precision, and the baseline, if it takes part, first among them."""
+    baseline = [each for each in contenders if each.name == BASELINE]
+    others = [each for each in contenders if each.name != BASELINE]
+    precisions = dict.fromkeys(each.bits for each in contenders)
+    return [baseline + [each for each in others if each.bits == bits] for bits in precisions]
+
+
+def perplexities(
+    members: Sequence[Contender], workers: Mapping[str, Worker], texts: Sequence[list[int]], left_out: dict[str, str]
+) -> dict[str, float]:
+    """Of those that decode plainly: exp of the mean loss of all tokens but the first of each text. Those that fail are
+    added to `left_out`."""
+    found: dict[str, float] = {}
+    for name in [each.name for each in members if each.mode == "plain" and each.name in workers and texts]:
+        try:
+            found[name] = exp(mean(loss for text in texts for loss in workers[name].losses(text)))
+        except WorkerError as error:
+            left_out[name] = f"stopped while reading: {error}"
+    return found
+
+
 def compare(
-    contenders: Sequence[Contender], prompts: Sequence[tuple[str, list[int]]], eos: list[int], plan: Plan
+    contenders: Sequence[Contender],
+    prompts: Sequence[tuple[str, list[int]]],
+    eos: list[int],
+    texts: Sequence[list[int]],
+    plan: Plan,
 ) -> dict[str, Any]:
-    """Measures all of them, one batch size after the other.
+    """Measures all of them, one precision and batch size after the other.
 
     Args:
         contenders: who takes part, if it can.
         prompts: category and token ids of each.
         eos: token ids that end a text.
+        texts: what perplexity is measured on, of those that decode plainly.
         plan: how.
 
     Returns:
         The report, but for what the command line knows.
     """
     contenders, left_out = ready(contenders)
-    longest = max(len(prompt) for _, prompt in prompts) + plan.max_tokens
+    longest = max(max(len(prompt) for _, prompt in prompts) + plan.max_tokens, *map(len, texts), 0)
     settings = {
         "threads": plan.threads,
         "eos": eos,
@@ -100,18 +132,29 @@ def compare(
         "context": longest + SPARE_CONTEXT,
         "max_batch": max(plan.batch_sizes),
     }
-    sizes: dict[str, Any] = {}
-    ratios: dict[str, Any] = {}
-    with ExitStack() as stack:
-        workers = start_all(contenders, settings, left_out, stack)
-        for size in plan.batch_sizes:
-            batches = batches_of(prompts, size)
-            print(f"Measuring batch {size}: {len(batches)} batches …", flush=True)
-            able = [each.name for each in contenders if each.name not in left_out and (each.batched or size == 1)]
-            taking_part = {name: workers[name] for name in able}
-            records, failed = measure(taking_part, batches, plan.max_tokens, plan.repeats, eos)
-            left_out |= failed
-            sizes[str(size)] = batch_report(records, batches)
-            ratios |= ratio_report(size, records, batches)
-    versions = {each.engine: workers[each.name].versions for each in contenders if each.name in workers}
-    return {"versions": versions, "left_out": left_out, "batch": sizes, "ratios": ratios}
+    batches = {size: batches_of(prompts, size) for size in plan.batch_sizes}
+    found: dict[int, dict[str, Measured]] = {size: {} for size in plan.batch_sizes}
+    read: dict[str, float] = {}
+    versions: dict[str, dict[str, str]] = {}
+    for members in classes(contenders):
+        with ExitStack() as stack:
+            workers = start_all(members, settings, left_out, stack)
+            versions |= {each.engine: workers[each.name].versions for each in members if each.name in workers}
+            read |= perplexities([each for each in members if each.name not in read], workers, texts, left_out)
+            for size in plan.batch_sizes:
+                print(f"Measuring batch {size}: {len(batches[size])} batches …", flush=True)
+                able = [each.name for each in members if each.name not in left_out and (each.batched or size == 1)]
+                taking_part = {name: workers[name] for name in able}
+                records, failed = measure(taking_part, batches[size], plan.max_tokens, plan.repeats, eos)
+                left_out |= failed
+                for name, record in records.items():
+                    found[size].setdefault(name, Measured(record, records.get(BASELINE)))
+    sizes = {str(size): batch_report(found[size], batches[size]) for size in plan.batch_sizes}
+    ratios = [ratio_report(size, found[size], batches[size]) for size in plan.batch_sizes]
+    return {
+        "versions": versions,
+        "left_out": left_out,
+        "perplexity": read,
+        "batch": sizes,
+        "ratios": {key: entry for each in ratios for key, entry in each.items()},
+    }

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.peers.contenders import BASELINE, FLAGS
+from benchmarks.peers.report import BY_NAME
+
 
 def markdown(report: dict[str, Any]) -> str:
     """Tables of a report, as `python -m benchmarks.peers --json` writes it; command and machine are the page's part."""
     parts = [_heading(report), _versions(report["versions"])]
-    parts += [_contenders(size, batch) for size, batch in report["batch"].items()]
+    for size, batch in report["batch"].items():
+        parts += _precisions(size, batch, report["perplexity"])
     parts += [_ratios(report["ratios"]), _left_out(report["left_out"])]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -16,30 +20,54 @@ def markdown(report: dict[str, Any]) -> str:
 def _heading(report: dict[str, Any]) -> str:
     return (
         f"{report['model']}, greedy, at most {report['max_tokens']} new tokens, {report['threads']} threads each, "
-        f"{report['repeats']} interleaved repetitions; whole calls, prefill included; medians with ranges."
+        f"{report['repeats']} interleaved repetitions; whole calls, prefill included; medians with ranges. "
+        f"Contenders of one precision take turns, and {BASELINE} with them. Perplexity is on English prose and code, "
+        "as each engine computes it."
     )
 
 
 def _versions(versions: dict[str, dict[str, str]]) -> str:
-    listed = (", ".join(f"{name} {number}" for name, number in packages.items()) for packages in versions.values())
-    return "Engines: " + "; ".join(listed) + "."
+    lines = ["| engine | versions | how |", "|---|---|---|"]
+    for engine, packages in versions.items():
+        listed = ", ".join(f"{name} {number}" for name, number in packages.items())
+        lines.append(f"| {engine} | {listed} | {FLAGS[engine]} |")
+    return "\n".join(lines)
 
 
-def _contenders(size: str, batch: dict[str, Any]) -> str:
+def _precisions(size: str, batch: dict[str, Any], perplexity: dict[str, float]) -> list[str]:
+    """A table for each precision, and one of the fastest contender of each engine."""
+    contenders = batch["contenders"]
+    parts = [f"### Batch {size}", f"{batch['prompts']} prompts, {batch['mean_batch']:.1f} at a time on average."]
+    for bits in dict.fromkeys(each["bits"] for each in contenders.values()):
+        parts.append(f"**{bits} bits**")
+        parts.append(_table([name for name in contenders if contenders[name]["bits"] == bits], contenders, perplexity))
+    best: dict[str, str] = {}
+    for name in sorted(contenders, key=lambda name: -_speed(contenders[name])):
+        best.setdefault(name.split("-")[0], name)
+    if len(best) > 1:
+        parts += ["**The fastest of each engine, at any precision**", _table([*best.values()], contenders, perplexity)]
+    return parts
+
+
+def _table(names: list[str], contenders: dict[str, Any], perplexity: dict[str, float]) -> str:
     lines = [
-        f"### Batch {size}",
-        f"{batch['prompts']} prompts, {batch['mean_batch']:.1f} at a time on average.",
-        "",
-        "| contender | tokens/s | ratio to ours, plain, bf16 | same output as own plain |",
-        "|---|---|---|---|",
+        f"| contender | tokens/s | ratio to {BASELINE} beside it | same text as own plain | perplexity |",
+        "|---|---|---|---|---|",
     ]
-    for name, contender in batch["contenders"].items():
-        same = contender["same_as_plain"]
+    for name in names:
+        each, own = contenders[name], perplexity.get(BY_NAME[name].plain)
+        same = each["same_as_plain"]
         lines.append(
-            f"| {name} | {_spread(contender['tokens_per_second'], 1)} | {_spread(contender['ratio_to_baseline'], 2)} "
-            f"| {'' if same is None else '{same}/{of}'.format(**same)} |"
+            f"| {name} | {_spread(each['tokens_per_second'], 1)} | {_spread(each['ratio_to_baseline'], 2)} "
+            f"| {'' if same is None else '{same}/{of}'.format(**same)} | {'' if own is None else f'{own:.2f}'} |"
         )
     return "\n".join(lines)
+
+
+def _speed(contender: dict[str, Any]) -> float:
+    """A multiple of the baseline's, or tokens/s if it took no part."""
+    found: dict[str, float] = contender["ratio_to_baseline"] or contender["tokens_per_second"]
+    return found["median"]
 
 
 def _ratios(ratios: dict[str, Any]) -> str:

@@ -74,13 +74,25 @@ class Worker:
         Raises:
             WorkerError: if the process ends instead.
         """
-        assert self._process.stdin is not None
-        self._signal(signal.SIGCONT)
-        with suppress(BrokenPipeError):  # reading tells why
-            self._process.stdin.write(json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n")
-            self._process.stdin.flush()
-        answer = self._read()
+        answer = self._asked({"prompts": prompts, "max_tokens": max_tokens})
         return Answer(answer["outputs"], answer["seconds"])
+
+    def losses(self, text: Sequence[int]) -> list[float]:
+        """-log p of each token of a text but the first, in nats.
+
+        Raises:
+            WorkerError: if the process ends instead.
+        """
+        losses: list[float] = self._asked({"text": text})["losses"]
+        return losses
+
+    def forget(self) -> None:
+        """What was decoded so far helps no later request.
+
+        Raises:
+            WorkerError: if the process ends instead.
+        """
+        self._asked({"forget": True})
 
     def close(self) -> None:
         """Ends the process and its helpers."""
@@ -90,6 +102,14 @@ class Worker:
             assert pipe is not None
             with suppress(BrokenPipeError):  # a request that was never read
                 pipe.close()
+
+    def _asked(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
+        with suppress(BrokenPipeError):  # reading tells why
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from math import e
 from pathlib import Path
 
 import pytest
 
 from benchmarks.peers import install, session
-from benchmarks.peers.contenders import WORKERS, Contender, chosen
-from benchmarks.peers.measure import Batch, Record, batches_of, measure
+from benchmarks.peers.contenders import CONTENDERS, FLAGS, OURS, PEERS, WORKERS, Contender, chosen
+from benchmarks.peers.measure import Batch, Measured, Record, batches_of, measure
 from benchmarks.peers.report import batch_report, ratio_report
 from benchmarks.peers.session import Plan
 from benchmarks.peers.table import markdown
@@ -24,7 +25,7 @@ EOS = 2
 FAKE = f"""
 import os, sys
 sys.path.insert(0, {str(WORKERS)!r})
-from worker_protocol import serve
+from worker_protocol import Engine, serve
 
 def start(settings):
     print("engines print")
@@ -41,7 +42,11 @@ def start(settings):
             print(settings.get("name"), prompts[0][0], file=order)
         return [prompt[:max_tokens] for prompt in prompts]
 
-    return generate
+    def forget():
+        with open(os.environ["ORDER"], "a") as order:
+            print(settings.get("name"), "forgets", file=order)
+
+    return Engine(generate, lambda text: [float(token) for token in text[1:]], forget)
 
 serve(start, ["pip"])
 """
@@ -97,10 +102,10 @@ def test_contenders_take_turns_and_the_first_changes(start_fake: StartFake, tmp_
     batches = [Batch("x", [[10, EOS]]), Batch("y", [[20, 21, 22]])]
     records, failed = measure(workers, batches, max_tokens=2, repeats=2, eos=[EOS])
     asked = (tmp_path / "order").read_text(encoding="utf-8").split("\n")[:-1]
-    warm_up, measured = asked[:3], asked[3:]
-    assert warm_up == ["a 10", "b 10", "c 10"]
-    assert measured == [
-        *("a 10", "b 10", "c 10", "b 20", "c 20", "a 20"),
+    forgetting = ["a forgets", "b forgets", "c forgets"]
+    assert asked == [
+        *("a 10", "b 10", "c 10", *forgetting),
+        *("a 10", "b 10", "c 10", "b 20", "c 20", "a 20", *forgetting),
         *("b 10", "c 10", "a 10", "c 20", "a 20", "b 20"),
     ]
     assert not failed
@@ -130,40 +135,78 @@ def record(seconds: list[list[float]], outputs: list[list[list[int]]]) -> Record
     return Record(seconds=seconds, tokens=tokens, outputs=outputs)
 
 
-RECORDS = {
-    "ours-plain-bf16": record([[1.0, 1.0], [2.0, 2.0], [1.0, 2.0]], [[[5, 5]], [[6, 6]]]),  # 2, 1, 4/3 tokens/s
-    "ours-ngram-bf16": record([[0.5, 1.0], [1.0, 1.0], [0.5, 0.5]], [[[5, 5]], [[6, 6]]]),  # 8/3, 2, 4
-    "llamacpp-plain-bf16": record([[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]], [[[5, 5]], [[6, 6]]]),  # 1, 1, 1
-    "llamacpp-ngram-bf16": record([[1.0, 0.5], [1.0, 0.5], [1.0, 0.5]], [[[5, 5]], [[7]]]),  # 2, 2, 2
+BASE = record([[1.0, 1.0], [2.0, 2.0], [1.0, 2.0]], [[[5, 5]], [[6, 6]]])  # 2, 1, 4/3 tokens/s
+OTHER_BASE = record([[2.0, 2.0], [1.0, 1.0], [2.0, 2.0]], [[[5, 5]], [[6, 6]]])  # 1, 2, 1: of another class
+FOUND = {
+    "ours-plain-bf16": Measured(BASE, BASE),
+    "ours-ngram-bf16": Measured(record([[0.5, 1.0], [1.0, 1.0], [0.5, 0.5]], BASE.outputs), BASE),  # 8/3, 2, 4
+    "llamacpp-plain-bf16": Measured(record([[2.0, 2.0]] * 3, BASE.outputs), BASE),  # 1, 1, 1
+    "llamacpp-ngram-bf16": Measured(record([[1.0, 0.5]] * 3, [[[5, 5]], [[7]]]), BASE),  # 2, 2, 2
+    "ours-plain-gguf": Measured(record([[1.0, 1.0]] * 3, BASE.outputs), OTHER_BASE),  # 2, 2, 2
+    "llamacpp-plain-q4_1": Measured(record([[4.0, 4.0]] * 3, BASE.outputs), OTHER_BASE),  # 1/2
 }
 
 
 def test_ratios_are_formed_within_a_repetition() -> None:
-    found = batch_report(RECORDS, BATCHES)["contenders"]["ours-ngram-bf16"]
+    found = batch_report(FOUND, BATCHES)["contenders"]["ours-ngram-bf16"]
     assert found["tokens_per_second"] == {"median": pytest.approx(8 / 3), "min": 2, "max": 4}
     assert found["ratio_to_baseline"] == pytest.approx({"median": 2, "min": 4 / 3, "max": 3})
     assert found["tokens_per_second_by_category"] == {"x": 4, "y": 2}
+    assert found["bits"] == 16
+
+
+def test_a_ratio_is_to_the_baseline_that_ran_beside_it() -> None:
+    found = batch_report(FOUND, BATCHES)["contenders"]["ours-plain-gguf"]
+    assert found["ratio_to_baseline"] == {"median": 2, "min": 1, "max": 2}
 
 
 def test_outputs_are_compared_with_the_same_engine_without_speculation() -> None:
-    found = batch_report(RECORDS, BATCHES)["contenders"]
+    found = batch_report(FOUND, BATCHES)["contenders"]
     assert found["ours-ngram-bf16"]["same_as_plain"] == {"same": 2, "of": 2}
     assert found["llamacpp-ngram-bf16"]["same_as_plain"] == {"same": 1, "of": 2}
     assert found["llamacpp-plain-bf16"]["same_as_plain"] is None
 
 
+def sides(entry: dict[str, object]) -> tuple[object, object]:
+    return entry["over"], entry["under"]
+
+
 def test_the_ratios_that_matter_name_both_sides() -> None:
-    found = ratio_report(1, RECORDS, BATCHES)
-    plain, speculating = (
-        found["batch1_ours_plain_over_llamacpp_plain"],
-        found["batch1_ours_ngram_over_best_peer_speculation"],
+    found = ratio_report(1, FOUND, BATCHES)
+    plain, best = (
+        found["batch1_16_bits_ours_plain_over_best_plain_peer"],
+        found["batch1_16_bits_ours_best_over_best_peer"],
     )
+    assert sides(plain) == ("ours-plain-bf16", "llamacpp-plain-bf16")
     assert plain["overall"] == pytest.approx({"median": 4 / 3, "min": 1, "max": 2})
-    assert (speculating["over"], speculating["under"]) == ("ours-ngram-bf16", "llamacpp-ngram-bf16")
-    assert speculating["overall"] == pytest.approx({"median": 4 / 3, "min": 1, "max": 2})
-    assert speculating["by_category"]["y"]["median"] == 1
-    assert "batch1_ours_plain_over_vllm_plain" not in found
-    assert "batch8_ours_ngram_over_ours_plain" in ratio_report(8, RECORDS, BATCHES)
+    assert sides(best) == ("ours-ngram-bf16", "llamacpp-ngram-bf16")
+    assert best["overall"] == pytest.approx({"median": 4 / 3, "min": 1, "max": 2})
+    assert best["by_category"]["y"]["median"] == 1
+    assert sides(found["batch1_4_bits_ours_best_over_best_peer"]) == ("ours-plain-gguf", "llamacpp-plain-q4_1")
+    assert found["batch1_same_file_ours_plain_over_llamacpp_plain"]["overall"]["median"] == 4
+    assert "batch1_8_bits_ours_best_over_best_peer" not in found
+    assert "batch1_4_bits_ours_best_over_ours_plain" not in found  # that is the same contender
+    assert "batch8_16_bits_ours_best_over_ours_plain" in ratio_report(8, FOUND, BATCHES)
+
+
+def test_what_was_not_measured_side_by_side_is_compared_by_the_baselines() -> None:
+    found = ratio_report(1, FOUND, BATCHES)["batch1_any_precision_ours_best_over_best_peer"]
+    assert sides(found) == ("ours-ngram-bf16", "llamacpp-ngram-bf16")  # 2 and 3/2 of the baseline; gguf's median is 2
+    found = ratio_report(1, FOUND, BATCHES)["batch1_ours_plain_gguf_over_ours_plain_bf16"]
+    assert found["overall"] == {"median": 2, "min": 1, "max": 2}
+    alone = FOUND | {"ours-plain-gguf": Measured(FOUND["ours-plain-gguf"].record, None)}
+    assert ratio_report(1, alone, BATCHES)["batch1_ours_plain_gguf_over_ours_plain_bf16"]["overall"] is None
+
+
+def test_each_precision_is_measured_with_the_baseline() -> None:
+    names = [[each.name for each in members] for members in session.classes(chosen(None))]
+    assert [members[0] for members in names] == ["ours-plain-bf16"] * 3
+    assert sorted(name for members in names for name in members[1:]) == sorted(
+        each.name for each in CONTENDERS if each.name != "ours-plain-bf16"
+    )
+    assert {each.engine for each in CONTENDERS} == {OURS, *PEERS} == FLAGS.keys()
+    [alone] = session.classes(chosen(["openvino-plain-int8"]))
+    assert [each.name for each in alone] == ["openvino-plain-int8"]
 
 
 def test_what_fails_is_reported_and_the_rest_is_measured(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +217,11 @@ def test_what_fails_is_reported_and_the_rest_is_measured(script: Path, monkeypat
     monkeypatch.setattr(session, "prepare", lambda peer: None)
     monkeypatch.setattr(session, "HOME", script.parent)
     monkeypatch.setattr(Contender, "command", [sys.executable, str(script)])
-    contenders = chosen(["ours-plain-bf16", "ours-plain-int8", "llamacpp-plain-bf16", "llamacpp-ngram-bf16", "vllm"])
+    names = ["ours-plain-bf16", "ours-plain-int8", "llamacpp-plain-bf16", "llamacpp-ngram-bf16", "vllm"]
+    contenders = [each for each in chosen(names) if each.name not in ("vllm-plain-int8", "vllm-ngram-int8")]
     prompts = [("x", [5, 6, 7]), ("y", [8, 9])]
-    found = session.compare(contenders, prompts, [EOS], Plan(max_tokens=2, repeats=2, batch_sizes=(1, 8)))
+    texts = [[9, 0, 1], [9, 2]]
+    found = session.compare(contenders, prompts, [EOS], texts, Plan(max_tokens=2, repeats=2, batch_sizes=(1, 8)))
     no_vllm = "installing failed: ERROR: No matching distribution"
     assert found["left_out"] == {
         "vllm-plain-bf16": no_vllm,
@@ -185,12 +230,17 @@ def test_what_fails_is_reported_and_the_rest_is_measured(script: Path, monkeypat
         "llamacpp-ngram-bf16": "stopped while decoding: MemoryError: it is too small (exit status 1)",
     }
     assert found["batch"]["1"]["contenders"].keys() == {"ours-plain-bf16", "llamacpp-plain-bf16"}
+    assert found["perplexity"] == pytest.approx(
+        {"ours-plain-bf16": e, "llamacpp-plain-bf16": e}
+    )  # losses of 0, 1 and 2
     assert found["batch"]["8"]["contenders"].keys() == {"ours-plain-bf16"}
     assert found["batch"]["8"]["contenders"]["ours-plain-bf16"]["tokens"] == [4, 4]
     about = {"model": "none", "machine": "this", "max_tokens": 2, "repeats": 2, "threads": 2}
     text = markdown(json.loads(json.dumps(about | found)))
     assert f"- vllm-plain-bf16: {no_vllm}" in text
     assert "| llamacpp-plain-bf16 |" in text
+    assert "| 2.72 |" in text
+    assert "**The fastest of each engine, at any precision**" in text
 
 
 def test_a_failed_install_tells_pips_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,10 +270,9 @@ def test_an_environment_is_made_anew_only_when_its_pins_change(tmp_path: Path, m
 
 
 def test_contenders_are_chosen_by_name_or_engine() -> None:
-    assert [each.name for each in chosen(["openvino", "ours-plain-int8"])] == [
+    assert [each.name for each in chosen(["onnxruntime", "ours-plain-int8"])] == [
         "ours-plain-int8",
-        "openvino-plain-bf16",
-        "openvino-ngram-bf16",
+        "onnxruntime-plain-int4",
     ]
     with pytest.raises(ValueError, match="There is no contender 'oven'"):
         chosen(["oven"])

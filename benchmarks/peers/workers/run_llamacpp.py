@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llama_cpp import Llama
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-from worker_protocol import Generate, serve
+from worker_protocol import Engine, serve
 
 
-def start(settings: dict[str, Any]) -> Generate:
+def start(settings: dict[str, Any]) -> Engine:
     """Loads the GGUF file."""
     lookup = None
     if settings["mode"] == "ngram":
         lookup = LlamaPromptLookupDecoding(num_pred_tokens=settings["num_draft_tokens"])
+    options = {"n_threads": settings["threads"], "n_threads_batch": settings["threads"], "verbose": False}
+    file = f"{settings['models']}/{settings['dtype']}.gguf"
     model = Llama(
-        f"{settings['models']}/{settings['dtype']}.gguf",
+        file,
         n_ctx=settings["context"],
-        n_threads=settings["threads"],
-        n_threads_batch=settings["threads"],
         draft_model=lookup,
         logits_all=lookup is not None,  # else the binding leaves no room for the verdicts behind its first 512 tokens
-        verbose=False,
+        **options,
     )
 
     def generate(prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
@@ -34,7 +35,15 @@ def start(settings: dict[str, Any]) -> Generate:
                 break
         return [output]
 
-    return generate
+    def losses(text: list[int]) -> list[float]:
+        reader = Llama(file, n_ctx=len(text), logits_all=True, **options)
+        reader.eval(text)
+        logits = reader.scores[: len(text) - 1].astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        chosen = np.take_along_axis(logits, np.array(text[1:])[:, None], axis=1)[:, 0]
+        return list((np.log(np.exp(logits).sum(axis=1)) - chosen).tolist())
+
+    return Engine(generate, losses)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai as genai
-from worker_protocol import Generate, serve
+from worker_protocol import Engine, serve
+
+FOLDERS = {"bf16": "openvino", "int8": "openvino-int8", "int4": "openvino-int4"}
 
 
-def start(settings: dict[str, Any]) -> Generate:
+def start(settings: dict[str, Any]) -> Engine:
     """Loads the intermediate representation; computes, and keeps its cache, in bfloat16."""
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = False  # or it would find the prompt in its cache when it comes the second time
     speculates = settings["mode"] == "ngram"
-    pipeline = genai.LLMPipeline(
-        f"{settings['models']}/openvino",
-        "CPU",
-        scheduler_config=scheduler,
-        prompt_lookup=speculates,
-        INFERENCE_PRECISION_HINT="bf16",
-        KV_CACHE_PRECISION="bf16",
-        INFERENCE_NUM_THREADS=settings["threads"],
-    )
+    folder = f"{settings['models']}/{FOLDERS[settings['dtype']]}"
+    device = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "KV_CACHE_PRECISION": "bf16",
+        "INFERENCE_NUM_THREADS": settings["threads"],
+    }
+    pipeline = genai.LLMPipeline(folder, "CPU", scheduler_config=scheduler, prompt_lookup=speculates, **device)
 
     def generate(prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
         config = genai.GenerationConfig(max_new_tokens=max_tokens, do_sample=False)
@@ -34,7 +34,21 @@ def start(settings: dict[str, Any]) -> Generate:
         result = pipeline.generate(openvino.Tensor(np.array(prompts, dtype=np.int64)), config)
         return [list(tokens) for tokens in result.tokens]
 
-    return generate
+    def losses(text: list[int]) -> list[float]:
+        model = openvino.Core().compile_model(f"{folder}/openvino_model.xml", "CPU", device)
+        size = len(text)
+        inputs = {
+            "input_ids": np.array([text], dtype=np.int64),
+            "attention_mask": np.ones((1, size), dtype=np.int64),
+            "position_ids": np.arange(size, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, dtype=np.int32),
+        }
+        logits = model(inputs)["logits"][0, :-1].astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        chosen = np.take_along_axis(logits, np.array(text[1:])[:, None], axis=1)[:, 0]
+        return list((np.log(np.exp(logits).sum(axis=1)) - chosen).tolist())
+
+    return Engine(generate, losses)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
-from worker_protocol import Generate, serve
+from worker_protocol import Engine, serve
 
 
-def start(settings: dict[str, Any]) -> Generate:
+def start(settings: dict[str, Any]) -> Engine:
     """Loads the safetensors folder."""
     torch.set_num_threads(settings["threads"])
     model = AutoModelForCausalLM.from_pretrained(f"{settings['models']}/bf16", dtype=torch.bfloat16).eval()
@@ -30,7 +30,12 @@ def start(settings: dict[str, Any]) -> Generate:
             )
         return [full[0, len(prompt) :].tolist()]
 
-    return generate
+    def losses(text: list[int]) -> list[float]:
+        with torch.inference_mode():
+            logits = model(torch.tensor([text])).logits[0, :-1].float()
+        return list(torch.nn.functional.cross_entropy(logits, torch.tensor(text[1:]), reduction="none").tolist())
+
+    return Engine(generate, losses)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from vllm import LLM, SamplingParams
-from worker_protocol import Generate, serve
+from worker_protocol import Engine, serve
+
+FOLDERS = {"bf16": "bf16", "int8": "vllm-int8"}
 
 
-def start(settings: dict[str, Any]) -> Generate:
+def start(settings: dict[str, Any]) -> Engine:
     """Loads the safetensors folder and compiles."""
     lookup = None
     if settings["mode"] == "ngram":
@@ -19,7 +21,7 @@ def start(settings: dict[str, Any]) -> Generate:
             "prompt_lookup_max": 4,
         }
     engine = LLM(
-        f"{settings['models']}/bf16",
+        f"{settings['models']}/{FOLDERS[settings['dtype']]}",
         dtype="bfloat16",
         max_model_len=settings["context"],
         max_num_seqs=settings["max_batch"],
@@ -35,7 +37,12 @@ def start(settings: dict[str, Any]) -> Generate:
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         return [list(result.outputs[0].token_ids) for result in engine.generate(requests, params, use_tqdm=False)]
 
-    return generate
+    def losses(text: list[int]) -> list[float]:
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        [result] = engine.generate([{"prompt_token_ids": text}], params, use_tqdm=False)
+        return [-given[token].logprob for token, given in zip(text[1:], result.prompt_logprobs[1:], strict=True)]
+
+    return Engine(generate, losses)
 
 
 if __name__ == "__main__":
