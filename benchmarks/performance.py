@@ -41,9 +41,9 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
      "Time divided by the time to read the weights, or keys and values, from memory (not from a cache).",
      lambda told: kernels.table(told["results"])),
     ("peers*.json", "Comparison with other engines",
-     "All use the same weights, prompts and threads. One runs at a time. The weights are those of a Q4_1 file. Four bits "
-     "with a float minimum for each block of 32 hold them as they are (gguf, q4_1, our int4). Other forms round them "
-     "again, which their perplexity shows.", peers_table),
+     "All use the same weights, prompts and threads. One runs at a time. The weights are those of a Q4_1 file. Four "
+     "bits with a float minimum for each block of 32 hold them as they are (gguf, q4_1, our int4). Other forms round "
+     "them again, which their perplexity shows.", peers_table),
     ("servers*.json", "Servers under load",
      "Each server runs in turn, beside the client that loads it. Weights, prompts and arrivals are the same for all. "
      "llama-server is compiled from the source in llama-cpp-python's release on PyPI.",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from math import e
+from math import e, log
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from benchmarks.peers.report import batch_report, ratio_report
 from benchmarks.peers.session import Plan
 from benchmarks.peers.table import markdown
 from benchmarks.peers.worker import Worker, WorkerError
+from benchmarks.peers.workers.token_losses import losses_of
 
 EOS = 2
 FAKE = f"""
@@ -81,6 +82,14 @@ def test_a_worker_answers_and_its_prints_do_not_get_between(start_fake: StartFak
     answer = worker.generate([[5, 6, 7], [8]], 2)
     assert answer.outputs == [[5, 6], [8]]
     assert answer.seconds > 0
+
+
+def test_losses_are_those_of_the_softmax() -> None:
+    logits = [[0.0, 0.0], [log(3.0), 0.0], [50.0, 900.0]]
+    assert losses_of(logits, [1, 0, 1]) == pytest.approx(
+        [log(2), log(4)]
+    )  # the last row is of a token that is not there
+    assert losses_of([[900.0, 0.0], [0.0, 0.0]], [0, 0]) == [0.0]
 
 
 def test_a_worker_that_is_not_asked_is_stopped(start_fake: StartFake) -> None:

@@ -1,1 +1,1 @@
-"""Scripts that run in the engines' own environments. Each imports its engine and the standard library only."""
+"""Scripts that run in the engines' own environments. Each imports its engine, NumPy and the standard library only."""

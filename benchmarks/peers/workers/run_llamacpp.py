@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llama_cpp import Llama
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+from token_losses import losses_of
 from worker_protocol import Engine, serve
 
 
@@ -38,10 +38,7 @@ def start(settings: dict[str, Any]) -> Engine:
     def losses(text: list[int]) -> list[float]:
         reader = Llama(file, n_ctx=len(text), logits_all=True, **options)
         reader.eval(text)
-        logits = reader.scores[: len(text) - 1].astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        chosen = np.take_along_axis(logits, np.array(text[1:])[:, None], axis=1)[:, 0]
-        return list((np.log(np.exp(logits).sum(axis=1)) - chosen).tolist())
+        return losses_of(reader.scores[: len(text)], text)
 
     return Engine(generate, losses)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime_genai as genai
+from token_losses import losses_of
 from worker_protocol import Engine, serve
 
 
@@ -35,10 +36,7 @@ def start(settings: dict[str, Any]) -> Engine:
         return [output]
 
     def losses(text: list[int]) -> list[float]:
-        logits = begun(text, 1).get_output("logits")[0, :-1].astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        chosen = np.take_along_axis(logits, np.array(text[1:])[:, None], axis=1)[:, 0]
-        return list((np.log(np.exp(logits).sum(axis=1)) - chosen).tolist())
+        return losses_of(begun(text, 1).get_output("logits")[0], text)
 
     return Engine(generate, losses)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import openvino
 import openvino_genai as genai
+from token_losses import losses_of
 from worker_protocol import Engine, serve
 
 FOLDERS = {"bf16": "openvino", "int8": "openvino-int8", "int4": "openvino-int4"}
@@ -43,10 +44,7 @@ def start(settings: dict[str, Any]) -> Engine:
             "position_ids": np.arange(size, dtype=np.int64)[None],
             "beam_idx": np.zeros(1, dtype=np.int32),
         }
-        logits = model(inputs)["logits"][0, :-1].astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        chosen = np.take_along_axis(logits, np.array(text[1:])[:, None], axis=1)[:, 0]
-        return list((np.log(np.exp(logits).sum(axis=1)) - chosen).tolist())
+        return losses_of(model(inputs)["logits"][0], text)
 
     return Engine(generate, losses)
 
