@@ -104,11 +104,11 @@ def _why_not_native(wish: Wish, module: PreTrainedModel | None) -> str | None:
 
 
 def _make_native(wish: Wish, module: PreTrainedModel) -> CausalLM:
-    blocks = wish.blocks
+    blocks, scales = wish.blocks, None
     if wish.dtype == "int8" and wish.smoothing is not None:
-        smooth(module, wish.texts(), wish.smoothing)
+        scales = smooth(module, wish.texts(), wish.smoothing)
         blocks = None  # these are other weights, and other values in the cache
-    return NativeModel(module, wish.name, wish.dtype, wish.cache, blocks=blocks)
+    return NativeModel(module, wish.name, wish.dtype, wish.cache, blocks=blocks, head_scales=scales)
 
 
 def _keep_native(wish: Wish, file: Path) -> CausalLM:

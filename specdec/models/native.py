@@ -51,12 +51,14 @@ class NativeModel(LlamaModel[PackedLinear]):
         kv_dtype: what the cache holds: float32, bfloat16 or int8 (with one scale per token and head).
         kernels: the compiled library.
         blocks: a GGUF file of the same weights, in blocks.
+        head_scales: float32 [hidden], what `smooth` multiplied the head's columns by; None if it did not.
 
     Raises:
         UnsupportedModelError: if the model is not of this family.
     """
 
     blocks: Path | None = None
+    _head_scales: Tensor | None = None
 
     def __init__(
         self,
@@ -66,8 +68,9 @@ class NativeModel(LlamaModel[PackedLinear]):
         kv_dtype: torch.dtype | None = None,
         kernels: native.Library | None = None,
         blocks: Path | None = None,
+        head_scales: Tensor | None = None,
     ) -> None:
-        name, self.blocks = name or type(module).__name__, blocks
+        name, self.blocks, self._head_scales = name or type(module).__name__, blocks, head_scales
         if reason := why_not(module):
             raise UnsupportedModelError(f"{name} cannot run natively: {reason}. Use backend='transformers'.")
         weights = LlamaWeights.of(module, name)
@@ -185,6 +188,8 @@ class NativeModel(LlamaModel[PackedLinear]):
         rest = (native.address(batch.logit_rows, torch.int64), native.address(taps), native.address(hidden))
         call = interface.Batch(rows, num_logits, num_taps, kept, *pointers, *rest, table.struct)
         self._kernels.forward(self._bound_to(pool), call, native.address(logits), best.ctypes.data, num_threads())
+        if self._head_scales is not None and (last := self.kv_layout.num_layers) in wants.hidden:
+            hidden[:, wants.hidden.index(last)] *= self._head_scales
         maxima = RowMaxima(best["token"][:, 0].tolist(), best["value"][:, 0].tolist())
         tops = torch.from_numpy(best["token"].astype(np.int32)) if wants.top else None
         return PassOutput(logits, maxima, hidden, tops)
@@ -203,7 +208,8 @@ class NativeModel(LlamaModel[PackedLinear]):
 
     def unembed(self, tokens: Sequence[int]) -> Tensor:
         """See `CausalLM.unembed`: as they are rounded."""
-        return self._head.rows(torch.tensor(tokens, dtype=torch.int64))
+        rows = self._head.rows(torch.tensor(tokens, dtype=torch.int64))
+        return rows if self._head_scales is None else rows / self._head_scales
 
     def truncated(self, num_layers: int) -> NativeModel:
         """See `CausalLM.truncated`. Weights are shared and this model stays as it is."""

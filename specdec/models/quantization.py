@@ -21,8 +21,9 @@ SMALLEST = 1e-5
 
 
 @torch.no_grad()
-def smooth(module: PreTrainedModel, texts: Sequence[Sequence[int]], alpha: float = 0.5) -> None:
-    """Rescales a Llama-like model's channels in place.
+def smooth(module: PreTrainedModel, texts: Sequence[Sequence[int]], alpha: float = 0.5) -> Tensor:
+    """Rescales a Llama-like model's channels in place. Returns float32 [hidden]: what the columns of its output rows
+    were multiplied by, and its last norm divided by. Whoever reads those rows or that norm from outside must undo it.
 
     Args:
         module: a model that `specdec.models.native.why_not` accepts, in float32.
@@ -47,7 +48,7 @@ def smooth(module: PreTrainedModel, texts: Sequence[Sequence[int]], alpha: float
     if module.get_output_embeddings().weight is module.get_input_embeddings().weight:
         module.get_output_embeddings().weight = nn.Parameter(module.get_output_embeddings().weight.clone())
     head = module.get_output_embeddings()
-    _fold(largest[head], (head,), [module.model.norm.weight], alpha)
+    return _fold(largest[head], (head,), [module.model.norm.weight], alpha).float()
 
 
 def _largest_inputs(module: PreTrainedModel, texts: Sequence[Sequence[int]]) -> dict[nn.Module, Tensor]:
@@ -75,13 +76,14 @@ def _scales(activations: Tensor, layers: Sequence[Any], alpha: float) -> Tensor:
     return scales.clamp(min=SMALLEST)
 
 
-def _fold(activations: Tensor, layers: Sequence[Any], sources: Sequence[Tensor], alpha: float) -> None:
-    """Multiplies the layers' columns by the scales and divides the rows of what feeds them."""
+def _fold(activations: Tensor, layers: Sequence[Any], sources: Sequence[Tensor], alpha: float) -> Tensor:
+    """Multiplies the layers' columns by the scales and divides the rows of what feeds them. Returns the scales."""
     scales = _scales(activations, layers, alpha)
     for layer in layers:
         layer.weight.mul_(scales)
     for source in sources:
         source.div_(scales if source.dim() == 1 else scales[:, None])
+    return scales
 
 
 def _fold_values(activations: Tensor, attention: Any, alpha: float) -> None:

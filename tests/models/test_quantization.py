@@ -14,6 +14,7 @@ from specdec.cache import PagedCache
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.native import NativeModel
 from specdec.models.quantization import smooth
+from tests.models.bench import Bench, Tapped
 from tests.tiny import llama_module
 
 TEXTS = [[1, 5, 9, 2, 6, 3, 3, 8], [7, 7, 1, 0, 4, 60, 31, 22, 11]]
@@ -93,3 +94,21 @@ def test_alpha_must_be_a_share(alpha: float) -> None:
 def test_without_text_there_is_nothing_to_measure(texts: list[list[int]]) -> None:
     with pytest.raises(ConfigError, match="calibration="):
         smooth(llama_module(), texts)
+
+
+def test_heads_see_the_last_state_and_output_rows_as_they_were_before_smoothing() -> None:
+    """A head is trained on a target that is not smoothed. What eight bits round is all that it may find changed: at
+    most 1/254 of the largest number of a row, after the scales are undone."""
+    module = with_outliers(llama_module())
+    target, smoothed = NativeModel(module), copy.deepcopy(module)
+    scales = smooth(smoothed, TEXTS, 0.5)
+    rounded = NativeModel(smoothed, kind="int8", head_scales=scales)
+    exact = NativeModel(smoothed, head_scales=scales)
+    ids = range(target.vocab_size)
+    wanted, found = target.unembed(ids), rounded.unembed(ids)
+    bound = (wanted * scales).abs().amax(1, keepdim=True) / scales / 254
+    assert bool(((wanted - found).abs() <= bound * (1 + 1e-5)).all())
+    assert not torch.allclose(wanted, found * scales, rtol=0.1)  # the scales are no ones
+    last, text = target.kv_layout.num_layers, TEXTS[0]
+    before, after = (Bench(Tapped(each, [last])).append(0, text) for each in (target, exact))
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
