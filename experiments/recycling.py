@@ -1,13 +1,14 @@
 """What the sources of `drafter=recycling` give, and the log-odds that it adds up.
 
-python -m experiments.recycling [--prompts FILE] [--count 200] [--tokens 128] [--fit] [--without SOURCE …] [key=value …]
+python -m experiments.recycling [--prompts FILE] [--count 200] [--tokens 128] [--temperature 0] [--fit]
+    [--without SOURCE …] [key=value …]
 
 Prompts are drawn from the model itself, which is shown the beginning of a user's turn; with --prompts they are those of
 a JSON-lines file. The drafter runs on them in the engine, greedy, eight at a time; its table, in plain Python, notes
 which lists knew each next token. Prints τ, mean accepted tokens a pass, by category; --fit also prints
-specdec/drafters/odds.py with new numbers. --without leaves sources out: `first` (rows of tokens alone), `previous`
-(rows before the draft, LogitSpec), `refused` rows, `prompt`, `two`, `three` (longer contexts). key=value are options of
-the drafter.
+specdec/drafters/odds.py with new numbers, those of the noise from answers that were drawn under it. --without leaves
+sources out: `first` (rows of tokens alone), `previous` (rows before the draft, LogitSpec), `refused` rows, `prompt`,
+`two`, `three` (longer contexts). --temperature draws the answers. key=value are options of the drafter.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from specdec import EngineConfig, SamplingParams, SpeculativeGenerator
 from specdec.drafters import odds
-from specdec.drafters.base import Needs, Outcome, TargetHandle
+from specdec.drafters.base import DraftRequest, Needs, Outcome, TargetHandle
 from specdec.drafters.none import NoDrafter
 from specdec.drafters.recycling import RecyclingDrafter
 from specdec.kernels.successors import FIRST_ROWS, ORDER, READ, REFUSED, SOURCES, WIDTH, reference
 from specdec.models.loading import LoadedModel, load
 from specdec.prompts.records import load_prompts
+from specdec.sampling.noise import Noise
 from specdec.training.prompts import Template
+from specdec.verify.select import AUTO
+from specdec.verify.tree import DraftTree
 
 Lists = list[tuple[int, list[int]]]
 DROPPED: dict[str, Callable[[int], bool]] = {
@@ -41,6 +45,17 @@ DROPPED: dict[str, Callable[[int], bool]] = {
 }
 PRIOR = 0.05
 """Of the squares of the log-odds: what was never seen stays at 0."""
+TEMPERATURES = (0.5, 0.7, 1.0)
+"""Of the answers that the log-odds of the noise are fitted on."""
+
+
+class Drawn(NamedTuple):
+    """A token that was drawn under known noise: which lists knew it, and the noise of all that they name."""
+
+    lists: Lists
+    token: int
+    temperature: float
+    noise: dict[int, float]
 
 
 class Table(reference.Table):
@@ -60,14 +75,22 @@ class Recorder(RecyclingDrafter):
         super().__init__(**options)
         self._dropped = tuple(dropped)
         self.seen: list[tuple[Lists, int]] = []
+        self.drawn: list[Drawn] = []
+        self._noises: dict[int, Noise] = {}
 
     def bind(self, target: TargetHandle) -> Needs:
         """Takes the table in plain Python."""
         needs = super().bind(target)
         first = getattr(self._table, "_first", None)
-        self._table = Table(self._contexts // 4, odds.RANKS, odds.LENGTHS, None if first is None else first.tolist())
+        rows = None if first is None else first.tolist()
+        self._table = Table(self._contexts // 4, odds.RANKS, odds.LENGTHS, odds.NOISE, rows)
         self._table.dropped = self._dropped
         return needs
+
+    def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:
+        """Remembers under what noise each of them draws."""
+        self._noises.update({each.request_id: each.noise for each in requests if each.noise is not None})
+        return super().propose(requests)
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Looks before it learns."""
@@ -77,10 +100,22 @@ class Recorder(RecyclingDrafter):
             if text is None or text.scope is None or one.top is None:
                 continue
             known = list(text.last)
+            noise = self._noises.get(one.request_id)
             for depth, token in enumerate(one.tokens):
-                self.seen.append((self._table.lists(text.scope, one.request_id, known, text.previous, depth), token))
+                lists = self._table.lists(text.scope, one.request_id, known, text.previous, depth)
+                self.seen.append((lists, token))
+                if noise is not None and lists:
+                    at = noise._replace(position=one.start + len(one.tail) + depth)
+                    self.drawn.append(Drawn(lists, token, noise.params.temperature, _noise_of(at, lists)))
                 known.append(token)
         super().observe(outcomes)
+
+
+def _noise_of(noise: Noise, lists: Lists) -> dict[int, float]:
+    """g of every token of some lists."""
+    ids = torch.tensor(list(dict.fromkeys(token for _, tokens in lists for token in tokens)), dtype=torch.int64)
+    values = noise.at(0, len(ids), ids) / noise.params.temperature
+    return dict(zip(ids.tolist(), values.tolist(), strict=True))
 
 
 def fitted(seen: Sequence[tuple[Lists, int]]) -> tuple[list[list[float]], list[float]]:
@@ -115,6 +150,32 @@ def fitted(seen: Sequence[tuple[Lists, int]]) -> tuple[list[list[float]], list[f
     return found[:ranks].reshape(SOURCES, WIDTH + 1).tolist(), found[ranks:].tolist()
 
 
+def fitted_noise(
+    drawn: Sequence[Drawn], ranks: Sequence[Sequence[float]], lengths: Sequence[float]
+) -> tuple[float, float]:
+    """The log-odds of T g and of T² under which what was drawn is likeliest, beside those of the lists."""
+    table = Table(1, ranks, lengths, (0.0, 0.0))
+    rows = [
+        (score, one.temperature * one.noise[token], one.temperature**2, token == one.token)
+        for one in drawn
+        for token, score in table.scores(one.lists).items()
+    ]
+    scores, noise, squares, hits = torch.tensor(rows, dtype=torch.float64).T
+    weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=80, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        summed = scores + weights[0] * noise + weights[1] * squares
+        value = torch.nn.functional.binary_cross_entropy_with_logits(summed, hits)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    by, lost = weights.detach().numpy().round(2).tolist()
+    return by, lost
+
+
 def own_prompts(loaded: LoadedModel, count: int) -> list[str]:
     """What the model takes for a user's message (Xu et al. 2024, Magpie)."""
     template = Template(loaded.tokenizer)
@@ -133,6 +194,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--without", nargs="*", default=[], choices=DROPPED)
     parser.add_argument("options", nargs="*")
@@ -145,22 +207,34 @@ def main() -> None:
         else [(one.category, one.prompt) for one in load_prompts(args.prompts)]
     )
     drafter = Recorder(args.without, **options)
-    tau, drafted = measured(loaded, drafter, records, args.tokens)
+    tau, drafted = measured(loaded, drafter, records, args.tokens, args.temperature)
     print(
         f"{drafted:.1f} nodes a draft; mean accepted tokens a pass: "
         + ", ".join(f"{k} {v:.3f}" for k, v in tau.items())
     )
     if args.fit:
-        print(module_of(*fitted(drafter.seen)))
+        ranks, lengths = fitted(drafter.seen)
+        drawn: list[Drawn] = []
+        for temperature in TEMPERATURES:
+            listening = Recorder(args.without, **options)
+            measured(loaded, listening, records, args.tokens, temperature)
+            drawn += listening.drawn
+        print(module_of(ranks, lengths, fitted_noise(drawn, ranks, lengths)))
 
 
 def measured(
-    loaded: LoadedModel, drafter: RecyclingDrafter, records: Sequence[tuple[str, str]], tokens: int
+    loaded: LoadedModel,
+    drafter: RecyclingDrafter,
+    records: Sequence[tuple[str, str]],
+    tokens: int,
+    temperature: float = 0.0,
 ) -> tuple[dict[str, float], float]:
     """τ by category, "all" first, and nodes of a draft."""
-    generator = SpeculativeGenerator(loaded, drafter, config=EngineConfig(max_num_seqs=8), policy="always")
+    config = EngineConfig(max_num_seqs=8)
+    generator = SpeculativeGenerator(loaded, drafter, config=config, policy="always", rule=AUTO)
     chats = [[{"role": "user", "content": text}] for _, text in records]
-    done = generator.generate(chats, SamplingParams(max_tokens=tokens), progress=False)
+    params = [SamplingParams(max_tokens=tokens, temperature=temperature, seed=seed) for seed in range(len(chats))]
+    done = generator.generate(chats, params, progress=False)
     emitted, passes, drafted = Counter[str](), Counter[str](), 0
     for (category, _), one in zip(records, done, strict=True):
         for name in ("all", category):
@@ -170,11 +244,11 @@ def measured(
     return {name: emitted[name] / passes[name] for name in passes}, drafted / passes["all"]
 
 
-def module_of(ranks: list[list[float]], lengths: list[float]) -> str:
+def module_of(ranks: list[list[float]], lengths: list[float], noise: tuple[float, float]) -> str:
     """specdec/drafters/odds.py with these numbers."""
     head = (odds.__doc__ or "").strip()
     rows = "\n".join(f"    {row},  # {name}" for name, row in zip(odds.NAMES, ranks, strict=True))
-    return f'"""{head}\n"""\n\nRANKS = [\n{rows}\n]\nLENGTHS = {lengths}'
+    return f'"""{head}\n"""\n\nRANKS = [\n{rows}\n]\nLENGTHS = {lengths}\nNOISE = {noise}'
 
 
 if __name__ == "__main__":

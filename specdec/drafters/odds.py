@@ -42,3 +42,6 @@ RANKS = [
     [0.83, 0.44, 0.16, -0.01, -0.25, -0.15, -0.38, 0.0, 0.02],  # the row before that
 ]
 LENGTHS = [-2.6, -2.09, -1.66, -1.72]
+NOISE = (0.62, -1.11)
+"""By T g, with g a token's noise and T the temperature, where they are known; and by T², since what is drawn is less
+often what ranks high."""

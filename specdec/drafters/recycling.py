@@ -16,7 +16,7 @@ from specdec.drafters.base import Drafter, DraftRequest, Needs, Outcome, TargetH
 from specdec.drafters.first_rows import first_rows, is_cheap, shipped_rows
 from specdec.drafters.sizes import MOST_NODES
 from specdec.errors import ConfigError
-from specdec.kernels.successors import ORDER, PREVIOUS, TOKEN_BITS, WIDTH, Table, make
+from specdec.kernels.successors import ORDER, PREVIOUS, TOKEN_BITS, WIDTH, Heard, Table, make
 from specdec.stores import Vocabulary
 from specdec.verify.tree import KINDS, ROOT, DraftTree
 
@@ -113,7 +113,7 @@ class RecyclingDrafter(Drafter):
                 f"drafter 'recycling' serves vocabularies of at most {1 << TOKEN_BITS} tokens, and {target.model.name} "
                 f"has {size}. Use another drafter."
             )
-        self._table = make(self._contexts, size, odds.RANKS, odds.LENGTHS, self._first_rows(target))
+        self._table = make(self._contexts, size, odds.RANKS, odds.LENGTHS, odds.NOISE, self._first_rows(target))
         return Needs(top=WIDTH)
 
     def _first_rows(self, target: TargetHandle) -> npt.NDArray[np.int32] | None:
@@ -185,7 +185,7 @@ class RecyclingDrafter(Drafter):
         tokens, parents, chances_of = self._known.grow(
             text.scope, request.request_id, text.last, text.previous, tree.tokens, tree.parents, chances,
             len(tree) + self._nodes, min(self.num_draft_tokens, request.max_depth),
-            max(self._floor, request.floor),
+            max(self._floor, request.floor), _heard(request),
         )  # fmt: skip
         kinds = (*tree.node_kinds, *_kinds(parents, chances_of)[len(tree) :])
         return DraftTree(tuple(tokens), tuple(parents), None, kinds, tuple(chances_of))
@@ -196,6 +196,11 @@ class RecyclingDrafter(Drafter):
             return PRIVATE | request.request_id
         digest = blake2b(request.salt.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") & (PRIVATE - 1) if request.salt else 0
+
+
+def _heard(request: DraftRequest) -> Heard | None:
+    noise = request.noise
+    return None if noise is None else Heard(noise.params.temperature, noise.random, noise.position)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from specdec.kernels.rows import RowMaxima
 from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch, SequenceRows
 from specdec.models.chains import ChainDraw, DrawnChain, draw_chains
-from specdec.models.llama import LlamaLayer, LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
+from specdec.models.llama import LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 from specdec.models.rows import PassRows
 
@@ -132,7 +132,13 @@ class NativeModel(LlamaModel[PackedLinear]):
         kernels: native.Library | None,
     ) -> None:
         plain = torch.float32 if kind == "float32" else torch.bfloat16
-        layers = [_pack_layer(layer, kind) for layer in weights.layers]
+
+        def stack(
+            matrices: list[Tensor], biases: list[Tensor | None] | None = None, gated: bool = False
+        ) -> PackedLinear:
+            return pack(matrices, kind, biases, gated)
+
+        layers = [LayerProducts.of(layer, stack) for layer in weights.layers]
         head = pack(weights.head, HEAD_KINDS.get(kind, kind))
         embedding = weights.embedding.to(plain).contiguous()
         self._hold(weights, layers, head, embedding, name, kind, kv_dtype or plain, kernels)
@@ -188,7 +194,7 @@ class NativeModel(LlamaModel[PackedLinear]):
         rest = (native.address(batch.logit_rows, torch.int64), native.address(taps), native.address(hidden))
         call = interface.Batch(rows, num_logits, num_taps, kept, *pointers, *rest, table.struct)
         self._kernels.forward(self._bound_to(pool), call, native.address(logits), best.ctypes.data, num_threads())
-        if self._head_scales is not None and (last := self.kv_layout.num_layers) in wants.hidden:
+        if hidden is not None and self._head_scales is not None and (last := self.kv_layout.num_layers) in wants.hidden:
             hidden[:, wants.hidden.index(last)] *= self._head_scales
         maxima = RowMaxima(best["token"][:, 0].tolist(), best["value"][:, 0].tolist())
         tops = torch.from_numpy(best["token"].astype(np.int32)) if wants.top else None
@@ -262,14 +268,3 @@ def _read_from(embedding: Tensor | PackedLinear) -> dict[str, Any]:
     else:
         kind, rows, place = KINDS[str(embedding.dtype).removeprefix("torch.")], len(embedding), embedding.data_ptr()
     return {"embedding_kind": kind, "embedding_rows": rows, "embedding": place}
-
-
-def _pack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[PackedLinear]:
-    return LayerProducts(
-        qkv=pack(layer.qkv, kind, layer.qkv_bias),
-        o=pack(layer.o, kind),
-        gate_up=pack([layer.gate, layer.up], kind, gated=True),
-        down=pack(layer.down, kind),
-        norms=layer.norms,
-        window=layer.window,
-    )

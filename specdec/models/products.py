@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from specdec.models.llama import LlamaLayer
 
 
 class Product(Protocol):
@@ -47,6 +50,18 @@ class LayerProducts(Generic[P]):
     window: int
     attends: bool = True
     feeds: bool = True
+
+    @classmethod
+    def of(cls, layer: LlamaLayer, stack: Callable[..., P]) -> LayerProducts[P]:
+        """From a layer whose matrices are dense; `stack`: see `Assembly`."""
+        return cls(
+            qkv=stack(layer.qkv, layer.qkv_bias),
+            o=stack([layer.o]),
+            gate_up=stack([layer.gate, layer.up], gated=True),
+            down=stack([layer.down]),
+            norms=layer.norms,
+            window=layer.window,
+        )
 
     def each(self, change: Callable[[P], P]) -> LayerProducts[P]:
         """The layer with other matrices."""

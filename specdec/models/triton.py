@@ -23,7 +23,7 @@ from specdec.models.base import PassOutput, Wants
 from specdec.models.batch import RaggedBatch
 from specdec.models.graphs import Graphs
 from specdec.models.inputs import PackedPass, PassInputs
-from specdec.models.llama import LlamaLayer, LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
+from specdec.models.llama import LlamaModel, LlamaSizes, LlamaWeights, why_not_llama
 from specdec.models.products import LayerProducts
 
 MOST_CAPTURED_ROWS = 64
@@ -128,7 +128,13 @@ class TritonModel(LlamaModel[TritonProduct]):
     ) -> None:
         if kind not in COMPUTED_IN:
             raise UnsupportedModelError(f"{name}: unknown kind {kind!r}. Valid names: {', '.join(COMPUTED_IN)}.")
-        layers = [_stack_layer(layer, kind) for layer in weights.layers]
+
+        def stack(
+            matrices: list[Tensor], biases: list[Tensor | None] | None = None, gated: bool = False
+        ) -> TritonProduct:
+            return stacked(matrices, kind, biases)  # a gate is told from its values behind the product
+
+        layers = [LayerProducts.of(layer, stack) for layer in weights.layers]
         head = stacked([weights.head], HEAD_KINDS.get(kind, kind))
         embedding = weights.embedding.to(COMPUTED_IN[kind]).contiguous()
         self._hold(weights, layers, head, embedding, name, kind, kv_dtype, attention, table)
@@ -257,14 +263,3 @@ class TritonModel(LlamaModel[TritonProduct]):
         normed = rms_norm(stream, layer.norms[1], self._eps, self._dtype, delta)
         gated = silu_mul(layer.gate_up(normed, self._dtype, self._table))
         return layer.down(gated, self._dtype, self._table)
-
-
-def _stack_layer(layer: LlamaLayer, kind: str) -> LayerProducts[TritonProduct]:
-    return LayerProducts(
-        qkv=stacked(layer.qkv, kind, layer.qkv_bias),
-        o=stacked([layer.o], kind),
-        gate_up=stacked([layer.gate, layer.up], kind),
-        down=stacked([layer.down], kind),
-        norms=layer.norms,
-        window=layer.window,
-    )

@@ -21,22 +21,24 @@ from specdec.kernels.successors import (
     REFUSED,
     SOURCES,
     WIDTH,
+    Heard,
     Successors,
     make,
     reference,
 )  # fmt: skip
+from specdec.randomness import RandomSource
 from tests.kernels.variants import every_architecture, kernels
 
-Odds = tuple[Sequence[Sequence[float]], Sequence[float]]
-"""By source and rank; by the length of the longest context that is known."""
-ONE: Odds = [[3.0 - rank for rank in range(WIDTH)] + [-1.0]] * SOURCES, [-2.0] * (ORDER + 1)
+Odds = tuple[Sequence[Sequence[float]], Sequence[float], tuple[float, float]]
+"""By source and rank; by the length of the longest context that is known; by T g and T²."""
+ONE: Odds = [[3.0 - rank for rank in range(WIDTH)] + [-1.0]] * SOURCES, [-2.0] * (ORDER + 1), (1.5, -0.75)
 """A better rank is always better, whatever the list."""
 
 
 def random_odds(seed: int) -> Odds:
     draw = random.Random(seed)
     ranks = [[draw.gauss(0, 1) for _ in range(WIDTH + 1)] for _ in range(SOURCES)]
-    return ranks, [draw.gauss(-1, 0.5) for _ in range(ORDER + 1)]
+    return ranks, [draw.gauss(-1, 0.5) for _ in range(ORDER + 1)], (draw.gauss(1, 0.5), draw.gauss(-1, 0.5))
 
 
 def table(contexts: int = 64, odds: Odds = ONE, first: Sequence[Sequence[int]] | None = None) -> reference.Table:
@@ -96,9 +98,25 @@ def test_the_chance_of_a_token_is_the_sigmoid_of_the_sum_over_all_lists() -> Non
     assert [token for token, _ in ranked] == sorted(chances, key=lambda token: -chances[token])
 
 
+def test_what_the_draw_adds_to_a_token_is_one_more_of_the_log_odds() -> None:
+    """The noise is that of the token's own position, the first drafted one's and its depth."""
+    known, noise, depth = table(), Heard(0.5, RandomSource(3), position=20), 1
+    known.read(0, 0, [1, 2, 3, 1, 2, 4], 0)
+    ranked = dict(known.ranked(0, 0, [1, 2], [], depth, noise))
+    g = RandomSource(3).gumbel(21, 5)
+    # Both contexts name 4 first and 3 second; of the longest known context two tokens.
+    scores = {4: -2 + 3.0 + 3.0, 3: -2 + 2.0 + 2.0}
+    wanted = {
+        token: 1 / (1 + math.exp(-(score + 0.5 * (1.5 * float(g[token]) - 0.5 * 0.75))))
+        for token, score in scores.items()
+    }
+    total = max(1.0, sum(wanted.values()))
+    assert ranked == pytest.approx({token: chance / total for token, chance in wanted.items()}, rel=1e-5)
+
+
 def test_a_tree_holds_the_likeliest_nodes_of_all() -> None:
     """Against all paths, scored one by one."""
-    known = table(odds=(ONE[0], [-4.0] * 4))
+    known = table(odds=(ONE[0], [-4.0] * 4, ONE[2]))
     draw = random.Random(1)
     text = [draw.randrange(6) for _ in range(60)]
     known.read(0, 0, text, 0)
@@ -176,11 +194,13 @@ def test_native_code_does_what_the_reference_does(seed: int, architecture: str) 
                 parents = [draw.randrange(-1, node) for node in range(len(tokens))]
                 chances = [draw.random() for _ in tokens]
                 previous = [some(WIDTH) for _ in range(draw.randint(0, PREVIOUS))]
+                noise = draw.choice([None, Heard(draw.random() + 0.1, RandomSource(seed), draw.randrange(99))])
                 grown = (scope, owner, some(ORDER), previous, tokens, parents, chances, draw.randint(0, 12),
-                         draw.randint(1, 6), draw.choice([0.0, 0.01, 0.2]))  # fmt: skip
+                         draw.randint(1, 6), draw.choice([0.0, 0.01, 0.2]), noise)  # fmt: skip
                 (found, above, likely), (wanted, below, likelier) = ours.grow(*grown), want.grow(*grown)
                 assert (found, above) == (wanted, below)
-                assert likely == pytest.approx(likelier, rel=1e-12)
+                # The noise is told to 1e-6 of itself, and up to 20, of which log-odds take at most 1.1 · 2.5.
+                assert likely == pytest.approx(likelier, rel=1e-12 if noise is None else 6e-5)
             case _:
                 if draw.random() < 0.2:
                     ours.forget(scope)
@@ -204,6 +224,7 @@ def test_what_is_no_token_no_tree_and_no_row_is_refused() -> None:
         lambda: known.grow(0, 0, [-1], [], [], [], [], 4, 3, 0.1),
         lambda: known.grow(0, 0, [1], [], [12], [-1], [0.5], 4, 3, 0.1),
         lambda: known.grow(0, 0, [1], [], [1], [5], [0.5], 4, 3, 0.1),
+        lambda: known.grow(0, 0, [1], [], [], [], [], 4, 3, 0.1, Heard(-1.0, RandomSource(0), 0)),
     ):
         with pytest.raises(SpecdecError, match="kernels refuse"):
             refused()

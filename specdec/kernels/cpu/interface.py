@@ -112,6 +112,12 @@ class SuffixNodes(Structure):
                 ("chances", c_void_p)]  # fmt: skip
 
 
+class Noise(Structure):
+    """rows/cpu.h"""
+
+    _fields_ = [("temperature", c_double), ("seed", c_uint64), ("position", c_uint32), ("stream", c_uint32)]
+
+
 class Successors(Structure):
     """successors/cpu.h"""
 
@@ -196,7 +202,7 @@ class CommitTensor(Structure):
 MIRRORED = (Linear, KeyValues, Shape, Sequences, Layer, Model, Batch, Best, SuffixBounds, SuffixNodes,
             RetrievalTexts, RetrievalLimits, RetrievalDraft, Successors, MarkovTerm, MarkovBlocks,
             MarkovTrees, ContextLayer, Context, Pairs, Fuse, PairDraws, PairTrees, PairChains,
-            CommitTensor)  # fmt: skip
+            CommitTensor, Noise)  # fmt: skip
 """In the order of `specdec_sizes` (library.cpp)."""
 WRITER = [POINTER(Successors), c_uint64, c_int64]
 """Table, scope and owner."""
@@ -245,7 +251,17 @@ SIGNATURES: dict[str, list[Any]] = {
     ],
     "successors_read": [*WRITER, c_void_p, c_int64, c_int64],
     "successors_learn": [*WRITER, *DRAFT, c_void_p, c_int64, c_void_p, c_int64, c_int64],
-    "successors_grow": [*WRITER, *DRAFT, c_void_p, c_void_p, c_int64, c_int64, c_double, POINTER(c_int64)],
+    "successors_grow": [
+        *WRITER,
+        *DRAFT,
+        c_void_p,
+        c_void_p,
+        POINTER(Noise),
+        c_int64,
+        c_int64,
+        c_double,
+        POINTER(c_int64),
+    ],
     "successors_forget": [POINTER(Successors), c_uint64],
     "markov_grow": [POINTER(MarkovTerm), POINTER(MarkovBlocks), POINTER(MarkovTrees), c_int],
 }

@@ -38,7 +38,7 @@ EXPORT int64_t specdec_sizes(int64_t* sizes, int64_t room) {
                    sizeof(retrieval::Texts), sizeof(retrieval::Limits), sizeof(retrieval::Draft),
                    sizeof(successors::Table), sizeof(markov::Term), sizeof(markov::Blocks), sizeof(markov::Trees),
                    sizeof(ContextLayer), sizeof(Context), sizeof(Pairs), sizeof(Fuse), sizeof(pairs::Draws), sizeof(pairs::Trees), sizeof(pairs::Chains),
-                   sizeof(commit::Tensor)};
+                   sizeof(commit::Tensor), sizeof(Noise)};
   const int64_t count = sizeof all / sizeof *all;
   memcpy(sizes, all, std::min(room, count) * sizeof *all);
   return count;
@@ -291,15 +291,16 @@ EXPORT int specdec_successors_learn(successors::Table* table, uint64_t scope, in
 // Adds nodes to a tree of `count`, up to `nodes`, for which tokens, parents and chances have room; `grown` counts all.
 EXPORT int specdec_successors_grow(const successors::Table* table, uint64_t scope, int64_t owner,
                                    const int32_t* context, int64_t size, int32_t* tokens, int32_t* parents,
-                                   int64_t count, double* chances, const int32_t* previous, int64_t nodes,
-                                   int64_t depth, double floor, int64_t* grown) {
+                                   int64_t count, double* chances, const int32_t* previous, const Noise* noise,
+                                   int64_t nodes, int64_t depth, double floor, int64_t* grown) {
   return guarded([&] {
     successors::Tree tree{count, tokens, parents};
     successors::demand_draft(*table, context, size, tree);
     demand_memory(previous, "the rows before");
     demand_size(nodes, count, "nodes");
     if (nodes) demand_memory(chances, "chances");
-    successors::grow(*table, {scope, owner}, context, size, previous, {nodes, depth, floor}, tree, chances);
+    DEMAND(noise->temperature >= 0, "a temperature of %g is below 0", noise->temperature);
+    successors::grow(*table, {scope, owner}, context, size, previous, *noise, {nodes, depth, floor}, tree, chances);
     *grown = tree.count;
   });
 }

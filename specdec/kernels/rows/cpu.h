@@ -112,6 +112,13 @@ INLINE void gumbel_noise(const int64_t* ids, int64_t size, uint64_t seed, uint32
   }
 }
 
+// The noise under which a target draws: at a temperature it takes the largest of z + T g. Temperature 0: no noise.
+struct Noise {
+  double temperature;
+  uint64_t seed;
+  uint32_t position, stream;  // of the first token that is drafted
+};
+
 // A token and its score under noise; of equal scores the first token wins.
 struct Noisy {
   double score = -INFINITY;

@@ -2,7 +2,8 @@
 
 A context is the last one, two or three tokens of a text. Its successors are the largest logits of the last row that ran
 after it, or the tokens that followed it in a prompt, the latest first. A tree grows from the table, its likeliest nodes
-first: the chance of a token is the sigmoid of a sum of log-odds, one for its rank in each list that knows the text.
+first: the chance of a token is the sigmoid of a sum of log-odds, one for its rank in each list that knows the text, and
+one for what the target's draw adds to it, where that is known.
 """
 
 from __future__ import annotations
@@ -28,9 +29,23 @@ from specdec.kernels.successors.reference import (
     TOKEN_BITS,
     WAYS,
     WIDTH,
+    Heard,
 )  # fmt: skip
+from specdec.randomness import Stream
 
-__all__ = ["FIRST_ROWS", "KEPT", "ORDER", "PREVIOUS", "READ", "REFUSED", "SOURCES", "TOKEN_BITS", "WIDTH", "Successors"]
+__all__ = [
+    "FIRST_ROWS",
+    "KEPT",
+    "ORDER",
+    "PREVIOUS",
+    "READ",
+    "REFUSED",
+    "SOURCES",
+    "TOKEN_BITS",
+    "WIDTH",
+    "Heard",
+    "Successors",
+]
 
 ENTRY_BYTES = 64
 NO_ROWS = (-1,) * (PREVIOUS * WIDTH)
@@ -46,6 +61,7 @@ class Successors:
         ranks: [SOURCES][WIDTH + 1], log-odds of a token by its rank in a list of each source; the last one of each if
             the list does not have it.
         lengths: [ORDER + 1], log-odds by the length of the longest context that the table knows.
+        noise: log-odds by T g of a token, with g its noise and T the temperature, and by T² of every token.
         first: int32 [V, k], successors of every token alone, likeliest first; None if they are not known.
         kernels: the compiled library.
     """
@@ -56,13 +72,14 @@ class Successors:
         vocab_size: int,
         ranks: Sequence[Sequence[float]],
         lengths: Sequence[float],
+        noise: tuple[float, float],
         first: npt.NDArray[np.int32] | None,
         kernels: native.Library,
     ) -> None:
         self._kernels = kernels
         self._entries = np.zeros(contexts * ENTRY_BYTES // 8, np.int64)
-        self._weights = array("d", [*(weight for row in ranks for weight in row), *lengths])
-        assert len(self._weights) == SOURCES * (WIDTH + 1) + ORDER + 1
+        self._weights = array("d", [*(weight for row in ranks for weight in row), *lengths, *noise])
+        assert len(self._weights) == SOURCES * (WIDTH + 1) + ORDER + 3
         self._first = None if first is None else _padded(first, vocab_size)
         at_first = None if self._first is None else self._first.ctypes.data
         self._struct = interface.Successors(
@@ -124,6 +141,7 @@ class Successors:
         nodes: int,
         depth: int,
         floor: float,
+        noise: Heard | None = None,
     ) -> tuple[list[int], list[int], list[float]]:
         """Adds nodes to a tree, those that survive most often first.
 
@@ -136,6 +154,7 @@ class Successors:
             nodes: most nodes of the whole tree.
             depth: longest branch.
             floor: chance of a node that it and those above it are accepted; below it, no node is added.
+            noise: under which the target draws; None: it takes the largest logit, or its noise is not known.
 
         Returns:
             Tokens, parents and chances of the tree. New nodes have the highest numbers.
@@ -146,10 +165,12 @@ class Successors:
         rows = array("i", NO_ROWS)
         for row, others in enumerate(previous[:PREVIOUS]):
             rows[row * WIDTH : row * WIDTH + len(others)] = array("i", others)
-        grown = c_int64()
+        grown, heard = c_int64(), interface.Noise()
+        if noise is not None:
+            heard = interface.Noise(noise.temperature, noise.random.seed, noise.position, int(Stream.GUMBEL))
         self._kernels.successors_grow(
             byref(self._struct), scope, owner, _at(text), len(text), _at(held), _at(above), count, _at(odds), _at(rows),
-            most, depth, floor, byref(grown),
+            byref(heard), most, depth, floor, byref(grown),
         )  # fmt: skip
         n = grown.value
         return held[:n].tolist(), above[:n].tolist(), odds[:n].tolist()
@@ -167,12 +188,13 @@ def make(
     vocab_size: int,
     ranks: Sequence[Sequence[float]],
     lengths: Sequence[float],
+    noise: tuple[float, float],
     first: npt.NDArray[np.int32] | None = None,
 ) -> Table:
     """A table in native code; in Python where there is none."""
     if (kernels := native.library()) is not None:
-        return Successors(contexts, vocab_size, ranks, lengths, first, kernels)
-    return reference.Table(contexts // WAYS, ranks, lengths, None if first is None else first.tolist())
+        return Successors(contexts, vocab_size, ranks, lengths, noise, first, kernels)
+    return reference.Table(contexts // WAYS, ranks, lengths, noise, None if first is None else first.tolist())
 
 
 def _padded(first: npt.NDArray[np.int32], vocab_size: int) -> npt.NDArray[np.int32]:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../cpu/gate.h"
+#include "../rows/cpu.h"
 
 namespace successors {
 
@@ -31,7 +32,8 @@ struct Table {
   int64_t buckets, vocab_size, clock;
   Entry* entries;         // [buckets, WAYS]
   const int32_t* first;   // [vocab_size, WIDTH] successors of a token alone, or null
-  const double* weights;  // [SOURCES, RANKS] log-odds, then [ORDER + 1] by the length of the longest known context
+  const double* weights;  // [SOURCES, RANKS] log-odds, then [ORDER + 1] by the length of the longest known context,
+                          // then by T g of a target's known noise, and by T squared
 };
 
 struct Writer {
@@ -150,10 +152,10 @@ struct Candidate {
   double score;  // log-odds, then a chance
 };
 
-// What may follow a text, likeliest first: log-odds of all lists that know the text are added up.
+// What may follow a text, likeliest first: log-odds of all lists that know the text are added up, and of the noise.
 class Ranking {
  public:
-  Ranking(const Table& table, const Writer& writer) : table_(table), writer_(writer) {}
+  Ranking(const Table& table, const Writer& writer, const Noise& noise) : table_(table), writer_(writer), noise_(noise) {}
 
   // previous [PREVIOUS, WIDTH]: rows before the draft; `depth` tokens of the text are drafted.
   const std::vector<Candidate>& of(const int32_t* text, int count, const int32_t* previous, int64_t depth) {
@@ -168,6 +170,7 @@ class Ranking {
       }
     if (table_.first && count) add(FIRST_ROWS, table_.first + (int64_t)text[count - 1] * WIDTH);
     for (int64_t i = depth; i < PREVIOUS; i++) add(FIRST_ROWS + 1 + i, previous + (i - depth) * WIDTH);
+    if (noise_.temperature > 0) add_noise(depth);
     double sum = 0;
     for (Candidate& one : found_)
       sum += one.score = 1 / (1 + exp(-(one.score + missing_ + table_.weights[SOURCES * RANKS + longest])));
@@ -192,9 +195,21 @@ class Ranking {
     }
   }
 
+  void add_noise(int64_t depth) {
+    const double *weights = table_.weights + SOURCES * RANKS + ORDER + 1, t = noise_.temperature;
+    ids_.clear();
+    for (const Candidate& one : found_) ids_.push_back(one.token);
+    given_.resize(ids_.size());
+    gumbel_noise(ids_.data(), ids_.size(), noise_.seed, noise_.position + depth, noise_.stream, 1.0f, given_.data());
+    for (size_t i = 0; i < found_.size(); i++) found_[i].score += t * (weights[0] * given_[i] + t * weights[1]);
+  }
+
   const Table& table_;
   const Writer& writer_;
+  const Noise& noise_;
   std::vector<Candidate> found_;
+  std::vector<int64_t> ids_;
+  std::vector<float> given_;
   double missing_ = 0;
 };
 
@@ -206,7 +221,7 @@ struct Limits {
 // Adds nodes to a tree, likeliest first, while there are any that survive often enough. `chances`: of each node once its
 // parent is accepted; those of the tree's own nodes are given, all have room for limits.nodes.
 INLINE void grow(const Table& table, const Writer& writer, const int32_t* context, int64_t size,
-                 const int32_t* previous, const Limits& limits, Tree& tree, double* chances) {
+                 const int32_t* previous, const Noise& noise, const Limits& limits, Tree& tree, double* chances) {
   struct Open {
     double survival, chance;
     int64_t parent, depth;
@@ -216,7 +231,7 @@ INLINE void grow(const Table& table, const Writer& writer, const int32_t* contex
   std::vector<Open> open;
   std::vector<double> survival;
   std::vector<int64_t> depths;
-  Ranking ranking(table, writer);
+  Ranking ranking(table, writer, noise);
   const int64_t given = tree.count;
   auto offer = [&](int64_t parent) {
     const int64_t depth = parent < 0 ? 0 : depths[parent] + 1;

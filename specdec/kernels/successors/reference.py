@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from specdec.kernels.rows import gumbel_noise
+from specdec.randomness import RandomSource
 
 ORDER, WIDTH, WAYS, PREVIOUS = 3, 8, 4, 2
 """Tokens of the longest context; successors of one; entries of a bucket; rows before a draft."""
@@ -18,6 +23,20 @@ KEPT, REFUSED, READ = range(3)
 FIRST_ROWS = 6 * ORDER
 SOURCES = FIRST_ROWS + 1 + PREVIOUS
 WORD = 2**64 - 1
+
+
+class Heard(NamedTuple):
+    """The noise under which a target draws, T g, known before it does: it takes the largest of its logits and this.
+
+    Args:
+        temperature: T, above 0.
+        random: the request's own source.
+        position: of the first token that is drafted.
+    """
+
+    temperature: float
+    random: RandomSource
+    position: int
 
 
 @dataclass
@@ -40,9 +59,10 @@ class Table:
         buckets: int,
         ranks: Sequence[Sequence[float]],
         lengths: Sequence[float],
+        noise: tuple[float, float],
         first: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        self._ranks, self._lengths, self._first = ranks, lengths, first
+        self._ranks, self._lengths, self._noise, self._first = ranks, lengths, noise, first
         self._buckets: list[list[Entry]] = [[] for _ in range(buckets)]
         self._clock = 0
 
@@ -87,6 +107,7 @@ class Table:
         nodes: int,
         depth: int,
         floor: float,
+        noise: Heard | None = None,
     ) -> tuple[list[int], list[int], list[float]]:
         """The tree with more nodes, likeliest first: their tokens, parents and chances."""
         tokens, parents, chances = list(tokens), list(parents), list(chances)
@@ -98,7 +119,7 @@ class Table:
             if len(drafted) >= depth:
                 return
             survival = math.prod(chances[node] for node in _nodes(parents, parent))
-            for token, chance in self.ranked(scope, owner, [*context, *drafted], previous, len(drafted)):
+            for token, chance in self.ranked(scope, owner, [*context, *drafted], previous, len(drafted), noise):
                 if survival * chance < floor:
                     break
                 if (parent, token) not in given:
@@ -117,21 +138,36 @@ class Table:
         return tokens, parents, chances
 
     def ranked(
-        self, scope: int, owner: int, text: Sequence[int], previous: Sequence[Sequence[int]], depth: int
+        self,
+        scope: int,
+        owner: int,
+        text: Sequence[int],
+        previous: Sequence[Sequence[int]],
+        depth: int,
+        noise: Heard | None = None,
     ) -> list[tuple[int, float]]:
         """What may follow a text whose last `depth` tokens are drafted, likeliest first, each with its chance: log-odds
-        of all lists that know the text are added up."""
-        lists = self.lists(scope, owner, text, previous, depth)
+        of all lists that know the text are added up, and of the noise."""
+        scores = self.scores(self.lists(scope, owner, text, previous, depth))
+        if noise is not None and scores:
+            ids, t = torch.tensor(list(scores), dtype=torch.int64), noise.temperature
+            given = gumbel_noise(noise.random, noise.position + depth, len(ids), ids).tolist()
+            for token, g in zip(scores, given, strict=True):
+                scores[token] += t * (self._noise[0] * g + t * self._noise[1])
+        chances = {token: 1 / (1 + math.exp(-score)) for token, score in scores.items()}
+        total = max(sum(chances.values()), 1.0)
+        return sorted(((token, chance / total) for token, chance in chances.items()), key=lambda each: -each[1])
+
+    def scores(self, lists: Sequence[tuple[int, Sequence[int]]]) -> dict[int, float]:
+        """Log-odds of all tokens of some lists, added up."""
         longest = max((source // 6 + 1 for source, _ in lists if source < FIRST_ROWS), default=0)
-        missing, base = sum(self._ranks[source][WIDTH] for source, _ in lists), self._lengths[longest]
+        missing = self._lengths[longest] + sum(self._ranks[source][WIDTH] for source, _ in lists)
         scores: dict[int, float] = {}
         for source, tokens in lists:
             for rank, token in enumerate(tokens):
                 gain = self._ranks[source][rank] - self._ranks[source][WIDTH]
-                scores[token] = scores.get(token, 0.0) + gain
-        chances = {token: 1 / (1 + math.exp(-(score + missing + base))) for token, score in scores.items()}
-        total = max(sum(chances.values()), 1.0)
-        return sorted(((token, chance / total) for token, chance in chances.items()), key=lambda each: -each[1])
+                scores[token] = scores.get(token, missing) + gain
+        return scores
 
     def lists(
         self, scope: int, owner: int, text: Sequence[int], previous: Sequence[Sequence[int]], depth: int
