@@ -8,7 +8,7 @@ a JSON-lines file. The drafter runs on them in the engine, greedy, eight at a ti
 which lists knew each next token. Prints τ, mean accepted tokens a pass, by category; --fit also prints
 specdec/drafters/odds.py with new numbers, those of the noise from answers that were drawn under it. --without leaves
 sources out: `first` (rows of tokens alone), `previous` (rows before the draft, LogitSpec), `refused` rows, `prompt`,
-`two`, `three` (longer contexts). --temperature draws the answers. key=value are options of the drafter.
+`two`, `three` (longer contexts), `noise` (of the draw). --temperature draws the answers. key=value are options of the drafter.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ DROPPED: dict[str, Callable[[int], bool]] = {
     "prompt": lambda source: source < FIRST_ROWS and source % 6 // 2 == READ,
     "two": lambda source: 6 <= source < 12,
     "three": lambda source: 12 <= source < 18,
+    "noise": lambda source: False,  # it is in no list
 }
 PRIOR = 0.05
 """Of the squares of the log-odds: what was never seen stays at 0."""
@@ -61,7 +62,11 @@ class Drawn(NamedTuple):
 class Table(reference.Table):
     """Leaves out some sources."""
 
-    dropped: tuple[str, ...] = ()
+    def __init__(self, *about: Any, dropped: Sequence[str] = ()) -> None:
+        super().__init__(*about)
+        self.dropped = tuple(dropped)
+        if "noise" in dropped:
+            self._noise = (0.0, 0.0)
 
     def lists(self, *about: Any) -> Lists:
         """See `reference.Table.lists`."""
@@ -73,7 +78,7 @@ class Recorder(RecyclingDrafter):
 
     def __init__(self, dropped: Sequence[str] = (), **options: Any) -> None:
         super().__init__(**options)
-        self._dropped = tuple(dropped)
+        self._dropped = dropped
         self.seen: list[tuple[Lists, int]] = []
         self.drawn: list[Drawn] = []
         self._noises: dict[int, Noise] = {}
@@ -83,8 +88,8 @@ class Recorder(RecyclingDrafter):
         needs = super().bind(target)
         first = getattr(self._table, "_first", None)
         rows = None if first is None else first.tolist()
-        self._table = Table(self._contexts // 4, odds.RANKS, odds.LENGTHS, odds.NOISE, rows)
-        self._table.dropped = self._dropped
+        about = self._contexts // 4, odds.RANKS, odds.LENGTHS, odds.NOISE, rows
+        self._table = Table(*about, dropped=self._dropped)
         return needs
 
     def propose(self, requests: Sequence[DraftRequest]) -> list[DraftTree]:

@@ -10,7 +10,8 @@ import pytest
 
 from experiments.recycling import DROPPED, Drawn, Table, fitted, fitted_noise, module_of
 from specdec.drafters import odds
-from specdec.kernels.successors import FIRST_ROWS, SOURCES, WIDTH
+from specdec.kernels.successors import FIRST_ROWS, SOURCES, WIDTH, Heard
+from specdec.randomness import RandomSource
 
 
 def sigmoid(x: float) -> float:
@@ -62,6 +63,17 @@ def test_sources_can_be_left_out() -> None:
     whole = {source for source, _ in table.lists(*about)}
 
     for name, drops in DROPPED.items():
-        table.dropped = (name,)
+        table.dropped = (name,)  # of `noise` no list is left out
         assert {source for source, _ in table.lists(*about)} == {source for source in whole if not drops(source)}
     assert {name for name, drops in DROPPED.items() if any(map(drops, whole))} >= {"first", "previous", "two", "three"}
+
+
+def test_the_noise_can_be_left_out() -> None:
+    tables = [
+        Table(16, odds.RANKS, odds.LENGTHS, odds.NOISE, [[7, 8]] * 10, dropped=dropped) for dropped in ((), ("noise",))
+    ]
+    heard = Heard(1.0, RandomSource(1), 5)
+    with_noise, without = (table.ranked(0, 0, [3], [], 0, heard) for table in tables)
+    assert without == tables[0].ranked(0, 0, [3], [], 0)
+    assert dict(with_noise).keys() == dict(without).keys()
+    assert with_noise != without
