@@ -8,7 +8,8 @@ a JSON-lines file. The drafter runs on them in the engine, greedy, eight at a ti
 which lists knew each next token. Prints τ, mean accepted tokens a pass, by category; --fit also prints
 specdec/drafters/odds.py with new numbers, those of the noise from answers that were drawn under it. --without leaves
 sources out: `first` (rows of tokens alone), `previous` (rows before the draft, LogitSpec), `refused` rows, `prompt`,
-`two`, `three` (longer contexts), `noise` (of the draw). --temperature draws the answers. key=value are options of the drafter.
+`two`, `three` (longer contexts), `noise` (of the draw). --temperature draws the answers. key=value are options of the
+drafter.
 """
 
 from __future__ import annotations

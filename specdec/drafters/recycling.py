@@ -43,8 +43,8 @@ class RecyclingDrafter(Drafter):
     those that followed in it, the latest first. What else the last two rows ranked high is likely to come next, too.
     The log-odds of a token's rank in each of these lists are added up, which estimates the chance of every node; a tree
     holds the nodes that survive most often. Where the target draws under noise that is known (`DraftRequest.noise`),
-    that of a token is one more of its log-odds. Where no text has shown a token yet, what the target says after that token
-    alone takes its place (`first_rows`), so that no draft comes from a row that was never written.
+    that of a token is one more of its log-odds. Where no text has shown a token yet, what the target says after that
+    token alone takes its place (`first_rows`), so that no draft comes from a row that was never written.
 
     Sources: Luo et al. 2024 (arXiv 2408.08696), token recycling: rows of single tokens, and a fixed tree. LogitSpec
     (arXiv 2507.01449): the last row ranks the token after the next. Longer contexts, first rows, the noise, and the sum
