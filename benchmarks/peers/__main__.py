@@ -20,6 +20,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
@@ -61,14 +62,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def reference_windows() -> list[list[int]]:
-    """What perplexity is measured on: 8 windows of 512 tokens."""
-    return windows(AutoTokenizer.from_pretrained(embedded_folder()), reference_text(), 8, 512)
-
-
-def long_prompts(tokens: int, number: int = 4) -> list[PromptRecord]:
+def long_prompts(tokenizer: Any, tokens: int, number: int = 4) -> list[PromptRecord]:
     """Passages of the language reference, so many tokens each, to be summed up."""
-    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
     texts = [tokenizer.decode(window) for window in windows(tokenizer, reference_text(), number, tokens)]
     return [PromptRecord(str(each), "summary", f"{text}\n\nSum up the text above.") for each, text in enumerate(texts)]
 
@@ -82,13 +77,15 @@ def main() -> None:
         contenders = chosen(args.contenders)
     except ValueError as error:
         sys.exit(str(error))
-    records = long_prompts(args.long) if args.long else load_prompts(args.data)
+    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
+    records = long_prompts(tokenizer, args.long) if args.long else load_prompts(args.data)
     if args.per_category is not None:
         records = choose(records, args.per_category * len({record.category for record in records}))
-    prompts, eos = tokenized(records[:: args.every][: args.limit])
+    prompts = tokenized(tokenizer, records[:: args.every][: args.limit])
+    read = windows(tokenizer, reference_text(), number=8, length=512)
     plan = Plan(args.max_tokens, args.repeats, args.batch, args.threads)
     about = {"command": command("benchmarks.peers"), "model": MODEL, "machine": machine(), "load": load, **asdict(plan)}
-    report = about | compare(contenders, prompts, eos, reference_windows(), plan)
+    report = about | compare(contenders, prompts, [tokenizer.eos_token_id], read, plan)
     text = markdown(report)
     print(machine(), "", text, sep="\n")
     if args.json is not None:

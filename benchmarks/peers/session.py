@@ -12,15 +12,12 @@ from math import exp
 from statistics import mean
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from benchmarks.peers.contenders import BASELINE, HOME, MODELS, OURS, Contender, environment
 from benchmarks.peers.install import install
-from benchmarks.peers.measure import Measured, batches_of, measure
+from benchmarks.peers.measure import Batch, Measured, batches_of, measure
 from benchmarks.peers.models import prepare
 from benchmarks.peers.report import batch_report, ratio_report
 from benchmarks.peers.worker import Worker, WorkerError
-from specdec.models.sources import embedded_folder
 from specdec.prompts import PromptRecord
 
 SPARE_CONTEXT = 64
@@ -44,15 +41,14 @@ class Plan:
     threads: int = 2
 
 
-def tokenized(records: Sequence[PromptRecord]) -> tuple[list[tuple[str, list[int]]], list[int]]:
-    """Category and token ids of each prompt, with the chat template around it; and the end tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(embedded_folder())
+def tokenized(tokenizer: Any, records: Sequence[PromptRecord]) -> list[tuple[str, list[int]]]:
+    """Category and token ids of each prompt, with the chat template around it."""
     prompts = []
     for record in records:
         chat = [{"role": "user", "content": record.prompt}]
         text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         prompts.append((record.category, tokenizer.encode(text, add_special_tokens=False)))
-    return prompts, [tokenizer.eos_token_id]
+    return prompts
 
 
 def ready(contenders: Sequence[Contender]) -> tuple[list[Contender], dict[str, str]]:
@@ -104,6 +100,21 @@ def perplexities(
     return found
 
 
+def measured(
+    members: Sequence[Contender],
+    workers: Mapping[str, Worker],
+    batches: Sequence[Batch],
+    eos: list[int],
+    plan: Plan,
+    left_out: dict[str, str],
+) -> dict[str, Measured]:
+    """What those did that could start, side by side. Those that fail are added to `left_out`."""
+    able = {each.name: workers[each.name] for each in members if each.name not in left_out}
+    records, failed = measure(able, batches, plan.max_tokens, plan.repeats, eos)
+    left_out |= failed
+    return {name: Measured(record, records.get(BASELINE)) for name, record in records.items()}
+
+
 def compare(
     contenders: Sequence[Contender],
     prompts: Sequence[tuple[str, list[int]]],
@@ -143,12 +154,9 @@ def compare(
             read |= perplexities([each for each in members if each.name not in read], workers, texts, left_out)
             for size in plan.batch_sizes:
                 print(f"Measuring batch {size}: {len(batches[size])} batches …", flush=True)
-                able = [each.name for each in members if each.name not in left_out and (each.batched or size == 1)]
-                taking_part = {name: workers[name] for name in able}
-                records, failed = measure(taking_part, batches[size], plan.max_tokens, plan.repeats, eos)
-                left_out |= failed
-                for name, record in records.items():
-                    found[size].setdefault(name, Measured(record, records.get(BASELINE)))
+                able = [each for each in members if each.batched or size == 1]
+                for name, each in measured(able, workers, batches[size], eos, plan, left_out).items():
+                    found[size].setdefault(name, each)
     sizes = {str(size): batch_report(found[size], batches[size]) for size in plan.batch_sizes}
     ratios = [ratio_report(size, found[size], batches[size]) for size in plan.batch_sizes]
     return {

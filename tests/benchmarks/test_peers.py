@@ -86,9 +86,8 @@ def test_a_worker_answers_and_its_prints_do_not_get_between(start_fake: StartFak
 
 def test_losses_are_those_of_the_softmax() -> None:
     logits = [[0.0, 0.0], [log(3.0), 0.0], [50.0, 900.0]]
-    assert losses_of(logits, [1, 0, 1]) == pytest.approx(
-        [log(2), log(4)]
-    )  # the last row is of a token that is not there
+    losses = losses_of(logits, [1, 0, 1])  # the last row is of a token that is not there
+    assert losses == pytest.approx([log(2), log(4)])
     assert losses_of([[900.0, 0.0], [0.0, 0.0]], [0, 0]) == [0.0]
 
 
@@ -239,9 +238,8 @@ def test_what_fails_is_reported_and_the_rest_is_measured(script: Path, monkeypat
         "llamacpp-ngram-bf16": "stopped while decoding: MemoryError: it is too small (exit status 1)",
     }
     assert found["batch"]["1"]["contenders"].keys() == {"ours-plain-bf16", "llamacpp-plain-bf16"}
-    assert found["perplexity"] == pytest.approx(
-        {"ours-plain-bf16": e, "llamacpp-plain-bf16": e}
-    )  # losses of 0, 1 and 2
+    perplexity = e  # losses of 0, 1 and 2
+    assert found["perplexity"] == pytest.approx({"ours-plain-bf16": perplexity, "llamacpp-plain-bf16": perplexity})
     assert found["batch"]["8"]["contenders"].keys() == {"ours-plain-bf16"}
     assert found["batch"]["8"]["contenders"]["ours-plain-bf16"]["tokens"] == [4, 4]
     about = {"model": "none", "machine": "this", "max_tokens": 2, "repeats": 2, "threads": 2}
