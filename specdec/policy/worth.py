@@ -11,7 +11,10 @@ from specdec.policy.spent import Spent
 from specdec.policy.trials import Purse
 
 SMOOTHING = 0.9
-"""Weight of the old mean beside a new value."""
+"""Weight of a request's old mean beside a new value: texts change."""
+POOLED = 0.995
+"""What a value of any request keeps of its weight in the mean of all, after one more: where a request begins, what the
+last one ended with says little."""
 SHARE = 0.001
 """Of the time of all steps, for asking a drafter that is not worth it."""
 LITTLE = 0.03
@@ -25,21 +28,48 @@ tenth of what the tokens of a step scatter by."""
 
 
 @dataclass
+class Pooled:
+    """A mean in which old values count less and less."""
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more value."""
+        self.total = POOLED * self.total + value
+        self.weight = POOLED * self.weight + 1.0
+
+    @property
+    def mean(self) -> float:
+        """Of one value at least."""
+        return self.total / self.weight
+
+
+@dataclass
 class Means:
     """A smoothed number for each drafter, of each request and of all together for those that begin."""
 
-    pool: dict[str, float] = field(default_factory=dict)
+    pool: defaultdict[str, Pooled] = field(default_factory=lambda: defaultdict(Pooled))
     own: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def of(self, request_id: int, drafter: str, unknown: float) -> float:
         """What is known of a drafter."""
-        return self.own.get(request_id, {}).get(drafter, self.pool.get(drafter, unknown))
+        own = self.own.get(request_id, {})
+        if drafter in own:
+            return own[drafter]
+        return self.pool[drafter].mean if drafter in self.pool else unknown
 
     def observe(self, request_id: int, drafter: str, value: float) -> None:
         """One more value."""
         own = self.own.setdefault(request_id, {})
         own[drafter] = SMOOTHING * self.of(request_id, drafter, value) + (1 - SMOOTHING) * value
-        self.pool[drafter] = SMOOTHING * self.pool.get(drafter, value) + (1 - SMOOTHING) * value
+        self.pool[drafter].observe(value)
+
+    def fade(self, request_id: int, drafter: str) -> None:
+        """No value in this step: what the request showed before counts less, beside what all of them show."""
+        own = self.own.get(request_id, {})
+        if drafter in own:
+            own[drafter] = SMOOTHING * own[drafter] + (1 - SMOOTHING) * self.pool[drafter].mean
 
 
 @dataclass
@@ -104,6 +134,8 @@ class Worth:
             known = self._asking[drafter].known
             if pays or not known or self._purses.setdefault(drafter, Purse(SHARE)).pay(times[drafter]):
                 found.append(drafter)
+            else:
+                self._alone.fade(request_id, drafter)
         return found
 
     def promised(self, request_id: int, speeds: Mapping[str, float], plain: float) -> None:

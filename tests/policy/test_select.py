@@ -124,6 +124,34 @@ def test_of_two_drafters_that_say_the_same_one_is_asked() -> None:
     assert sum(map(asked_together, range(4))) / 4 < 0.3
 
 
+def gains(worth: Worth, request: int, steps: int, dear: float) -> list[list[str]]:
+    """Who is asked in each step of a text: "cheap" always gains half the speed of plain decoding, and "dear" this."""
+    asked = []
+    for _ in range(steps):
+        names = worth.asked(request, ["dear", "cheap"], 1, 1.0)
+        speeds = {name: 1.0 + {"dear": dear, "cheap": 0.5}[name] for name in names}
+        worth.promised(request, speeds, 1.0)
+        for name, speed in speeds.items():
+            if len(names) == 2:
+                worth.adds(request, name, max(speed / min(speeds.values()) - 1.0, 0.0))
+        asked.append(names)
+    return asked
+
+
+def test_the_best_drafter_is_asked_again_after_a_passage_where_it_gained_nothing() -> None:
+    """In the same text as soon as the passage counts little, and from the first step of the next one: no drafter is
+    judged by the last few steps in which it was asked."""
+    worth = drafted_before({"dear": 0.2, "cheap": 0.01})
+    assert all("dear" in names for names in gains(worth, 0, 200, dear=1.0))
+    during = gains(worth, 0, 30, dear=0.0)
+    assert "dear" not in during[-1]
+    after = gains(worth, 0, 40, dear=1.0)
+    assert all("dear" in names for names in after[-10:])
+    gains(worth, 0, 20, dear=0.0)
+    worth.end(0)
+    assert all("dear" in names for names in gains(worth, 1, 20, dear=1.0))
+
+
 def test_a_drafter_that_takes_little_is_asked_where_a_text_begins() -> None:
     """What it gained on other texts says little; one that takes long must be worth it."""
     worth = drafted_before({"leads": 0.01, "cheap": 0.01, "slow": 0.2})
