@@ -28,6 +28,7 @@ from specdec.heads.config import HeadConfig
 from specdec.heads.files import ARCHITECTURES
 from specdec.heads.native import NativeBlock
 from specdec.heads.nativepairs import NativePairs
+from specdec.kernels.attention.columns import depths
 from specdec.kernels.cpu.library import library
 from specdec.kernels.cpu.threads import num_threads
 from specdec.measure.environment import machine
@@ -57,6 +58,8 @@ class Clock:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.seconds: dict[str, list[float]] = {}
+        self.levels: list[int] = []
+        """Of every draft that grew level by level, all in one call."""
 
     def watch(self, owner: Any, name: str) -> None:
         """Times every call of a method from here on."""
@@ -66,6 +69,8 @@ class Clock:
             began = self.now()
             result = call(*given, **options)
             found.append(self.now() - began)
+            if name == "grow":
+                self.levels += [max(depths(tree.parents, len(tree.parents)), default=-1) + 1 for tree in result]
             return result
 
         setattr(owner, name, timed)
@@ -105,7 +110,7 @@ def watched(clock: Clock, drafter: HeadDrafter) -> NativeBlock | NativePairs:
         parts += [(run, "draft"), (run.term, "grow")]
     else:
         assert isinstance(run, NativePairs), "the head does not run natively beside this target"
-        parts += [(run, "step"), (run, "fuse")]
+        parts += [(run, "grow"), (run, "fuse")]
     for owner, name in parts:
         clock.watch(owner, name)
     return run
@@ -148,9 +153,8 @@ def tell(clock: Clock, run: NativeBlock | NativePairs, floor: float, target: flo
     print(f"{run.num_bytes / 1e6:.1f} MB of weights, read in {1e3 * floor:.2f} ms; a plain pass {1e3 * target:.2f} ms")
     took = {name: median(seconds) for name, seconds in clock.seconds.items() if name != "run"}
     if isinstance(run, NativePairs):
-        drafts, steps = clock.seconds["propose"], len(clock.seconds["step"])
-        took["a level, all in"] = sum(drafts) / steps
-        print(f"{steps / len(drafts):.1f} levels a draft")
+        took["a level, all in"] = sum(clock.seconds["propose"]) / sum(clock.levels)
+        print(f"{sum(clock.levels) / len(clock.levels):.1f} levels a draft")
     for name, seconds in ({"a step's draft": took["propose"] + took["observe"]} | took).items():
         print(f"{name}: {1e3 * seconds:.2f} ms, {seconds / floor:.2f} × floor, {seconds / target:.3f} of a plain pass")
 
