@@ -65,12 +65,6 @@ class Means:
         own[drafter] = SMOOTHING * self.of(request_id, drafter, value) + (1 - SMOOTHING) * value
         self.pool[drafter].observe(value)
 
-    def fade(self, request_id: int, drafter: str) -> None:
-        """No value in this step: what the request showed before counts less, beside what all of them show."""
-        own = self.own.get(request_id, {})
-        if drafter in own:
-            own[drafter] = SMOOTHING * own[drafter] + (1 - SMOOTHING) * self.pool[drafter].mean
-
 
 @dataclass
 class Record:
@@ -134,8 +128,6 @@ class Worth:
             known = self._asking[drafter].known
             if pays or not known or self._purses.setdefault(drafter, Purse(SHARE)).pay(times[drafter]):
                 found.append(drafter)
-            else:
-                self._alone.fade(request_id, drafter)
         return found
 
     def promised(self, request_id: int, speeds: Mapping[str, float], plain: float) -> None:
