@@ -31,6 +31,7 @@ from specdec.heads.nativepairs import NativePairs
 from specdec.kernels.attention.columns import depths
 from specdec.kernels.cpu.library import library
 from specdec.kernels.cpu.threads import num_threads
+from specdec.kernels.markov import Grown
 from specdec.measure.environment import machine
 from specdec.models.loading import load
 
@@ -58,19 +59,16 @@ class Clock:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.seconds: dict[str, list[float]] = {}
-        self.levels: list[int] = []
-        """Of every draft that grew level by level, all in one call."""
 
-    def watch(self, owner: Any, name: str) -> None:
-        """Times every call of a method from here on."""
+    def watch(self, owner: Any, name: str, note: Callable[[Any], object] = lambda result: None) -> None:
+        """Times every call of a method from here on; `note` is given what it returns."""
         call, found = getattr(owner, name), self.seconds.setdefault(name, [])
 
         def timed(*given: Any, **options: Any) -> Any:
             began = self.now()
             result = call(*given, **options)
             found.append(self.now() - began)
-            if name == "grow":
-                self.levels += [max(depths(tree.parents, len(tree.parents)), default=-1) + 1 for tree in result]
+            note(result)
             return result
 
         setattr(owner, name, timed)
@@ -100,20 +98,27 @@ def reading(clock: Clock, size: int, times: int) -> list[float]:
     return found
 
 
-def watched(clock: Clock, drafter: HeadDrafter) -> NativeBlock | NativePairs:
-    """Times the parts of every draft; returns the head at work."""
+def watched(clock: Clock, drafter: HeadDrafter) -> tuple[NativeBlock | NativePairs, list[int]]:
+    """Times the parts of every draft. Returns the head at work, and a list that is given the levels of every draft that
+    it grows by itself."""
     drafts = drafter.drafts
     assert isinstance(drafts, BlockDrafts | PairDrafts)
-    run = drafts.run
+    run, levels = drafts.run, list[int]()
     parts: list[tuple[Any, str]] = [(drafter, "propose"), (drafter, "observe")]
     if isinstance(run, NativeBlock):
         parts += [(run, "draft"), (run.term, "grow")]
     else:
         assert isinstance(run, NativePairs), "the head does not run natively beside this target"
-        parts += [(run, "grow"), (run, "fuse")]
+        clock.watch(run, "grow", lambda trees: levels.extend(map(levels_of, trees)))
+        parts.append((run, "fuse"))
     for owner, name in parts:
         clock.watch(owner, name)
-    return run
+    return run, levels
+
+
+def levels_of(tree: Grown) -> int:
+    """Of a tree that grew."""
+    return max(depths(tree.parents, len(tree.parents)), default=-1) + 1
 
 
 def main() -> None:
@@ -134,7 +139,7 @@ def main() -> None:
     generator = SpeculativeGenerator(load(dtype=options.dtype), drafter)
     plain = generator.with_drafter("none")
     generator.generate([PROMPT], SamplingParams(max_tokens=8))
-    run = watched(clock, drafter)
+    run, levels = watched(clock, drafter)
     clock.watch(generator.engine.model, "run")
     floors: list[float] = []
     passes: list[float] = []
@@ -144,17 +149,17 @@ def main() -> None:
         clock.seconds["run"].clear()
         plain.generate([PROMPT], SamplingParams(max_tokens=options.tokens))
         passes += clock.seconds["run"][1:]
-    tell(clock, run, median(floors), median(passes))
+    tell(clock, run, levels, median(floors), median(passes))
 
 
-def tell(clock: Clock, run: NativeBlock | NativePairs, floor: float, target: float) -> None:
+def tell(clock: Clock, run: NativeBlock | NativePairs, levels: list[int], floor: float, target: float) -> None:
     """Prints what was measured, in ms, beside the floor of a pass of the head and a pass of the target."""
     print(machine())
     print(f"{run.num_bytes / 1e6:.1f} MB of weights, read in {1e3 * floor:.2f} ms; a plain pass {1e3 * target:.2f} ms")
     took = {name: median(seconds) for name, seconds in clock.seconds.items() if name != "run"}
-    if isinstance(run, NativePairs):
-        took["a level, all in"] = sum(clock.seconds["propose"]) / sum(clock.levels)
-        print(f"{sum(clock.levels) / len(clock.levels):.1f} levels a draft")
+    if levels:
+        took["a level, all in"] = sum(clock.seconds["propose"]) / sum(levels)
+        print(f"{sum(levels) / len(levels):.1f} levels a draft")
     for name, seconds in ({"a step's draft": took["propose"] + took["observe"]} | took).items():
         print(f"{name}: {1e3 * seconds:.2f} ms, {seconds / floor:.2f} × floor, {seconds / target:.3f} of a plain pass")
 

@@ -140,19 +140,13 @@ def fitted(seen: Sequence[tuple[Lists, int]]) -> tuple[list[list[float]], list[f
     size = ranks + ORDER + 1
     columns = torch.tensor([places + [size] * (width - len(places)) for places, _ in examples])
     hits = torch.tensor([hit for _, hit in examples], dtype=torch.float32)
-    weights = torch.zeros(size, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=80, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
+    def loss(weights: torch.Tensor) -> torch.Tensor:
         scores = torch.cat([weights, torch.zeros(1)])[columns].sum(1)
         value = torch.nn.functional.binary_cross_entropy_with_logits(scores, hits, reduction="sum")
-        value = value + PRIOR * (weights**2).sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+        return value + PRIOR * (weights**2).sum()
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    found = weights.detach().double().numpy().round(2)
+    found = least(loss, torch.zeros(size)).double().numpy().round(2)
     return found[:ranks].reshape(SOURCES, WIDTH + 1).tolist(), found[ranks:].tolist()
 
 
@@ -167,19 +161,28 @@ def fitted_noise(
         for token, score in table.scores(one.lists).items()
     ]
     scores, noise, squares, hits = torch.tensor(rows, dtype=torch.float64).T
-    weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+
+    def loss(weights: torch.Tensor) -> torch.Tensor:
+        summed = scores + weights[0] * noise + weights[1] * squares
+        return torch.nn.functional.binary_cross_entropy_with_logits(summed, hits)
+
+    by, lost = least(loss, torch.zeros(2, dtype=torch.float64)).numpy().round(2).tolist()
+    return by, lost
+
+
+def least(loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+    """The weights of least loss, which is convex."""
+    weights = start.requires_grad_()
     optimizer = torch.optim.LBFGS([weights], max_iter=80, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
-        summed = scores + weights[0] * noise + weights[1] * squares
-        value = torch.nn.functional.binary_cross_entropy_with_logits(summed, hits)
+        value = loss(weights)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    by, lost = weights.detach().numpy().round(2).tolist()
-    return by, lost
+    optimizer.step(step)  # type: ignore[no-untyped-call]
+    return weights.detach()
 
 
 def own_prompts(loaded: LoadedModel, count: int) -> list[str]:

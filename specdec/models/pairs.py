@@ -88,11 +88,10 @@ class TreeLimits:
     def draws(self) -> interface.PairDraws:
         """How the target draws, for the C interface."""
         if self.noise is None:
-            return interface.PairDraws(0.0, 1.0)
+            return interface.PairDraws(interface.Noise(), 1.0)
         params, random, position = self.noise
-        return interface.PairDraws(
-            params.temperature, params.top_p, params.min_p, params.top_k, random.seed, position, int(Stream.GUMBEL)
-        )
+        noise = interface.Noise(params.temperature, random.seed, position, int(Stream.GUMBEL))
+        return interface.PairDraws(noise, params.top_p, params.min_p, params.top_k)
 
 
 class PairModel(NativeModel):

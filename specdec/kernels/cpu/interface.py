@@ -171,8 +171,7 @@ class Fuse(Structure):
 class PairDraws(Structure):
     """passes/pairs.h"""
 
-    _fields_ = [("temperature", c_double), ("top_p", c_double), ("min_p", c_double), ("top_k", c_int64),
-                ("seed", c_uint64), ("position", c_uint32), ("stream", c_uint32)]  # fmt: skip
+    _fields_ = [("noise", Noise), ("top_p", c_double), ("min_p", c_double), ("top_k", c_int64)]
 
 
 class PairTrees(Structure):

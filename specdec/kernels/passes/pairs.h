@@ -16,11 +16,9 @@ namespace pairs {
 // How a target draws: it takes the largest logit, or at a temperature the largest under noise that is known beforehand,
 // of those tokens that its filters leave.
 struct Draws {
-  double temperature;         // 0: without noise
+  Noise noise;
   double top_p, min_p;        // 1 and 0: off
   int64_t top_k;              // 0: off
-  uint64_t seed;              // of the noise
-  uint32_t position, stream;  // of the draft's first token
 };
 
 // One tree for each sequence of a batch, from its last row on: [count, most] nodes, and how many each has.
@@ -105,7 +103,7 @@ INLINE void demand_trees(const Model& model, const Batch& batch, const Trees& tr
   demand_memory(trees.draws, "draws");
   for (int64_t s = 0; s < batch.sequences.count; s++) {
     const Draws& draws = trees.draws[s];
-    DEMAND(draws.temperature >= 0 && draws.top_k >= 0 && draws.top_p > 0 && draws.min_p >= 0,
+    DEMAND(draws.noise.temperature >= 0 && draws.top_k >= 0 && draws.top_p > 0 && draws.min_p >= 0,
            "draw %lld has a temperature or filters below their least", (long long)s);
   }
   demand_memory(trees.tokens, "tokens");
@@ -146,7 +144,7 @@ INLINE void look(Growing& tree, int64_t parent, const Best* best, const float* c
 // rest, then min-p.
 INLINE float least_kept(const float* row, int64_t size, float top, const Draws& draws) {
   static thread_local std::vector<float> some;
-  const float temperature = draws.temperature;
+  const float temperature = draws.noise.temperature;
   float least = -INFINITY;
   if (draws.top_k && draws.top_k < size) {
     some.assign(row, row + size);
@@ -183,7 +181,7 @@ struct Foresight {
             const Trees& trees) {
     if (tree != &growing || level != growing.level) {
       noise.resize(size), scores.resize(size), chances.resize(trees.width), best.resize(trees.width);
-      gumbel_noise(trees.ids, size, draws.seed, draws.position + growing.level, draws.stream, draws.temperature, noise.data());
+      draws.noise.at(growing.level, trees.ids, size, draws.noise.temperature, noise.data());
       tree = &growing, level = growing.level;
     }
     const float least = least_kept(row, size, top.value, draws);
@@ -340,7 +338,7 @@ static void grow(const Model& model, const Batch& begun, const Trees& trees, int
   auto below = [&](Growing& tree, int64_t index, int64_t parent, const Best* best, const float* logits,
                    const float* chances) {
     const Draws& draws = trees.draws[index];
-    if (draws.temperature > 0 && std::isfinite(*chances))
+    if (draws.noise.temperature > 0 && std::isfinite(*chances))
       foresight.look(tree, draws, parent, logits, *best, model.vocab_size, trees);
     else look(tree, parent, best, chances, trees.width, trees);
   };

@@ -117,6 +117,11 @@ struct Noise {
   double temperature;
   uint64_t seed;
   uint32_t position, stream;  // of the first token that is drafted
+
+  // out = by * g of some tokens at a depth of the draft; null: of the tokens 0 to size - 1.
+  INLINE_MEMBER void at(int64_t depth, const int64_t* ids, int64_t size, float by, float* out) const {
+    gumbel_noise(ids, size, seed, position + depth, stream, by, out);
+  }
 };
 
 // A token and its score under noise; of equal scores the first token wins.

@@ -200,7 +200,7 @@ class Ranking {
     ids_.clear();
     for (const Candidate& one : found_) ids_.push_back(one.token);
     given_.resize(ids_.size());
-    gumbel_noise(ids_.data(), ids_.size(), noise_.seed, noise_.position + depth, noise_.stream, 1.0f, given_.data());
+    noise_.at(depth, ids_.data(), ids_.size(), 1.0f, given_.data());
     for (size_t i = 0; i < found_.size(); i++) found_[i].score += t * (weights[0] * given_[i] + t * weights[1]);
   }
 
