@@ -29,9 +29,9 @@ from specdec.errors import ConfigError, SpecdecError
 from specdec.measure.environment import machine
 from specdec.measure.markdown import table
 from specdec.models.loading import load
+from specdec.sampling.compiling import GrammarCompiler
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Spelling
-from specdec.sampling.matching import GrammarCompiler
 
 QUANTILES = (50, 90, 99, 100)
 MOST_REASONS = 12

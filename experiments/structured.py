@@ -30,9 +30,10 @@ from specdec.engine import verdicts
 from specdec.measure.markdown import table
 from specdec.models.loading import LoadedModel, load
 from specdec.sampling import transform
+from specdec.sampling.compiling import GrammarCompiler
 from specdec.sampling.constraints import Constraint
 from specdec.sampling.grammar import Spelling
-from specdec.sampling.matching import GrammarCompiler, GrammarConstraint
+from specdec.sampling.matching import GrammarConstraint
 
 FREE, PLAIN = "no grammar, no drafts", "no drafts"
 

@@ -19,7 +19,7 @@ from specdec.models.base import CausalLM
 from specdec.prompts.entry import token_ids
 from specdec.randomness import RandomSource
 from specdec.sampling import LogitsTransform, SamplingParams
-from specdec.sampling.matching import GrammarCompiler
+from specdec.sampling.compiling import GrammarCompiler
 from specdec.verify.base import Rule
 from specdec.verify.select import select_rule
 from specdec.verify.tree import DraftTree

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
 
 import torch
 from torch import Tensor
@@ -45,6 +47,10 @@ class Constraint(ABC):
     def kept(self, tokens: Sequence[int]) -> int:
         """How many of some tokens may follow the committed ones, one after the other."""
         return next((at for at in range(len(tokens)) if not self.allows(tokens[:at], tokens[at])), len(tokens))
+
+    def draftable(self, tokens: Sequence[int]) -> int:
+        """How many of some tokens are worth drafting, one after the other: those that are `kept`, or fewer."""
+        return self.kept(tokens)
 
     @abstractmethod
     def advance(self, token: int) -> None:
@@ -160,14 +166,17 @@ def allowed_rows(
 
 
 def forbidden_nodes(constraint: Constraint, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
-    """Nodes of a draft tree whose token is not allowed where it stands, or that are below one."""
-    if list(parents) == list(range(-1, len(parents) - 1)):
-        return list(range(constraint.kept(tokens), len(tokens)))
-    nodes: list[int] = []
-    for node, (*above, token) in enumerate(paths_of(tokens, parents)[1:]):
-        if parents[node] in nodes or not constraint.allows(above, token):
-            nodes.append(node)
-    return nodes
+    """Nodes of a draft tree whose token is not allowed where it stands, as far as a look at drafts tells
+    (`Constraint.draftable`), or that are below one."""
+    forbidden: set[int] = set()
+    for leaf in sorted(set(range(len(parents))).difference(parents)):
+        path, node = deque[int](), leaf
+        while node >= 0:
+            path.appendleft(node)
+            node = parents[node]
+        words = [tokens[node] for node in takewhile(lambda node: node not in forbidden, path)]
+        forbidden.update(islice(path, constraint.draftable(words), None))
+    return sorted(forbidden)
 
 
 def below_banned(scores: Tensor, paths: Sequence[Sequence[int]], parents: Sequence[int]) -> list[int]:

@@ -13,8 +13,9 @@ T = TypeVar("T")
 
 
 REFUEL = 16
-"""Committed tokens after which a matcher is asked for a mask, as long as it meets no limit; then after each token. A
-lexer may do so much work from one mask to the next. Where that is not enough, tokens look as if they did not fit."""
+"""Committed tokens without a mask after which a matcher is asked for one, as long as it meets no limit; then after each
+token. A lexer may do so much work from one mask to the next. Where that is not enough, tokens look as if they did not
+fit."""
 
 
 class Origin:
@@ -57,7 +58,7 @@ class Follower:
         self._committed: list[int] = []
         self._path: tuple[int, ...] = ()
         """Where the matcher stands, from the committed tokens on."""
-        self._refuel = REFUEL
+        self._refuel, self._unmasked = REFUEL, 0
 
     def ask(self, path: Sequence[int], question: Callable[[Any], T]) -> T:
         """What the matcher says after a path that is allowed.
@@ -75,34 +76,44 @@ class Follower:
             self._renew()
             raise
 
+    def mask(self, path: Sequence[int]) -> bytes:
+        """What may come after a path that is allowed, as `ask`: bit t % 8 of byte t // 8."""
+        found: bytes = self.ask(path, lambda matcher: matcher.compute_bitmask())
+        self._unmasked = 0
+        return found
+
     def advance(self, token: int) -> None:
         """Takes one committed token.
 
         Raises:
             InvalidRequestError: if it may not follow.
         """
-        self.ask((token,), lambda matcher: None)
+        if self._path[:1] != (token,):  # else it stands behind the token, and the draft may go on to be right
+            self.ask((token,), lambda matcher: None)
         self._committed.append(token)
-        self._path = ()
-        if len(self._committed) % self._refuel == 0:
-            self.ask((), lambda matcher: matcher.compute_bitmask())
+        self._path = self._path[1:]
+        self._unmasked += 1
+        if self._unmasked >= self._refuel:
+            self.mask(())
 
     def fork(self) -> Follower:
         """Another one in the same state; the two go on apart."""
         if self._path:
             self.ask((), lambda matcher: None)
         other = Follower(self._origin)
-        other._matcher, other._refuel = self._matcher.deep_copy(), self._refuel
+        other._matcher = self._matcher.deep_copy()
+        other._refuel, other._unmasked = self._refuel, self._unmasked
         other._committed = list(self._committed)
         return other
 
     def _asked(self, path: tuple[int, ...], question: Callable[[Any], T]) -> T:
-        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._path, path, strict=False)))
-        if common < len(self._path):
-            self._matcher.rollback(len(self._path) - common)
-        for token in path[common:]:
-            self._matcher.consume_token(token)
-        self._path = path
+        if path != self._path:
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._path, path, strict=False)))
+            if common < len(self._path):
+                self._matcher.rollback(len(self._path) - common)
+            if common < len(path):
+                self._matcher.consume_tokens(list(path[common:]))
+            self._path = path
         answer = question(self._matcher)
         check_matcher(self._matcher)
         return answer
@@ -115,32 +126,17 @@ class Follower:
             self._matcher.compute_bitmask()
 
 
-def count_valid(matcher: Any, tokens: Sequence[int]) -> int:
-    """How many of some tokens may follow one after the other. A lexer that stops looks like a refusal, and only a mask
-    notices."""
-    count: int = matcher.validate_tokens(list(tokens))
-    if count < len(tokens):
-        matcher.compute_bitmask()
-    return count
-
-
-def may_follow(matcher: Any, token: int) -> bool:
-    """Whether a token may come next, however text is spelt."""
-    return count_valid(matcher, [token]) == 1
-
-
-def next_as_spelt(matcher: Any, token: int) -> bool:
-    """Whether a token may come next, if forced text is spelt in one way. A lexer that stops looks as if no text were
-    forced. A matcher that takes a token notices."""
+def next_as_spelt(matcher: Any, token: int) -> tuple[bool, list[int]]:
+    """Whether a token surely comes next, if forced text is spelt in one way; and what is forced."""
     if run := forced_tokens(matcher):
-        return token == run[0]
-    if not may_follow(matcher, token):
-        return False
-    other = matcher.deep_copy()
+        return token == run[0], run
+    if not matcher.validate_tokens([token]):
+        return False, run
+    other = matcher.deep_copy()  # a lexer that stops looks as if no text were forced; a matcher that goes on notices
     other.consume_token(token)
     if other.is_error():
         matcher.compute_bitmask()
-    return True
+    return True, run
 
 
 def forced_tokens(matcher: Any) -> list[int]:

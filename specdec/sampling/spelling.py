@@ -65,6 +65,7 @@ class Vocabulary:
             "usual",
             "everything",
             "nothing",
+            "_text",
             "_tokens",
             "_first",
             "_single",
@@ -87,9 +88,14 @@ class Vocabulary:
         ]
         return np.packbits(usable, bitorder="little")
 
-    def may(self, token: int) -> bool:
-        """Whether a token is among the usable ones."""
-        return bool(self.usable[token // 8] >> token % 8 & 1)
+    def is_text(self, token: int) -> bool:
+        """Whether a token is among the usable ones, and does not end the text."""
+        return token in self._text
+
+    @cached_property
+    def _text(self) -> frozenset[int]:
+        usable = np.unpackbits(self.usable, count=self.size, bitorder="little")
+        return frozenset(np.flatnonzero(usable).tolist()) - self.ends
 
     @cached_property
     def usual(self) -> list[int]:
@@ -121,7 +127,7 @@ class Vocabulary:
         """
         if np.count_nonzero(allowed[self._single]) > most:
             return []
-        found: list[int] = np.unique(self._first[allowed]).tolist()
+        found: list[int] = np.flatnonzero(np.bincount(self._first[np.flatnonzero(allowed)])).tolist()
         return found if len(found) <= most else []
 
     def byte(self, value: int) -> int | None:
@@ -174,11 +180,10 @@ class Vocabulary:
         return tokens
 
     @cached_property
-    def _first(self) -> NDArray[np.int64]:
+    def _first(self) -> NDArray[np.int16]:
         """[V]: the byte that each token begins with, or `END`."""
-        return np.array(
-            [END if token in self.ends or not piece else piece[0] for token, piece in enumerate(self.pieces)]
-        )
+        firsts = (END if token in self.ends or not piece else piece[0] for token, piece in enumerate(self.pieces))
+        return np.fromiter(firsts, dtype=np.int16, count=self.size)
 
     @cached_property
     def _longest(self) -> int:

@@ -179,7 +179,7 @@ class LogitsTransform:
         return scores if self.params.greedy else self._warp(scores)
 
     def forbidden(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
-        """Nodes of a draft tree whose token the constraint does not allow where it stands, or that are below one."""
+        """Nodes of a draft tree that the constraint takes from it; see `forbidden_nodes`."""
         return [] if self.constraint is None else forbidden_nodes(self.constraint, tokens, parents)
 
     def require_mass(self, largest: Iterable[float]) -> None:

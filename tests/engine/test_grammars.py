@@ -22,7 +22,7 @@ from specdec.engine.request import Request
 from specdec.proof.evidence import Evidence
 from specdec.randomness import RandomSource
 from specdec.registry import RULES
-from specdec.sampling.matching import GrammarCompiler
+from specdec.sampling.compiling import GrammarCompiler
 from specdec.verify.base import Rule
 from specdec.verify.tree import ROOT
 from tests.engines import DRAFTERS, drain, outputs, run

@@ -13,8 +13,8 @@ from experiments._words import parsed
 from specdec import Grammar
 from specdec.errors import ConfigError
 from specdec.models.loading import LoadedModel
+from specdec.sampling.compiling import GrammarCompiler
 from specdec.sampling.constraints import Choices
-from specdec.sampling.matching import GrammarCompiler
 from tests.tiny import llama
 from tests.toytokenizers import byte_level
 

@@ -7,8 +7,9 @@ import random
 import pytest
 
 from specdec import Grammar, InvalidRequestError
-from specdec.sampling import matching
-from specdec.sampling.matching import GrammarCompiler, GrammarConstraint
+from specdec.sampling import compiling
+from specdec.sampling.compiling import GrammarCompiler
+from specdec.sampling.matching import GrammarConstraint
 from tests.toytokenizers import byte_level
 
 pytest.importorskip("llguidance", reason="needs the extra 'grammar'")
@@ -21,7 +22,7 @@ MANY_STATES = Grammar.regex("(.*[ab].{9}[cd])?[a-z]*")
 
 
 def compiled(grammar: Grammar, monkeypatch: pytest.MonkeyPatch, states: int) -> GrammarConstraint:
-    monkeypatch.setattr(matching, "MOST_STATES", states)
+    monkeypatch.setattr(compiling, "MOST_STATES", states)
     return GrammarCompiler(TOKENIZER, len(TOKENIZER), (END,)).compile(grammar)
 
 
@@ -69,7 +70,7 @@ def test_looks_at_drafts_end_no_request(spelling: str, monkeypatch: pytest.Monke
 
 def test_long_text_is_looked_at_without_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     """From one mask to the next a lexer may do so much work, and each look is some."""
-    monkeypatch.setattr(matching, "MOST_WORK", 50_000)
+    monkeypatch.setattr(compiling, "MOST_WORK", 50_000)
     schema = {
         "type": "object",
         "properties": {

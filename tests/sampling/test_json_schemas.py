@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from specdec import Grammar, InvalidRequestError
-from specdec.sampling.matching import GrammarCompiler, GrammarConstraint
+from specdec.sampling.compiling import GrammarCompiler
+from specdec.sampling.matching import GrammarConstraint
 from tests.toytokenizers import byte_level
 
 pytest.importorskip("llguidance", reason="needs the extra 'grammar'")

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from specdec import Grammar, InvalidRequestError
-from specdec.sampling.matching import KEPT, MOST_FORCED, GrammarCompiler, GrammarConstraint
+from specdec.sampling.compiling import KEPT, GrammarCompiler
+from specdec.sampling.matching import MOST_FORCED, GrammarConstraint
 from tests.toytokenizers import TRAINED, byte_level, of_merges
 
 pytest.importorskip("llguidance", reason="needs the extra 'grammar'")
@@ -157,6 +158,8 @@ def test_as_many_tokens_are_kept_as_the_masks_allow(name: str, spelling: Any) ->
                 other.advance(text[kept])
                 kept += 1
             assert constraint.kept(text) == kept, (first, text)
+            ends = next((at + 1 for at, token in enumerate(text) if token == END), 3)
+            assert constraint.draftable(text) == (kept if first == END else min(kept, ends)), (first, text)
 
 
 def test_in_free_text_no_mask_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,6 +409,6 @@ def test_who_has_no_tokenizer_no_end_or_no_extra_is_told_so(monkeypatch: pytest.
             compiler(200, (1,), TRAINED[kind]()).compile(Grammar.regex("a"))
     with pytest.raises(InvalidRequestError, match="Cannot read the tokenizer"):
         compiler(tokenizer=object()).compile(Grammar.regex("a"))
-    monkeypatch.setattr("specdec.sampling.matching.find_spec", lambda name: None)
+    monkeypatch.setattr("specdec.sampling.compiling.find_spec", lambda name: None)
     with pytest.raises(Exception, match=r"pip install 'specdec-lab\[grammar\]'"):
         GrammarCompiler(LETTERS, V, (END,)).compile(Grammar.regex("a"))
