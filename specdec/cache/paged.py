@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specdec.cache.blocks import BlockAllocator
 from specdec.cache.layout import CacheUsage, KVLayout
-from specdec.cache.moving import Moving
+from specdec.cache.moving import Moving, move
 from specdec.cache.pool import KVPool, Layout, Pool, pool_of
 from specdec.cache.prefix import NOTHING, Match, PrefixTree
 from specdec.cache.runs import Space
@@ -262,8 +262,7 @@ class PagedCache:
 
     def _copy_block(self, source: int, target: int) -> None:
         size = self.block_size
-        for pool in self.pools:
-            pool.copy(slice(source * size, (source + 1) * size), slice(target * size, (target + 1) * size))
+        move(self.pools, [(range(source * size, (source + 1) * size), range(target * size, (target + 1) * size))])
 
     def _shrink(self, sequence: CachedSequence, length: int) -> None:
         self._allocator.release(sequence.cut(length, self.blocks(length), self.block_size))

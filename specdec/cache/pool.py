@@ -55,11 +55,6 @@ class Pool:
         kernels = native.library() if all(map(fits, self.tensors)) else None
         return None if kernels is None else NativeCommit(kernels, self.tensors)
 
-    def copy(self, source: slice, target: slice) -> None:
-        """Copies neighbouring entries to as many slots that are no part of them."""
-        for tensor in self.tensors:
-            tensor[target] = tensor[source]
-
 
 class KVPool(Pool):
     """Keys and values of all layers of a model.

@@ -91,15 +91,6 @@ def test_the_kernel_refuses_what_is_not_dense(monkeypatch: pytest.MonkeyPatch) -
         move([make_pool(LAYOUTS["int8, heads first"])], [([1], [0])])
 
 
-@every_layout
-def test_copy_takes_neighbours_and_leaves_the_rest(layout: Layout) -> None:
-    pool = make_pool(layout)
-    wanted = entries(pool)
-    wanted[8:12] = wanted[0:4]
-    pool.copy(slice(0, 4), slice(8, 12))
-    assert_holds(pool, wanted)
-
-
 def test_a_layout_whose_tensors_have_other_slots_is_refused() -> None:
     class Short(Features):
         def empty(self, num_slots: int) -> list[Tensor]:
