@@ -107,6 +107,15 @@ INLINE vf max_lanes(vf v) {
   return maximum(v, rotate_lanes<1>(v));
 }
 
+// All lanes as one number, by an operation whose order does not matter.
+template <class Meet>
+INLINE int32_t over_lanes(vi v, Meet meet) {
+  if constexpr (W >= 16) v = meet(v, (vi)rotate_lanes<8>((vf)v));
+  if constexpr (W >= 8) v = meet(v, (vi)rotate_lanes<4>((vf)v));
+  v = meet(v, (vi)rotate_lanes<2>((vf)v));
+  return meet(v, (vi)rotate_lanes<1>((vf)v))[0];
+}
+
 // Whether a comparison holds in any lane.
 INLINE bool any_lane(vi mask) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__)

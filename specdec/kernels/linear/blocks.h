@@ -10,6 +10,7 @@
 // and the minimum by another, in the order of the blocks: a row's bits are its own.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "panel.h"
@@ -82,17 +83,26 @@ INLINE void demand_runs(const BlockRun* runs, int64_t count, int64_t panels, int
 
 // The largest magnitude gets ±127.
 INLINE void prepare_block(const float* x, RowBlock& out) {
-  const float largest = largest_magnitude(x, BLOCK), inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  typedef int8_t bytes __attribute__((vector_size(W)));
+  vi magnitudes = {};
+  for (int i = 0; i < BLOCK; i += W) {
+    const vi bits = load_bits(x + i) & 0x7fffffff;  // in the order of what they stand for, a NaN last
+    magnitudes = bits > magnitudes ? bits : magnitudes;
+  }
+  const int32_t bits = over_lanes(magnitudes, [](vi a, vi b) { return a > b ? a : b; });
+  float largest;
+  memcpy(&largest, &bits, 4);
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
   const float magic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, ties to even
   vi lanes[2] = {};
   for (int i = 0; i < BLOCK; i += W) {
     const vi codes = (vi)(load(x + i) * inverse + magic) - (vi)splat(magic);
     lanes[i / HALF] += codes;
-    for (int lane = 0; lane < W; lane++) out.codes[i + lane] = (int8_t)codes[lane];
+    const bytes narrow = __builtin_convertvector(codes, bytes);
+    memcpy(out.codes + i, &narrow, W);
   }
-  int32_t sums[2] = {};
-  for (int lane = 0; lane < W; lane++) sums[0] += lanes[0][lane], sums[1] += lanes[1][lane];
-  const int32_t sum = sums[0] + sums[1];
+  const auto sum_of = [](vi v) { return over_lanes(v, [](vi a, vi b) { return a + b; }); };
+  const int32_t sums[2] = {sum_of(lanes[0]), sum_of(lanes[1])}, sum = sums[0] + sums[1];
   out.scale = largest / 127.0f;
   out.scaled_sum = out.scale * (float)sum;
   out.zeros[0] = -8 * sum, out.zeros[1] = -128 * sum, out.zeros[2] = -32 * sums[0], out.zeros[3] = -32 * sums[1];
@@ -152,19 +162,24 @@ INLINE vf load_numbers(const uint16_t* halves, const int8_t* fine) {
   else return load_half(halves);
 }
 
-// The products of R rows with half a panel, which may be read once. `ahead`: what is read next, `step` bytes of it a block,
-// while memory would idle.
+// The products of R rows with half a panel, which may be read once. `next`: the half panel that is read then; all of the
+// numbers behind its codes are asked for meanwhile, and its first codes. `ahead`: what rows after these read, `step` bytes
+// of it a block, while memory would idle.
 template <int64_t TYPE, int R>
-INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const char* ahead, int64_t step, bool once,
-                          int at, vf (&out)[R][NV]) {
+INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const char* next, const char* ahead,
+                          int64_t step, bool once, int at, vf (&out)[R][NV]) {
   using Of = BlockOf<TYPE>;
-  constexpr int64_t AHEAD = 3072;  // bytes between a prefetch and its use
+  constexpr int64_t AHEAD = 4608 / Of::codes;                  // blocks between a prefetch of codes and their use
+  constexpr int64_t behind = Of::bytes / 2 - Of::codes;        // bytes of a block behind all codes
+  const char* end = w + count * Of::codes;
+  const char *soon = w + std::min(AHEAD, count) * Of::codes, *later = next + count * Of::codes;
   vf sums[R][HV] = {};
-  const int8_t* fine = (const int8_t*)(w + count * Of::codes);
+  const int8_t* fine = (const int8_t*)end;
   const uint16_t* numbers = (const uint16_t*)(fine + count * Of::fines);
-  const char* soon = w + AHEAD;  // goes over codes and numbers alike
-  for (int64_t b = 0; b < count; b++, w += Of::codes, fine += Of::fines, soon += Of::bytes / 2, ahead += step) {
-    for (int64_t line = 0; line < Of::bytes / 2; line += 64) prefetch(soon + line, once);
+  for (int64_t b = 0; b < count; b++, w += Of::codes, fine += Of::fines, soon += Of::codes, later += behind, ahead += step) {
+    if (soon == end) soon = next;
+    for (int64_t line = 0; line < Of::codes; line += 64) prefetch(soon + line, once);
+    for (int64_t line = 0; line < behind; line += 64) prefetch(later + line, once);
     for (int64_t line = 0; line < step; line += 64) __builtin_prefetch(ahead + line, 0, 2);
     const uint16_t* halves = numbers + b / Of::span * Of::halves;
     for (int v = 0; v < HV; v++) {
@@ -187,11 +202,11 @@ INLINE void multiply_half(const char* w, const RowBlock* x, int64_t count, const
 
 // A function of its own: compiled once, and not for everything that may become of a product.
 template <int64_t TYPE, int R>
-__attribute__((noinline)) static void multiply_blocks(const char* w, const RowBlock* x, int64_t count, const char* ahead, int64_t step,
-                            bool once, vf (&out)[R][NV]) {
-  const int64_t half = count * BlockOf<TYPE>::bytes / 2;
-  multiply_half<TYPE, R>(w, x, count, ahead, step, once, 0, out);
-  multiply_half<TYPE, R>(w + half, x, count, ahead + step * count, step, once, HV, out);
+__attribute__((noinline)) static void multiply_blocks(const char* w, const RowBlock* x, int64_t count, const char* next,
+                                                      const char* ahead, int64_t step, bool once, vf (&out)[R][NV]) {
+  const char* half = w + count * BlockOf<TYPE>::bytes / 2;
+  multiply_half<TYPE, R>(w, x, count, half, ahead, step, once, 0, out);
+  multiply_half<TYPE, R>(half, x, count, next, ahead + step * count, step, once, HV, out);
 }
 
 // The code of one place of a block of one column: `w` are the column's bytes of the first word.

@@ -312,22 +312,23 @@ static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_
   }
 }
 
-// Calls finish for the rows from `row` on, R of them at a time, and the last ones together.
+// Calls finish for the rows from `row` on, R of them at a time, and the last ones together. `next`: the panel that is read
+// then.
 template <int64_t TYPE, int R, class Finish>
 INLINE void block_tiles(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, int64_t count,
-                        const char* ahead, int64_t step, bool once, Finish& finish) {
+                        const char* next, const char* ahead, int64_t step, bool once, Finish& finish) {
   const int64_t blocks = blocks_of(linear.k);
   const char* w = panel_of_blocks(linear, panel).data;
   for (; row + R <= count; row += R, ahead += 2 * step * blocks) {
     vf out[R][NV];
-    multiply_blocks<TYPE, R>(w, (const RowBlock*)rows.data + row * blocks, blocks, ahead, step, once, out);
+    multiply_blocks<TYPE, R>(w, (const RowBlock*)rows.data + row * blocks, blocks, next, ahead, step, once, out);
     for (int r = 0; r < R; r++) {
       add_bias(linear, panel, out[r]);
       finish(panel, row + r, out[r]);
     }
   }
   if constexpr (R > 1)
-    if (row < count) block_tiles<TYPE, R - 1>(linear, panel, rows, row, count, ahead, step, once, finish);
+    if (row < count) block_tiles<TYPE, R - 1>(linear, panel, rows, row, count, next, ahead, step, once, finish);
 }
 
 template <class Finish>
@@ -336,16 +337,11 @@ static void panels_of_blocks(const Linear& linear, const Rows& rows, int64_t cou
   const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE, number = linear.n / PANEL;
   for (int64_t panel = first; panel < last; panel++) {
     const BlockPanel own = panel_of_blocks(linear, panel);
-    const int64_t following = panel + 1 < last ? panel + 1 : next;
-    const char* ahead = own.data;
-    int64_t step = 0;
-    if (tiles > 1 && following < number) {
-      const BlockPanel other = panel_of_blocks(linear, following);
-      ahead = other.data;
-      step = other.bytes / (2 * blocks_of(linear.k) * tiles);
-    }
+    const int64_t following = panel + 1 < last ? panel + 1 : next < number ? next : panel;
+    const BlockPanel other = panel_of_blocks(linear, following);
+    const int64_t step = tiles > 1 && following > panel ? other.bytes / (2 * blocks_of(linear.k) * tiles) : 0;
     for_type(own.type, [&](auto type) {
-      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, ahead, step, tiles == 1 && !rows.again, finish);
+      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, other.data, other.data, step, tiles == 1 && !rows.again, finish);
     });
   }
 }
