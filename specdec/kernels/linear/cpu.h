@@ -158,6 +158,7 @@ struct Ahead {
   const char* from;
   int64_t per_step;  // bytes
   bool once;         // see prefetch
+  const char *end = nullptr, *then = nullptr;  // at `end`, which is whole steps away, it goes on with `then`
 };
 
 // What products are added up in.
@@ -173,9 +174,11 @@ template <int KIND, int R, bool ALONE>
 INLINE void add_products(const char* w, const char* x, int64_t stride, int64_t words, const Ahead& ahead,
                          Sum<KIND> (&sums)[R][NV]) {
   const int64_t width = bytes_of_step(KIND);
-  for (int64_t s = 0; s < words; s++, w += width) {
-    if constexpr (ALONE) for (int64_t line = 0; line < width; line += 64) prefetch(ahead.from + s * width + line, ahead.once);
-    else prefetch(ahead.from + s * ahead.per_step, ahead.once);
+  const char* soon = ahead.from;
+  for (int64_t s = 0; s < words; s++, w += width, soon += ALONE ? width : ahead.per_step) {
+    if (ALONE && soon == ahead.end) soon = ahead.then;
+    if constexpr (ALONE) for (int64_t line = 0; line < width; line += 64) prefetch(soon + line, ahead.once);
+    else prefetch(soon, ahead.once);
     for (int r = 0; r < R; r++) {
       vi xr = splat_bits(word_at(x + r * stride + 4 * s));
       for (int v = 0; v < NV; v++) {
@@ -306,7 +309,8 @@ static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_
     if (count > 0) with_rows(count, [&](auto number) {
       constexpr int R = decltype(number)::value;
       Sum<KIND> sums[R][NV] = {};
-      add_products<KIND, R, true>(w, rows.data, stride, words, {w + STEPS_AHEAD * width, width, once}, sums);
+      const Ahead ahead{w + std::min(STEPS_AHEAD, words) * width, width, once, w + words * width, later};
+      add_products<KIND, R, true>(w, rows.data, stride, words, ahead, sums);
       finish_rows<KIND, R>(linear, panel, rows, 0, sums, finish);
     });
   }
