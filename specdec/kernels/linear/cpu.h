@@ -345,7 +345,8 @@ static void panels_of_blocks(const Linear& linear, const Rows& rows, int64_t cou
     const BlockPanel other = panel_of_blocks(linear, following);
     const int64_t step = tiles > 1 && following > panel ? other.bytes / (2 * blocks_of(linear.k) * tiles) : 0;
     for_type(own.type, [&](auto type) {
-      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, other.data, other.data, step, tiles == 1 && !rows.again, finish);
+      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, other.data, other.data, step, tiles == 1 && !rows.again,
+                                    finish);
     });
   }
 }
