@@ -91,6 +91,15 @@ def test_the_kernel_refuses_what_is_not_dense(monkeypatch: pytest.MonkeyPatch) -
         move([make_pool(LAYOUTS["int8, heads first"])], [([1], [0])])
 
 
+@every_layout
+def test_a_block_is_copied_and_the_rest_stays(layout: Layout) -> None:
+    pool = make_pool(layout)
+    wanted = entries(pool)
+    wanted[8:12] = wanted[0:4]
+    move([pool], [(range(4), range(8, 12))])
+    assert_holds(pool, wanted)
+
+
 def test_a_layout_whose_tensors_have_other_slots_is_refused() -> None:
     class Short(Features):
         def empty(self, num_slots: int) -> list[Tensor]:

@@ -176,8 +176,14 @@ INLINE vf silu(vf x) { return x / (exponential(-x) + 1.0f); }
 
 // Largest magnitude, or NaN if there is one: without their signs floats are ordered as integers, NaN above infinity.
 INLINE float largest_magnitude(const float* x, int64_t size) {
-  int32_t largest = 0;
-  for (int64_t i = 0; i < size; i++) {
+  vi lanes = {};
+  int64_t i = 0;
+  for (; i + W <= size; i += W) {
+    const vi bits = load_bits(x + i) & 0x7fffffff;
+    lanes = bits > lanes ? bits : lanes;
+  }
+  int32_t largest = over_lanes(lanes, [](vi a, vi b) { return a > b ? a : b; });
+  for (; i < size; i++) {
     int32_t bits;
     memcpy(&bits, x + i, 4);
     bits &= 0x7fffffff;

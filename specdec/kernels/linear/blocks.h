@@ -84,15 +84,7 @@ INLINE void demand_runs(const BlockRun* runs, int64_t count, int64_t panels, int
 // The largest magnitude gets ±127.
 INLINE void prepare_block(const float* x, RowBlock& out) {
   typedef int8_t bytes __attribute__((vector_size(W)));
-  vi magnitudes = {};
-  for (int i = 0; i < BLOCK; i += W) {
-    const vi bits = load_bits(x + i) & 0x7fffffff;  // in the order of what they stand for, a NaN last
-    magnitudes = bits > magnitudes ? bits : magnitudes;
-  }
-  const int32_t bits = over_lanes(magnitudes, [](vi a, vi b) { return a > b ? a : b; });
-  float largest;
-  memcpy(&largest, &bits, 4);
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  const float largest = largest_magnitude(x, BLOCK), inverse = largest > 0 ? 127.0f / largest : 0.0f;
   const float magic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer, ties to even
   vi lanes[2] = {};
   for (int i = 0; i < BLOCK; i += W) {

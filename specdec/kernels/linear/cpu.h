@@ -175,7 +175,7 @@ INLINE void add_products(const char* w, const char* x, int64_t stride, int64_t w
                          Sum<KIND> (&sums)[R][NV]) {
   const int64_t width = bytes_of_step(KIND);
   const char* soon = ahead.from;
-  for (int64_t s = 0; s < words; s++, w += width, soon += ALONE ? width : ahead.per_step) {
+  for (int64_t s = 0; s < words; s++, w += width, soon += ahead.per_step) {
     if (ALONE && soon == ahead.end) soon = ahead.then;
     if constexpr (ALONE) for (int64_t line = 0; line < width; line += 64) prefetch(soon + line, ahead.once);
     else prefetch(soon, ahead.once);
@@ -317,13 +317,14 @@ static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_
 }
 
 // Calls finish for the rows from `row` on, R of them at a time, and the last ones together. `next`: the panel that is read
-// then.
+// then; each tile asks for `step` bytes of it a block.
 template <int64_t TYPE, int R, class Finish>
 INLINE void block_tiles(const Linear& linear, int64_t panel, const Rows& rows, int64_t row, int64_t count,
-                        const char* next, const char* ahead, int64_t step, bool once, Finish& finish) {
+                        const char* next, int64_t step, bool once, Finish& finish) {
   const int64_t blocks = blocks_of(linear.k);
   const char* w = panel_of_blocks(linear, panel).data;
-  for (; row + R <= count; row += R, ahead += 2 * step * blocks) {
+  for (; row + R <= count; row += R) {
+    const char* ahead = next + row / ROW_TILE * 2 * step * blocks;
     vf out[R][NV];
     multiply_blocks<TYPE, R>(w, (const RowBlock*)rows.data + row * blocks, blocks, next, ahead, step, once, out);
     for (int r = 0; r < R; r++) {
@@ -332,7 +333,7 @@ INLINE void block_tiles(const Linear& linear, int64_t panel, const Rows& rows, i
     }
   }
   if constexpr (R > 1)
-    if (row < count) block_tiles<TYPE, R - 1>(linear, panel, rows, row, count, next, ahead, step, once, finish);
+    if (row < count) block_tiles<TYPE, R - 1>(linear, panel, rows, row, count, next, step, once, finish);
 }
 
 template <class Finish>
@@ -345,8 +346,7 @@ static void panels_of_blocks(const Linear& linear, const Rows& rows, int64_t cou
     const BlockPanel other = panel_of_blocks(linear, following);
     const int64_t step = tiles > 1 && following > panel ? other.bytes / (2 * blocks_of(linear.k) * tiles) : 0;
     for_type(own.type, [&](auto type) {
-      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, other.data, other.data, step, tiles == 1 && !rows.again,
-                                    finish);
+      block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, other.data, step, tiles == 1 && !rows.again, finish);
     });
   }
 }
