@@ -17,7 +17,7 @@
 #include "../linear/cpu.h"
 #include "../norm/cpu.h"
 #include "cache.h"
-#include "fold.h"
+#include "tiles.h"
 
 constexpr int SECTION = 64 * CHUNK;  // where one begins maxima rise again, which costs time
 // Rows that share one read of a chunk: at most so many, and no fewer for the sake of idle threads.
@@ -162,6 +162,7 @@ static void read_queries(Part& part, const Queries& queries, const Shape& shape,
 template <int SIZE, bool IN_PAIRS>
 static void gather(Part& part, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t section) {
   static thread_local Chunk chunk;
+  FoldTiles tiles;
   const int64_t committed = all.committed[part.s], group = part.group;
   const int64_t* slots = all.slots + all.slot_start[part.s];
   const int64_t *position = part.position, *start = part.start;
@@ -195,7 +196,7 @@ static void gather(Part& part, const KeyValues& cache, const Shape& shape, const
       int together = 1;  // rows, this one and those behind it
       if (shared && sees_all(r))
         while (r + together < part.count && sees_all(r + together)) together++;
-      fold_all<SIZE, IN_PAIRS>(chunk, shape, from, to, &part.states[r * group], together * group);
+      fold_all<SIZE, IN_PAIRS>(chunk, shape, from, to, &part.states[r * group], together * group, tiles);
       r += together - 1;
     }
   }

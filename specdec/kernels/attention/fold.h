@@ -184,7 +184,7 @@ INLINE void fold_either(const Chunk& chunk, const Shape& shape, int from, int to
 
 // The same for any number of queries, a few at a time: as many as registers hold the sums of.
 template <int SIZE, bool IN_PAIRS>
-INLINE void fold_all(const Chunk& chunk, const Shape& shape, int from, int to, Running* states, int64_t count) {
+INLINE void fold_few(const Chunk& chunk, const Shape& shape, int from, int to, Running* states, int64_t count) {
   while (count > 0) {
     const int64_t step = count >= FOLD ? FOLD : count >= 4 ? 4 : count;
     switch (step) {

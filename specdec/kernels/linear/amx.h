@@ -7,6 +7,8 @@
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BW__) && defined(__linux__)
 #define HAS_TILES 1
 
+#include <algorithm>
+
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -35,18 +37,21 @@ INLINE void configure_tiles(int64_t first, int64_t second) {
   _tile_loadconfig(&config);
 }
 
-// Sums of up to 32 rows of x, `stride` bytes apart, with one panel; out[row][32] in words.
+// Sums of up to 32 rows of x, `stride` bytes apart, with one panel; out[row][32] in words. `next`: the panel that is read
+// then.
 template <bool INT8_TILES, bool TWO>
-INLINE void multiply_tiles(const char* w, const char* x, int64_t stride, int64_t words, int32_t* out) {
+INLINE void multiply_tiles(const char* w, const char* x, int64_t stride, int64_t words, const char* next, int32_t* out) {
   _tile_zero(0);
   _tile_zero(1);
   if constexpr (TWO) {
     _tile_zero(2);
     _tile_zero(3);
   }
-  constexpr int64_t WIDTH = 128, STEP = TILE_WORDS * WIDTH;
-  for (int64_t s = 0; s < words; s += TILE_WORDS, w += STEP) {
-    for (int i = 0; i < STEP; i += 64) _mm_prefetch(w + 2 * STEP + i, _MM_HINT_T0);
+  constexpr int64_t WIDTH = 128, STEP = TILE_WORDS * WIDTH, AHEAD = 2;  // steps between a prefetch and its use
+  const char *end = w + words * WIDTH, *soon = w + std::min(AHEAD, words / TILE_WORDS) * STEP;
+  for (int64_t s = 0; s < words; s += TILE_WORDS, w += STEP, soon += STEP) {
+    if (soon == end) soon = next;
+    for (int64_t line = 0; line < STEP; line += 64) __builtin_prefetch(soon + line);
     _tile_loadd(4, x + 4 * s, stride);
     _tile_loadd(6, w, WIDTH);
     _tile_loadd(7, w + 64, WIDTH);

@@ -256,21 +256,26 @@ static void panel_in_parts(const Linear& linear, int64_t panel, const Rows& rows
   for (int64_t row = 0; row < count; row++) finish_rows<KIND, 1>(linear, panel, rows, first_row + row, sums + row, finish);
 }
 
+// The panel that a thread reads after `panel` of those before `last`; `next`: the first that it will likely be given then.
+INLINE int64_t following(const Linear& linear, int64_t panel, int64_t last, int64_t next) {
+  return panel + 1 < last ? panel + 1 : next < linear.n / PANEL ? next : panel;
+}
+
 #if HAS_TILES
 template <int KIND, class Finish>
 static void panels_on_tiles(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last,
-                            Finish& finish) {
-  const int64_t stride = row_bytes(KIND, linear.k), words = words_of(KIND, linear.k);
+                            int64_t next, Finish& finish) {
+  const int64_t stride = row_bytes(KIND, linear.k), words = words_of(KIND, linear.k), bytes = bytes_of_panel(linear);
   alignas(64) int32_t sums[2 * TILE_ROWS * PANEL];
   for (int64_t row = 0; row < count; row += 2 * TILE_ROWS) {
     const int64_t left = count - row, upper = left < TILE_ROWS ? left : TILE_ROWS;
     const int64_t lower = left - upper < TILE_ROWS ? left - upper : TILE_ROWS;
     configure_tiles(upper, lower);
     for (int64_t panel = first; panel < last; panel++) {
-      const char* w = (const char*)linear.weight + panel * words * 4 * PANEL;
-      const char* x = rows.data + row * stride;
-      if (lower) multiply_tiles<KIND == INT8, true>(w, x, stride, words, sums);
-      else multiply_tiles<KIND == INT8, false>(w, x, stride, words, sums);
+      const char *w = (const char*)linear.weight + panel * bytes, *x = rows.data + row * stride;
+      const char* later = w + (following(linear, panel, last, next) - panel) * bytes;
+      if (lower) multiply_tiles<KIND == INT8, true>(w, x, stride, words, later, sums);
+      else multiply_tiles<KIND == INT8, false>(w, x, stride, words, later, sums);
       for (int64_t r = 0; r < upper + lower; r++) {
         vf values[NV];
         for (int v = 0; v < NV; v++) {
@@ -286,21 +291,20 @@ static void panels_on_tiles(const Linear& linear, const Rows& rows, int64_t coun
 }
 #endif
 
-// `next`: the first panel that this thread will likely be given after those.
 template <int KIND, class Finish>
 static void panels(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last, int64_t next,
                    Finish& finish) {
 #if HAS_TILES
   if constexpr (KIND == BFLOAT16 || KIND == INT8)
-    if (tiles_allowed()) return panels_on_tiles<KIND>(linear, rows, count, first, last, finish);
+    if (tiles_allowed()) return panels_on_tiles<KIND>(linear, rows, count, first, last, next, finish);
 #endif
   constexpr int64_t STEPS_AHEAD = 24;  // between a prefetch and its use
   constexpr int64_t MOST = MOST_TILES * ROW_TILE;
   const int64_t stride = row_bytes(KIND, linear.k), width = bytes_of_step(KIND), words = words_of(KIND, linear.k);
   const bool once = count <= MOST && !rows.again;
   for (int64_t panel = first; panel < last; panel++) {
-    const int64_t following = panel + 1 < last ? panel + 1 : next < linear.n / PANEL ? next : panel;
-    const char *w = (const char*)linear.weight + panel * words * width, *later = w + (following - panel) * words * width;
+    const char* w = (const char*)linear.weight + panel * words * width;
+    const char* later = w + (following(linear, panel, last, next) - panel) * words * width;
     if (count > ROW_TILE) {
       for (int64_t row = 0; row < count; row += MOST)
         panel_in_parts<KIND>(linear, panel, rows, row, count - row < MOST ? count - row : MOST, later, once, finish);
@@ -339,12 +343,12 @@ INLINE void block_tiles(const Linear& linear, int64_t panel, const Rows& rows, i
 template <class Finish>
 static void panels_of_blocks(const Linear& linear, const Rows& rows, int64_t count, int64_t first, int64_t last,
                              int64_t next, Finish& finish) {
-  const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE, number = linear.n / PANEL;
+  const int64_t tiles = (count + ROW_TILE - 1) / ROW_TILE;
   for (int64_t panel = first; panel < last; panel++) {
     const BlockPanel own = panel_of_blocks(linear, panel);
-    const int64_t following = panel + 1 < last ? panel + 1 : next < number ? next : panel;
-    const BlockPanel other = panel_of_blocks(linear, following);
-    const int64_t step = tiles > 1 && following > panel ? other.bytes / (2 * blocks_of(linear.k) * tiles) : 0;
+    const int64_t later = following(linear, panel, last, next);
+    const BlockPanel other = panel_of_blocks(linear, later);
+    const int64_t step = tiles > 1 && later > panel ? other.bytes / (2 * blocks_of(linear.k) * tiles) : 0;
     for_type(own.type, [&](auto type) {
       block_tiles<type(), ROW_TILE>(linear, panel, rows, 0, count, other.data, step, tiles == 1 && !rows.again, finish);
     });
