@@ -5,8 +5,9 @@
 
 #include "../cpu/gate.h"
 #include "../cpu/simd.h"
+#include "../linear/amx.h"
 
-constexpr int CHUNK = 16;
+constexpr int CHUNK = HAS_TILES ? 32 : 16;  // keys; as many as tiles multiply at once
 constexpr int MAX_HEAD = 256;
 
 enum CacheKind : int32_t { CACHE_FLOAT32 = 0, CACHE_BFLOAT16 = 1, CACHE_INT8 = 2 };
@@ -92,8 +93,8 @@ INLINE void read_entry(int32_t kind, const void* base, const float* scales, int6
 // Head size rounded up to whole vectors; what is added is zero.
 INLINE int64_t padded(int64_t size) { return (size + W - 1) / W * W; }
 
-// 16 keys and values in float32. Keys lie by dimension, [padded head size][16], so that a query meets all of them at once;
-// values as they come, [16][padded head size].
+// A chunk of keys and values in float32. Keys lie by dimension, [padded head size][CHUNK], so that a query meets all of them at once;
+// values as they come, [CHUNK][padded head size].
 struct Chunk {
   alignas(64) float keys[MAX_HEAD * CHUNK];
   alignas(64) float values[CHUNK * MAX_HEAD];
@@ -137,7 +138,7 @@ INLINE bool in_pairs(const KeyValues& cache, const Shape& shape) {
   return HAS_PAIRS && cache.kind == CACHE_BFLOAT16 && shape.head_size % (2 * W) == 0;
 }
 
-// The same in pairs: keys [head size / 2][16], words of two neighbouring dimensions; values [8][head size], words of two
+// The same in pairs: keys [head size / 2][CHUNK], words of two neighbouring dimensions; values [CHUNK / 2][head size], words of two
 // neighbouring keys.
 INLINE void read_pairs(const KeyValues& cache, const Shape& shape, int64_t head, const int64_t* slots, int count,
                        Chunk& chunk) {

@@ -1,6 +1,6 @@
 // Attention over the paged cache with online softmax, for prefill chunks, decoding, chains and trees alike.
 //
-// Keys are taken in chunks of 16 by *logical* position, an ancestor's key through its path, and each chunk is folded into
+// Keys are taken in chunks by *logical* position, an ancestor's key through its path, and each chunk is folded into
 // the running maximum, sum and output in order. Every 1024 positions these begin anew, and what such sections gave is
 // merged in pairs, and these in pairs again (Flash-Decoding, Dao et al. 2023): in a tree that is the same whether one
 // thread went through all sections or several.
@@ -19,7 +19,7 @@
 #include "cache.h"
 #include "tiles.h"
 
-constexpr int SECTION = 64 * CHUNK;  // where one begins maxima rise again, which costs time
+constexpr int SECTION = 1024;  // where one begins maxima rise again, which costs time
 // Rows that share one read of a chunk: at most so many, and no fewer for the sake of idle threads.
 constexpr int ATTENTION_ROWS = 16, FEW_ROWS = 4;
 

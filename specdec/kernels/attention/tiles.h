@@ -9,8 +9,10 @@
 
 #if HAS_TILES
 
-// Tiles: 0 scores, 1 queries, 2 keys, 7 weights, 3 and 5 values, 4 and 6 outputs.
-// A thread sets them up for so many queries, and gives them back.
+static_assert(CHUNK == 2 * TILE_ROWS);
+
+// A thread sets tiles up for so many queries, and gives them back: 0 and 1 hold scores and then outputs, 2 queries and then
+// weights, 3 and 4 keys and then values.
 class FoldTiles {
  public:
   ~FoldTiles() {
@@ -20,10 +22,7 @@ class FoldTiles {
     if (queries == queries_) return;
     queries_ = queries;
     TileConfig config;
-    for (int tile : {0, 1, 4, 6}) config.bytes[tile] = 64, config.rows[tile] = queries;
-    for (int tile : {3, 5}) config.bytes[tile] = 64, config.rows[tile] = CHUNK / 2;
-    config.bytes[2] = 64, config.rows[2] = TILE_WORDS;
-    config.bytes[7] = 2 * CHUNK, config.rows[7] = queries;
+    for (int tile = 0; tile < 5; tile++) config.bytes[tile] = 64, config.rows[tile] = tile < 3 ? queries : TILE_WORDS;
     _tile_loadconfig(&config);
   }
 
@@ -40,12 +39,16 @@ INLINE void fold_on_tiles(const Chunk& chunk, const Shape& shape, int from, int 
   alignas(64) uint16_t rounded[TILE_ROWS][CHUNK];
   tiles.set_up(count);
   _tile_zero(0);
+  _tile_zero(1);
   for (int64_t word = 0; word < size / 2; word += TILE_WORDS) {
-    _tile_loadd(1, states->rounded + 2 * word, sizeof(Running));
-    _tile_loadd(2, chunk.keys + word * CHUNK, 4 * CHUNK);
-    _tile_dpbf16ps(0, 1, 2);
+    _tile_loadd(2, states->rounded + 2 * word, sizeof(Running));
+    _tile_loadd(3, chunk.keys + word * CHUNK, 4 * CHUNK);
+    _tile_loadd(4, chunk.keys + word * CHUNK + W, 4 * CHUNK);
+    _tile_dpbf16ps(0, 2, 3);
+    _tile_dpbf16ps(1, 2, 4);
   }
-  _tile_stored(0, scores, 4 * CHUNK);
+  _tile_stored(0, scores[0], 4 * CHUNK);
+  _tile_stored(1, scores[0] + W, 4 * CHUNK);
   for (int n = 0; n < count; n++) {
     vf score[CV];
     for (int v = 0; v < CV; v++) score[v] = load(scores[n] + v * W);
@@ -54,16 +57,16 @@ INLINE void fold_on_tiles(const Chunk& chunk, const Shape& shape, int from, int 
     if (any_lane(keep != 1.0f))
       for (int64_t d = 0; d < size; d += W) store(states[n].out + d, load(states[n].out + d) * keep);
   }
-  _tile_loadd(7, rounded, 2 * CHUNK);
+  _tile_loadd(2, rounded, 2 * CHUNK);
   for (int64_t d = 0; d < size; d += 2 * W) {
-    _tile_loadd(4, states->out + d, sizeof(Running));
-    _tile_loadd(6, states->out + d + W, sizeof(Running));
+    _tile_loadd(0, states->out + d, sizeof(Running));
+    _tile_loadd(1, states->out + d + W, sizeof(Running));
     _tile_loadd(3, chunk.values + d, 4 * size);
-    _tile_loadd(5, chunk.values + d + W, 4 * size);
-    _tile_dpbf16ps(4, 7, 3);
-    _tile_dpbf16ps(6, 7, 5);
-    _tile_stored(4, states->out + d, sizeof(Running));
-    _tile_stored(6, states->out + d + W, sizeof(Running));
+    _tile_loadd(4, chunk.values + d + W, 4 * size);
+    _tile_dpbf16ps(0, 2, 3);
+    _tile_dpbf16ps(1, 2, 4);
+    _tile_stored(0, states->out + d, sizeof(Running));
+    _tile_stored(1, states->out + d + W, sizeof(Running));
   }
 }
 
