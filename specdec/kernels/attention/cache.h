@@ -93,8 +93,8 @@ INLINE void read_entry(int32_t kind, const void* base, const float* scales, int6
 // Head size rounded up to whole vectors; what is added is zero.
 INLINE int64_t padded(int64_t size) { return (size + W - 1) / W * W; }
 
-// A chunk of keys and values in float32. Keys lie by dimension, [padded head size][CHUNK], so that a query meets all of them at once;
-// values as they come, [CHUNK][padded head size].
+// A chunk of keys and values in float32. Keys lie by dimension, [padded head size][CHUNK], so that a query meets all of them
+// at once; values as they come, [CHUNK][padded head size].
 struct Chunk {
   alignas(64) float keys[MAX_HEAD * CHUNK];
   alignas(64) float values[CHUNK * MAX_HEAD];
@@ -138,8 +138,8 @@ INLINE bool in_pairs(const KeyValues& cache, const Shape& shape) {
   return HAS_PAIRS && cache.kind == CACHE_BFLOAT16 && shape.head_size % (2 * W) == 0;
 }
 
-// The same in pairs: keys [head size / 2][CHUNK], words of two neighbouring dimensions; values [CHUNK / 2][head size], words of two
-// neighbouring keys.
+// The same in pairs: keys [head size / 2][CHUNK], words of two neighbouring dimensions; values [CHUNK / 2][head size], words
+// of two neighbouring keys.
 INLINE void read_pairs(const KeyValues& cache, const Shape& shape, int64_t head, const int64_t* slots, int count,
                        Chunk& chunk) {
   const int64_t size = shape.head_size;

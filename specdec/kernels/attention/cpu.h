@@ -162,7 +162,7 @@ static void read_queries(Part& part, const Queries& queries, const Shape& shape,
 template <int SIZE, bool IN_PAIRS>
 static void gather(Part& part, const KeyValues& cache, const Shape& shape, const Sequences& all, int64_t section) {
   static thread_local Chunk chunk;
-  FoldTiles tiles;
+  Tiles tiles;
   const int64_t committed = all.committed[part.s], group = part.group;
   const int64_t* slots = all.slots + all.slot_start[part.s];
   const int64_t *position = part.position, *start = part.start;

@@ -11,33 +11,16 @@
 
 static_assert(CHUNK == 2 * TILE_ROWS);
 
-// A thread sets tiles up for so many queries, and gives them back: 0 and 1 hold scores and then outputs, 2 queries and then
-// weights, 3 and 4 keys and then values.
-class FoldTiles {
- public:
-  ~FoldTiles() {
-    if (queries_) _tile_release();
-  }
-  INLINE_MEMBER void set_up(int queries) {
-    if (queries == queries_) return;
-    queries_ = queries;
-    TileConfig config;
-    for (int tile = 0; tile < 5; tile++) config.bytes[tile] = 64, config.rows[tile] = tile < 3 ? queries : TILE_WORDS;
-    _tile_loadconfig(&config);
-  }
-
- private:
-  int queries_ = 0;
-};
-
-// Like fold_pairs, for up to 16 queries. Weights of places outside of [from, to) are zero.
+// Like fold_pairs, for up to 16 queries; places outside of [from, to) weigh nothing. Tiles 0 and 1: scores and then outputs;
+// 2: queries and then weights; 3 and 4: keys and then values.
 template <int SIZE>
 INLINE void fold_on_tiles(const Chunk& chunk, const Shape& shape, int from, int to, Running* states, int count,
-                          FoldTiles& tiles) {
+                          Tiles& tiles) {
   const int64_t size = SIZE ? SIZE : shape.head_size;
   alignas(64) float scores[TILE_ROWS][CHUNK], weight[CHUNK];
   alignas(64) uint16_t rounded[TILE_ROWS][CHUNK];
-  tiles.set_up(count);
+  settle(&chunk);
+  tiles.set_up(count, [&](int tile) { return tile < 3 ? count : TILE_WORDS; });
   _tile_zero(0);
   _tile_zero(1);
   for (int64_t word = 0; word < size / 2; word += TILE_WORDS) {
@@ -57,6 +40,7 @@ INLINE void fold_on_tiles(const Chunk& chunk, const Shape& shape, int from, int 
     if (any_lane(keep != 1.0f))
       for (int64_t d = 0; d < size; d += W) store(states[n].out + d, load(states[n].out + d) * keep);
   }
+  settle(rounded);
   _tile_loadd(2, rounded, 2 * CHUNK);
   for (int64_t d = 0; d < size; d += 2 * W) {
     _tile_loadd(0, states->out + d, sizeof(Running));
@@ -70,16 +54,12 @@ INLINE void fold_on_tiles(const Chunk& chunk, const Shape& shape, int from, int 
   }
 }
 
-#else
-
-struct FoldTiles {};
-
 #endif
 
 // Folds a chunk into any number of queries that see the same of it.
 template <int SIZE, bool IN_PAIRS>
 INLINE void fold_all(const Chunk& chunk, const Shape& shape, int from, int to, Running* states, int64_t count,
-                     FoldTiles& tiles) {
+                     Tiles& tiles) {
 #if HAS_TILES
   if constexpr (IN_PAIRS)
     if (tiles_allowed()) {

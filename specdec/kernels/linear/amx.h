@@ -4,6 +4,8 @@
 // that a row's bits do not depend on it.
 #pragma once
 
+#include "../cpu/simd.h"
+
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BW__) && defined(__linux__)
 #define HAS_TILES 1
 
@@ -21,26 +23,50 @@ INLINE bool tiles_allowed() {
   return allowed;
 }
 
+// Whatever was written to this memory, and before, is there. GCC's functions do not say that they read what tiles are loaded
+// from, nor how they are set up: without this it may be written later, or never.
+INLINE void settle(const void* memory) { __asm__ volatile("" ::"r"(memory) : "memory"); }
+
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start = 0, reserved[14] = {};
   uint16_t bytes[16] = {};
   uint8_t rows[16] = {};
 };
 
-// Tiles 0 to 3: sums of two row blocks by two column halves; 4 and 5: rows of x; 6 and 7: weights.
-INLINE void configure_tiles(int64_t first, int64_t second) {
-  TileConfig config;
-  for (int tile = 0; tile < 8; tile++) {
-    config.bytes[tile] = 64;
-    config.rows[tile] = tile >= 6 ? TILE_WORDS : (tile == 2 || tile == 3 || tile == 5) ? (second ? second : 1) : first;
+// A thread's tiles, which it gives back at the end.
+class Tiles {
+ public:
+  ~Tiles() {
+    if (work_) _tile_release();
   }
-  _tile_loadconfig(&config);
+  // Sets them up, unless they are set up for this work already: rows_of(tile) rows of 64 bytes.
+  template <class RowsOf>
+  INLINE_MEMBER void set_up(int64_t work, RowsOf rows_of) {
+    if (work == work_) return;
+    work_ = work;
+    TileConfig config;
+    for (int tile = 0; tile < 8; tile++) config.bytes[tile] = 64, config.rows[tile] = rows_of(tile);
+    settle(&config);
+    _tile_loadconfig(&config);
+  }
+
+ private:
+  int64_t work_ = 0;
+};
+
+// For multiply_tiles. Tiles 0 to 3: sums of two row blocks by two column halves; 4 and 5: rows of x; 6 and 7: weights.
+INLINE void set_up_for_products(Tiles& tiles, int64_t first, int64_t second) {
+  tiles.set_up(first + second, [&](int tile) {
+    if (tile >= 6) return (int64_t)TILE_WORDS;
+    return tile == 2 || tile == 3 || tile == 5 ? std::max<int64_t>(second, 1) : first;
+  });
 }
 
 // Sums of up to 32 rows of x, `stride` bytes apart, with one panel; out[row][32] in words. `next`: the panel that is read
 // then.
 template <bool INT8_TILES, bool TWO>
 INLINE void multiply_tiles(const char* w, const char* x, int64_t stride, int64_t words, const char* next, int32_t* out) {
+  settle(x);
   _tile_zero(0);
   _tile_zero(1);
   if constexpr (TWO) {
@@ -83,4 +109,6 @@ INLINE void multiply_tiles(const char* w, const char* x, int64_t stride, int64_t
 
 #else
 #define HAS_TILES 0
+
+struct Tiles {};
 #endif

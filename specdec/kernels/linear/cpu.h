@@ -268,7 +268,7 @@ static void panels_on_tiles(const Linear& linear, const Rows& rows, int64_t coun
   const int64_t stride = row_bytes(KIND, linear.k), words = words_of(KIND, linear.k), bytes = bytes_of_panel(linear);
   constexpr int64_t TOGETHER = 2 * TILE_ROWS;
   alignas(64) int32_t sums[TOGETHER * PANEL];
-  int64_t set_up = 0;  // rows that the tiles are for
+  Tiles tiles;
   for (int64_t panel = first; panel < last; panel++) {
     const char* w = (const char*)linear.weight + panel * bytes;
     const char* later = w + (following(linear, panel, last, next) - panel) * bytes;
@@ -276,8 +276,7 @@ static void panels_on_tiles(const Linear& linear, const Rows& rows, int64_t coun
       const int64_t upper = std::min<int64_t>(count - row, TILE_ROWS);
       const int64_t lower = std::min<int64_t>(count - row - upper, TILE_ROWS);
       const char* x = rows.data + row * stride;
-      if (upper + lower != set_up) configure_tiles(upper, lower);
-      set_up = upper + lower;
+      set_up_for_products(tiles, upper, lower);
       if (lower) multiply_tiles<KIND == INT8, true>(w, x, stride, words, later, sums);
       else multiply_tiles<KIND == INT8, false>(w, x, stride, words, later, sums);
       for (int64_t r = 0; r < upper + lower; r++) {
@@ -291,7 +290,6 @@ static void panels_on_tiles(const Linear& linear, const Rows& rows, int64_t coun
       }
     }
   }
-  _tile_release();
 }
 #endif
 
