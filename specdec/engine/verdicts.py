@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from specdec.checks import is_integer, shown
@@ -17,7 +18,7 @@ from specdec.errors import SpecdecError
 from specdec.foreign import STOPS, described
 from specdec.kernels.rows import argmax, forbid
 from specdec.models.base import PassOutput
-from specdec.sampling.constraints import paths_of
+from specdec.sampling.constraints import Constraint, paths_of
 from specdec.verify.base import Rule, Verdict
 from specdec.verify.device import can_judge, judge_batch
 from specdec.verify.tree import ROOT, DraftTree
@@ -111,12 +112,39 @@ def _alone(rule: Rule, item: Decoded) -> Verdict:
     constraint = transform.constraint
     if constraint is None or not transform.confines_winners or not (rule.by_argmax or rule.noisy_argmax):
         return _accepted(rule, item, transform.scores(item.verified.logits, paths, parents))
+    if rule.by_argmax and not transform.edits_unconfined:
+        return _by_winners(rule, item, constraint, paths)
     scores = transform.scores(item.verified.logits, paths, parents, confined=False)
-    while (at := constraint.kept(tokens := (verdict := _accepted(rule, item, scores)).tokens(tree))) < len(tokens):
-        row = verdict.path[at - 1] + 1 if at else 0  # its winner may not stand there: it alone needs a mask
+    while (row := _refused(constraint, tree, verdict := _accepted(rule, item, scores))) is not None:
         forbid(scores[row : row + 1], constraint.allowed_after(paths[row])[None])
         transform.require_mass([argmax(scores[row])[1]])
     return verdict
+
+
+def _by_winners(rule: Rule, item: Decoded, constraint: Constraint, paths: Sequence[Sequence[int]]) -> Verdict:
+    """Greedy, where the constraint alone is done to logits: the pass tells each row's winner, and a row is looked at
+    again only if its winner may not stand there."""
+    transform, tree, logits = item.request.transform, item.tree, item.verified.logits
+    assert logits is not None
+    transform.require_mass(item.verified.maxima.values)
+    winners = list(item.verified.maxima.tokens)
+    while True:
+        verdict = checked(rule.accept_argmax(tree, winners), tree, transform.vocab_size, rule)
+        if (row := _refused(constraint, tree, verdict)) is None:
+            return verdict
+        scores = logits[row : row + 1].to(torch.float32, copy=True)
+        forbid(scores, constraint.allowed_after(paths[row])[None])
+        winners[row], largest = argmax(scores[0])
+        transform.require_mass([largest])
+
+
+def _refused(constraint: Constraint, tree: DraftTree, verdict: Verdict) -> int | None:
+    """The first row of a verdict's path whose winner may not stand there; it alone needs a mask."""
+    tokens = verdict.tokens(tree)
+    at = constraint.kept(tokens)
+    if at == len(tokens):
+        return None
+    return verdict.path[at - 1] + 1 if at else 0
 
 
 def _accepted(rule: Rule, item: Decoded, scores: Tensor) -> Verdict:

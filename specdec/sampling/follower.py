@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from specdec.errors import InvalidRequestError
 from specdec.foreign import LONGEST
+from specdec.sampling.places import Place, way
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Origin:
 
 
 class Follower:
-    """One matcher for the committed tokens and all drafts: it goes down a path and is taken back.
+    """One matcher for the committed tokens and all drafts: it goes down a tree of places and is taken back.
 
     What ends a request is its own text. Not the looks at drafts, which plain decoding does not take, nor other requests
     with the same grammar. So a question at which the lexer stops is asked once more, of a new one that has read the
@@ -54,73 +54,76 @@ class Follower:
     """
 
     def __init__(self, origin: Origin) -> None:
+        self.root = Place()
+        """Behind the committed tokens."""
         self._origin, self._matcher = origin, origin.copy()
         self._committed: list[int] = []
-        self._path: tuple[int, ...] = ()
-        """Where the matcher stands, from the committed tokens on."""
+        self._place = self.root
+        """Where the matcher stands."""
         self._refuel, self._unmasked = REFUEL, 0
 
-    def ask(self, path: Sequence[int], question: Callable[[Any], T]) -> T:
-        """What the matcher says after a path that is allowed.
+    def ask(self, place: Place, question: Callable[[Any], T]) -> T:
+        """What the matcher says at a place that is allowed.
 
         Raises:
             InvalidRequestError: if it meets a limit, a dead end, or a token that may not follow.
         """
         try:
-            return self._asked(tuple(path), question)
+            return self._asked(place, question)
         except InvalidRequestError:
             self._renew()
         try:
-            return self._asked(tuple(path), question)
+            return self._asked(place, question)
         except InvalidRequestError:
             self._renew()
             raise
 
-    def mask(self, path: Sequence[int]) -> bytes:
-        """What may come after a path that is allowed, as `ask`: bit t % 8 of byte t // 8."""
-        found: bytes = self.ask(path, lambda matcher: matcher.compute_bitmask())
+    def mask(self, place: Place) -> bytes:
+        """What may come at a place that is allowed, as `ask`: bit t % 8 of byte t // 8."""
+        found: bytes = self.ask(place, lambda matcher: matcher.compute_bitmask())
         self._unmasked = 0
         return found
 
-    def advance(self, token: int) -> None:
-        """Takes one committed token.
+    def advance(self, place: Place) -> None:
+        """Takes the committed token that leads to a place right below the root, which becomes the root.
 
         Raises:
             InvalidRequestError: if it may not follow.
         """
-        if self._path[:1] != (token,):  # else it stands behind the token, and the draft may go on to be right
-            self.ask((token,), lambda matcher: None)
-        self._committed.append(token)
-        self._path = self._path[1:]
+        if not place.over:
+            self.ask(place, lambda matcher: None)
+            self._committed.append(place.token)
+        self.root, place.above = place, None
         self._unmasked += 1
-        if self._unmasked >= self._refuel:
-            self.mask(())
+        if self._unmasked >= self._refuel and not place.over:
+            self.mask(place)
 
     def fork(self) -> Follower:
         """Another one in the same state; the two go on apart."""
-        if self._path:
-            self.ask((), lambda matcher: None)
         other = Follower(self._origin)
-        other._matcher = self._matcher.deep_copy()
+        other.root = other._place = self.root.twin()
+        if not self.root.over:
+            self.ask(self.root, lambda matcher: None)
+            other._matcher = self._matcher.deep_copy()
         other._refuel, other._unmasked = self._refuel, self._unmasked
         other._committed = list(self._committed)
         return other
 
-    def _asked(self, path: tuple[int, ...], question: Callable[[Any], T]) -> T:
-        if path != self._path:
-            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._path, path, strict=False)))
-            if common < len(self._path):
-                self._matcher.rollback(len(self._path) - common)
-            if common < len(path):
-                self._matcher.consume_tokens(list(path[common:]))
-            self._path = path
+    def _asked(self, place: Place, question: Callable[[Any], T]) -> T:
+        if place is not self._place:
+            back, down = way(self._place, place)
+            if back:
+                self._matcher.rollback(back)
+            if down:
+                self._matcher.consume_tokens(down)
+            self._place = place
         answer = question(self._matcher)
         check_matcher(self._matcher)
         return answer
 
     def _renew(self) -> None:
         self._origin.renew()
-        self._matcher, self._path, self._refuel = self._origin.copy(), (), 1
+        self._matcher, self._place, self._refuel = self._origin.copy(), self.root, 1
         for token in self._committed:
             self._matcher.consume_token(token)
             self._matcher.compute_bitmask()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,9 @@ class Vocabulary:
         border, the text is taken alone. What is left of a character that the text breaks off is left out."""
         words, said = text.decode("utf-8", errors="ignore"), self.said(before)
         tokens = self.encode(said.decode("utf-8", errors="ignore") + words) if before else []
-        border = next((at for at in range(len(tokens)) if self.said(tokens[:at]) == said), 0)
-        return tokens[border:] if border else self.encode(words)
+        sizes = accumulate((len(self.pieces[token]) for token in tokens), initial=0)
+        border = next((at for at, size in enumerate(sizes) if size >= len(said)), 0)
+        return tokens[border:] if border and self.said(tokens[:border]) == said else self.encode(words)
 
     def encode(self, text: str) -> list[int]:
         """Tokens that say exactly the text, as its tokenizer splits it. Some put a space before a text: then it is read
