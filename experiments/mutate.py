@@ -1,6 +1,7 @@
 """Makes every small mistake in a source file, one at a time, and reports which ones its checks find.
 
-python -m experiments.mutate [--files token cache/paged] [--sample N] [--jobs 2] [--results F] [--markdown F]
+python -m experiments.mutate [--files token cache/paged] [--sample N] [--every N] [--jobs 2] [--results F]
+    [--markdown F]
 
 Each mutant is judged in a process of its own: one of a rule by the quick certificate of the rules that use the file,
 any other by the tests of its room (`experiments/_rooms.py`), the quick ones first. With `--results` what is found is
@@ -98,7 +99,7 @@ def main() -> None:
     for name in WARM:
         importlib.import_module(name)
     results, rows = Results.read(options.results), list[page.Row]()
-    for part in (part for name in options.files for part in parts(name)):
+    for part in [part for name in options.files for part in parts(name)][:: options.every]:
         chosen = sampled(part.mistakes, options.sample)
         known = {
             mark(mutant) for mutant in chosen
@@ -120,6 +121,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", nargs="+", default=list(NAMES), choices=list(NAMES), metavar="FILE", help="names")
     parser.add_argument("--sample", type=int, help="only so many mutants of each file, the same every time")
+    parser.add_argument("--every", type=int, default=1, help="only every so-manieth file, or mistake made by hand")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--results", type=Path, help="keep what is found in this file, and do not look for it twice")
     parser.add_argument("--again", action="store_true", help="judge those anew that survived")

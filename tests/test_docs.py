@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from specdec import SpeculativeGenerator
 from specdec.commands.table import COMMANDS
 from specdec.models.loading import LoadedModel
 from tests.pages import PAGES, ROOT, blocks
+from tests.warm import Warm
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -105,12 +107,18 @@ OPTIONS = sorted(
 """Options of commands that stand in the text, with their modules; nothing runs these, as most measure for long."""
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with Warm(Path(sys.executable), tmp_path_factory.mktemp("desk"), os.environ | {"PYTHONPATH": str(ROOT)}) as warm:
+        yield warm
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("options")
 @pytest.mark.parametrize("module", sorted({module for module, _ in OPTIONS}))
-def test_commands_in_the_text_have_options_that_are_there(module: str) -> None:
+def test_commands_in_the_text_have_options_that_are_there(module: str, warm: Warm) -> None:
     """Usage names them all: `--help` of one kind of command, and the refusal of `--help` by the other."""
-    words = [sys.executable, "-m", module, "--help"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = warm.run(f"python -m {module} --help")
     said = set(re.findall(r"--[\w-]+|\w+", done.stdout + done.stderr))
     assert len(said) > 5
     passed_on = "options" in said and "Valid" not in said  # words behind the options go to a drafter

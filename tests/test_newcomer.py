@@ -29,6 +29,7 @@ from specdec.paths import cache_dir
 from specdec.stores import STOCK
 from tests.pages import LANGUAGES, PAGES, ROOT, blocks, commands, file_of
 from tests.tiny import llama_module
+from tests.warm import Warm
 
 LEFT_OUT = {
     r"^git clone": "needs a network, and an address that only the reader knows",
@@ -43,6 +44,7 @@ LEFT_OUT = {
     r"--project specdec$": "writes to an account; the same command with --dry-run runs",
     r"tritonclient|experiments\.triton_repository": "installs NVIDIA's server; `make test-triton` runs it",
     r"^torchrun": "tests/commands/test_train.py trains in two processes",
+    r"experiments\.leaderboard": "tests/experiments/test_leaderboard.py runs it",
 }
 """Commands and snippets that do not run here, by a part of their text, and why."""
 
@@ -59,7 +61,6 @@ SHORTER = {
     "specdec profile": "precisions=[int8]",
     "specdec layers search": "trials=2 data.limit=1",
     "specdec train": SMALL_TRAINING,
-    "python -m experiments.leaderboard": f"drafter=ngram {SMALL_RUN}",
 }
 """Settings that stand in front of the page's own, which count if both are given."""
 
@@ -71,6 +72,8 @@ BEFORE = {
     )
 }
 """Commands that a page takes as done."""
+FIRST = "README.md"
+"""Its commands are run by a shell, each in a process of its own. Those of the other pages are imported once a page."""
 ADDRESS = "http://127.0.0.1:8000"
 """Where a server listens that a page starts. The tests take a free port."""
 
@@ -197,15 +200,18 @@ def problems(page: Path, desk: Path, bin_folder: Path) -> Iterator[str]:
     env.pop("PYTHONPATH", None)
 
     def run(command: str, shown: str) -> Iterator[str]:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=desk, env=env, capture_output=True, text=True, timeout=600, check=False
-        )
+        if page.name != FIRST and Warm.knows(command):
+            done = warm.run(command)
+        else:
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=desk, env=env, capture_output=True, text=True, timeout=600, check=False
+            )
         if done.returncode:
             yield f"{shown}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
         elif shown == "the snippets" and not re.search(SAYS[page.name], done.stdout, re.MULTILINE):
             yield f"{shown} print\n{done.stdout[-1500:]}"
 
-    with ExitStack() as servers:
+    with Warm(bin_folder / "python", desk, env) as warm, ExitStack() as servers:
         addresses = []
         for command in [*BEFORE.get(page.name, ()), *commands(page)]:
             if starts_a_server(command):

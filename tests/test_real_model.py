@@ -1,4 +1,4 @@
-"""Losslessness on the real model, in float32: 8 prompts × 128 tokens. One worker runs this file (see the group)."""
+"""Losslessness on the real model, in float32: 8 prompts × 64 tokens. One worker runs this file (see the group)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.engines import outputs, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real model")]
 
-LENGTH = 128
+LENGTH = 64
 MORE_PROMPTS = [
     "Write a Python function that returns the n-th Fibonacci number.",
     "List the planets of the solar system in order, one per line.",
@@ -77,7 +77,7 @@ def test_greedy_output_is_that_of_transformers_generate(
 ) -> None:
     requests = run(engine(embedded, drafter(name, embedded)), prompts, SamplingParams(max_tokens=LENGTH))
     assert outputs(requests) == generated
-    assert sum(len(text) for text in generated) > 600
+    assert sum(len(text) for text in generated) > 400
     passes = sum(request.stats.passes for request in requests)
     accepted = sum(request.stats.accepted_tokens for request in requests)
     assert (accepted > 0) == (name != "none")

@@ -220,7 +220,9 @@ PROGRAMS = {
 
 def register() -> None:
     """Makes the schemas and the registries' names known to Hydra; configs/*.yaml name the schemas first."""
-    store = ConfigStore.instance()
+    store: Any = ConfigStore.instance()
+    # Hydra 1.3 copies the store, and so all schemas, for every group that it lists. It changes none of the copies.
+    type(store).__deepcopy__ = lambda self, memo: self
     for name, kind in PROGRAMS.items():
         node = OmegaConf.structured(kind)
         for group in REGISTRIES:

@@ -31,15 +31,15 @@ def test_random_engines_decode_as_plain_ones() -> None:
 
 
 @pytest.mark.slow
-def test_six_hundred_random_engines_decode_as_plain_ones() -> None:
+def test_two_hundred_random_engines_decode_as_plain_ones() -> None:
     """As many as run: a rule that cannot judge a drafter's drafts is refused, and does not count."""
-    tally = fuzzed(range(600))
+    tally = fuzzed(range(200))
     assert tally.wrong == []
-    assert tally.counts["cases"] >= 500
-    assert {what: tally.counts[what] for what in OCCURS if tally.counts[what] < 20} == {}
+    assert tally.counts["cases"] >= 165
+    assert {what: tally.counts[what] for what in OCCURS if tally.counts[what] < 7} == {}
     if native.library() is not None:
-        assert min(tally.counts[f"weights {kind}"] for kind in KINDS) > 20
-        assert min(tally.counts[f"cache {held}"] for held in HELD) > 20
+        assert min(tally.counts[f"weights {kind}"] for kind in KINDS) > 7
+        assert min(tally.counts[f"cache {held}"] for held in HELD) > 7
 
 
 def test_random_greedy_texts_are_those_of_transformers_generate() -> None:

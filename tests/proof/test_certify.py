@@ -103,14 +103,6 @@ def test_so_is_one_that_only_a_third_candidate_shows(name: str) -> None:
     assert {setting.name for setting in settings} <= {setting.name for setting in settings_for(mutant, quick=True)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CANDIDATES)
-def test_the_whole_certificate_rejects_it(name: str) -> None:
-    certificate = certify(CANDIDATES[name], quick=True)
-    assert certificate.failure == ""
-    assert not certificate.passed
-
-
 @pytest.mark.parametrize("name", ["rrs", "traversal", "multiround", "kseq", "hsd", "gumbel"])
 def test_the_last_of_many_candidates_is_often_asked_and_open(name: str) -> None:
     """Or else the settings would show nothing of what happens after two and three refusals."""
