@@ -132,9 +132,12 @@ def _by_winners(rule: Rule, item: Decoded, constraint: Constraint, paths: Sequen
         verdict = checked(rule.accept_argmax(tree, winners), tree, transform.vocab_size, rule)
         if (row := _refused(constraint, tree, verdict)) is None:
             return verdict
-        scores = logits[row : row + 1].to(torch.float32, copy=True)
-        forbid(scores, constraint.allowed_after(paths[row])[None])
-        winners[row], largest = argmax(scores[0])
+        if (sole := constraint.sole(paths[row])) is None:
+            scores = logits[row : row + 1].to(torch.float32, copy=True)
+            forbid(scores, constraint.allowed_after(paths[row])[None])
+            winners[row], largest = argmax(scores[0])
+        else:
+            winners[row], largest = sole, float(logits[row, sole])
         transform.require_mass([largest])
 
 

@@ -44,6 +44,10 @@ class Constraint(ABC):
         """bool [V]: which tokens may follow the committed ones and a path, as `masks` says; not to be written to."""
         return self.masks(path, range(-1, len(path) - 1))[-1]
 
+    def sole(self, path: Sequence[int]) -> int | None:
+        """The token that alone may follow the committed ones and a path, where that is known without a mask."""
+        return None
+
     def kept(self, tokens: Sequence[int]) -> int:
         """How many of some tokens may follow the committed ones, one after the other."""
         return next((at for at in range(len(tokens)) if not self.allows(tokens[:at], tokens[at])), len(tokens))
@@ -111,6 +115,11 @@ class Choices(Constraint):
     def allows(self, path: Sequence[int], token: int) -> bool:
         """See `Constraint.allows`."""
         return token in self._next((*self._written, *path))
+
+    def sole(self, path: Sequence[int]) -> int | None:
+        """See `Constraint.sole`."""
+        following = self._next((*self._written, *path))
+        return next(iter(following)) if len(following) == 1 else None
 
     def advance(self, token: int) -> None:
         """See `Constraint.advance`."""

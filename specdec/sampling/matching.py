@@ -56,12 +56,17 @@ class GrammarConstraint(Constraint):
         """See `Constraint.allowed_after`."""
         return torch.from_numpy(self._row(self._at(path)))
 
+    def sole(self, path: Sequence[int]) -> int | None:
+        """See `Constraint.sole`: text that is forced, if it is spelt in one way."""
+        run = self._at(path).run
+        return run[0] if run and self.canonical else None
+
     def kept(self, tokens: Sequence[int]) -> int:
-        """See `Constraint.kept`. A lexer that stops looks like a refusal, which a mask alone tells apart. Whoever is
-        refused needs the mask next."""
+        """See `Constraint.kept`. Unless another token is forced, a lexer that stops looks like a refusal, which a mask
+        alone tells apart. Whoever is refused needs the mask next."""
         root = self._follower.root
         place = self._fitting(root, tokens)
-        while (kept := place.depth - root.depth) < len(tokens) and self._known(place)[tokens[kept]]:
+        while (kept := place.depth - root.depth) < len(tokens) and self._allowed(place, tokens[kept]):
             place = self._fitting(place, tokens[kept:])
         return kept
 
@@ -141,6 +146,12 @@ class GrammarConstraint(Constraint):
                 break
             place = below
         return place
+
+    def _allowed(self, place: Place, token: int) -> bool:
+        """Whether a token may follow a place that is allowed."""
+        if place.run and self.canonical:
+            return token == place.run[0]
+        return bool(self._known(place)[token])
 
     def _look(self, place: Place, tokens: Sequence[int]) -> None:
         """Marks those of some tokens that surely follow a place that is allowed: the first one at least, if it does."""

@@ -42,6 +42,7 @@ def test_what_follows_a_text(text: tuple[int, ...], following: set[int], forced:
         assert masks.shape == (len(path) + 1, 5)
         assert set(masks[-1].nonzero().flatten().tolist()) == following
         assert made.forced(path) == forced
+        assert made.sole(path) == (min(following) if len(following) == 1 else None)
 
 
 def test_a_run_stops_before_the_only_end() -> None:

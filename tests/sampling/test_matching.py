@@ -221,6 +221,7 @@ def test_canonical_spelling_leaves_all_texts_and_one_token_where_text_is_forced(
         assert found == free or (len(bytes_next) == len(found) == 1 and found <= free)
         forced = made.forced(path)
         assert all(allowed(made, (*path, *forced[:place])) == {token} for place, token in enumerate(forced))
+        assert made.sole(path) == (forced[0] if forced and forced[0] != END else None)
         ways += [(*path, token) for token in sorted(found - {END}) if len(path) < 5]
     whole = {text for text in texts if len(text) <= 5}
     assert whole <= written <= texts
