@@ -238,6 +238,7 @@ def test_nothing_of_a_private_text_outlives_it() -> None:
     assert drafter._texts == {}
 
 
+@pytest.mark.slow
 def test_ten_thousand_requests_leave_nothing_behind_but_the_table() -> None:
     drafter = bound(contexts=64)
     before = drafter.memory()

@@ -180,6 +180,7 @@ def test_rules_that_see_the_draft_judge_it_unless_it_shares(rule: str) -> None:
         Engine(TARGET.model, SuffixDrafter(branches=1), rule, config).make_request([1, 2, 1, 2], warm)
 
 
+@pytest.mark.slow
 def test_ten_thousand_requests_leave_no_more_than_the_bound() -> None:
     drafter, draw = SuffixDrafter(max_tokens=2000), random.Random(0)
     held = 0

@@ -50,7 +50,7 @@ def drafted(kind: str, at_once: bool) -> list[Any]:
     return [(text, tree.tokens, tree.parents, tree.chances, tree.kinds) for text, tree in drafts]
 
 
-@pytest.mark.parametrize("kind", some_slow(KINDS, 1))
+@pytest.mark.parametrize("kind", some_slow(KINDS, 0))
 def test_trees_grown_in_one_graph_are_those_grown_level_by_level(kind: str) -> None:
     """To the last bit of a chance."""
     at_once, by_levels = (drafted(kind, each) for each in (True, False))
@@ -103,6 +103,7 @@ def check_trees(module: ModuleType = tree_module) -> None:
 
 
 @pytest.mark.usefixtures("captured")
+@pytest.mark.slow
 def test_a_captured_graph_grows_the_trees_of_its_call() -> None:
     """Behind states that differ, each time as without a graph."""
     one, limits = bench(texts=2), [TreeLimits(9, 3, 3, 0.0, 0.0), TreeLimits(4, 2, 3, 0.0, 0.0)]
