@@ -77,7 +77,7 @@ def test_greedy_output_is_that_of_transformers_generate(
 ) -> None:
     requests = run(engine(embedded, drafter(name, embedded)), prompts, SamplingParams(max_tokens=LENGTH))
     assert outputs(requests) == generated
-    assert sum(len(text) for text in generated) > 400
+    assert sum(len(text) for text in generated) > 300
     passes = sum(request.stats.passes for request in requests)
     accepted = sum(request.stats.accepted_tokens for request in requests)
     assert (accepted > 0) == (name != "none")
