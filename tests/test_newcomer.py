@@ -72,8 +72,8 @@ BEFORE = {
     )
 }
 """Commands that a page takes as done."""
-FIRST = "README.md"
-"""Its commands are run by a shell, each in a process of its own. Those of the other pages are imported once a page."""
+FIRST = "add-a-rule.md"
+"""Its commands are run by a shell, each in a process of its own. On the other pages the package is imported once."""
 ADDRESS = "http://127.0.0.1:8000"
 """Where a server listens that a page starts. The tests take a free port."""
 

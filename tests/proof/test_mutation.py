@@ -164,9 +164,9 @@ def test_every_room_has_tests_and_every_mistake_made_by_hand_is_in_its_file() ->
 @pytest.mark.parametrize(
     "options",
     [
-        ["--files", "token", "--sample", "8"],
-        ["--files", "cache/blocks", "--sample", "8"],
-        ["--files", BY_HAND, "--every", "4"],
+        ["--files", "token", "--sample", "4"],
+        ["--files", "cache/blocks", "--sample", "4"],
+        ["--files", BY_HAND, "--every", "6"],
     ],
     ids=lambda options: options[1],
 )
