@@ -29,7 +29,6 @@ from specdec.paths import cache_dir
 from specdec.stores import STOCK
 from tests.pages import LANGUAGES, PAGES, ROOT, blocks, commands, file_of
 from tests.tiny import llama_module
-from tests.warm import Warm
 
 LEFT_OUT = {
     r"^git clone": "needs a network, and an address that only the reader knows",
@@ -72,8 +71,6 @@ BEFORE = {
     )
 }
 """Commands that a page takes as done."""
-FIRST = "add-a-rule.md"
-"""Its commands are run by a shell, each in a process of its own. On the other pages the package is imported once."""
 ADDRESS = "http://127.0.0.1:8000"
 """Where a server listens that a page starts. The tests take a free port."""
 
@@ -200,18 +197,15 @@ def problems(page: Path, desk: Path, bin_folder: Path) -> Iterator[str]:
     env.pop("PYTHONPATH", None)
 
     def run(command: str, shown: str) -> Iterator[str]:
-        if page.name != FIRST and Warm.knows(command):
-            done = warm.run(command)
-        else:
-            done = subprocess.run(
-                ["bash", "-c", command], cwd=desk, env=env, capture_output=True, text=True, timeout=600, check=False
-            )
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=desk, env=env, capture_output=True, text=True, timeout=600, check=False
+        )
         if done.returncode:
             yield f"{shown}\n{done.stdout[-500:]}\n{done.stderr[-1500:]}"
         elif shown == "the snippets" and not re.search(SAYS[page.name], done.stdout, re.MULTILINE):
             yield f"{shown} print\n{done.stdout[-1500:]}"
 
-    with Warm(bin_folder / "python", desk, env) as warm, ExitStack() as servers:
+    with ExitStack() as servers:
         addresses = []
         for command in [*BEFORE.get(page.name, ()), *commands(page)]:
             if starts_a_server(command):

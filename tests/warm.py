@@ -1,9 +1,8 @@
-"""A Python that has imported the package, and runs commands in copies of itself: what takes longest is done once."""
+"""A Python that has imported the package, and runs modules in copies of itself: what takes longest is done once."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -26,19 +25,14 @@ signal.alarm(600)
 for name, stream in ((os.devnull, 0), (out, 1), (err, 2)):
     os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), stream)
 sys.stdin = open(0)
-if words[0] == "specdec":
-    sys.argv = words
-    from specdec.cli import main
-    main()
-else:
-    sys.path.insert(0, os.getcwd())
-    sys.argv = words[2:]
-    runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+sys.path.insert(0, os.getcwd())
+sys.argv = words[2:]
+runpy.run_module(words[2], run_name="__main__", alter_sys=True)
 """
 
 
 class Warm:
-    """Runs commands as a shell would, without the time that their imports take. To be used in a `with`.
+    """Runs modules as `python -m` would, without the time that their imports take. To be used in a `with`.
 
     Args:
         python: with the package.
@@ -57,17 +51,8 @@ class Warm:
     def __exit__(self, *_: object) -> None:
         self._process.communicate(timeout=60)
 
-    @staticmethod
-    def knows(command: str) -> bool:
-        """Whether a command is one of the package's or a module's, and asks nothing of the shell but quotes.
-
-        >>> [Warm.knows(one) for one in ("specdec report 'a b'", "python -m x y", "specdec report | head", "ls")]
-        [True, True, False, False]
-        """
-        return re.match(r"(specdec|python -m) [^|&;<>$~*`\\\\\\n]+$", command) is not None
-
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        """What becomes of a command that it `knows`."""
+        """What becomes of `python -m …`."""
         words = shlex.split(command)
         out, err = (self._cwd.parent / f"{self._cwd.name}.{name}" for name in ("out", "err"))
         for path in (out, err):

@@ -114,9 +114,10 @@ class GrammarConstraint(Constraint):
         return self._valid(self._at(path), tokens)
 
     def free(self, path: Sequence[int]) -> bool:
-        """Whether more may follow a path that is allowed than is worth drafting, as within a string, where a mask takes
-        longest: each of many letters may."""
-        return self._free(self._at(path))
+        """Whether more may follow a path than is worth drafting, as within a string, where a mask takes longest: each
+        of many letters may."""
+        place = self._fitting(self._follower.root, path)
+        return place is self._at(path) and self._free(place)
 
     def fork(self) -> GrammarConstraint:
         """See `Constraint.fork`."""

@@ -177,6 +177,7 @@ def test_in_free_text_no_mask_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert constraint.likely(8, 8) == []
     assert constraint.forced([letter, letter]) == []
     assert not constraint.free([tokenizer.eos_token_id])
+    assert not constraint.free([quote, letter])
     assert constraint.allows((), letter)
 
 
